@@ -1,0 +1,50 @@
+# Two commands on a fresh machine: `make serve` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL ?=
+ARGS ?=
+
+.PHONY: serve test test-gpu check format links clean
+
+serve: $(VENV)/.installed
+	$(BIN)/formgate serve $(MODEL) $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+# What a reviewer runs before a merge.
+check: $(VENV)/.installed-dev links
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	MYPYPATH=.links $(BIN)/mypy -p formgate
+	$(BIN)/python -m pytest $(ARGS)
+
+# Kernels and engine on a CUDA device, from a bare checkout.
+test-gpu: links
+	PYTHONPATH=.links $(PYTHON) -m pytest -m gpu $(ARGS)
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Static tools do not see setuptools' editable hook; a folder of links they do.
+links:
+	@mkdir -p .links/formgate
+	@for room in gateway constrain parsers engine kernels embedded; do \
+		ln -sfn ../../$$room .links/formgate/$$room; \
+	done
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --progress-bar on -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --progress-bar on -e ".[dev]"
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .links build *.egg-info

@@ -1,0 +1,31 @@
+"""Everything the engine can be told, in one frozen dataclass. The command line is made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Field names are the command line's (`max_model_len` is `--max-model-len`)."""
+
+    model_dir: Path  # a local Hugging Face folder; hub names are resolved before the engine starts
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    load_format: Literal["auto", "safetensors", "dummy"] = "auto"
+    quantization: str | None = None
+    max_model_len: int | None = None  # None: the model's own limit
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int | None = None  # None: chosen by device
+    gpu_memory_utilization: float = 0.9
+    kv_cache_memory_bytes: int | None = None  # None: what the device has left (CPU: 1 GiB)
+    block_size: int = 16
+    kv_cache_dtype: Literal["auto"] = "auto"
+    enable_prefix_caching: bool = True
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    enforce_eager: bool = False
+    max_logprobs: int = 20
+    seed: int = 0
+    tensor_parallel_size: int = 1

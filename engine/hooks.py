@@ -1,0 +1,45 @@
+"""What a constraint must offer the engine. The engine owns this protocol; `formgate.constrain`
+satisfies it structurally and the gateway introduces the two. Nothing here knows what a grammar is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class TokenConstraint(Protocol):
+    """The state of one sequence inside its grammar.
+
+    Bitmask contract: a row is int32 words `[ceil(padded_vocab / 32)]`; bit `i & 31` of word
+    `i >> 5` stands for token `i`, 1 = allowed. Bits past the tokenizer's vocabulary are 0, because
+    padded logits leak otherwise. EOS is allowed only where the grammar may end. An all-zero row is
+    a bug: the engine ends that request with an error.
+    """
+
+    def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
+        """Write the tokens that may come next. False: anything goes, and the row is untouched."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Advance by one sampled token, which the last mask allowed."""
+        ...
+
+    def forced_tokens(self) -> list[int]:
+        """The tokens that must come next, in the tokenizer's own tokenization; may be empty."""
+        ...
+
+    def rollback(self, num_tokens: int) -> None:
+        """Take back the last `num_tokens` accepted tokens."""
+        ...
+
+    def is_terminated(self) -> bool:
+        """True once the grammar has ended and nothing more may be generated."""
+        ...
+
+
+ConstraintFactory = Callable[[str], TokenConstraint]
+"""Builds a fresh constraint from the opaque text that came with a request. May raise ValueError."""

@@ -1,0 +1,112 @@
+"""The house rules that no linter knows: what is packaged, and who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("gateway", "constrain", "parsers", "engine", "kernels", "embedded")
+STDLIB = frozenset(sys.stdlib_module_names)
+
+# Third-party packages that a room may import; formgate rooms are listed as "formgate.<room>".
+# None: anything that is not forbidden below.
+ALLOWED: dict[str, frozenset[str] | None] = {
+    "kernels": frozenset({"torch", "triton", "formgate.kernels"}),
+    "constrain": frozenset(
+        {
+            "numpy",
+            "llguidance",
+            "outlines",
+            "outlines_core",
+            "jsonschema",
+            "referencing",
+            "formgate.constrain",
+        }
+    ),
+    "parsers": frozenset({"formgate.parsers"}),
+    "engine": frozenset(
+        {
+            "torch",
+            "numpy",
+            "transformers",
+            "safetensors",
+            "msgspec",
+            "zmq",
+            "formgate.engine",
+            "formgate.kernels",
+        }
+    ),
+    "embedded": frozenset(),
+    "gateway": None,
+}
+FORBIDDEN: dict[str, frozenset[str]] = {"gateway": frozenset({"formgate.kernels", "triton"})}
+
+
+def modules_of(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imports_of(path: Path) -> set[str]:
+    """Top-level names that a module imports; `formgate.x.y` is cut to `formgate.x`."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            if node.module == "formgate":
+                names.update(f"formgate.{alias.name}" for alias in node.names)
+            else:
+                names.add(node.module)
+    return {
+        ".".join(name.split(".")[:2]) if name.startswith("formgate.") else name.split(".")[0]
+        for name in names
+    }
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    allowed = ALLOWED[room]
+    for path in modules_of(room):
+        third_party = imports_of(path) - STDLIB
+        if allowed is not None:
+            assert third_party <= allowed, f"{path.relative_to(ROOT)}: {third_party - allowed}"
+        forbidden = third_party & FORBIDDEN.get(room, frozenset())
+        assert not forbidden, f"{path.relative_to(ROOT)}: {forbidden}"
+
+
+def test_nothing_imports_a_room_without_its_package() -> None:
+    """A flat `kernels` on the path would shadow the package that transformers probes for."""
+    for path in ROOT.rglob("*.py"):
+        if any(part.startswith(".") for part in path.relative_to(ROOT).parts):
+            continue
+        flat = imports_of(path) & set(ROOMS)
+        assert not flat, f"{path.relative_to(ROOT)} imports {flat} without `formgate.`"
+
+
+def test_kernels_is_no_importable_package_by_itself() -> None:
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+def test_every_sub_package_is_listed() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {
+        "formgate." + path.parent.relative_to(ROOT).as_posix().replace("/", ".")
+        for room in ROOMS
+        for path in modules_of(room)
+    }
+    assert found == set(setuptools["packages"])
+    for package, folder in setuptools["package-dir"].items():
+        assert package == "formgate." + folder.replace("/", ".")
+
+
+def test_no_catch_all_modules() -> None:
+    for room in ROOMS:
+        for path in modules_of(room):
+            assert path.stem not in {"utils", "util", "common", "helpers", "misc"}, path
