@@ -29,3 +29,4 @@ class EngineConfig:
     max_logprobs: int = 20
     seed: int = 0
     tensor_parallel_size: int = 1
+    forced_tokens: bool = False  # append what a grammar forces instead of sampling it

@@ -75,7 +75,7 @@ class EngineStats(msgspec.Struct, array_like=True):
     mask_wait: float = 0.0  # seconds sampling waited for them after the forward pass was done
 
 
-class StepOutputs(msgspec.Struct, tag="outputs", array_like=True):
+class StepOutputs(msgspec.Struct, tag="outputs"):
     outputs: list[TokenOutput]
     stats: EngineStats
 

@@ -8,16 +8,18 @@ import enum
 from dataclasses import dataclass, field
 
 from formgate.engine.hooks import TokenConstraint
+from formgate.engine.messages import PositionLogprobs
 from formgate.engine.sampling_params import SamplingParams
 
 
 class SequenceStatus(enum.Enum):
+    NEW = enum.auto()  # not yet handed to the scheduler: its constraint is being built
     WAITING = enum.auto()
     RUNNING = enum.auto()
     FINISHED = enum.auto()
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Sequence:
     """A prompt and what has been generated after it.
 
@@ -32,15 +34,20 @@ class Sequence:
     params: SamplingParams
     constraint: TokenConstraint | None = None
     lora_name: str | None = None
+    lora_content: str | None = None  # hash of the adapter's weights; part of every block's hash
     priority: int = 0
     cache_salt: str | None = None
     arrival_time: float = 0.0  # time.monotonic(), seconds
+    first_scheduled_time: float | None = None
 
-    status: SequenceStatus = SequenceStatus.WAITING
+    status: SequenceStatus = SequenceStatus.NEW
     block_table: list[int] = field(default_factory=list)
+    block_hashes: list[bytes] = field(default_factory=list)  # of the full blocks, as far as known
     num_computed_tokens: int = 0  # keys and values of these lie in the cache
     num_scheduled_tokens: int = 0  # query tokens of the step under way
     num_cached_tokens: int = 0  # prompt tokens that the first prefill found in the prefix cache
+    num_forced_tokens: int = 0  # output tokens that the constraint left no choice for
+    prompt_logprobs: list[PositionLogprobs | None] = field(default_factory=list)  # so far
 
     @property
     def num_tokens(self) -> int:
@@ -49,6 +56,10 @@ class Sequence:
     @property
     def num_output_tokens(self) -> int:
         return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return len(self.token_ids) - self.num_computed_tokens
 
     @property
     def is_finished(self) -> bool:

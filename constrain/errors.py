@@ -1,0 +1,36 @@
+"""The one error that a constraint can be refused with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ConstraintCode = Literal[
+    "unsupported_schema", "invalid_schema", "schema_too_complex", "invalid_grammar"
+]
+
+
+class ConstraintError(ValueError):
+    """The constraint cannot be enforced exactly, and is therefore refused.
+
+    `pointer` is the JSON Pointer (RFC 6901) of the offending place in the schema, "" for its root
+    or where there is no schema. `keyword` is the JSON Schema keyword at fault, if one is.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: ConstraintCode,
+        pointer: str = "",
+        keyword: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code: ConstraintCode = code
+        self.pointer = pointer
+        self.keyword = keyword
+
+
+def pointer_of(path: list[str | int]) -> str:
+    """RFC 6901: `~` is `~0` and `/` is `~1` inside a part."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)

@@ -1,0 +1,48 @@
+"""One sequence's place in its grammar, over llguidance's matcher (an Earley parser over lexemes
+that are derivatives of regexes; docs/optimizations.md of llguidance describes the method).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llguidance import LLMatcher
+from numpy.typing import NDArray
+
+
+class GrammarConstraint:
+    """Satisfies the engine's `TokenConstraint`. Cheap to make, for one sequence only."""
+
+    __slots__ = ("_mask_bytes", "_matcher")
+
+    def __init__(self, matcher: LLMatcher, mask_bytes: int) -> None:
+        self._matcher = matcher
+        self._mask_bytes = mask_bytes
+
+    def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
+        """Write the allowed tokens into `row`, whose words past the vocabulary become 0. Releases
+        the GIL. Raises ValueError if the grammar has run into a limit.
+        """
+        row[self._mask_bytes // 4 :] = 0
+        self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, self._mask_bytes)
+        if self._matcher.is_error():
+            raise ValueError(self._matcher.get_error())
+        return True
+
+    def accept(self, token_id: int) -> None:
+        """Raises ValueError if the grammar does not allow the token."""
+        if not self._matcher.consume_token(token_id):
+            raise ValueError(self._matcher.get_error() or f"token {token_id} is not allowed")
+
+    def forced_tokens(self) -> list[int]:
+        if self._matcher.is_stopped():
+            return []
+        forced: list[int] = self._matcher.compute_ff_tokens()
+        return forced
+
+    def rollback(self, num_tokens: int) -> None:
+        if not self._matcher.rollback(num_tokens):
+            raise ValueError(self._matcher.get_error())
+
+    def is_terminated(self) -> bool:
+        stopped: bool = self._matcher.is_stopped()
+        return stopped

@@ -1,0 +1,25 @@
+"""The last look at a finished answer: an independent validator, the `jsonschema` package, under the
+draft that the schema names and with formats checked.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+
+from formgate.constrain.schema_check import validator_class
+
+
+def validate_json(text: str, schema: Any) -> str | None:
+    """What is wrong with `text` under `schema`, or None. It never raises on a wrong text."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        return f"not JSON: {error}"
+    except RecursionError:
+        return None  # deeper than this parser goes, which says nothing of the answer
+    validator = validator_class(schema)(schema, format_checker=jsonschema.FormatChecker())
+    wrong = next(iter(validator.iter_errors(value)), None)
+    return None if wrong is None else f"{wrong.json_path}: {wrong.message[:200]}"

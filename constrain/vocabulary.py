@@ -1,0 +1,60 @@
+"""All that a constraint knows of a tokenizer: its tokens' bytes and which of them are special."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llguidance import LLTokenizer, TokenizerWrapper
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """`token_bytes[i]` is what token `i` adds to a text; of a special token, its name's bytes.
+
+    Special tokens never match text. `encode` gives the tokenizer's own tokens of some bytes in the
+    middle of an answer; without it, forced text is tokenized longest match first.
+    """
+
+    token_bytes: tuple[bytes, ...]
+    special_ids: frozenset[int]
+    eos_ids: tuple[int, ...]
+    encode: Callable[[bytes], list[int]] | None = None
+
+    def ll_tokenizer(self) -> LLTokenizer:
+        """The vocabulary as a token trie: about a second per 100,000 tokens, so build it once."""
+        return LLTokenizer(
+            TokenizerWrapper(_WrappedVocabulary(self)), eos_token=list(self.eos_ids) or None
+        )
+
+
+class _WrappedVocabulary:
+    """The attributes that llguidance reads off a tokenizer written in Python."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.tokens = list(vocabulary.token_bytes)
+        # A model without an end token never ends a text by itself; any special token will do.
+        self.eos_token_id = next(iter(vocabulary.eos_ids or sorted(vocabulary.special_ids)), 0)
+        self.bos_token_id = None
+        self.special_token_ids = sorted(vocabulary.special_ids | set(vocabulary.eos_ids))
+        self._encode = vocabulary.encode or self._longest_match
+        self._ids = {
+            token: i for i, token in enumerate(self.tokens) if i not in vocabulary.special_ids
+        }
+        self._longest = max(map(len, self.tokens), default=1)
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._encode(text)
+
+    def _longest_match(self, text: bytes) -> list[int]:
+        ids: list[int] = []
+        start = 0
+        while start < len(text):
+            for end in range(min(len(text), start + self._longest), start, -1):
+                if (token_id := self._ids.get(text[start:end])) is not None:
+                    ids.append(token_id)
+                    start = end
+                    break
+            else:
+                return ids
+        return ids

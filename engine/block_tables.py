@@ -1,0 +1,105 @@
+"""Which blocks hold the keys and values of a sequence: growth before a step, prefix hits at
+admission, hashing after a step, release at the end. It works on lists of integers only.
+"""
+
+from __future__ import annotations
+
+from formgate.engine.block_pool import BlockPool
+from formgate.engine.prefix_cache import block_hash, root_hash
+from formgate.engine.sequence import Sequence
+
+# Who owns which tokens of a running sequence, block by block:
+#
+#   0            num_cached        len(block_hashes)*      num_computed    + num_scheduled
+#   |---- shared ----|---- own, full, cached ----|-- own, not full --|---- own, reserved ----|
+#   |  found in the  |  hashed after the step    |  never found by   |  being written by the |
+#   |  prefix cache  |  that filled them; others |  others           |  step under way       |
+#   |                |  may share them from now  |                   |                       |
+#
+# A reference is held on all of them from admission to release; nobody writes to a full block, so
+# sharing needs no copy. (*) at least: hashes may be known before their blocks are filled.
+
+
+class BlockTables:
+    def __init__(self, pool: BlockPool, block_size: int, *, prefix_caching: bool) -> None:
+        self.pool = pool
+        self.block_size = block_size
+        self.prefix_caching = prefix_caching
+
+    def num_blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    def find_prefix(self, sequence: Sequence) -> list[int]:
+        """Blocks that hold the beginning of a sequence. Always leaves a token to compute: without
+        one there would be no logits to sample from. Takes no reference.
+        """
+        found: list[int] = []
+        if not self.finds_prefix_of(sequence):
+            return found
+        for index in range((sequence.num_tokens - 1) // self.block_size):
+            block = self.pool.cache.find(
+                self.hash_of(sequence, index), self._tokens_of(sequence, index)
+            )
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def finds_prefix_of(self, sequence: Sequence) -> bool:
+        # Logprobs of the prompt need its hidden states, which are not cached.
+        wants_prompt = (
+            sequence.params.prompt_logprobs is not None and sequence.num_output_tokens == 0
+        )
+        return self.prefix_caching and not wants_prompt
+
+    def hash_of(self, sequence: Sequence, index: int) -> bytes:
+        """Of the sequence's full block at `index`; computed once."""
+        hashes = sequence.block_hashes
+        while len(hashes) <= index:
+            previous = (
+                hashes[-1] if hashes else root_hash(sequence.cache_salt, sequence.lora_content)
+            )
+            hashes.append(block_hash(previous, self._tokens_of(sequence, len(hashes))))
+        return hashes[index]
+
+    def can_grow(self, sequence: Sequence, num_tokens: int) -> bool:
+        """True if there is room for the first `num_tokens` tokens."""
+        missing = self.num_blocks_for(num_tokens) - len(sequence.block_table)
+        return missing <= self.pool.num_free
+
+    def grow(self, sequence: Sequence, num_tokens: int) -> None:
+        missing = self.num_blocks_for(num_tokens) - len(sequence.block_table)
+        if missing > 0:
+            sequence.block_table += self.pool.allocate(missing)
+
+    def share(self, sequence: Sequence, prefix: list[int]) -> None:
+        """Start a table with blocks that `find_prefix` found."""
+        assert not sequence.block_table
+        self.pool.acquire(prefix)
+        sequence.block_table = list(prefix)
+        sequence.num_computed_tokens = len(prefix) * self.block_size
+
+    def cache_computed(self, sequence: Sequence, num_computed_before: int) -> None:
+        """Let others find the blocks that were filled since `num_computed_before`."""
+        if not self.prefix_caching:
+            return
+        for index in range(
+            num_computed_before // self.block_size,
+            sequence.num_computed_tokens // self.block_size,
+        ):
+            self.pool.cache.insert(
+                self.hash_of(sequence, index),
+                self._tokens_of(sequence, index),
+                sequence.block_table[index],
+            )
+
+    def release(self, sequence: Sequence) -> list[int]:
+        """Returns the blocks that nobody uses now. Their contents can still be found."""
+        freed = self.pool.release(sequence.block_table)
+        # A new list: the runner recognises a table by its identity.
+        sequence.block_table = []
+        sequence.num_computed_tokens = 0
+        return freed
+
+    def _tokens_of(self, sequence: Sequence, index: int) -> list[int]:
+        return sequence.token_ids[index * self.block_size : (index + 1) * self.block_size]

@@ -1,0 +1,40 @@
+"""Where the engine runs: the device that a config means, and how many CPU threads are worth
+starting on it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from formgate.engine.errors import EngineStartError
+
+CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+
+
+def resolve_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise EngineStartError("--device cuda: no CUDA device can be used; try --device cpu")
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+
+
+def usable_cpus() -> int:
+    """The cores that this process may run on, and a container's share of them."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = CGROUP_CPU_LIMIT.read_text().split()
+        cpus = min(cpus, -(-int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup, or "max"
+        pass
+    return max(cpus, 1)
+
+
+def limit_cpu_threads() -> None:
+    # torch counts the machine's cores: in a container with a share of them, its threads would
+    # wait for each other at every operation.
+    if torch.get_num_threads() > usable_cpus():
+        torch.set_num_threads(usable_cpus())

@@ -1,0 +1,246 @@
+"""The engine: requests in, tokens out, one step at a time. It joins the scheduler, the runner and
+the constraints; each of them knows nothing of the others. Sockets and processes are the loop's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+
+from formgate.engine.admission import ConstraintBuilder
+from formgate.engine.block_pool import BlockPool
+from formgate.engine.block_tables import BlockTables
+from formgate.engine.config import EngineConfig
+from formgate.engine.finish import Finish, FinishRules
+from formgate.engine.hooks import ConstraintFactory
+from formgate.engine.masks import MaskFiller, StepMasks
+from formgate.engine.messages import (
+    AddRequest,
+    EngineReady,
+    EngineStats,
+    PositionLogprobs,
+    StepOutputs,
+    TokenOutput,
+)
+from formgate.engine.runner import Forward, ModelRunner
+from formgate.engine.sampler import SampledTokens
+from formgate.engine.scheduler import Schedule, Scheduler
+from formgate.engine.sequence import Sequence
+from formgate.engine.weights import Progress
+
+logger = logging.getLogger(__name__)
+
+BUILD_WAIT = 0.002  # seconds an idle step waits for a constraint, before commands are looked at
+
+NOTHING_TO_CHOOSE = (
+    "No token can be chosen: the model's numbers are not valid, or the request's own settings "
+    "exclude every token."
+)
+
+
+class Engine:
+    def __init__(
+        self, config: EngineConfig, constraint_factory: ConstraintFactory, *, progress: Progress
+    ) -> None:
+        """Loads the model. Raises as ModelRunner does."""
+        self.config = config
+        self.runner = ModelRunner(config, progress=progress)
+        self.pool = BlockPool(self.runner.num_blocks)
+        tables = BlockTables(
+            self.pool, config.block_size, prefix_caching=config.enable_prefix_caching
+        )
+        self.scheduler = Scheduler(
+            tables,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=self.runner.max_num_batched_tokens,
+            max_model_len=self.runner.max_model_len,
+            policy=config.scheduling_policy,
+        )
+        self.rules = FinishRules(self.runner.eos_token_ids, self.runner.max_model_len)
+        self.masks = MaskFiller(self.runner.bitmask)
+        self.builder = ConstraintBuilder(constraint_factory)
+        self._sequences: dict[str, Sequence] = {}  # all that are not finished
+        self._early: list[TokenOutput] = []  # endings that no step brought about
+
+    @property
+    def ready(self) -> EngineReady:
+        return EngineReady(
+            max_model_len=self.runner.max_model_len,
+            num_blocks=self.runner.num_blocks,
+            block_size=self.config.block_size,
+            vocab_size=self.runner.spec.vocab_size,
+            device=str(self.runner.device),
+            dtype=str(self.runner.dtype).removeprefix("torch."),
+        )
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences or self._early)
+
+    def add_request(self, request: AddRequest) -> None:
+        """A request that cannot be served is answered by an output with an error."""
+        assert request.request_id not in self._sequences, "request ids are unique"
+        sequence = Sequence(
+            request_id=request.request_id,
+            token_ids=list(request.prompt_token_ids),
+            num_prompt_tokens=len(request.prompt_token_ids),
+            params=request.params,
+            lora_name=request.lora_name,
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+            arrival_time=time.monotonic(),
+        )
+        self._sequences[request.request_id] = sequence
+        if problem := self._problem_with(sequence):
+            self._early.append(self._fail(sequence, problem))
+        elif request.constraint is not None:
+            self.builder.submit(sequence, request.constraint)
+        else:
+            self.scheduler.add(sequence)
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Their blocks are free at once. Unknown ids may just have finished: they are ignored."""
+        for request_id in request_ids:
+            sequence = self._sequences.get(request_id)
+            if sequence is not None:
+                self._drop(sequence)
+                self._early.append(TokenOutput(request_id, [], "abort"))
+
+    def step(self) -> StepOutputs:
+        self._admit()
+        schedule = self.scheduler.schedule()
+        forward = self.runner.forward(schedule.sequences)  # launched, not awaited
+        self.scheduler.advance(schedule)
+        masks = self.masks.fill(forward.rows)  # while the device computes
+        tokens = self.runner.sample(forward, masks)
+        return self._emit(schedule, forward, masks, tokens)
+
+    def check_integrity(self) -> None:
+        """Asserts that every block belongs to whom it should; when idle, to nobody."""
+        self.scheduler.check_integrity()
+        if not self._sequences:
+            assert self.pool.num_used == 0, f"{self.pool.num_used} blocks are in use"
+
+    def close(self) -> None:
+        self.builder.close()
+
+    def _problem_with(self, sequence: Sequence) -> str | None:
+        """What the gateway should have refused; here it would take down the whole engine."""
+        prompt, longest = sequence.token_ids, self.runner.max_model_len
+        if not prompt:
+            return "The prompt is empty."
+        if len(prompt) >= longest:
+            return f"The prompt has {len(prompt)} tokens, and the model's context {longest}."
+        if min(prompt) < 0 or max(prompt) >= self.runner.spec.vocab_size:
+            return "The prompt holds a token id outside the vocabulary."
+        if sequence.lora_name is not None:
+            return "LoRA adapters are not supported."
+        return None
+
+    def _admit(self) -> None:
+        """Hand sequences whose constraints are built to the scheduler."""
+        idle = not self.scheduler.has_work and not self._early
+        for sequence, built in self.builder.collect(timeout=BUILD_WAIT if idle else 0.0):
+            if sequence.is_finished:
+                continue
+            if isinstance(built, Exception):
+                logger.error("no constraint for %s: %s", sequence.request_id, built)
+                self._early.append(self._fail(sequence, f"The constraint cannot be built: {built}"))
+                continue
+            sequence.constraint = built
+            self.scheduler.add(sequence)
+
+    def _emit(
+        self, schedule: Schedule, forward: Forward, masks: StepMasks, tokens: SampledTokens
+    ) -> StepOutputs:
+        self.runner.collect_prompt_logprobs(forward)
+        outputs, self._early = self._early, []
+        num_forced = 0
+        for row, sequence in enumerate(forward.rows):
+            forced_before = sequence.num_forced_tokens
+            outputs.append(self._emit_row(row, sequence, masks, tokens))
+            num_forced += sequence.num_forced_tokens - forced_before
+        stats = EngineStats(
+            num_running=len(self.scheduler.running),
+            num_waiting=len(self._sequences) - len(self.scheduler.running),
+            kv_cache_usage=self.pool.num_used / self.pool.num_blocks,
+            num_preemptions=schedule.num_preemptions,
+            prefix_cache_queries=schedule.prefix_queries,
+            prefix_cache_hits=schedule.prefix_hits,
+            num_batched_tokens=schedule.num_tokens,
+            num_forced_tokens=num_forced,
+            mask_time=masks.seconds,
+            mask_wait=tokens.mask_wait,
+        )
+        return StepOutputs(outputs, stats)
+
+    def _emit_row(
+        self, row: int, sequence: Sequence, masks: StepMasks, tokens: SampledTokens
+    ) -> TokenOutput:
+        if row in masks.failed:
+            return self._fail(sequence, masks.failed[row])
+        if row in tokens.broken_rows:
+            logger.error("no token can be chosen for %s", sequence.request_id)
+            return self._fail(sequence, NOTHING_TO_CHOOSE, poisoned=True)
+        start = sequence.num_tokens
+        try:
+            finish = self._take(sequence, tokens.token_ids[row])
+        except Exception as error:
+            logger.exception("bug: the constraint of %s failed", sequence.request_id)
+            return self._fail(sequence, f"The constraint failed: {error}")
+        output = TokenOutput(sequence.request_id, sequence.token_ids[start:])
+        if start == sequence.num_prompt_tokens:
+            _describe_prompt(output, sequence)
+        logprobs = tokens.logprobs[row]
+        if logprobs is not None:
+            output.logprobs = [logprobs][: len(output.token_ids)]
+        if finish is not None:
+            output.finish_reason, output.stop_token_id = finish.reason, finish.stop_token_id
+            self._drop(sequence)
+        return output
+
+    def _take(self, sequence: Sequence, token_id: int) -> Finish | None:
+        """Append a sampled token and, if the config says so, what the constraint forces then."""
+        if sequence.params.max_tokens == 0:  # only the prompt's logprobs were wanted
+            return self.rules.limit_reached(sequence)
+        finish = self.rules.accept(sequence, token_id)
+        if finish is None and self.config.forced_tokens and _may_be_forced(sequence):
+            assert sequence.constraint is not None
+            for forced in sequence.constraint.forced_tokens():
+                finish = self.rules.accept(sequence, forced)
+                sequence.num_forced_tokens += 1
+                if finish is not None:
+                    break
+        return finish
+
+    def _fail(self, sequence: Sequence, problem: str, *, poisoned: bool = False) -> TokenOutput:
+        freed = self._drop(sequence)
+        if poisoned:  # nobody may find these keys and values again
+            self.pool.forget(freed)
+            self.runner.clear_blocks(freed)
+        return TokenOutput(sequence.request_id, [], "error", error=problem)
+
+    def _drop(self, sequence: Sequence) -> list[int]:
+        del self._sequences[sequence.request_id]
+        return self.scheduler.finish(sequence)
+
+
+def _may_be_forced(sequence: Sequence) -> bool:
+    """Some answers depend on logits that a forced token does not have."""
+    params = sequence.params
+    return (
+        sequence.constraint is not None
+        and params.logprobs is None
+        and not params.bad_words
+        and params.allowed_token_ids is None
+    )
+
+
+def _describe_prompt(output: TokenOutput, sequence: Sequence) -> None:
+    output.num_cached_tokens = sequence.num_cached_tokens
+    if sequence.first_scheduled_time is not None:
+        output.queue_time = sequence.first_scheduled_time - sequence.arrival_time
+    if sequence.params.prompt_logprobs is not None:
+        nothing_before: list[PositionLogprobs | None] = [None]
+        output.prompt_logprobs = nothing_before + sequence.prompt_logprobs

@@ -1,0 +1,49 @@
+"""When a sequence ends. Takes each new token into the sequence and its constraint, and says what,
+if anything, it ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from formgate.engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    reason: Literal["stop", "length"]
+    stop_token_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FinishRules:
+    eos_token_ids: frozenset[int]
+    max_model_len: int
+
+    def accept(self, sequence: Sequence, token_id: int) -> Finish | None:
+        """Append a token. Whatever the constraint raises passes through.
+
+        A reason to stop outranks a limit reached by the same token. The constraint does not see
+        a token that ends the sequence: stop ids need not be of its grammar.
+        """
+        sequence.token_ids.append(token_id)
+        params = sequence.params
+        if token_id in params.stop_token_ids or (
+            token_id in self.eos_token_ids and not params.ignore_eos
+        ):
+            return Finish("stop", token_id)
+        constraint = sequence.constraint
+        if constraint is not None:
+            constraint.accept(token_id)
+            if constraint.is_terminated():
+                return Finish("stop")
+        return self.limit_reached(sequence)
+
+    def limit_reached(self, sequence: Sequence) -> Finish | None:
+        if (
+            sequence.num_output_tokens >= sequence.params.max_tokens
+            or sequence.num_tokens >= self.max_model_len
+        ):
+            return Finish("length")
+        return None

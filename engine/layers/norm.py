@@ -1,0 +1,39 @@
+"""RMS normalization, alone or fused with the residual stream."""
+
+from __future__ import annotations
+
+import torch
+
+from formgate.engine.layers.layer import Layer
+from formgate.engine.layers.parameter import WeightParameter, copy_weight
+from formgate.engine.layers.storage import Placement
+from formgate.kernels.rms_norm import add_rms_norm, rms_norm
+
+
+class RMSNorm(Layer):
+    """`offset` is added to the checkpoint's weight on load (Gemma stores the distance to one)."""
+
+    def __init__(self, size: int, eps: float, placement: Placement, *, offset: float = 0.0) -> None:
+        super().__init__()
+        self.eps = eps
+        self.offset = offset
+        # The offset is lost in bfloat16, where 1 + w keeps two digits of w.
+        dtype = torch.float32 if offset else placement.dtype
+        self.weight = WeightParameter(torch.empty(size, dtype=dtype, device=placement.device))
+        self.weight.weight_loader = self._load
+
+    def _load(self, loaded: torch.Tensor, shard: str | None) -> None:
+        assert shard is None
+        copy_weight(self.weight.data, loaded.float() + self.offset if self.offset else loaded)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [n, size] -> [n, size]"""
+        normed: torch.Tensor = rms_norm(x, self.weight, self.eps)
+        return normed
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(norm(x + residual), x + residual)"""
+        normed: torch.Tensor
+        summed: torch.Tensor
+        normed, summed = add_rms_norm(x, residual, self.weight, self.eps)
+        return normed, summed

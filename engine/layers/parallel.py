@@ -1,0 +1,70 @@
+"""Which part of a model one rank of a tensor-parallel group holds, and the two collectives that
+join the parts. It knows nothing of processes: whoever starts them makes the group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True, slots=True)
+class TensorParallel:
+    """Passed to every layer that is split. The default is the whole model in one place."""
+
+    rank: int = 0
+    size: int = 1
+    group: dist.ProcessGroup | None = None
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.rank < self.size, (self.rank, self.size)
+
+    def all_reduce(self, partial: torch.Tensor) -> torch.Tensor:
+        """Sum over the ranks, in place."""
+        if self.size > 1:
+            assert self.group is not None
+            self.group.allreduce([partial]).wait()
+        return partial
+
+    def all_gather(self, part: torch.Tensor) -> torch.Tensor:
+        """Join equal parts [n, d] of every rank along the last dimension: [n, size * d]."""
+        if self.size == 1:
+            return part
+        assert self.group is not None
+        parts = [torch.empty_like(part) for _ in range(self.size)]
+        self.group.allgather([parts], [part.contiguous()]).wait()
+        return torch.cat(parts, dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """`length` of `full` features, from `start` on."""
+
+    full: int
+    start: int
+    length: int
+
+    @classmethod
+    def whole(cls, full: int) -> Slice:
+        return cls(full, 0, full)
+
+    @classmethod
+    def of_rank(cls, full: int, parallel: TensorParallel) -> Slice:
+        if full % parallel.size:
+            raise ValueError(f"{full} features cannot be split over {parallel.size} ranks")
+        length = full // parallel.size
+        return cls(full, parallel.rank * length, length)
+
+    @classmethod
+    def of_heads(cls, heads: int, head_dim: int, parallel: TensorParallel) -> Slice:
+        """Whole heads; with fewer heads than ranks, neighbouring ranks hold the same head."""
+        if heads >= parallel.size:
+            if heads % parallel.size:
+                raise ValueError(f"{heads} heads cannot be split over {parallel.size} ranks")
+            return cls.of_rank(heads * head_dim, parallel)
+        if parallel.size % heads:
+            raise ValueError(f"{heads} heads cannot be shared by {parallel.size} ranks")
+        head = parallel.rank // (parallel.size // heads)
+        return cls(heads * head_dim, head * head_dim, head_dim)

@@ -1,0 +1,124 @@
+"""Rotary position embedding: the table of cosines and sines for every position that a model may
+reach, float32, with frequencies as transformers computes them for each kind of scaling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from formgate.engine.layers.layer import Layer
+from formgate.kernels.rotary import rotary
+
+
+@dataclass(frozen=True, slots=True)
+class RopeSpec:
+    """Fields that a kind does not use keep their defaults."""
+
+    kind: str
+    theta: float
+    rotary_dim: int
+    max_position: int  # rows of the table
+    factor: float = 1.0
+    original_max_position: int = 0
+    # llama3
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    # yarn
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+
+
+def _inverse_frequencies(rope: RopeSpec) -> torch.Tensor:  # [rotary_dim / 2]
+    exponents = torch.arange(0, rope.rotary_dim, 2, dtype=torch.float32) / rope.rotary_dim
+    return 1.0 / (rope.theta**exponents)
+
+
+def _default(rope: RopeSpec) -> tuple[torch.Tensor, float]:
+    return _inverse_frequencies(rope), 1.0
+
+
+def _linear(rope: RopeSpec) -> tuple[torch.Tensor, float]:
+    return _inverse_frequencies(rope) / rope.factor, 1.0
+
+
+def _llama3(rope: RopeSpec) -> tuple[torch.Tensor, float]:
+    """Short waves stay, long waves are stretched by `factor`, those between are blended."""
+    frequencies = _inverse_frequencies(rope)
+    turns = rope.original_max_position * frequencies / (2 * math.pi)
+    blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    blend = blend.clamp(0.0, 1.0)
+    return (1 - blend) * frequencies / rope.factor + blend * frequencies, 1.0
+
+
+def _yarn(rope: RopeSpec) -> tuple[torch.Tensor, float]:
+    """YaRN (arXiv:2309.00071), with DeepSeek's `mscale` pair."""
+    frequencies = _inverse_frequencies(rope)
+
+    def dimension_of(num_turns: float) -> float:
+        """The (fractional) dimension that turns so often over the original context."""
+        wave = rope.original_max_position / (num_turns * 2 * math.pi)
+        return rope.rotary_dim * math.log(wave) / (2 * math.log(rope.theta))
+
+    low, high = dimension_of(rope.beta_fast), dimension_of(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.rotary_dim - 1)
+    if low == high:
+        high += 0.001
+    stretched = (torch.arange(rope.rotary_dim // 2, dtype=torch.float32) - low) / (high - low)
+    stretched = stretched.clamp(0.0, 1.0)
+    blended = frequencies / rope.factor * stretched + frequencies * (1 - stretched)
+    return blended, _yarn_attention_factor(rope)
+
+
+def _yarn_attention_factor(rope: RopeSpec) -> float:
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+
+    def scale(mscale: float) -> float:
+        return 1.0 if rope.factor <= 1 else 0.1 * mscale * math.log(rope.factor) + 1.0
+
+    if rope.mscale and rope.mscale_all_dim:
+        return scale(rope.mscale) / scale(rope.mscale_all_dim)
+    return scale(1.0)
+
+
+ROPE_KINDS: dict[str, Callable[[RopeSpec], tuple[torch.Tensor, float]]] = {
+    "default": _default,
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}
+
+
+def cos_sin_table(rope: RopeSpec) -> torch.Tensor:
+    """float32 [max_position, rotary_dim]: the cosines of a position, then its sines."""
+    frequencies, attention_factor = ROPE_KINDS[rope.kind](rope)
+    angles = torch.outer(torch.arange(rope.max_position, dtype=torch.float32), frequencies)
+    return torch.cat((angles.cos(), angles.sin()), dim=-1) * attention_factor
+
+
+class Rotary(Layer):
+    """One table, shared by the layers of a model."""
+
+    def __init__(self, rope: RopeSpec, device: torch.device) -> None:
+        super().__init__()
+        # Computed on the CPU everywhere: a GPU's cosine of a large angle differs in the last bits.
+        self.cos_sin = cos_sin_table(rope).to(device)
+
+    def forward(
+        self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """positions int64 [n], query [n, h, d], key [n, kvh, d]; may work in place."""
+        rotated_query: torch.Tensor
+        rotated_key: torch.Tensor
+        rotated_query, rotated_key = rotary(positions, query, key, self.cos_sin)
+        return rotated_query, rotated_key

@@ -1,0 +1,153 @@
+"""The engine process' main loop: commands from one socket, events to the other, steps in between.
+It decides nothing about requests, and how the process was started is not its business.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import time
+
+import msgspec
+import zmq
+
+from formgate.engine.config import EngineConfig
+from formgate.engine.engine import Engine
+from formgate.engine.errors import EngineStartError
+from formgate.engine.hooks import ConstraintFactory
+from formgate.engine.messages import (
+    AbortRequests,
+    AddRequest,
+    EngineCommand,
+    EngineEvent,
+    EngineFailed,
+    LoadProgress,
+    Shutdown,
+)
+from formgate.engine.models.spec import UnsupportedModelError
+from formgate.engine.weights import WeightsError
+
+logger = logging.getLogger(__name__)
+
+LINGER = 2000  # milliseconds that the last events may take to leave
+PARENT_CHECK_INTERVAL = 1.0  # seconds
+PROGRESS_INTERVAL = 0.05  # seconds
+
+
+def run_engine_loop(
+    config: EngineConfig,
+    constraint_factory: ConstraintFactory,
+    command_address: str,
+    event_address: str,
+) -> None:
+    """Load the model and serve until a Shutdown arrives or the parent process is gone.
+
+    Connects to both addresses. An engine that cannot start, or go on, says so in an EngineFailed
+    and raises SystemExit(1).
+    """
+    parent = os.getppid()
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.PULL) as commands,
+        context.socket(zmq.PUSH) as events,
+    ):
+        commands.set(zmq.RCVHWM, 0)
+        commands.connect(command_address)
+        events.set(zmq.SNDHWM, 0)  # a slow reader must not stop the step
+        events.set(zmq.LINGER, LINGER)
+        events.connect(event_address)
+        sender = EventSender(events)
+        try:
+            engine = Engine(config, constraint_factory, progress=sender.progress)
+        except Exception as error:
+            sender.send(EngineFailed(_start_failure(error)))
+            raise SystemExit(1) from error
+        # What was loaded lives as long as the process: no collection needs to look at it.
+        gc.collect()
+        gc.freeze()
+        sender.send(engine.ready)
+        try:
+            EngineLoop(engine, commands, sender, parent).run()
+        except Exception as error:
+            logger.exception("the engine cannot go on")
+            sender.send(EngineFailed(f"The engine failed: {_in_one_line(error)}"))
+            raise SystemExit(1) from error
+        finally:
+            engine.close()
+
+
+class EventSender:
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self._encoder = msgspec.msgpack.Encoder()
+        self._stage = ""
+        self._next_progress = 0.0
+
+    def send(self, event: EngineEvent) -> None:
+        self._socket.send(self._encoder.encode(event))
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """The first and the last of a stage, and a few a second in between."""
+        now = time.monotonic()
+        if stage != self._stage or done >= total or now >= self._next_progress:
+            self._stage, self._next_progress = stage, now + PROGRESS_INTERVAL
+            self.send(LoadProgress(stage, done, total))
+
+
+class EngineLoop:
+    def __init__(
+        self, engine: Engine, commands: zmq.Socket[bytes], sender: EventSender, parent: int
+    ) -> None:
+        self.engine = engine
+        self._commands = commands
+        self._sender = sender
+        self._decoder = msgspec.msgpack.Decoder(EngineCommand)
+        self._parent = parent
+        self._next_parent_check = 0.0
+        self._running = True
+
+    def run(self) -> None:
+        while self._running and self._parent_lives():
+            self._take_commands()
+            if self.engine.has_work:
+                self._sender.send(self.engine.step())
+
+    def _take_commands(self) -> None:
+        """All that have arrived; without work, wait for one."""
+        if not self.engine.has_work and not self._commands.poll(int(PARENT_CHECK_INTERVAL * 1000)):
+            return
+        while self._running:
+            try:
+                message = self._commands.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._obey(self._decoder.decode(message))
+
+    def _obey(self, command: EngineCommand) -> None:
+        match command:
+            case AddRequest():
+                self.engine.add_request(command)
+            case AbortRequests():
+                self.engine.abort(command.request_ids)
+            case Shutdown():
+                self._running = False
+
+    def _parent_lives(self) -> bool:
+        """An orphan is handed to another parent, and has nobody left to serve."""
+        now = time.monotonic()
+        if now < self._next_parent_check:
+            return True
+        self._next_parent_check = now + PARENT_CHECK_INTERVAL
+        return os.getppid() == self._parent
+
+
+def _start_failure(error: Exception) -> str:
+    if isinstance(error, (EngineStartError, WeightsError, UnsupportedModelError)):
+        return str(error)
+    logger.error("the engine cannot start", exc_info=error)
+    return f"The engine cannot start: {_in_one_line(error)}"
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,17 @@
+"""Mistral 7B and Nemo: Llama whose layers all slide, where the config names a window."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from transformers import PreTrainedConfig
+
+from formgate.engine.models.decoder import CausalLM
+from formgate.engine.models.spec import DecoderSpec
+
+
+class MistralForCausalLM(CausalLM):
+    @classmethod
+    def read_spec(cls, config: PreTrainedConfig) -> DecoderSpec:
+        spec = super().read_spec(config)
+        return replace(spec, sliding_windows=(config.sliding_window or 0,) * spec.num_layers)

@@ -1,0 +1,17 @@
+"""Phi-3 and Phi-4: the checkpoints stack query, key and value, and gate and up, as we do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from transformers import PreTrainedConfig
+
+from formgate.engine.models.decoder import CausalLM
+from formgate.engine.models.spec import DecoderSpec
+
+
+class Phi3ForCausalLM(CausalLM):
+    @classmethod
+    def read_spec(cls, config: PreTrainedConfig) -> DecoderSpec:
+        spec = super().read_spec(config)
+        return replace(spec, sliding_windows=(config.sliding_window or 0,) * spec.num_layers)

@@ -1,0 +1,95 @@
+"""Which architectures formgate runs, and how a config becomes a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedConfig
+
+from formgate.engine.layers.parallel import TensorParallel
+from formgate.engine.layers.storage import DenseMethod, LinearMethod, Placement
+from formgate.engine.models.decoder import CausalLM
+from formgate.engine.models.gemma2 import Gemma2ForCausalLM
+from formgate.engine.models.llama import LlamaForCausalLM
+from formgate.engine.models.mistral import MistralForCausalLM
+from formgate.engine.models.phi3 import Phi3ForCausalLM
+from formgate.engine.models.qwen2 import Qwen2ForCausalLM
+from formgate.engine.models.qwen3 import Qwen3ForCausalLM
+from formgate.engine.models.spec import UnsupportedModelError
+
+# The name that a config gives in `architectures`.
+ARCHITECTURES: dict[str, type[CausalLM]] = {
+    model.__name__: model
+    for model in (
+        LlamaForCausalLM,
+        MistralForCausalLM,
+        Qwen2ForCausalLM,
+        Qwen3ForCausalLM,
+        Phi3ForCausalLM,
+        Gemma2ForCausalLM,
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What the rest of the engine needs to know of a model: its cache's shape and its limits."""
+
+    num_layers: int
+    num_kv_heads: int  # of the whole model, not of one rank
+    num_heads: int
+    head_dim: int
+    hidden_size: int
+    vocab_size: int
+    max_position: int
+    sliding_window: int  # keys that any layer may still need; 0: all of them
+    eos_token_ids: tuple[int, ...]
+
+
+def unsupported(architectures: list[str]) -> UnsupportedModelError:
+    named = ", ".join(architectures) or "the config names none"
+    return UnsupportedModelError(
+        f"unsupported architecture: {named} (supported: {', '.join(ARCHITECTURES)})"
+    )
+
+
+def architecture_of(config: PreTrainedConfig) -> type[CausalLM]:
+    names: list[str] = list(config.architectures or [])
+    for name in names:
+        if name in ARCHITECTURES:
+            return ARCHITECTURES[name]
+    raise unsupported(names)
+
+
+def model_spec(config: PreTrainedConfig) -> ModelSpec:
+    spec = architecture_of(config).read_spec(config)
+    windows = [spec.window_of(layer) for layer in range(spec.num_layers)]
+    eos = config.eos_token_id
+    return ModelSpec(
+        num_layers=spec.num_layers,
+        num_kv_heads=spec.num_kv_heads,
+        num_heads=spec.num_heads,
+        head_dim=spec.head_dim,
+        hidden_size=spec.hidden_size,
+        vocab_size=spec.vocab_size,
+        max_position=spec.max_position,
+        sliding_window=max(windows) if all(windows) else 0,
+        eos_token_ids=() if eos is None else (eos,) if isinstance(eos, int) else tuple(eos),
+    )
+
+
+def build_model(
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    parallel: TensorParallel | None = None,
+    linear_method: LinearMethod | None = None,
+) -> CausalLM:
+    """The model with its weights allocated on `device` and not yet filled."""
+    architecture = architecture_of(config)
+    placement = Placement(
+        dtype, device, parallel or TensorParallel(), linear_method or DenseMethod()
+    )
+    return architecture(architecture.read_spec(config), placement).eval()

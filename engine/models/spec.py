@@ -1,0 +1,114 @@
+"""What a decoder needs to know of a checkpoint's config, in formgate's own words. Every model of
+the registry is the one decoder under another spec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from formgate.engine.layers.mlp import ACTIVATIONS
+from formgate.engine.layers.rotary import ROPE_KINDS, RopeSpec
+
+
+class UnsupportedModelError(ValueError):
+    """The config asks for something that formgate does not run. One line, for the operator."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderSpec:
+    """Defaults are the plain case; a model's file names what differs."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_position: int  # the longest sequence: prompt and answer together
+    rope: RopeSpec
+    norm_eps: float
+    tied_embeddings: bool
+    activation: str = "silu"
+    qkv_bias: bool = False
+    output_bias: bool = False  # of the attention's output projection
+    mlp_bias: bool = False
+    query_key_norm: bool = False  # over each head, before the rotation
+    output_norms: bool = False  # also after attention and after the feed-forward block
+    norm_offset: float = 0.0  # the checkpoint stores the norms' weights less this
+    embedding_scale: float = 1.0
+    attention_scale: float | None = None  # None: head_dim ** -0.5
+    attention_softcap: float = 0.0
+    logits_softcap: float = 0.0
+    sliding_windows: tuple[int, ...] = ()  # per layer, 0 is full attention; empty: all full
+
+    def window_of(self, layer: int) -> int:
+        return self.sliding_windows[layer] if self.sliding_windows else 0
+
+
+def plain_spec(config: PreTrainedConfig) -> DecoderSpec:
+    """The fields that all Hugging Face decoder configs name alike."""
+    heads: int = config.num_attention_heads
+    head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+    rope = rope_spec(config, head_dim)
+    activation = getattr(config, "hidden_act", None) or config.hidden_activation
+    if activation not in ACTIVATIONS:
+        raise UnsupportedModelError(
+            f"activation {activation!r} is not supported (supported: {', '.join(ACTIVATIONS)})"
+        )
+    return DecoderSpec(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_layers=config.num_hidden_layers,
+        num_heads=heads,
+        num_kv_heads=config.num_key_value_heads or heads,
+        head_dim=head_dim,
+        max_position=rope.max_position,
+        rope=rope,
+        norm_eps=config.rms_norm_eps,
+        tied_embeddings=config.tie_word_embeddings,
+        activation=activation,
+    )
+
+
+def rope_spec(config: PreTrainedConfig, head_dim: int) -> RopeSpec:
+    given: dict[str, Any] = dict(config.rope_parameters or {})
+    kind = given.get("rope_type", "default")
+    if kind not in ROPE_KINDS:
+        raise UnsupportedModelError(
+            f"rope scaling {kind!r} is not supported (supported: {', '.join(ROPE_KINDS)})"
+        )
+    max_position: int = config.max_position_embeddings
+    original = given.get("original_max_position_embeddings") or max_position
+    factor = given.get("factor")
+    if factor is None:
+        factor = max_position / original
+    if kind == "yarn":
+        # Qwen names the length before scaling, others the length after it.
+        max_position = max(max_position, int(original * factor))
+    # A key that is absent or null keeps the spec's default.
+    names = (
+        ("low_freq_factor", "high_freq_factor")
+        if kind == "llama3"
+        else ("attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow", "truncate")
+    )
+    details = {name: given[name] for name in names if given.get(name) is not None}
+    return RopeSpec(
+        kind=kind,
+        theta=given["rope_theta"],
+        rotary_dim=int(head_dim * given.get("partial_rotary_factor", 1.0)),
+        max_position=max_position,
+        factor=factor,
+        original_max_position=original,
+        **details,
+    )
+
+
+def windows_by_layer_type(config: PreTrainedConfig) -> tuple[int, ...]:
+    """For configs whose `layer_types` say which layers slide."""
+    window: int = config.sliding_window or 0
+    return tuple(window if kind == "sliding_attention" else 0 for kind in config.layer_types)

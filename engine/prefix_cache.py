@@ -1,0 +1,70 @@
+"""Finds the block that already holds given tokens after a given prefix. It names contents by a
+chained hash and confirms every hit token by token; who uses a block is the block pool's affair.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence as ReadSequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+DIGEST_SIZE = 16  # bytes
+
+
+def root_hash(cache_salt: str | None, lora_key: str | None) -> bytes:
+    """What the chain of a sequence starts from: equal tokens under another adapter, or under
+    another salt, have other keys and values, or must not be found.
+    """
+    return blake2b(repr((cache_salt, lora_key)).encode(), digest_size=DIGEST_SIZE).digest()
+
+
+def block_hash(previous: bytes, token_ids: ReadSequence[int]) -> bytes:
+    """Names a full block: its tokens and, by `previous`, everything before them."""
+    return blake2b(array("q", token_ids).tobytes(), key=previous, digest_size=DIGEST_SIZE).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class CachedContent:
+    hash: bytes
+    token_ids: list[int]
+
+
+class PrefixCache:
+    """Hash of contents <-> block, one to one. Each block is known once, and the first block that
+    holds some contents stays the one that is found.
+    """
+
+    def __init__(self) -> None:
+        self._block_of: dict[bytes, int] = {}
+        self._content_of: dict[int, CachedContent] = {}
+
+    def __len__(self) -> int:
+        return len(self._block_of)
+
+    def __contains__(self, block: int) -> bool:
+        return block in self._content_of
+
+    def find(self, content_hash: bytes, token_ids: list[int]) -> int | None:
+        block = self._block_of.get(content_hash)
+        if block is None or self._content_of[block].token_ids != token_ids:
+            return None
+        return block
+
+    def insert(self, content_hash: bytes, token_ids: list[int], block: int) -> None:
+        """`block` is full and computed. Nothing happens if another block holds the same."""
+        if content_hash in self._block_of:
+            return
+        assert block not in self._content_of, f"block {block} is cached twice"
+        self._block_of[content_hash] = block
+        self._content_of[block] = CachedContent(content_hash, token_ids)
+
+    def forget(self, block: int) -> None:
+        content = self._content_of.pop(block, None)
+        if content is not None:
+            del self._block_of[content.hash]
+
+    def check_integrity(self) -> None:
+        assert len(self._block_of) == len(self._content_of)
+        for block, content in self._content_of.items():
+            assert self._block_of[content.hash] == block

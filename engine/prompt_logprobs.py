@@ -1,0 +1,29 @@
+"""Logprobs of a prompt's own tokens. Works through the hidden states a few rows at a time: the
+logits of a whole prompt would be larger than the model's activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from formgate.engine.logprobs import compute_logprobs
+from formgate.engine.messages import PositionLogprobs
+
+ROWS_AT_ONCE = 256
+
+
+def prompt_logprobs(
+    compute_logits: Callable[[torch.Tensor], torch.Tensor],
+    hidden: torch.Tensor,  # [n, hidden_size]
+    targets: list[int],  # the n tokens that came next
+    num_top: int,
+) -> list[PositionLogprobs]:
+    found: list[PositionLogprobs] = []
+    for start in range(0, len(targets), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        token_ids = torch.tensor(targets[rows], device=hidden.device)
+        logprobs = compute_logprobs(compute_logits(hidden[rows]), token_ids, num_top)
+        found += logprobs.positions([num_top] * len(token_ids))
+    return found

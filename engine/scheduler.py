@@ -1,0 +1,220 @@
+"""Decides which sequences bring how many tokens to the next step, and who gives way when the KV
+cache is full. It handles Python lists and block numbers; it never sees a tensor or a token's text.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from formgate.engine.block_tables import BlockTables
+from formgate.engine.sequence import Sequence, SequenceStatus
+
+Order = tuple[int, float]  # the smaller runs earlier and is preempted later
+
+ORDERS: dict[str, Callable[[Sequence], Order]] = {
+    "fcfs": lambda sequence: (0, sequence.arrival_time),
+    "priority": lambda sequence: (sequence.priority, sequence.arrival_time),
+}
+
+
+@dataclass(slots=True)
+class Schedule:
+    """The work of one step: each sequence computes its next `num_scheduled_tokens`."""
+
+    sequences: list[Sequence] = field(default_factory=list)
+    num_tokens: int = 0
+    num_preemptions: int = 0
+    prefix_queries: int = 0  # prompt tokens looked up in the prefix cache
+    prefix_hits: int = 0
+
+    def add(self, sequence: Sequence, num_tokens: int) -> None:
+        assert num_tokens > 0
+        sequence.num_scheduled_tokens = num_tokens
+        self.sequences.append(sequence)
+        self.num_tokens += num_tokens
+
+    def take_back(self, sequence: Sequence) -> None:
+        if sequence.num_scheduled_tokens:
+            self.num_tokens -= sequence.num_scheduled_tokens
+            sequence.num_scheduled_tokens = 0
+            self.sequences.remove(sequence)
+
+
+class Scheduler:
+    """`add` and `finish` between steps; `schedule` before a step and `advance` once it is launched.
+
+    The KV cache holds at least one sequence of `max_model_len` tokens, so the first in line can
+    always run and nothing waits for ever.
+    """
+
+    def __init__(
+        self,
+        tables: BlockTables,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_model_len: int,
+        policy: Literal["fcfs", "priority"] = "fcfs",
+    ) -> None:
+        assert tables.pool.num_blocks >= tables.num_blocks_for(max_model_len)
+        assert max_num_batched_tokens >= max_num_seqs > 0
+        self.tables = tables
+        self.max_num_seqs = max_num_seqs
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.max_model_len = max_model_len
+        self.waiting: list[Sequence] = []  # sorted by `_order`
+        self.running: list[Sequence] = []
+        self._order = ORDERS[policy]
+        # Hashes of the blocks that the step under way fills: a sequence that begins with the same
+        # tokens is better off one step later, when it finds them in the prefix cache.
+        self._filling: set[bytes] = set()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        if sequence.num_tokens >= self.max_model_len:
+            raise ValueError(
+                f"the prompt has {sequence.num_tokens} tokens; prompt and answer together may have "
+                f"{self.max_model_len}"
+            )
+        self._wait(sequence)
+
+    def schedule(self) -> Schedule:
+        schedule = Schedule()
+        self._filling.clear()
+        # Decodes first: a long prefill must not take their place in the token budget.
+        self.running.sort(key=_num_uncomputed)
+        for sequence in self.running.copy():
+            if sequence.status is SequenceStatus.RUNNING:  # else it has given way to another
+                self._continue(sequence, schedule)
+        # Whoever gave way comes back before anyone new, but not in the step that evicted it.
+        if not schedule.num_preemptions:
+            self._admit(schedule)
+        return schedule
+
+    def advance(self, schedule: Schedule) -> None:
+        """The step is launched: what it computes may be built on."""
+        for sequence in schedule.sequences:
+            before = sequence.num_computed_tokens
+            sequence.num_computed_tokens += sequence.num_scheduled_tokens
+            sequence.num_scheduled_tokens = 0
+            self.tables.cache_computed(sequence, before)
+
+    def finish(self, sequence: Sequence) -> list[int]:
+        """Drop a sequence, wherever it is. Returns the blocks that nobody uses any more."""
+        if sequence.status is SequenceStatus.WAITING:
+            self.waiting.remove(sequence)
+        elif sequence.status is SequenceStatus.RUNNING:
+            self._leave(sequence)
+        sequence.status = SequenceStatus.FINISHED
+        return self.tables.release(sequence)
+
+    def check_integrity(self) -> None:
+        assert all(s.status is SequenceStatus.RUNNING for s in self.running)
+        assert all(s.status is SequenceStatus.WAITING for s in self.waiting)
+        assert not any(s.block_table or s.num_computed_tokens for s in self.waiting)
+        assert self.waiting == sorted(self.waiting, key=self._order)
+        for sequence in self.running:
+            assert 0 <= sequence.num_computed_tokens < sequence.num_tokens <= self.max_model_len
+            held = len(sequence.block_table)
+            assert held >= self.tables.num_blocks_for(sequence.num_computed_tokens)
+            assert held <= self.tables.num_blocks_for(sequence.num_tokens)
+        self.tables.pool.check_integrity(s.block_table for s in self.running)
+
+    def _continue(self, sequence: Sequence, schedule: Schedule) -> None:
+        num_tokens = self._chunk_of(sequence, schedule)
+        if num_tokens == 0:
+            return
+        end = sequence.num_computed_tokens + num_tokens
+        while not self.tables.can_grow(sequence, end):
+            victim = max(self.running, key=self._order)
+            self._preempt(victim, schedule)
+            if victim is sequence:
+                return
+        self._run(sequence, num_tokens, schedule)
+
+    def _admit(self, schedule: Schedule) -> None:
+        index = 0
+        while index < len(self.waiting) and len(self.running) < self.max_num_seqs:
+            sequence = self.waiting[index]
+            if schedule.num_tokens == self.max_num_batched_tokens:
+                return
+            prefix = self.tables.find_prefix(sequence)
+            if self._is_being_filled(sequence, len(prefix)):
+                index += 1
+                continue
+            if not self._has_room_for(sequence, prefix):
+                return  # nobody overtakes: a long prompt would starve
+            del self.waiting[index]
+            self.tables.share(sequence, prefix)
+            sequence.status = SequenceStatus.RUNNING
+            self.running.append(sequence)
+            if sequence.first_scheduled_time is None:
+                sequence.first_scheduled_time = time.monotonic()
+                sequence.num_cached_tokens = sequence.num_computed_tokens
+                if self.tables.finds_prefix_of(sequence):
+                    schedule.prefix_queries += sequence.num_prompt_tokens
+                    schedule.prefix_hits += sequence.num_cached_tokens
+            self._run(sequence, self._chunk_of(sequence, schedule), schedule)
+
+    def _has_room_for(self, sequence: Sequence, prefix: list[int]) -> bool:
+        """Room for all its tokens, and for one more block of each running sequence: admitting it
+        must not preempt in the next step.
+        """
+        pool = self.tables.pool
+        missing = self.tables.num_blocks_for(sequence.num_tokens) - len(prefix)
+        return missing + len(self.running) <= pool.num_free - pool.num_free_among(prefix)
+
+    def _is_being_filled(self, sequence: Sequence, num_found: int) -> bool:
+        """True if its first block that was not found is computed in this very step."""
+        if not self._filling or not self.tables.finds_prefix_of(sequence):
+            return False
+        if (num_found + 1) * self.tables.block_size >= sequence.num_tokens:
+            return False
+        return self.tables.hash_of(sequence, num_found) in self._filling
+
+    def _chunk_of(self, sequence: Sequence, schedule: Schedule) -> int:
+        return min(
+            sequence.num_uncomputed_tokens, self.max_num_batched_tokens - schedule.num_tokens
+        )
+
+    def _run(self, sequence: Sequence, num_tokens: int, schedule: Schedule) -> None:
+        start, end = sequence.num_computed_tokens, sequence.num_computed_tokens + num_tokens
+        self.tables.grow(sequence, end)
+        schedule.add(sequence, num_tokens)
+        if num_tokens > 1 and self.tables.prefix_caching:
+            block_size = self.tables.block_size
+            self._filling.update(
+                self.tables.hash_of(sequence, index)
+                for index in range(start // block_size, end // block_size)
+            )
+
+    def _preempt(self, sequence: Sequence, schedule: Schedule) -> None:
+        """Its blocks go back; its tokens stay, and are computed again when there is room."""
+        schedule.take_back(sequence)
+        schedule.num_preemptions += 1
+        self._leave(sequence)
+        self.tables.release(sequence)
+        sequence.prompt_logprobs.clear()  # collected again with the prompt
+        self._wait(sequence)
+
+    def _wait(self, sequence: Sequence) -> None:
+        sequence.status = SequenceStatus.WAITING
+        insort(self.waiting, sequence, key=self._order)
+
+    def _leave(self, sequence: Sequence) -> None:
+        # The last takes its place, so that the others keep their rows in the next batch.
+        index = self.running.index(sequence)
+        last = self.running.pop()
+        if last is not sequence:
+            self.running[index] = last
+
+
+def _num_uncomputed(sequence: Sequence) -> int:
+    return len(sequence.token_ids) - sequence.num_computed_tokens

@@ -1,0 +1,205 @@
+"""From a Hugging Face folder to a filled model: the config, the safetensors files, the dtype. What
+slice of a tensor a parameter keeps is the parameter's own affair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, PreTrainedConfig
+
+from formgate.engine.layers.embedding import LMHead
+from formgate.engine.layers.linear import Linear
+from formgate.engine.layers.parameter import WeightParameter, WeightShapeError
+from formgate.engine.models.decoder import CausalLM
+from formgate.engine.models.registry import ARCHITECTURES, unsupported
+
+Progress = Callable[[str, int, int], None]  # (stage in words, done, total)
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+NAMES_IN_MESSAGE = 5
+
+
+class WeightsError(ValueError):
+    """A model folder that cannot be loaded. The message is one line for the operator."""
+
+
+def load_model_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Raises WeightsError, or UnsupportedModelError for a model type that nobody here knows."""
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise WeightsError(f"{folder} is not a folder")
+    raw = _read_json(path)
+    if not isinstance(raw, dict):
+        raise WeightsError(f"{path} holds no JSON object")
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers raises whatever the bad field led to
+        architectures = raw.get("architectures")
+        names = [str(name) for name in architectures] if isinstance(architectures, list) else []
+        if not set(names) & set(ARCHITECTURES):
+            raise unsupported(names) from error
+        raise WeightsError(f"{path} is not a valid config: {_one_line(error)}") from error
+
+
+def load_weights(model: CausalLM, folder: Path, *, progress: Progress) -> None:
+    """Fill `model` from the folder's safetensors. Every parameter must be filled, and every tensor
+    must have a place. Values are converted to the parameters' dtype and device.
+    """
+    parameters = _weight_parameters(model)
+    missing = {
+        (name, shard)
+        for name, parameter in parameters.items()
+        for shard in parameter.shards or (None,)
+    }
+    unexpected: list[str] = []
+    with ExitStack() as stack, torch.no_grad():
+        # All headers are read first: a damaged last shard is found before minutes of copying.
+        files = [(path, stack.enter_context(_open(path))) for path in find_weight_files(folder)]
+        names = [(path, file, name) for path, file in files for name in file.keys()]  # noqa: SIM118
+        for done, (path, file, name) in enumerate(names):
+            progress("loading weights", done, len(names))
+            target = model.parameter_of(name)
+            if target is None:
+                continue
+            parameter_name, shard = target
+            parameter = parameters.get(parameter_name)
+            if parameter is None:
+                unexpected.append(name)
+                continue
+            try:
+                parameter.weight_loader(file.get_tensor(name), shard)
+            except WeightShapeError as error:
+                raise WeightsError(f"{path.name}: {name} {error}") from error
+            except SafetensorError as error:
+                raise WeightsError(f"{path} is damaged: {_one_line(error)}") from error
+            shards = parameter.shards if shard is None else ()
+            missing -= {(parameter_name, shard), *((parameter_name, part) for part in shards)}
+        progress("loading weights", len(names), len(names))
+    if missing:
+        wanted = sorted(model.checkpoint_name_of(name, shard) for name, shard in missing)
+        raise WeightsError(f"{folder} lacks {_some(wanted)}")
+    if unexpected:
+        raise WeightsError(f"{folder} holds tensors unknown to this model: {_some(unexpected)}")
+    _finish_loading(model)
+
+
+def dummy_weights(model: CausalLM, seed: int) -> None:
+    """Small random values, drawn on the device: `--load-format dummy`."""
+    generators: dict[torch.device, torch.Generator] = {}
+    with torch.no_grad():
+        for name, parameter in _weight_parameters(model).items():
+            device = parameter.device
+            if device not in generators:
+                generators[device] = torch.Generator(device).manual_seed(seed)
+            if parameter.ndim == 1 and not name.endswith("bias"):
+                parameter.fill_(1.0)  # norms
+            else:
+                parameter.normal_(0.0, 0.02, generator=generators[device])
+    _finish_loading(model)
+
+
+def resolve_dtype(name: str, config: PreTrainedConfig, device: torch.device) -> torch.dtype:
+    """`auto` is the checkpoint's own dtype on CUDA. A CPU without bfloat16 arithmetic emulates it
+    several times slower than float32, so there auto is float32.
+    """
+    if name != "auto":
+        dtype = getattr(torch, name)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+    if device.type == "cpu":
+        return torch.bfloat16 if cpu_has_fast_bfloat16() else torch.float32
+    own = getattr(config, "dtype", None) or torch.bfloat16
+    if isinstance(own, str):
+        own = getattr(torch, own)
+    assert isinstance(own, torch.dtype)
+    if own is torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return own
+
+
+def cpu_has_fast_bfloat16() -> bool:
+    # Not in every torch that we support; without it the safe answer is no.
+    capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    found = capabilities()
+    return any(found.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+
+
+def find_weight_files(folder: Path) -> list[Path]:
+    """The index's shards, else the single file, else every safetensors file of the folder."""
+    if (folder / INDEX_FILE).exists():
+        index = _read_json(folder / INDEX_FILE)
+        shards = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(shards, dict) or not shards:
+            raise WeightsError(f"{folder / INDEX_FILE} has no weight_map")
+        # A shard is a plain name: an index cannot point out of its folder.
+        files = [folder / name for name in sorted({Path(str(v)).name for v in shards.values()})]
+        if absent := [path.name for path in files if not path.is_file()]:
+            raise WeightsError(f"{folder} lacks {_some(absent)}, named in {INDEX_FILE}")
+        return files
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
+    # `consolidated` is the same model again, in its maker's own naming.
+    files = sorted(
+        path for path in folder.glob("*.safetensors") if not path.stem.startswith("consolidated")
+    )
+    if files:
+        return files
+    if any(_pickled_files(folder)):
+        raise WeightsError(
+            f"{folder} holds weights only as pickled .bin or .pt files, which can run code; "
+            "convert them to safetensors"
+        )
+    raise WeightsError(f"{folder} holds no .safetensors file")
+
+
+def _pickled_files(folder: Path) -> Iterator[Path]:
+    for pattern in ("*.bin", "*.pt", "*.pth"):
+        yield from folder.glob(pattern)
+
+
+def _weight_parameters(model: CausalLM) -> dict[str, WeightParameter]:
+    parameters: dict[str, WeightParameter] = {}
+    for name, parameter in model.named_parameters():
+        assert isinstance(parameter, WeightParameter), name
+        parameters[name] = parameter
+    return parameters
+
+
+def _finish_loading(model: CausalLM) -> None:
+    for module in model.modules():
+        if isinstance(module, Linear | LMHead):
+            module.finish_loading()
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is damaged or truncated: {_one_line(error)}") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path.parent} holds no {path.name}") from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - NAMES_IN_MESSAGE
+    listed = ", ".join(names[:NAMES_IN_MESSAGE])
+    return f"{listed} and {more} more" if more > 0 else listed

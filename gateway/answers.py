@@ -1,0 +1,267 @@
+"""From what a request wants (tools, schema, reasoning) to how its answer is made and read: the
+constraint that the engine is given, the parser of what comes out, and the last look at both.
+Nothing is admitted whose constraint has not been compiled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol
+
+from formgate.constrain.errors import ConstraintError
+from formgate.gateway.answer_checks import broken_promise
+from formgate.gateway.choice import Choice, ChoiceSettings, Parser
+from formgate.gateway.errors import ApiError, bad_request
+from formgate.gateway.metrics import Metrics
+from formgate.gateway.model_profile import ModelProfile
+from formgate.gateway.protocol.chat import ChatCompletionRequest
+from formgate.gateway.protocol.completion import CompletionRequest
+from formgate.gateway.protocol.constraints import ContentConstraint, content_constraint
+from formgate.gateway.protocol.fields import GenerationRequest
+from formgate.gateway.tool_choice import NO_TOOLS, ToolUse, tool_use
+from formgate.parsers import nodes
+from formgate.parsers.formats import ReasoningState, Tool, ToolChoice
+from formgate.parsers.grammar import answer_grammar
+from formgate.parsers.nodes import Node
+from formgate.parsers.reasoning import reasoning_state_of
+from formgate.parsers.stream import OutputParser
+
+logger = logging.getLogger(__name__)
+
+COMPILE_TIMEOUT = 10.0  # seconds; the compiler's own limits are tighter
+REMEMBERED_SPECS = 1024
+
+
+class Compiler(Protocol):
+    """What is needed of `GrammarCompiler`."""
+
+    def check(self, spec_text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class AnswerPlan:
+    constraint: str | None  # for the engine
+    settings: ChoiceSettings
+    content: ContentConstraint | None = None
+    tools: ToolUse = NO_TOOLS
+
+
+class AnswerPlanner:
+    def __init__(
+        self, profile: ModelProfile, compiler: Compiler, executor: Executor, metrics: Metrics
+    ) -> None:
+        self._profile = profile
+        self._compiler = compiler
+        self._executor = executor
+        self._metrics = metrics
+        self._admitted: OrderedDict[str, None] = OrderedDict()
+
+    async def plan_chat(
+        self, request: ChatCompletionRequest, prompt_token_ids: Sequence[int]
+    ) -> AnswerPlan:
+        """Raises ApiError 400 for a constraint that cannot be kept."""
+        profile = self._profile
+        content = content_constraint(request)
+        tools = tool_use(request, auto_tool_choice=profile.auto_tool_choice)
+        if tools.mode != "none" and profile.tool_format is None:
+            raise bad_request(
+                "The model has no known format for tool calls. Start the server with "
+                "--tool-call-parser.",
+                "tools",
+                "unsupported_parameter",
+            )
+        if request.thinking_token_budget is not None:
+            raise bad_request(
+                "'thinking_token_budget' is not supported.",
+                "thinking_token_budget",
+                "unsupported_parameter",
+            )
+        special_ids = profile.tokenizer.special_ids
+        state = reasoning_state_of(prompt_token_ids, profile.reasoning_format, special_ids)
+        try:
+            tree = answer_grammar(
+                profile.tool_format,
+                profile.reasoning_format,
+                tools=_parser_tools(tools),
+                tool_choice=_parser_choice(tools),
+                parallel=tools.parallel,
+                content=None if content is None else content_node(content),
+                reasoning_state=state,
+                special_ids=special_ids,
+            )
+        except ValueError as error:
+            # The family's own syntax for calls cannot carry these tools.
+            raise bad_request(str(error), "tools", "unsupported_schema") from error
+        constraint = None
+        if tree is not None:
+            constraint = await self._admit(tree, _parts(content, tools))
+        parses = tools.mode != "none" or state in ("open", "optional")
+        return AnswerPlan(
+            constraint=constraint,
+            settings=ChoiceSettings(
+                tokenizer=profile.tokenizer,
+                new_parser=(
+                    self._parser_factory(tools, state, structured_content=content is not None)
+                    if parses
+                    else None
+                ),
+                may_reason=state in ("open", "optional"),
+                stops=request.stops,
+                include_stop=request.include_stop_str_in_output,
+                skip_special_tokens=request.skip_special_tokens,
+                at_start=constraint is None and not request.continue_final_message,
+                calls_end_with_stop=tools.named,
+            ),
+            content=content,
+            tools=tools,
+        )
+
+    async def plan_completion(
+        self, request: CompletionRequest, *, drop_tokens: bool = False
+    ) -> AnswerPlan:
+        """Raises ApiError 400 for a constraint that cannot be kept."""
+        content = content_constraint(request)
+        constraint = None
+        if content is not None:
+            constraint = await self._admit(content_node(content), _parts(content, NO_TOOLS))
+        return AnswerPlan(
+            constraint=constraint,
+            settings=self._plain_settings(request, drop_tokens=drop_tokens),
+            content=content,
+        )
+
+    async def validate(self, plan: AnswerPlan, choice: Choice) -> None:
+        """The last look at a finished choice. A failure is our bug: it is counted and logged, and
+        the client is not made to pay for it."""
+        if plan.constraint is None or not choice.ended_by_itself:
+            return
+        # Not in the compilers' executor: a new grammar must not hold back an answer's end.
+        failure = await asyncio.to_thread(broken_promise, plan.content, plan.tools, choice.fold)
+        if failure is not None:
+            self._metrics.structured_answer_invalid()
+            logger.error("A structured answer failed the last validation: %s", failure)
+
+    def _plain_settings(self, request: GenerationRequest, *, drop_tokens: bool) -> ChoiceSettings:
+        return ChoiceSettings(
+            tokenizer=self._profile.tokenizer,
+            stops=request.stops,
+            include_stop=request.include_stop_str_in_output,
+            skip_special_tokens=request.skip_special_tokens,
+            drop_tokens=drop_tokens,
+        )
+
+    async def _admit(self, tree: Node, parts: Sequence[tuple[str, Node]]) -> str:
+        """The constraint as the engine takes it, once it is known to compile."""
+        spec = _spec(tree, parts)
+        if spec in self._admitted:
+            self._admitted.move_to_end(spec)
+            self._metrics.grammar_compiled(0.0, hit=True)
+            return spec
+        loop = asyncio.get_running_loop()
+        started = time.monotonic()
+        compiling = loop.run_in_executor(self._executor, self._check, spec, parts)
+        try:
+            await asyncio.wait_for(compiling, COMPILE_TIMEOUT)
+        except TimeoutError:
+            self._metrics.schema_refused("other")
+            param = parts[0][0] if parts else None
+            raise bad_request(
+                "The constraint takes too long to compile.", param, "schema_too_complex"
+            ) from None
+        self._metrics.grammar_compiled(time.monotonic() - started, hit=False)
+        self._admitted[spec] = None
+        if len(self._admitted) > REMEMBERED_SPECS:
+            self._admitted.popitem(last=False)
+        return spec
+
+    def _check(self, spec: str, parts: Sequence[tuple[str, Node]]) -> None:
+        """Runs in the executor. A refused whole is looked at part by part, to name the field."""
+        try:
+            self._compiler.check(spec)
+            return
+        except ConstraintError as error:
+            refused = error
+        for param, node in parts:
+            try:
+                self._compiler.check(_spec(node, parts))
+            except ConstraintError as error:
+                raise self._refusal(error, param) from None
+        raise self._refusal(refused, parts[0][0] if len(parts) == 1 else None)
+
+    def _refusal(self, error: ConstraintError, param: str | None) -> ApiError:
+        self._metrics.schema_refused(error.keyword or "other")
+        if param is not None and error.pointer:
+            param = f"{param}#{error.pointer}"
+        return bad_request(error.message, param, error.code)
+
+    def _parser_factory(
+        self, tools: ToolUse, state: ReasoningState, *, structured_content: bool
+    ) -> Callable[[], Parser]:
+        profile = self._profile
+        parser_tools = _parser_tools(tools)
+
+        def new_parser() -> Parser:
+            return OutputParser(
+                profile.tool_format,
+                profile.reasoning_format,
+                tools_enabled=tools.mode != "none",
+                reasoning_state=state,
+                special_ids=profile.tokenizer.special_ids,
+                tools=parser_tools,
+                structured_content=structured_content,
+            )
+
+        return new_parser
+
+
+def _parser_choice(tools: ToolUse) -> ToolChoice:
+    return ToolChoice.named(tools.tools[0].name) if tools.named else ToolChoice(tools.mode)
+
+
+def _parser_tools(tools: ToolUse) -> list[Tool]:
+    return [Tool(tool.name, tool.schema) for tool in tools.tools]
+
+
+def content_node(content: ContentConstraint) -> Node:
+    """A constraint on content as the answer tree says it."""
+    match content.kind:
+        case "json":
+            node = nodes.json_value(content.value)
+            if content.whitespace_pattern is not None:
+                node["whitespace_pattern"] = content.whitespace_pattern
+            return node
+        case "json_object":
+            return {"kind": "json_object"}
+        case "regex":
+            return nodes.regex(content.value)
+        case "grammar":
+            return {"kind": "lark", "source": content.value}
+        case "choice":
+            return nodes.choice(nodes.text(value) for value in content.value)
+
+
+def _parts(content: ContentConstraint | None, tools: ToolUse) -> list[tuple[str, Node]]:
+    """What the client wrote, each with the field that it stands in."""
+    parts: list[tuple[str, Node]] = []
+    if content is not None:
+        parts.append((content.param, content_node(content)))
+    parts += [(tool.param, nodes.json_value(dict(tool.schema))) for tool in tools.tools]
+    return parts
+
+
+def _spec(tree: Node, parts: Sequence[tuple[str, Node]]) -> str:
+    try:
+        return json.dumps({"tree": tree, "options": {}}, allow_nan=False)
+    except ValueError as error:
+        raise bad_request(
+            "A schema must not hold NaN or Infinity.",
+            parts[0][0] if parts else None,
+            "invalid_schema",
+        ) from error

@@ -1,0 +1,65 @@
+"""Where a server's parts are put together, once, from the bottom up: everything is given what it
+needs when it is made.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from formgate.engine.config import EngineConfig
+from formgate.gateway.answers import AnswerPlanner
+from formgate.gateway.chat_service import ChatService
+from formgate.gateway.completion_service import CompletionService
+from formgate.gateway.engine_client import EngineClient
+from formgate.gateway.grammar_setup import grammar_compiler
+from formgate.gateway.metrics import Metrics
+from formgate.gateway.model_profile import load_model_profile
+from formgate.gateway.prompts import tokenize_prompt
+from formgate.gateway.protocol.tokenize import TokenizeRequest
+from formgate.gateway.served_models import ServedModels
+from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.state import GatewayState
+
+GRAMMAR_WORKERS = 2  # compiling releases the GIL; more would take cores from the engine
+
+
+def build_state(
+    config: ServerConfig,
+    engine_config: EngineConfig,
+    tokenizer_dir: Path,
+    models: ServedModels,
+    metrics: Metrics,
+    engine: EngineClient,
+) -> GatewayState:
+    """Raises OSError or ValueError, with one clear line, for files that cannot be used."""
+    model_dir = engine_config.model_dir
+    profile = load_model_profile(
+        model_dir,
+        config,
+        name=models.default,
+        max_logprobs=engine_config.max_logprobs,
+        tokenizer_dir=tokenizer_dir,
+    )
+    planner = AnswerPlanner(
+        profile,
+        grammar_compiler(profile.tokenizer, model_dir),
+        ThreadPoolExecutor(GRAMMAR_WORKERS, thread_name_prefix="grammar"),
+        metrics,
+    )
+
+    def tokenize(request: TokenizeRequest) -> list[int]:
+        return tokenize_prompt(
+            request, profile.tokenizer, profile.chat_template, profile.chat_template_kwargs
+        )
+
+    return GatewayState(
+        config=config,
+        models=models,
+        metrics=metrics,
+        engine=engine,
+        tokenizer=profile.tokenizer,
+        chat=ChatService(profile, engine, planner),
+        completions=CompletionService(profile, engine, planner),
+        tokenize=tokenize,
+    )

@@ -1,0 +1,149 @@
+"""A model's chat template, run as its authors wrote it for transformers: the same Jinja settings,
+filters and globals, in a sandbox. It makes text; `prompts` decides what goes in and what the text
+becomes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.ext
+from jinja2 import nodes
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+
+class ChatTemplateError(ValueError):
+    """The template refused its input, or could not be read."""
+
+
+class ChatTemplate:
+    """One compiled template and what it wants to be given.
+
+    Templates do not declare whether they take content as a string or as parts, or a call's
+    arguments as an object or as JSON text. Each is asked once, with a small conversation.
+    """
+
+    def __init__(self, source: str, named_tokens: Mapping[str, str]) -> None:
+        self._named_tokens = dict(named_tokens)
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateError as error:
+            raise ChatTemplateError(f"the chat template is not valid Jinja: {error}") from error
+        self.knows_developer = "developer" in source
+        self.wants_short_call_ids = "!= 9" in source  # Mistral's: exactly nine characters
+        self.wants_parts = self._wants_parts()
+        self.wants_arguments_text = self._wants_arguments_text()
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = False,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Raises ChatTemplateError with what the template says."""
+        variables = {
+            **(kwargs or {}),
+            **self._named_tokens,
+            "messages": messages,
+            "tools": tools,
+            "documents": documents,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        try:
+            return self._template.render(variables)
+        except jinja2.TemplateError as error:
+            raise ChatTemplateError(str(error)) from error
+        except Exception as error:
+            # A template is code that meets the client's input: what it trips over is the
+            # client's, not our bug.
+            raise ChatTemplateError(
+                f"it cannot render this conversation ({type(error).__name__})"
+            ) from error
+
+    def _wants_parts(self) -> bool:
+        probe = "probe text"
+        try:
+            return probe not in self.render([{"role": "user", "content": probe}])
+        except ChatTemplateError:
+            pass
+        try:
+            parts = [{"type": "text", "text": probe}]
+            return probe in self.render([{"role": "user", "content": parts}])
+        except ChatTemplateError:
+            return False
+
+    def _wants_arguments_text(self) -> bool:
+        arguments = {"probe": "text"}
+        wanted = json.dumps(arguments)
+        return wanted not in self._call(arguments) and wanted in self._call(wanted)
+
+    def _call(self, arguments: object) -> str:
+        """The text of a conversation with one call, or nothing if the template refuses it."""
+        function = {"name": "probe", "arguments": arguments}
+        call = {"id": "probe1234", "type": "function", "function": function}
+        text: object = "text"
+        if self.wants_parts:
+            text = [{"type": "text", "text": "text"}]
+        try:
+            return self.render(
+                [
+                    {"role": "user", "content": text},
+                    {"role": "assistant", "content": None, "tool_calls": [call]},
+                    {"role": "tool", "content": text, "tool_call_id": "probe1234", "name": "probe"},
+                    {"role": "assistant", "content": text},
+                ]
+            )
+        except ChatTemplateError:
+            return ""
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_GenerationTag, jinja2.ext.loopcontrols],
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """`{% generation %}` marks the assistant's tokens for training; here it is only its body."""
+
+    tags = {"generation"}  # noqa: RUF012 - Jinja's own declaration is a plain set
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+def _tojson(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML; templates mean plain JSON."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)

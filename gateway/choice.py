@@ -1,0 +1,226 @@
+"""One choice of an answer, from the engine's tokens to deltas: detokenizing, parsing, stop
+strings, and why it ended. It is all the work that a token costs here, so it makes no objects that
+nobody reads. It does not know in which response its deltas will be shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from formgate.engine.messages import AddRequest, EngineReady, PositionLogprobs, TokenOutput
+from formgate.gateway.answer_fold import AnswerFold
+from formgate.gateway.detokenizer import Detokenizer
+from formgate.gateway.stop_strings import StopStrings
+from formgate.gateway.tokenizer import Tokenizer
+from formgate.parsers.events import (
+    ContentDelta,
+    OutputDelta,
+    Piece,
+    ReasoningDelta,
+    ToolCallArguments,
+)
+
+
+class Engine(Protocol):
+    """What the services need of `EngineClient`."""
+
+    @property
+    def ready(self) -> EngineReady | None: ...
+
+    def ensure_admission(self, count: int = 1) -> None: ...
+
+    def generate(self, request: AddRequest) -> AsyncGenerator[TokenOutput]:
+        """Closing it early aborts the request."""
+        ...
+
+
+class Parser(Protocol):
+    @property
+    def marker_ids(self) -> frozenset[int]: ...
+
+    @property
+    def in_reasoning(self) -> bool: ...
+
+    def feed(self, pieces: list[Piece]) -> list[OutputDelta]: ...
+
+    def finish(self) -> list[OutputDelta]: ...
+
+
+@dataclass(frozen=True)
+class ChoiceSettings:
+    """What all choices of a request share."""
+
+    tokenizer: Tokenizer
+    new_parser: Callable[[], Parser] | None = None  # None: all text is content
+    may_reason: bool = False
+    stops: Sequence[str] = ()
+    include_stop: bool = False
+    skip_special_tokens: bool = True
+    at_start: bool = False
+    calls_end_with_stop: bool = False  # a named choice
+    drop_tokens: bool = False  # one token had to be generated, and none was asked for
+
+
+@dataclass(slots=True)
+class ChoiceStep:
+    """What one engine step brought to one choice."""
+
+    index: int
+    deltas: list[OutputDelta]
+    token_ids: list[int]
+    logprobs: Sequence[PositionLogprobs]
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    first: TokenOutput | None = None  # the first output, for what only that one says
+
+
+@dataclass(slots=True)
+class Choice:
+    index: int
+    settings: ChoiceSettings
+    fold: AnswerFold = field(default_factory=AnswerFold)
+    num_tokens: int = 0
+    num_reasoning_tokens: int = 0
+    ended_by_itself: bool = False  # not cut by a limit or a stop string
+    _detokenizer: Detokenizer = field(init=False)
+    _parser: Parser | None = field(init=False)
+    _stops: StopStrings | None = field(init=False)
+    _region: type[ContentDelta] | type[ReasoningDelta] = ContentDelta
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self._parser = settings.new_parser() if settings.new_parser else None
+        self._detokenizer = Detokenizer(
+            settings.tokenizer,
+            markers=self._parser.marker_ids if self._parser else (),
+            skip_special_tokens=settings.skip_special_tokens,
+            at_start=settings.at_start,
+        )
+        self._stops = None
+        if settings.stops:
+            self._stops = StopStrings(settings.stops, include=settings.include_stop)
+
+    async def steps(self, engine: Engine, request: AddRequest) -> AsyncGenerator[ChoiceStep]:
+        """Until the engine or a stop string ends it."""
+        first = True
+        async with aclosing(engine.generate(request)) as outputs:
+            async for output in outputs:
+                step = self.feed(output)
+                if first:
+                    step.first = output
+                    first = False
+                yield step
+                if step.finish_reason is not None:
+                    return
+
+    def feed(self, output: TokenOutput) -> ChoiceStep:
+        settings = self.settings
+        token_ids = output.token_ids
+        logprobs: Sequence[PositionLogprobs] = output.logprobs or ()
+        if settings.drop_tokens:
+            return ChoiceStep(self.index, [], [], (), output.finish_reason and "length")
+        self.num_tokens += len(token_ids)
+        shown = token_ids
+        # The token that ends an answer is no part of its text.
+        if (
+            output.stop_token_id is not None
+            and token_ids
+            and token_ids[-1] == output.stop_token_id
+            and not (
+                settings.include_stop and output.stop_token_id not in settings.tokenizer.eos_ids
+            )
+        ):
+            shown = token_ids[:-1]
+            logprobs = logprobs[: len(shown)]
+        deltas = self._deltas(shown)
+        finished = output.finish_reason is not None
+        if finished:
+            deltas += self._rest()
+        if self._stops is not None:
+            deltas = self._cut(deltas, finished)
+        elif len(deltas) > 1:
+            deltas = _joined(deltas)
+        add = self.fold.add
+        for delta in deltas:
+            add(delta)
+        step = ChoiceStep(self.index, deltas, token_ids, logprobs)
+        if self._stops is not None and self._stops.stopped is not None:
+            step.finish_reason = "stop"
+            step.stop_reason = self._stops.stopped
+        elif finished:
+            self.ended_by_itself = output.finish_reason == "stop"
+            step.finish_reason = self._finish_reason(output)
+            if output.stop_token_id not in settings.tokenizer.eos_ids:
+                step.stop_reason = output.stop_token_id
+        return step
+
+    def _finish_reason(self, output: TokenOutput) -> str | None:
+        if self.ended_by_itself and self.fold.calls and not self.settings.calls_end_with_stop:
+            return "tool_calls"
+        return output.finish_reason
+
+    def _deltas(self, token_ids: Sequence[int]) -> list[OutputDelta]:
+        parser = self._parser
+        if parser is None or not self.settings.may_reason:
+            return self._parse(self._detokenizer.feed(token_ids))
+        # One by one, to count them; the markers of the reasoning count with it.
+        deltas: list[OutputDelta] = []
+        for token_id in token_ids:
+            reasons = parser.in_reasoning
+            deltas += self._parse(self._detokenizer.feed((token_id,)))
+            self.num_reasoning_tokens += reasons or parser.in_reasoning
+        return deltas
+
+    def _parse(self, pieces: list[Piece]) -> list[OutputDelta]:
+        if self._parser is not None:
+            return self._parser.feed(pieces) if pieces else []
+        return [ContentDelta(piece.text) for piece in pieces]
+
+    def _rest(self) -> list[OutputDelta]:
+        deltas = self._parse(self._detokenizer.finish())
+        return deltas + self._parser.finish() if self._parser is not None else deltas
+
+    def _cut(self, deltas: Sequence[OutputDelta], finished: bool) -> list[OutputDelta]:
+        """Stop strings end content and reasoning, each by itself, and never a call."""
+        kept: list[OutputDelta] = []
+        assert self._stops is not None
+        for delta in deltas:
+            if not isinstance(delta, ContentDelta | ReasoningDelta):
+                self._let_go(kept)
+                kept.append(delta)
+                continue
+            if type(delta) is not self._region:
+                self._let_go(kept)
+                self._region = type(delta)
+            if text := self._stops.feed(delta.text):
+                kept.append(self._region(text))
+            if self._stops.stopped is not None:
+                return _joined(kept)
+        if finished:
+            self._let_go(kept)
+        return _joined(kept)
+
+    def _let_go(self, kept: list[OutputDelta]) -> None:
+        assert self._stops is not None
+        if held := self._stops.finish():
+            kept.append(self._region(held))
+
+
+def _joined(deltas: Sequence[OutputDelta]) -> list[OutputDelta]:
+    """Neighbours of one kind as one."""
+    joined: list[OutputDelta] = []
+    for delta in deltas:
+        last = joined[-1] if joined else None
+        match last, delta:
+            case ContentDelta(before), ContentDelta(after):
+                joined[-1] = ContentDelta(before + after)
+            case ReasoningDelta(before), ReasoningDelta(after):
+                joined[-1] = ReasoningDelta(before + after)
+            case ToolCallArguments(index, before), ToolCallArguments(same, after) if index == same:
+                joined[-1] = ToolCallArguments(index, before + after)
+            case _:
+                joined.append(delta)
+    return joined

@@ -1,0 +1,291 @@
+"""The HTTP process' end of the engine: starts the engine process, sends it requests, hands each
+request its outputs, and starts the process again when it dies. It knows messages and sockets, and
+nothing of prompts, text or HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from formgate.engine.config import EngineConfig
+from formgate.engine.messages import (
+    AbortRequests,
+    AddRequest,
+    EngineCommand,
+    EngineEvent,
+    EngineFailed,
+    EngineReady,
+    LoadProgress,
+    Shutdown,
+    StepOutputs,
+    TokenOutput,
+)
+from formgate.gateway.engine_launch import (
+    ENGINE_COMMAND,
+    EngineLaunch,
+    start_engine_process,
+    stop_engine_process,
+)
+from formgate.gateway.errors import (
+    ApiError,
+    engine_died,
+    engine_not_ready,
+    internal_error,
+    queue_full,
+    server_stopping,
+)
+from formgate.gateway.metrics import Metrics, RequestRecord
+
+logger = logging.getLogger(__name__)
+
+EngineState = Literal["starting", "ready", "dead"]
+OutputQueue = asyncio.Queue[TokenOutput | ApiError]
+
+FIRST_RESTART_DELAY = 0.5  # seconds; doubles with each start that fails
+MAX_RESTART_DELAY = 30.0
+STOP_TIMEOUT = 5.0  # seconds that the engine process has to end by itself
+LAST_WORDS_TIMEOUT = 0.2  # seconds for events that a dead process may have left in the socket
+
+
+class EngineStartError(Exception):
+    """The first engine process did not become ready. The message is one line for the operator."""
+
+
+class EngineClient:
+    """Requests in, outputs out. All methods belong to one event loop.
+
+    `state` is "starting" until an engine process is ready (again), "dead" between the end of one
+    process and the start of the next. If the first start fails, nothing is tried again and
+    `wait_ready` raises.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        metrics: Metrics,
+        *,
+        tokenizer_dir: Path | None = None,
+        max_queue_size: int = 4096,
+        on_progress: Callable[[LoadProgress], None] | None = None,
+        command: Sequence[str] = ENGINE_COMMAND,
+    ) -> None:
+        self.state: EngineState = "starting"
+        self.ready: EngineReady | None = None
+        self._config = config
+        self._tokenizer_dir = tokenizer_dir or config.model_dir
+        self._metrics = metrics
+        self._command = tuple(command)
+        self._max_in_flight = config.max_num_seqs + max_queue_size
+        self._on_progress = on_progress
+        self._queues: dict[str, OutputQueue] = {}
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(EngineEvent)
+        self._commands: zmq.Socket[bytes] | None = None  # of the process that is ready
+        self._first_ready: asyncio.Future[EngineReady] | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+
+    # Life.
+
+    async def start(self) -> None:
+        """Start the engine process and return at once; see `wait_ready`."""
+        assert self._supervisor is None
+        self._first_ready = asyncio.get_running_loop().create_future()
+        self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
+
+    async def wait_ready(self) -> EngineReady:
+        """Until the first engine process is ready. Raises EngineStartError if it fails."""
+        assert self._first_ready is not None
+        return await asyncio.shield(self._first_ready)
+
+    async def close(self) -> None:
+        """End the engine process; requests in flight end with an error."""
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+            self._fail_all(server_stopping)
+        if self._first_ready is not None and not self._first_ready.done():
+            self._first_ready.cancel()
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._queues)
+
+    # Requests.
+
+    def ensure_admission(self, count: int = 1) -> None:
+        """Raise the ApiError (503 or 429) that `count` more requests would meet now."""
+        if self.state != "ready":
+            raise engine_not_ready()
+        if len(self._queues) + count > self._max_in_flight:
+            raise queue_full(retry_after=1)
+
+    async def generate(self, request: AddRequest) -> AsyncGenerator[TokenOutput]:
+        """The outputs of one request, one per step, until the one with a `finish_reason`.
+
+        A consumer that stops early (closes the generator, or is cancelled) aborts the request in
+        the engine at once. Raises ApiError: 503 when the engine is not ready or dies, 429 when the
+        queue is full, 500 when the engine gives the request up.
+        """
+        self.ensure_admission()
+        request_id = request.request_id
+        assert request_id not in self._queues, "request ids are unique"
+        queue: OutputQueue = asyncio.Queue()
+        self._queues[request_id] = queue
+        record = self._metrics.request(len(request.prompt_token_ids))
+        finish_reason: str | None = None
+        try:
+            self._send(request)
+            while True:
+                output = await queue.get()
+                if isinstance(output, ApiError):
+                    finish_reason = "error"
+                    raise output
+                record.output(output)
+                if output.finish_reason is not None:
+                    finish_reason = output.finish_reason
+                    self._forget(request_id, record, finish_reason)
+                    if finish_reason == "error":
+                        raise internal_error(output.error or "The engine gave this request up.")
+                    yield output
+                    return
+                yield output
+        finally:
+            # A stop string closes the generator; a client that left cancels the task around it.
+            if finish_reason is None:
+                task = asyncio.current_task()
+                cancelled = task is not None and task.cancelling() > 0
+                finish_reason = "abort" if cancelled else "stop"
+                self.abort([request_id])
+            self._forget(request_id, record, finish_reason)
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Make the engine drop these; unknown ones are ignored. Never blocks, never raises."""
+        known = [request_id for request_id in request_ids if request_id in self._queues]
+        if known and self.state == "ready":
+            with contextlib.suppress(ApiError):
+                self._send(AbortRequests(known))
+
+    def _forget(self, request_id: str, record: RequestRecord, reason: str) -> None:
+        if self._queues.pop(request_id, None) is not None:
+            record.finish(reason)
+
+    def _send(self, command: EngineCommand) -> None:
+        if self._commands is None:
+            raise engine_died()
+        try:
+            self._commands.send(self._encoder.encode(command), zmq.NOBLOCK)
+        except zmq.Again:  # no peer: the process has just died
+            raise engine_died() from None
+
+    # Supervision.
+
+    async def _supervise(self) -> None:
+        delay = FIRST_RESTART_DELAY
+        while True:
+            failure, was_ready = await self._run_engine()
+            assert self._first_ready is not None
+            if not self._first_ready.done():
+                self._first_ready.set_exception(EngineStartError(failure))
+                return
+            self._fail_all(engine_died)
+            delay = FIRST_RESTART_DELAY if was_ready else min(2 * delay, MAX_RESTART_DELAY)
+            logger.error("%s It is started again in %.1f s.", failure, delay)
+            self._metrics.engine_died()
+            await asyncio.sleep(delay)
+
+    async def _run_engine(self) -> tuple[str, bool]:
+        """One engine process from start to end. Returns why it ended, in one line, and whether it
+        was ever ready.
+        """
+        self.state = "starting"
+        with (
+            tempfile.TemporaryDirectory(prefix="formgate-") as folder,
+            zmq.Context() as context,
+            context.socket(zmq.PUSH) as commands,
+            zmq.asyncio.Context.shadow(context).socket(zmq.PULL) as events,
+        ):
+            launch = EngineLaunch(
+                config=self._config,
+                tokenizer_dir=self._tokenizer_dir,
+                command_address=f"ipc://{folder}/commands",
+                event_address=f"ipc://{folder}/events",
+            )
+            commands.set(zmq.SNDHWM, 0)  # admission limits the queue, not the socket
+            commands.set(zmq.LINGER, 100)  # milliseconds: enough for Shutdown to leave
+            commands.bind(launch.command_address)
+            events.set(zmq.RCVHWM, 0)
+            events.set(zmq.LINGER, 0)
+            events.bind(launch.event_address)
+            process = await start_engine_process(self._command, launch)
+            reader = asyncio.create_task(self._read(events, commands), name="engine-reader")
+            ended = asyncio.create_task(process.wait(), name="engine-process")
+            try:
+                await asyncio.wait((reader, ended), return_when=asyncio.FIRST_COMPLETED)
+                if not reader.done():
+                    await asyncio.wait((reader,), timeout=LAST_WORDS_TIMEOUT)
+                failure = reader.result() if reader.done() else _exit_in_words(process.returncode)
+                return failure, self._commands is not None
+            finally:
+                self._commands = None
+                self.state = "dead"
+                reader.cancel()
+                with contextlib.suppress(zmq.ZMQError):
+                    commands.send(self._encoder.encode(Shutdown()), zmq.NOBLOCK)
+                await stop_engine_process(process, STOP_TIMEOUT)
+                await asyncio.gather(reader, ended, return_exceptions=True)
+
+    async def _read(self, events: zmq.asyncio.Socket, commands: zmq.Socket[bytes]) -> str:
+        """Hand out events until the engine says that it cannot go on."""
+        while True:
+            event: EngineEvent = self._decoder.decode(await events.recv())
+            match event:
+                case StepOutputs():
+                    self._dispatch(event)
+                    await asyncio.sleep(
+                        0
+                    )  # consumers first: a recv that need not wait never yields
+                case LoadProgress():
+                    if self._on_progress is not None:
+                        self._on_progress(event)
+                case EngineReady():
+                    self._commands = commands
+                    self.ready = event
+                    self.state = "ready"
+                    self._metrics.engine_ready(
+                        event, prefix_caching=self._config.enable_prefix_caching
+                    )
+                    assert self._first_ready is not None
+                    if not self._first_ready.done():
+                        self._first_ready.set_result(event)
+                    else:
+                        logger.info("The engine is ready again.")
+                case EngineFailed():
+                    return event.message
+
+    def _dispatch(self, step: StepOutputs) -> None:
+        self._metrics.engine_step(step.stats)
+        for output in step.outputs:
+            # A request that was aborted a moment ago may still have outputs under way.
+            queue = self._queues.get(output.request_id)
+            if queue is not None:
+                queue.put_nowait(output)
+
+    def _fail_all(self, error: Callable[[], ApiError]) -> None:
+        for queue in self._queues.values():
+            queue.put_nowait(error())
+
+
+def _exit_in_words(returncode: int | None) -> str:
+    if returncode is not None and returncode < 0:
+        return f"The engine process was ended by signal {-returncode}."
+    return f"The engine process ended with exit code {returncode}."

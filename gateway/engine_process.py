@@ -1,0 +1,46 @@
+"""The engine process: reads from standard input what to run, introduces the grammar compiler to
+the engine, and runs the engine's loop. It ends when its parent does, however that ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import msgspec
+import zmq
+
+from formgate.engine.loop import run_engine_loop
+from formgate.engine.messages import EngineFailed
+from formgate.gateway.engine_launch import EngineLaunch, end_with_parent
+from formgate.gateway.grammar_setup import grammar_compiler
+from formgate.gateway.tokenizer import load_tokenizer
+
+LINGER = 2000  # milliseconds that the last message may take to leave
+
+
+def main() -> int:
+    logging.basicConfig(
+        format="%(levelname)s %(asctime)s engine: %(message)s", datefmt="%m-%d %H:%M:%S"
+    )
+    launch = EngineLaunch.decode(sys.stdin.buffer.readline())
+    end_with_parent()
+    try:
+        tokenizer = load_tokenizer(launch.tokenizer_dir)
+        compiler = grammar_compiler(tokenizer, launch.config.model_dir)
+    except (OSError, ValueError) as error:
+        _report(launch.event_address, f"The tokenizer cannot be used: {error}")
+        return 1
+    run_engine_loop(launch.config, compiler.factory, launch.command_address, launch.event_address)
+    return 0
+
+
+def _report(address: str, message: str) -> None:
+    with zmq.Context() as context, context.socket(zmq.PUSH) as events:
+        events.set(zmq.LINGER, LINGER)
+        events.connect(address)
+        events.send(msgspec.msgpack.encode(EngineFailed(message)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

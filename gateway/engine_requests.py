@@ -1,0 +1,50 @@
+"""One request of a client as several of the engine: one for each choice, with an id of its own
+and, if the client gave a seed, a seed of its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import msgspec
+
+from formgate.engine.messages import AddRequest
+from formgate.engine.sampling_params import SamplingParams
+from formgate.gateway.protocol.fields import GenerationRequest
+
+
+def response_id(prefix: str, request: GenerationRequest) -> str:
+    return f"{prefix}-{request.request_id or secrets.token_hex(16)}"
+
+
+def engine_requests(
+    request: GenerationRequest,
+    shown_id: str,
+    prompts: Sequence[Sequence[int]],
+    params: Sequence[SamplingParams],
+    *,
+    constraint: str | None,
+    count: int,
+) -> list[AddRequest]:
+    """`count` for each prompt, a prompt's own side by side. `params` has one entry per prompt."""
+    # Two clients may send the same request_id at the same time; the engine must not mix them.
+    own = f"{shown_id}-{secrets.token_hex(4)}" if request.request_id else shown_id
+    return [
+        AddRequest(
+            request_id=f"{own}-{number * count + i}",
+            prompt_token_ids=list(prompt),
+            params=_with_seed(prompt_params, i),
+            constraint=constraint,
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+        )
+        for number, (prompt, prompt_params) in enumerate(zip(prompts, params, strict=True))
+        for i in range(count)
+    ]
+
+
+def _with_seed(params: SamplingParams, i: int) -> SamplingParams:
+    if params.seed is None or i == 0:
+        return params
+    return msgspec.structs.replace(params, seed=params.seed + i)

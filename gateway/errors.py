@@ -1,0 +1,124 @@
+"""Errors as clients see them: OpenAI's shape, and the one exception that carries it. It knows
+HTTP's numbers but no framework; `error_handlers` hangs it on the application.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MAX_MESSAGE_CHARS = 500  # a message never echoes a large input
+
+_DEFAULT_TYPES = {
+    401: "invalid_request_error",
+    403: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+}
+
+
+class ApiError(Exception):
+    """Ends a request with `status` and OpenAI's error object.
+
+    Raised before the first byte it is the HTTP response; after it, an error event in the stream.
+    `param` names the offending field (`messages[0].content`, or a schema's JSON Pointer).
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        type: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        if len(message) > MAX_MESSAGE_CHARS:
+            message = message[: MAX_MESSAGE_CHARS - 3] + "..."
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.type = type or _DEFAULT_TYPES.get(status, "invalid_request_error")
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    return ApiError(400, message, param, code)
+
+
+def model_not_found(model: str) -> ApiError:
+    shown = model if len(model) <= 200 else model[:200] + "..."
+    return ApiError(404, f"The model `{shown}` does not exist.", "model", "model_not_found")
+
+
+def invalid_api_key(*, given: bool) -> ApiError:
+    message = (
+        "Incorrect API key provided."
+        if given
+        else "You didn't provide an API key. Send it as `Authorization: Bearer KEY`."
+    )
+    return ApiError(401, message, None, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def body_too_large(limit: int) -> ApiError:
+    # The rest of the body may be unread, so this connection cannot carry another request.
+    return ApiError(
+        413,
+        f"The request body is larger than the limit of {limit} bytes.",
+        None,
+        "request_too_large",
+        headers={"Connection": "close"},
+    )
+
+
+def queue_full(retry_after: int) -> ApiError:
+    return ApiError(
+        429,
+        "Too many requests are waiting. Please retry later.",
+        None,
+        "rate_limit_exceeded",
+        headers={"Retry-After": str(retry_after)},
+    )
+
+
+def engine_not_ready() -> ApiError:
+    return ApiError(
+        503,
+        "The engine is not ready. Please retry in a few seconds.",
+        None,
+        "engine_not_ready",
+        headers={"Retry-After": "5"},
+    )
+
+
+def engine_died() -> ApiError:
+    return ApiError(
+        503,
+        "The engine stopped while it worked on this request, and is being started again. "
+        "Please retry.",
+        None,
+        "engine_died",
+        headers={"Retry-After": "5"},
+    )
+
+
+def server_stopping() -> ApiError:
+    return ApiError(503, "The server is being stopped.", None, "server_stopping")
+
+
+def internal_error(message: str = "The server had an error. It has been logged.") -> ApiError:
+    return ApiError(500, message, None, "internal_error")

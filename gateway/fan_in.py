@@ -1,0 +1,47 @@
+"""Several async generators as one, in the order in which they produce. Whatever ends it (the end
+of all, an error of one, the consumer) closes every one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def fan_in(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
+    if len(sources) == 1:  # the usual case needs no task and no queue
+        async with aclosing(sources[0]) as source:
+            async for item in source:
+                yield item
+        return
+    queue: asyncio.Queue[T | Exception | None] = asyncio.Queue()
+
+    async def pump(source: AsyncGenerator[T]) -> None:
+        try:
+            async with aclosing(source):
+                async for item in source:
+                    queue.put_nowait(item)
+        except Exception as error:
+            queue.put_nowait(error)
+        else:
+            queue.put_nowait(None)
+
+    tasks = [asyncio.create_task(pump(source)) for source in sources]
+    open_sources = len(tasks)
+    try:
+        while open_sources:
+            event = await queue.get()
+            if event is None:
+                open_sources -= 1
+            elif isinstance(event, Exception):
+                raise event
+            else:
+                yield event
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,322 @@
+"""The command line, made from the fields of `ServerConfig` and `EngineConfig`. It turns arguments
+into those two and starts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from formgate.engine.config import EngineConfig
+from formgate.gateway.server_config import ServerConfig
+
+ENGINE = "engine"
+MEMORY = "memory and batching"
+
+# How the engine's fields read on the command line: group, help.
+ENGINE_FLAGS: Mapping[str, tuple[str, str]] = {
+    "dtype": (ENGINE, "type of weights and activations"),
+    "device": (ENGINE, "where to run"),
+    "load_format": (ENGINE, "dummy: random weights, for measuring"),
+    "quantization": (ENGINE, "how the weights are stored, if the model does not say"),
+    "tensor_parallel_size": (ENGINE, "GPUs to spread the model over"),
+    "forced_tokens": (ENGINE, "append what a grammar forces instead of sampling it"),
+    "enforce_eager": (ENGINE, "no CUDA graphs"),
+    "seed": (ENGINE, "of the sampler"),
+    "max_logprobs": (ENGINE, "most logprobs that a request may ask for"),
+    "max_model_len": (MEMORY, "longest prompt and answer together, in tokens (8192, 8k, 8K)"),
+    "max_num_seqs": (MEMORY, "sequences that run at once"),
+    "max_num_batched_tokens": (MEMORY, "tokens of one step"),
+    "gpu_memory_utilization": (MEMORY, "part of the GPU's memory to use, 0 to 1"),
+    "kv_cache_memory_bytes": (MEMORY, "size of the KV cache, instead of what is left"),
+    "kv_cache_dtype": (MEMORY, "type of cached keys and values"),
+    "block_size": (MEMORY, "tokens in a block of the KV cache"),
+    "enable_prefix_caching": (MEMORY, "share the KV cache between equal beginnings of prompts"),
+    "scheduling_policy": (MEMORY, "order in which waiting requests start"),
+}
+SHORT_FLAGS: Mapping[str, str] = {"tensor_parallel_size": "-tp", "quantization": "-q"}
+POSITIVE = (
+    "max_body_bytes",
+    "tensor_parallel_size",
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "block_size",
+)
+
+# Flags of other releases and servers that change nothing here; saying so beats silence.
+NO_EFFECT: Mapping[str, tuple[bool, str]] = {  # flag: (takes a value, why)
+    "--enable-chunked-prefill": (False, "prompts are always computed in chunks"),
+    "--guided-decoding-backend": (True, "formgate has one grammar engine"),
+    "--enable-reasoning": (False, "reasoning is recognised by itself"),
+    "--trust-remote-code": (False, "formgate never runs code of a model repository"),
+    "--swap-space": (True, "preempted requests are computed again, not swapped"),
+    "--disable-log-stats": (False, "statistics are in /metrics only"),
+}
+NOT_SUPPORTED: Mapping[str, str] = {
+    "--enable-lora": "LoRA adapters are not supported yet",
+    "--lora-modules": "LoRA adapters are not supported yet",
+    "--max-loras": "LoRA adapters are not supported yet",
+    "--max-lora-rank": "LoRA adapters are not supported yet",
+    "--max-cpu-loras": "LoRA adapters are not supported yet",
+    "--no-enable-chunked-prefill": "prompts are always computed in chunks",
+    "--pipeline-parallel-size": "pipeline parallelism is not supported",
+    "--speculative-config": "speculative decoding is not supported yet",
+}
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What the user asked for. The model's folder is not known before it is resolved, so the
+    engine's half is kept as options.
+    """
+
+    server: ServerConfig
+    engine_options: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def engine(self, model_dir: Path) -> EngineConfig:
+        return EngineConfig(model_dir=model_dir, **self.engine_options)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\nSee `{self.prog} --help`.\n")
+
+
+class _Help(argparse.HelpFormatter):
+    """Switches as `--[no-]name`, and the default of what takes a value."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=100)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return f"--[no-]{action.option_strings[0].removeprefix('--')}"
+        if len(action.option_strings) == 2 and action.nargs is None:
+            return f"{', '.join(reversed(action.option_strings))} {action.metavar}"
+        return super()._format_action_invocation(action)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return f"{action.help} (default: {'on' if default else 'off'})"
+        if isinstance(default, int | float | str) and default and default != argparse.SUPPRESS:
+            return f"{action.help} (default: {default})"
+        return action.help
+
+
+class _NoEffect(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        reason = NO_EFFECT[str(option_string)][1]
+        namespace.notes = [*namespace.notes, f"{option_string} has no effect: {reason}."]
+
+
+def parse_serve(arguments: Sequence[str], *, prog: str) -> CommandLine:
+    """Exits with a message (code 2) when the arguments are wrong."""
+    parser = serve_parser(prog)
+    words = [_with_dashes(argument) for argument in arguments]
+    _refuse_unsupported(parser, words)
+    namespace, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(_unknown_in_words(parser, unknown))
+    values = vars(namespace)
+    if values["model_flag"] is not None:
+        if values["model"] is not None:
+            parser.error("the model is given twice, as MODEL and as --model")
+        values["model"] = values["model_flag"]
+    server = ServerConfig(**{name: values[name] for name in _names(ServerConfig)})
+    if (server.ssl_certfile is None) != (server.ssl_keyfile is None):
+        parser.error("--ssl-certfile and --ssl-keyfile go together")
+    options = {name: values[name] for name in ENGINE_FLAGS}
+    for name in POSITIVE:
+        if (number := values[name]) is not None and number <= 0:
+            parser.error(f"--{name.replace('_', '-')}: {number} is not positive")
+    if options["gpu_memory_utilization"] > 1:
+        parser.error("--gpu-memory-utilization: a part of the memory, at most 1")
+    if options["tensor_parallel_size"] != 1:
+        parser.error("--tensor-parallel-size: more than one GPU is not supported yet")
+    return CommandLine(server, options, tuple(values["notes"]))
+
+
+def serve_parser(prog: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=prog,
+        allow_abbrev=False,
+        usage=f"{prog} [MODEL] [options]",
+        description="Serve a model over the OpenAI API.",
+        formatter_class=_Help,
+    )
+    parser.set_defaults(notes=[])
+    fields = {field.name: field for field in dataclasses.fields(ServerConfig)}
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=fields["model"].metadata["help"])
+    parser.add_argument("--model", dest="model_flag", metavar="MODEL", help=argparse.SUPPRESS)
+    groups: dict[str, argparse._ArgumentGroup] = {}
+
+    def add(
+        config: type, field: dataclasses.Field[Any], group: str, text: str, metavar: str | None
+    ) -> None:
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        kind = get_type_hints(config)[field.name]
+        names = [f"--{field.name.replace('_', '-')}"]
+        if field.name in SHORT_FLAGS:
+            names.append(SHORT_FLAGS[field.name])
+        default = field.default
+        if default is dataclasses.MISSING:
+            assert field.default_factory is not dataclasses.MISSING
+            default = field.default_factory()
+        options = _argument(field.name, kind, default, metavar)
+        groups[group].add_argument(*names, dest=field.name, help=text, **options)
+
+    for field in fields.values():
+        if field.name != "model":
+            about = field.metadata
+            add(ServerConfig, field, about["group"], about["help"], about["metavar"])
+    engine_fields = {field.name: field for field in dataclasses.fields(EngineConfig)}
+    for name, (group, text) in ENGINE_FLAGS.items():
+        add(EngineConfig, engine_fields[name], group, text, None)
+    for flag, (takes_value, _) in NO_EFFECT.items():
+        parser.add_argument(
+            flag,
+            dest="notes",
+            action=_NoEffect,
+            nargs=None if takes_value else 0,
+            help=argparse.SUPPRESS,
+        )
+    return parser
+
+
+def _argument(name: str, kind: Any, default: Any, metavar: str | None) -> dict[str, Any]:
+    """add_argument's keywords for a field of this type."""
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction, "default": default}
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        read = {"half": "float16", "float": "float32"}.get if name == "dtype" else None
+        convert = (lambda text: read(text, text)) if read else str
+        return {"choices": choices, "default": default, "type": convert}
+    if get_origin(kind) is tuple:
+        return {"action": _Several, "nargs": "+", "default": default, "metavar": metavar}
+    if get_origin(kind) is Mapping or kind is Mapping:
+        action = _Environment if metavar == "NAME=VALUE" else None
+        options: dict[str, Any] = {"default": default, "metavar": metavar}
+        if action is not None:
+            return options | {"action": action, "nargs": "+"}
+        return options | {"type": _json_object}
+    convert_to: Callable[[str], Any] = _token_count if name == "max_model_len" else kind
+    shown = metavar or {int: "N", float: "X", str: "TEXT"}.get(kind, "PATH")
+    return {"type": convert_to, "default": default, "metavar": shown}
+
+
+class _Several(argparse.Action):
+    """`--flag a b`, `--flag a --flag b` and, as other servers take it, `--flag '["a", "b"]'`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        texts: list[str] = []
+        for value in values:
+            if value.startswith("["):
+                try:
+                    listed = json.loads(value)
+                except ValueError:
+                    parser.error(f"{option_string}: not a JSON list: {value}")
+                texts.extend(str(item) for item in listed)
+            else:
+                texts.append(value)
+        before = getattr(namespace, self.dest)
+        # The default is replaced by the first use and extended by the next ones.
+        kept = () if before is self.default else before
+        setattr(namespace, self.dest, (*kept, *texts))
+
+
+class _Environment(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        pairs = dict(getattr(namespace, self.dest))
+        for value in values:
+            name, equals, text = value.partition("=")
+            if not equals or not name:
+                parser.error(f"{option_string}: {value} is not NAME=VALUE")
+            pairs[name] = text
+        setattr(namespace, self.dest, pairs)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("not a JSON object")
+    return value
+
+
+def _token_count(text: str) -> int | None:
+    """8192, 8k (8000), 8K (8192), 1.5k; auto and -1 leave it to the model."""
+    if text in ("auto", "-1"):
+        return None
+    units = {"k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
+    try:
+        if text[-1:] in units:
+            return int(float(text[:-1]) * units[text[-1]])
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of tokens") from None
+
+
+def _names(config: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(config)]
+
+
+def _with_dashes(argument: str) -> str:
+    """`--max_model_len=8` is `--max-model-len=8`."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _refuse_unsupported(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag in NOT_SUPPORTED:
+            parser.error(f"{flag}: {NOT_SUPPORTED[flag]}")
+
+
+def _unknown_in_words(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    word = unknown[0]
+    if not word.startswith("-"):
+        return f"unexpected argument {word}"
+    flag = word.partition("=")[0]
+    known = [name for action in parser._actions for name in action.option_strings]
+    nearest = difflib.get_close_matches(flag, known, n=1, cutoff=0.6)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"unknown flag {flag}{hint}"

@@ -1,0 +1,24 @@
+"""The grammar compiler of one model, as both processes need it: the HTTP process checks specs with
+it before admission, the engine process makes token masks with it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from formgate.constrain.compiler import GrammarCompiler
+from formgate.gateway.tokenizer import Tokenizer
+
+
+def grammar_compiler(tokenizer: Tokenizer, model_dir: Path) -> GrammarCompiler:
+    return GrammarCompiler(
+        tokenizer.vocabulary(), padded_vocab_size=padded_vocab_size(model_dir, tokenizer.size)
+    )
+
+
+def padded_vocab_size(model_dir: Path, num_tokens: int) -> int:
+    """How many logits the model has: its vocabulary may be padded past the tokenizer's."""
+    config = json.loads((model_dir / "config.json").read_bytes())
+    size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    return max(int(size or 0), num_tokens)

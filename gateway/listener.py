@@ -1,0 +1,91 @@
+"""The socket that the server listens on, bound before anything slow begins, so that a taken port
+is told at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from formgate.gateway.server_config import ServerConfig
+
+
+class ListenError(Exception):
+    """The address cannot be had. The message is one line for the operator."""
+
+
+@contextlib.contextmanager
+def bound(config: ServerConfig) -> Iterator[socket.socket]:
+    """A bound socket, not yet listening. Raises ListenError."""
+    if config.uds is None:
+        with _bind_port(config) as listener:
+            yield listener
+        return
+    with _bind_path(config.uds) as listener:
+        try:
+            yield listener
+        finally:
+            config.uds.unlink(missing_ok=True)
+
+
+def _bind_port(config: ServerConfig) -> socket.socket:
+    host = config.host or "0.0.0.0"  # as vllm serve does; a container needs it
+    if not 0 <= config.port <= 65535:
+        raise ListenError(f"{config.port} is not a port (0 to 65535).")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {host}: {_reason(error)}.") from None
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        hint = ""
+        if error.errno == errno.EADDRINUSE:
+            hint = " Choose another with --port."
+        raise ListenError(
+            f"cannot listen on {host} port {config.port}: {_reason(error)}.{hint}"
+        ) from None
+    return listener
+
+
+def _bind_path(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket() and not _answers(path):
+            path.unlink()  # left over by a server that was killed
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise ListenError(f"cannot listen on {path}: {_reason(error)}.") from None
+    return listener
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def _reason(error: OSError) -> str:
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return str(error)
+
+
+def url_of(listener: socket.socket, config: ServerConfig) -> str:
+    """Where a browser on this machine finds the server."""
+    if config.uds is not None:
+        return f"unix:{config.uds}"
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    scheme = "https" if config.ssl_certfile else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{config.root_path}"

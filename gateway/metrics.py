@@ -1,0 +1,276 @@
+"""What the server counts, in Prometheus' terms: vLLM's names, so that existing dashboards work,
+and formgate's own. It is told what happened; it asks nobody.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from formgate.engine.messages import EngineReady, EngineStats, TokenOutput
+
+FIRST_TOKEN_BUCKETS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+TOKEN_BUCKETS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+REQUEST_BUCKETS = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0),
+    *(60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+ITERATION_BUCKETS = tuple(float(1 << i) for i in (0, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14))
+COUNT_BUCKETS = tuple(float(m * 10**e) for e in range(6) for m in (1, 2, 5))
+MASK_BUCKETS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.05, 0.1, 1.0)
+COMPILE_BUCKETS = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+MAX_REFUSED_KEYWORDS = 100
+LABELS = ("model_name", "engine")
+
+
+class Metrics:
+    """All metrics of one server, in a registry of its own."""
+
+    def __init__(self, model_name: str) -> None:
+        self.registry = CollectorRegistry()
+        self._labels = (model_name, "0")
+
+        self._running = self._gauge("vllm:num_requests_running", "Requests in the running batch.")
+        self._waiting = self._gauge("vllm:num_requests_waiting", "Requests waiting to run.")
+        self._cache_usage = self._gauge("vllm:kv_cache_usage_perc", "KV cache in use, 0 to 1.")
+        self._cache_queries = self._counter(
+            "vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache."
+        )
+        self._cache_hits = self._counter(
+            "vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache."
+        )
+        self._preemptions = self._counter("vllm:num_preemptions", "Sequences preempted.")
+        self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens processed.")
+        self.prompt_tokens_cached = self._counter(
+            "vllm:prompt_tokens_cached", "Prompt tokens served from the prefix cache."
+        )
+        self.generation_tokens = self._counter("vllm:generation_tokens", "Tokens generated.")
+        self._success = Counter(
+            "vllm:request_success",
+            "Requests finished.",
+            (*LABELS, "finished_reason"),
+            registry=self.registry,
+        )
+        for reason in ("stop", "length", "abort", "error"):
+            self._success.labels(*self._labels, reason)
+
+        self.time_to_first_token = self._histogram(
+            "vllm:time_to_first_token_seconds", "Arrival to first token.", FIRST_TOKEN_BUCKETS
+        )
+        self.inter_token_latency = self._histogram(
+            "vllm:inter_token_latency_seconds", "Time between outputs.", TOKEN_BUCKETS
+        )
+        self.time_per_output_token = self._histogram(
+            "vllm:request_time_per_output_token_seconds",
+            "Mean time per token after the first, of each request.",
+            TOKEN_BUCKETS,
+        )
+        self.request_latency = self._histogram(
+            "vllm:e2e_request_latency_seconds", "Arrival to last token.", REQUEST_BUCKETS
+        )
+        self.queue_time = self._histogram(
+            "vllm:request_queue_time_seconds", "Arrival to first schedule.", REQUEST_BUCKETS
+        )
+        self.prefill_time = self._histogram(
+            "vllm:request_prefill_time_seconds", "First schedule to first token.", REQUEST_BUCKETS
+        )
+        self.decode_time = self._histogram(
+            "vllm:request_decode_time_seconds", "First token to last.", REQUEST_BUCKETS
+        )
+        self.request_prompt_tokens = self._histogram(
+            "vllm:request_prompt_tokens", "Prompt tokens of each request.", COUNT_BUCKETS
+        )
+        self.request_generation_tokens = self._histogram(
+            "vllm:request_generation_tokens", "Tokens generated for each request.", COUNT_BUCKETS
+        )
+        self._iteration_tokens = self._histogram(
+            "vllm:iteration_tokens_total", "Query tokens of each engine step.", ITERATION_BUCKETS
+        )
+        self._lora_info = Gauge(
+            "vllm:lora_requests_info",
+            "Adapters in use.",
+            (*LABELS, "max_lora", "waiting_lora_adapters", "running_lora_adapters"),
+            registry=self.registry,
+        )
+        self._lora_info.labels(*self._labels, "0", "", "").set(1)
+        self._cache_info = Gauge(
+            "vllm:cache_config_info",
+            "How the KV cache is laid out.",
+            (*LABELS, "block_size", "num_gpu_blocks", "cache_dtype", "enable_prefix_caching"),
+            registry=self.registry,
+        )
+
+        self._mask_time = self._histogram(
+            "formgate:mask_time_seconds", "Filling the bitmasks of one step.", MASK_BUCKETS
+        )
+        self._mask_wait = self._histogram(
+            "formgate:mask_wait_seconds",
+            "Time for which sampling waited for the bitmasks after the forward pass.",
+            MASK_BUCKETS,
+        )
+        self._forced_tokens = self._counter(
+            "formgate:forced_tokens", "Tokens that a grammar left no choice for."
+        )
+        self._compile_time = self._histogram(
+            "formgate:grammar_compile_seconds", "Compiling one grammar.", COMPILE_BUCKETS
+        )
+        self._grammar_queries = self._counter(
+            "formgate:grammar_cache_queries", "Grammars asked for."
+        )
+        self._grammar_hits = self._counter(
+            "formgate:grammar_cache_hits", "Grammars found compiled."
+        )
+        self._refused_keywords: set[str] = set()
+        self._refused = Counter(
+            "formgate:schemas_refused",
+            "Schemas refused, by the keyword that cannot be enforced.",
+            (*LABELS, "keyword"),
+            registry=self.registry,
+        )
+        self._invalid = self._counter(
+            "formgate:structured_answers_invalid",
+            "Finished structured answers that failed the last validation. Stays 0.",
+        )
+        self._disconnects = self._counter(
+            "formgate:requests_aborted_by_disconnect", "Requests whose client went away."
+        )
+        self._engine_starts = self._counter(
+            "formgate:engine_restarts", "Times the engine process was started again."
+        )
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, LABELS, registry=self.registry).labels(*self._labels)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, LABELS, registry=self.registry).labels(*self._labels)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, text, LABELS, registry=self.registry, buckets=buckets).labels(
+            *self._labels
+        )
+
+    def exposition(self) -> bytes:
+        return generate_latest(self.registry)
+
+    # What the engine reports.
+
+    def engine_ready(self, ready: EngineReady, *, prefix_caching: bool) -> None:
+        self._cache_info.clear()
+        self._cache_info.labels(
+            *self._labels,
+            str(ready.block_size),
+            str(ready.num_blocks),
+            ready.dtype,
+            str(prefix_caching),
+        ).set(1)
+
+    def engine_step(self, stats: EngineStats) -> None:
+        self._running.set(stats.num_running)
+        self._waiting.set(stats.num_waiting)
+        self._cache_usage.set(stats.kv_cache_usage)
+        if stats.num_preemptions:
+            self._preemptions.inc(stats.num_preemptions)
+        if stats.prefix_cache_queries:
+            self._cache_queries.inc(stats.prefix_cache_queries)
+            self._cache_hits.inc(stats.prefix_cache_hits)
+        if stats.num_batched_tokens:
+            self._iteration_tokens.observe(stats.num_batched_tokens)
+        if stats.num_forced_tokens:
+            self._forced_tokens.inc(stats.num_forced_tokens)
+        if stats.mask_time:
+            self._mask_time.observe(stats.mask_time)
+            self._mask_wait.observe(stats.mask_wait)
+
+    def engine_died(self) -> None:
+        """What the dead engine held is gone; its gauges would show it for ever."""
+        self._running.set(0)
+        self._waiting.set(0)
+        self._cache_usage.set(0)
+        self._engine_starts.inc()
+
+    # What the services report.
+
+    def request(self, num_prompt_tokens: int) -> RequestRecord:
+        now = time.monotonic()
+        return RequestRecord(self, num_prompt_tokens, arrival=now, first=now, last=now)
+
+    def request_finished(self, reason: str) -> None:
+        self._success.labels(*self._labels, reason).inc()
+
+    def grammar_compiled(self, seconds: float, *, hit: bool) -> None:
+        self._grammar_queries.inc()
+        if hit:
+            self._grammar_hits.inc()
+        else:
+            self._compile_time.observe(seconds)
+
+    def schema_refused(self, keyword: str) -> None:
+        # The keyword comes from a client, who must not be able to make series without end.
+        if keyword not in self._refused_keywords:
+            if len(self._refused_keywords) >= MAX_REFUSED_KEYWORDS or len(keyword) > 40:
+                keyword = "other"
+            self._refused_keywords.add(keyword)
+        self._refused.labels(*self._labels, keyword).inc()
+
+    def structured_answer_invalid(self) -> None:
+        self._invalid.inc()
+
+    def client_disconnected(self) -> None:
+        self._disconnects.inc()
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """The times of one sequence, from its outputs as they arrive."""
+
+    metrics: Metrics
+    num_prompt_tokens: int
+    arrival: float  # time.monotonic(), seconds
+    first: float
+    last: float
+    num_generated: int = 0
+    queue_time: float = 0.0
+
+    def output(self, output: TokenOutput) -> None:
+        if not output.token_ids:
+            return
+        now = time.monotonic()
+        metrics = self.metrics
+        if self.num_generated == 0:
+            self.first = now
+            self.queue_time = output.queue_time
+            metrics.time_to_first_token.observe(now - self.arrival)
+            metrics.prompt_tokens.inc(self.num_prompt_tokens)
+            if output.num_cached_tokens:
+                metrics.prompt_tokens_cached.inc(output.num_cached_tokens)
+        else:
+            metrics.inter_token_latency.observe(now - self.last)
+        self.last = now
+        self.num_generated += len(output.token_ids)
+        metrics.generation_tokens.inc(len(output.token_ids))
+
+    def finish(self, reason: str) -> None:
+        metrics = self.metrics
+        metrics.request_finished(reason)
+        if self.num_generated == 0:
+            return
+        metrics.request_latency.observe(self.last - self.arrival)
+        metrics.queue_time.observe(self.queue_time)
+        metrics.prefill_time.observe(max(0.0, self.first - self.arrival - self.queue_time))
+        metrics.decode_time.observe(self.last - self.first)
+        metrics.request_prompt_tokens.observe(self.num_prompt_tokens)
+        metrics.request_generation_tokens.observe(self.num_generated)
+        if self.num_generated > 1:
+            metrics.time_per_output_token.observe(
+                (self.last - self.first) / (self.num_generated - 1)
+            )

@@ -1,0 +1,148 @@
+"""From a model's name to a folder on this disk: the embedded model, a local folder, or a download
+from the Hugging Face hub. It looks at which files there are, never into the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from formgate import embedded
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+TOKENIZER_PATTERNS = ["*.json", "*.jinja", "*.model", "*.txt"]
+WEIGHT_PATTERNS = ["*.safetensors"]
+IGNORED = ["original/*", "metal/*", "consolidated*"]  # the same weights in other formats
+
+
+class ModelError(Exception):
+    """A model that cannot be served. The message is one line that says what to do."""
+
+
+def resolve_model(
+    name: str | None,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    download_dir: Path | None = None,
+    tokenizer_only: bool = False,
+) -> Path:
+    """The folder of model `name`; without a name, the embedded model's. May download, with
+    progress bars. Raises ModelError.
+    """
+    if name is None:
+        return embedded.path()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
+        raise ModelError(f"{name} is not a folder.")
+    return _download(name, revision, token, download_dir, tokenizer_only)
+
+
+def _download(
+    name: str,
+    revision: str | None,
+    token: str | None,
+    download_dir: Path | None,
+    tokenizer_only: bool,
+) -> Path:
+    token = token or os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
+    patterns = TOKENIZER_PATTERNS if tokenizer_only else TOKENIZER_PATTERNS + WEIGHT_PATTERNS
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                token=token,
+                cache_dir=download_dir,
+                allow_patterns=patterns,
+                ignore_patterns=IGNORED,
+            )
+        )
+    except GatedRepoError:
+        page = f"https://huggingface.co/{name}"
+        if token:
+            raise ModelError(
+                f"{name} is gated and this token has no access: ask for it on {page}."
+            ) from None
+        raise ModelError(
+            f"{name} is gated: ask for access on {page}, then set HF_TOKEN or pass --hf-token."
+        ) from None
+    except RevisionNotFoundError:
+        raise ModelError(f"{name} has no revision {revision} on the Hugging Face hub.") from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"{name} is neither a folder here nor a model on the Hugging Face hub "
+            "(a private one needs HF_TOKEN or --hf-token)."
+        ) from None
+    except HFValidationError:
+        raise ModelError(f"{name} is neither a folder nor a hub name (owner/model).") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        raise ModelError(
+            f"{name} is not on this disk and the Hugging Face hub cannot be reached: "
+            "check the network (and HF_HUB_OFFLINE), or name a local folder."
+        ) from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status == 401:
+            raise ModelError(
+                "The Hugging Face hub does not know this token: check HF_TOKEN or --hf-token."
+            ) from None
+        raise ModelError(f"{name}: the Hugging Face hub answered with status {status}.") from None
+    except OSError as error:
+        raise ModelError(f"{name} could not be downloaded: {_one_line(error)}.") from None
+
+
+def check_model_folder(model_dir: Path, tokenizer_dir: Path, *, weights: bool) -> None:
+    """Raise a ModelError that names the first file that a Hugging Face folder must have and this
+    one lacks.
+    """
+    config = model_dir / "config.json"
+    if not config.is_file():
+        raise ModelError(f"{model_dir} has no config.json: it is no Hugging Face model folder.")
+    try:
+        readable = isinstance(json.loads(config.read_bytes()), dict)
+    except ValueError:
+        readable = False
+    if not readable:
+        raise ModelError(f"{config} is not a JSON object.")
+    if weights:
+        _check_weights(model_dir)
+    if not any((tokenizer_dir / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(f"{tokenizer_dir} has no tokenizer.json.")
+
+
+def _check_weights(model_dir: Path) -> None:
+    index = model_dir / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            files = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ModelError(f"{index} is not an index of weights.") from None
+        for name in files:
+            if not (model_dir / name).is_file():
+                raise ModelError(f"{model_dir} has no {name}, which its index of weights names.")
+    elif not any(model_dir.glob("*.safetensors")):
+        if any(model_dir.glob("*.bin")) or any(model_dir.glob("*.pt")):
+            raise ModelError(
+                f"{model_dir} has weights in pickle files only; formgate loads safetensors."
+            )
+        raise ModelError(f"{model_dir} has no weights (*.safetensors).")
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

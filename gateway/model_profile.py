@@ -1,0 +1,109 @@
+"""What the answer half of the gateway knows of the served model, put together once at start:
+tokenizer, chat template, output formats and defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from formgate.gateway.chat_template import ChatTemplate
+from formgate.gateway.sampling import SamplingDefaults, load_sampling_defaults
+from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.tokenizer import Tokenizer, load_tokenizer
+from formgate.parsers.formats import Format, ReasoningFormat
+from formgate.parsers.registry import (
+    FORMATS,
+    REASONING,
+    detect_reasoning_format,
+    detect_tool_format,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    name: str  # what responses call the model when a request does not
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    chat_template_kwargs: Mapping[str, Any]
+    tool_format: Format | None
+    reasoning_format: ReasoningFormat | None
+    sampling_defaults: SamplingDefaults
+    max_logprobs: int = 20
+    auto_tool_choice: bool = True
+    show_cached_tokens: bool = True
+    fingerprint: str = "fp_formgate"
+
+
+def load_model_profile(
+    model_dir: Path,
+    config: ServerConfig,
+    *,
+    name: str,
+    max_logprobs: int,
+    tokenizer_dir: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> ModelProfile:
+    """Raises OSError or ValueError with one clear line."""
+    tokenizer = tokenizer or load_tokenizer(tokenizer_dir or model_dir)
+    source = _template_source(config.chat_template, tokenizer)
+    model = _read_config(model_dir)
+    architecture = str(next(iter(model.get("architectures") or ()), ""))
+    tool_name = config.tool_call_parser or detect_tool_format(
+        source, architecture, tokenizer.special_ids
+    )
+    reasoning_name = config.reasoning_parser or detect_reasoning_format(
+        source, architecture, tokenizer.special_ids
+    )
+    return ModelProfile(
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=None if source is None else ChatTemplate(source, tokenizer.named_tokens),
+        chat_template_kwargs=dict(config.default_chat_template_kwargs),
+        tool_format=_named(FORMATS, tool_name, "--tool-call-parser"),
+        reasoning_format=_named(REASONING, reasoning_name, "--reasoning-parser"),
+        sampling_defaults=load_sampling_defaults(config.generation_config, model_dir),
+        max_logprobs=max_logprobs,
+        auto_tool_choice=config.enable_auto_tool_choice,
+        show_cached_tokens=config.enable_prompt_tokens_details,
+        fingerprint=_fingerprint(model, name),
+    )
+
+
+def _template_source(given: str | None, tokenizer: Tokenizer) -> str | None:
+    if given is None:
+        return tokenizer.chat_templates.get("default")
+    if "{" in given or "\n" in given:  # no path has these, every template does
+        return given
+    path = Path(given)
+    if not path.is_file():
+        raise FileNotFoundError(f"the chat template {given} does not exist")
+    return path.read_text(encoding="utf-8")
+
+
+def _named(formats: Mapping[str, T], name: str | None, flag: str) -> T | None:
+    if name is None:
+        return None
+    if name not in formats:
+        known = ", ".join(sorted(formats))
+        raise ValueError(f"{flag} {name} is not known; there are: {known}")
+    return formats[name]
+
+
+def _read_config(model_dir: Path) -> dict[str, Any]:
+    path = model_dir / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return config if isinstance(config, dict) else {}
+
+
+def _fingerprint(model: Mapping[str, Any], name: str) -> str:
+    """Changes with the model and with the server, the two that may change what a seed gives."""
+    parts = [name, importlib.metadata.version("formgate"), model]
+    return "fp_" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]

@@ -1,0 +1,271 @@
+"""From messages, tools and documents to the ids of a prompt, through the model's chat template.
+It knows conversations and lengths; it knows neither the engine nor what will be answered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from formgate.gateway.chat_template import ChatTemplate, ChatTemplateError
+from formgate.gateway.errors import ApiError, bad_request
+from formgate.gateway.protocol.chat import (
+    ChatCompletionRequest,
+    ContentPart,
+    Message,
+    ToolCall,
+    ToolDefinition,
+)
+from formgate.gateway.protocol.rules import TEXT_PARTS
+from formgate.gateway.protocol.tokenize import TokenizeRequest
+from formgate.gateway.shield import Shield
+from formgate.gateway.tokenizer import Tokenizer
+
+# An assistant's past text may hold its reasoning, which templates cut away by these.
+_REASONING_MARKERS = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]"})
+_SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What a chat template is given, as the client wrote it."""
+
+    messages: Sequence[Message]
+    tools: Sequence[ToolDefinition] = ()
+    documents: Sequence[Mapping[str, Any]] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+    kwargs: Mapping[str, Any] | None = None
+
+
+def conversation_of(
+    request: ChatCompletionRequest, default_kwargs: Mapping[str, Any]
+) -> Conversation:
+    """A request's own template arguments win over what `reasoning_effort` says, and that over
+    the server's defaults. With `tool_choice: "none"` the model is told of no tools."""
+    kwargs = dict(default_kwargs)
+    if (effort := request.reasoning_effort) is not None:
+        # Two names are in use for the switch: Qwen's, and that of DeepSeek and Granite.
+        thinks = effort != "none"
+        kwargs |= {"reasoning_effort": effort, "enable_thinking": thinks, "thinking": thinks}
+    kwargs |= request.chat_template_kwargs or {}
+    add_generation_prompt = request.add_generation_prompt
+    if add_generation_prompt is None:
+        add_generation_prompt = not request.continue_final_message
+    return Conversation(
+        messages=request.messages,
+        tools=() if request.tool_choice == "none" else request.tools or (),
+        documents=request.documents,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=request.continue_final_message,
+        add_special_tokens=request.add_special_tokens,
+        kwargs=kwargs,
+    )
+
+
+def tokenize_prompt(
+    request: TokenizeRequest,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    default_kwargs: Mapping[str, Any],
+) -> list[int]:
+    """The ids of a `/tokenize` request. Raises ApiError 400."""
+    if (request.prompt is None) == (request.messages is None):
+        raise bad_request("Give either 'prompt' or 'messages'.", "prompt")
+    if request.prompt is not None:
+        add_special_tokens = request.add_special_tokens is not False
+        return tokenizer.encode(request.prompt, add_special_tokens=add_special_tokens)
+    assert request.messages is not None
+    conversation = Conversation(
+        messages=request.messages,
+        tools=request.tools or (),
+        add_generation_prompt=request.add_generation_prompt and not request.continue_final_message,
+        continue_final_message=request.continue_final_message,
+        add_special_tokens=bool(request.add_special_tokens),
+        kwargs={**default_kwargs, **(request.chat_template_kwargs or {})},
+    )
+    return encode_conversation(conversation, tokenizer, template)
+
+
+def encode_conversation(
+    conversation: Conversation, tokenizer: Tokenizer, template: ChatTemplate | None
+) -> list[int]:
+    """The prompt's ids. No text of the client becomes a special token. Raises ApiError 400."""
+    if template is None:
+        raise bad_request(
+            "The model has no chat template. Start the server with --chat-template, or use "
+            "/v1/completions.",
+            "messages",
+        )
+    if not conversation.messages:
+        raise bad_request("'messages' must not be empty.", "messages", "empty_array")
+    shield = Shield(tokenizer)
+    messages = [
+        shield.hide(
+            _template_message(message, template),
+            keep=_REASONING_MARKERS if message.role == "assistant" else frozenset(),
+        )
+        for message in conversation.messages
+    ]
+    end = _mark_end(messages[-1]) if conversation.continue_final_message else None
+    kwargs = shield.hide(conversation.kwargs or {})
+    try:
+        text = template.render(
+            messages,
+            tools=shield.hide(template_tools(conversation.tools)) or None,
+            documents=shield.hide(conversation.documents),
+            add_generation_prompt=conversation.add_generation_prompt,
+            kwargs={key: value for key, value in kwargs.items() if key not in _RESERVED},
+        )
+    except ChatTemplateError as error:
+        raise bad_request(
+            f"The chat template refused the conversation: {shield.show(str(error))}", "messages"
+        ) from error
+    if end is not None:
+        text, found, _ = text.rpartition(end)
+        if not found:
+            raise bad_request(
+                "The chat template does not show the final message, so it cannot be continued.",
+                "continue_final_message",
+            )
+    return shield.encode(text, add_special_tokens=conversation.add_special_tokens)
+
+
+_RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+
+
+def fit_prompt(
+    token_ids: list[int],
+    *,
+    max_tokens: int | None,
+    truncate: int | None,
+    max_model_len: int,
+    param: str,
+) -> tuple[list[int], int]:
+    """The prompt, cut from the left if the client asked for it, and how many tokens may follow.
+
+    Raises ApiError 400 `context_length_exceeded`.
+    """
+    if truncate is not None:
+        limit = max_model_len - (max_tokens or 1) if truncate == -1 else truncate
+        token_ids = token_ids[-limit:] if limit > 0 else []
+    length = len(token_ids)
+    if length == 0:
+        raise bad_request("The prompt has no tokens.", param)
+    if length >= max_model_len or length + (max_tokens or 0) > max_model_len:
+        raise _context_length_exceeded(length, max_tokens, max_model_len, param)
+    return token_ids, max_model_len - length if max_tokens is None else max_tokens
+
+
+def _context_length_exceeded(
+    length: int, max_tokens: int | None, max_model_len: int, param: str
+) -> ApiError:
+    asked = f"your {param} resulted in {length} tokens"
+    if max_tokens is not None:
+        asked = (
+            f"you requested {length + max_tokens} tokens ({length} in the {param}, "
+            f"{max_tokens} in the completion)"
+        )
+    return bad_request(
+        f"This model's maximum context length is {max_model_len} tokens. However, {asked}. "
+        f"Please reduce the length of the {param} or completion.",
+        param,
+        "context_length_exceeded",
+    )
+
+
+def template_tools(tools: Sequence[ToolDefinition]) -> list[dict[str, Any]]:
+    """Tools as templates know them: what concerns the server (`strict`) is left out."""
+    shown: list[dict[str, Any]] = []
+    for tool in tools:
+        function: dict[str, Any] = {"name": tool.function.name}
+        if tool.function.description is not None:
+            function["description"] = tool.function.description
+        parameters = tool.function.parameters
+        function["parameters"] = (
+            parameters if isinstance(parameters, dict) else {"type": "object", "properties": {}}
+        )
+        shown.append({"type": "function", "function": function})
+    return shown
+
+
+def _template_message(message: Message, template: ChatTemplate) -> dict[str, Any]:
+    role: str = message.role
+    if role == "developer" and not template.knows_developer:
+        role = "system"
+    elif role == "function":
+        role = "tool"
+    shown: dict[str, Any] = {"role": role, "content": _content(message, template)}
+    if message.name is not None:
+        shown["name"] = message.name
+    if message.tool_call_id is not None:
+        shown["tool_call_id"] = _call_id(message.tool_call_id, template)
+    if message.tool_calls:
+        shown["tool_calls"] = [_tool_call(call, template) for call in message.tool_calls]
+    reasoning = message.reasoning_content or message.reasoning
+    if message.role == "assistant" and reasoning:
+        # Templates use either name.
+        shown["reasoning_content"] = shown["reasoning"] = reasoning
+    return shown
+
+
+def _content(message: Message, template: ChatTemplate) -> str | list[dict[str, str]] | None:
+    content = message.content
+    if content is None:
+        # DeepSeek's template shows the calls only of a message without content.
+        return None if message.tool_calls else ""
+    text = content if isinstance(content, str) else _text_of(content)
+    if template.wants_parts:
+        return [{"type": "text", "text": text}]
+    return text
+
+
+def _text_of(parts: Sequence[ContentPart]) -> str:
+    """Parts as one text, so that no two of them can form a special token between them."""
+    return "\n".join(part.text or "" for part in parts if part.type in TEXT_PARTS)
+
+
+def _tool_call(call: ToolCall, template: ChatTemplate) -> dict[str, Any]:
+    arguments: Any = call.function.arguments
+    if isinstance(arguments, str) and not template.wants_arguments_text:
+        try:
+            parsed = json.loads(arguments) if arguments.strip() else {}
+        except (ValueError, RecursionError):
+            parsed = None
+        # A call of another server may be no JSON; the model sees it as it was.
+        arguments = parsed if isinstance(parsed, dict) else arguments
+    elif isinstance(arguments, dict) and template.wants_arguments_text:
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    elif arguments is None:
+        arguments = "{}" if template.wants_arguments_text else {}
+    shown: dict[str, Any] = {
+        "type": "function",
+        "function": {"name": call.function.name, "arguments": arguments},
+    }
+    if call.id is not None:
+        shown["id"] = _call_id(call.id, template)
+    return shown
+
+
+def _call_id(call_id: str, template: ChatTemplate) -> str:
+    """Mistral's templates refuse ids that are not nine characters; a conversation that began on
+    another server has longer ones. The same id always becomes the same."""
+    if not template.wants_short_call_ids or _SHORT_ID.fullmatch(call_id):
+        return call_id
+    return hashlib.sha256(call_id.encode()).hexdigest()[:9]
+
+
+def _mark_end(message: dict[str, Any]) -> str:
+    """Puts a mark behind the message's text and returns it."""
+    content = message["content"]
+    mark = "q" + hashlib.sha256(json.dumps(message).encode()).hexdigest()
+    if isinstance(content, str):
+        message["content"] = content + mark
+    else:
+        message["content"] = [*content[:-1], {"type": "text", "text": content[-1]["text"] + mark}]
+    return mark

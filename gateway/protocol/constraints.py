@@ -1,0 +1,160 @@
+"""The one constraint that a request may put on its content, whichever of the many names it came
+under: `response_format`, `structured_outputs` or the older `guided_*`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from formgate.gateway.errors import bad_request
+from formgate.gateway.protocol.fields import GenerationRequest
+
+# Names of other servers and of future versions. Ignoring one would break a promise that the
+# client believes in.
+_CONSTRAINT_NAME = re.compile(
+    r"guided_(?!decoding_backend).+|structured_.+|structural_tag|regex|ebnf|grammar|lark"
+    r"|json_schema|json_object|response_(?:schema|json_schema|mime_type)|responseSchema"
+    r"|output_(?:schema|format|config)|format|constraints?|choice"
+)
+
+ConstraintKind = Literal["json", "json_object", "regex", "choice", "grammar"]
+
+
+@dataclass(frozen=True)
+class ContentConstraint:
+    """`value` is a JSON Schema, a pattern, a list of strings or a grammar's text; `param` names
+    the field that it came in."""
+
+    kind: ConstraintKind
+    value: Any
+    param: str
+    whitespace_pattern: str | None = None
+
+
+def content_constraint(request: GenerationRequest) -> ContentConstraint | None:
+    """Raises ApiError 400 for two constraints, or for one that formgate does not know."""
+    _refuse_unknown(request)
+    found = [*_response_format(request), *_structured_outputs(request), *_guided(request)]
+    if len(found) > 1:
+        names = f"'{found[0].param}' and '{found[1].param}'"
+        raise bad_request(
+            f"Only one constraint on the answer is allowed, not both {names}.", found[1].param
+        )
+    whitespace = request.guided_whitespace_pattern
+    if found:
+        return found[0]
+    if whitespace is not None:
+        raise bad_request(
+            "'guided_whitespace_pattern' needs a JSON constraint.", "guided_whitespace_pattern"
+        )
+    return None
+
+
+def _refuse_unknown(request: GenerationRequest) -> None:
+    for name, value in (request.model_extra or {}).items():
+        if value is not None and _CONSTRAINT_NAME.fullmatch(name):
+            raise bad_request(
+                f"The constraint '{name}' is not supported. Use 'response_format' or "
+                "'structured_outputs'.",
+                name,
+                "unsupported_parameter",
+            )
+    outputs = request.structured_outputs
+    if outputs is None:
+        return
+    if outputs.structural_tag is not None:
+        _refuse_structural_tag("structured_outputs.structural_tag")
+    tolerated = {"disable_any_whitespace", "disable_additional_properties", "disable_fallback"}
+    for name, value in (outputs.model_extra or {}).items():
+        if value is not None and name not in tolerated:
+            param = f"structured_outputs.{name}"
+            raise bad_request(
+                f"The constraint '{param}' is not supported.", param, "unsupported_parameter"
+            )
+
+
+def _refuse_structural_tag(param: str) -> None:
+    raise bad_request(
+        "Structural tags are not supported. Use 'tools' or a JSON schema.",
+        param,
+        "unsupported_parameter",
+    )
+
+
+def _response_format(request: GenerationRequest) -> list[ContentConstraint]:
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
+        return []
+    whitespace = request.guided_whitespace_pattern
+    if wanted.type == "structural_tag":
+        _refuse_structural_tag("response_format.type")
+    if wanted.type == "json_object":
+        return [ContentConstraint("json_object", None, "response_format", whitespace)]
+    if wanted.json_schema is None:
+        raise bad_request(
+            "Missing required parameter: 'response_format.json_schema'.",
+            "response_format.json_schema",
+            "missing_required_parameter",
+        )
+    param = "response_format.json_schema.schema"
+    if "json_schema" not in wanted.json_schema.model_fields_set:
+        raise bad_request(
+            f"Missing required parameter: '{param}'.", param, "missing_required_parameter"
+        )
+    schema = wanted.json_schema.json_schema
+    return [_json({} if schema is None else schema, param, whitespace)]
+
+
+def _structured_outputs(request: GenerationRequest) -> list[ContentConstraint]:
+    outputs = request.structured_outputs
+    if outputs is None:
+        return []
+    at = "structured_outputs"
+    whitespace = outputs.whitespace_pattern or request.guided_whitespace_pattern
+    found: list[ContentConstraint] = []
+    if outputs.json_schema is not None:
+        found.append(_json(outputs.json_schema, f"{at}.json", whitespace))
+    if outputs.json_object:
+        found.append(ContentConstraint("json_object", None, f"{at}.json_object", whitespace))
+    if outputs.regex is not None:
+        found.append(ContentConstraint("regex", outputs.regex, f"{at}.regex"))
+    if outputs.choice is not None:
+        found.append(_choice(outputs.choice, f"{at}.choice"))
+    if outputs.grammar is not None:
+        found.append(ContentConstraint("grammar", outputs.grammar, f"{at}.grammar"))
+    return found
+
+
+def _guided(request: GenerationRequest) -> list[ContentConstraint]:
+    found: list[ContentConstraint] = []
+    whitespace = request.guided_whitespace_pattern
+    if request.guided_json is not None:
+        found.append(_json(request.guided_json, "guided_json", whitespace))
+    if request.guided_regex is not None:
+        found.append(ContentConstraint("regex", request.guided_regex, "guided_regex"))
+    if request.guided_choice is not None:
+        found.append(_choice(request.guided_choice, "guided_choice"))
+    if request.guided_grammar is not None:
+        found.append(ContentConstraint("grammar", request.guided_grammar, "guided_grammar"))
+    return found
+
+
+def _json(schema: object, param: str, whitespace: str | None) -> ContentConstraint:
+    """vLLM takes a schema as an object or as its text."""
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as error:
+            raise bad_request(f"'{param}' is not valid JSON.", param, "invalid_schema") from error
+        if not isinstance(schema, dict | bool):
+            raise bad_request(f"'{param}' is not a JSON Schema.", param, "invalid_schema")
+    return ContentConstraint("json", schema, param, whitespace)
+
+
+def _choice(values: list[str], param: str) -> ContentConstraint:
+    if not values:
+        raise bad_request(f"'{param}' is empty: nothing could be answered.", param)
+    return ContentConstraint("choice", values, param)

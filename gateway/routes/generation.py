@@ -1,0 +1,68 @@
+"""`/v1/chat/completions` and `/v1/completions`: one shape of endpoint, two services. The services
+make the answer; this module only decides how it travels.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from formgate.gateway.answer_service import AnswerService
+from formgate.gateway.disconnect import ClientDisconnected, until_disconnect
+from formgate.gateway.protocol.chat import ChatCompletionRequest
+from formgate.gateway.protocol.completion import CompletionRequest
+from formgate.gateway.request_body import json_body, request_body_schema
+from formgate.gateway.sse import EventStream, encode_json
+from formgate.gateway.state import GatewayState, state_of
+
+router = APIRouter(tags=["generation"])
+
+State = Annotated[GatewayState, Depends(state_of)]
+B = TypeVar("B", ChatCompletionRequest, CompletionRequest)
+
+CHAT_EXAMPLE = {
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "temperature": 0,
+}
+COMPLETION_EXAMPLE = {"prompt": "San Francisco is a", "max_tokens": 16, "temperature": 0}
+CLIENT_CLOSED_REQUEST = 499  # nginx's number: nobody reads this answer, but the log shows it
+
+
+@router.post(
+    "/v1/chat/completions", openapi_extra=request_body_schema(ChatCompletionRequest, CHAT_EXAMPLE)
+)
+async def create_chat_completion(
+    request: Request,
+    body: Annotated[ChatCompletionRequest, Depends(json_body(ChatCompletionRequest))],
+    state: State,
+) -> Response:
+    """Answer a conversation, in one piece or as server-sent events (`stream`)."""
+    return await _answer(request, body, state.chat, state)
+
+
+@router.post(
+    "/v1/completions", openapi_extra=request_body_schema(CompletionRequest, COMPLETION_EXAMPLE)
+)
+async def create_completion(
+    request: Request,
+    body: Annotated[CompletionRequest, Depends(json_body(CompletionRequest))],
+    state: State,
+) -> Response:
+    """Continue a prompt, in one piece or as server-sent events (`stream`)."""
+    return await _answer(request, body, state.completions, state)
+
+
+async def _answer(
+    request: Request, body: B, service: AnswerService[B], state: GatewayState
+) -> Response:
+    state.models.resolve(body.model)
+    state.engine.ensure_admission()
+    if body.stream:
+        return EventStream(service.stream(body), state.metrics)
+    try:
+        answer = await until_disconnect(request.receive, service.complete(body))
+    except ClientDisconnected:
+        state.metrics.client_disconnected()
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return Response(encode_json(answer), media_type="application/json")

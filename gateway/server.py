@@ -1,0 +1,148 @@
+"""One server from start to end: the listening socket, the engine client, the application and
+uvicorn, in one event loop. It owns signals and the order of starting and stopping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from formgate.engine.config import EngineConfig
+from formgate.gateway.app import create_app
+from formgate.gateway.assembly import build_state
+from formgate.gateway.console import StartupProgress, set_up_logging
+from formgate.gateway.engine_client import EngineClient, EngineStartError
+from formgate.gateway.engine_launch import ENGINE_COMMAND
+from formgate.gateway.listener import url_of
+from formgate.gateway.metrics import Metrics
+from formgate.gateway.served_models import ServedModels
+from formgate.gateway.server_config import ServerConfig
+
+GRACEFUL_TIMEOUT = 5  # seconds that answers under way have when the server is told to stop
+
+
+class ServeError(Exception):
+    """The server cannot start. The message is one line for the operator."""
+
+
+def run_server(
+    config: ServerConfig,
+    engine_config: EngineConfig,
+    tokenizer_dir: Path,
+    listener: socket.socket,
+    *,
+    engine_command: Sequence[str] = ENGINE_COMMAND,
+) -> None:
+    """Serve on a bound socket until SIGINT or SIGTERM. Raises ServeError."""
+    set_up_logging()
+    uvloop.run(_serve(config, engine_config, tokenizer_dir, listener, engine_command))
+
+
+async def _serve(
+    config: ServerConfig,
+    engine_config: EngineConfig,
+    tokenizer_dir: Path,
+    listener: socket.socket,
+    engine_command: Sequence[str],
+) -> None:
+    models = ServedModels.of(config)
+    metrics = Metrics(models.default)
+    progress = StartupProgress()
+    engine = EngineClient(
+        engine_config,
+        metrics,
+        tokenizer_dir=tokenizer_dir,
+        max_queue_size=config.max_queue_size,
+        on_progress=progress.show,
+        command=engine_command,
+    )
+    await engine.start()  # its process imports and loads while this one builds the application
+    try:
+        try:
+            state = await asyncio.to_thread(
+                build_state, config, engine_config, tokenizer_dir, models, metrics, engine
+            )
+        except (OSError, ValueError) as error:
+            raise ServeError(str(error)) from None
+        server = _server(config, create_app(state))
+        _stop_on_signals(server, engine)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        with progress:
+            starting = asyncio.create_task(engine.wait_ready())
+            await asyncio.wait((starting, serving), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            try:
+                ready = starting.result()
+            except EngineStartError as error:
+                server.should_exit = True
+                await serving
+                raise ServeError(str(error)) from None
+            print(
+                f"formgate ready: {(url := url_of(listener, config))} — model {models.default} — "
+                f"{ready.max_model_len} tokens context, docs at {url}/docs",
+                flush=True,
+            )
+        else:
+            starting.cancel()
+        await serving
+    finally:
+        await engine.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, without its signal handlers: they end the process before the engine is closed."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(config: ServerConfig, app: FastAPI) -> _Server:
+    settings = uvicorn.Config(
+        app,
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        root_path=config.root_path,
+        ssl_keyfile=config.ssl_keyfile,
+        ssl_certfile=config.ssl_certfile,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=2 * GRACEFUL_TIMEOUT,
+    )
+    try:
+        settings.load()
+    except (OSError, ssl.SSLError) as error:
+        raise ServeError(f"the certificate or its key cannot be used: {error}.") from None
+    return _Server(settings)
+
+
+def _stop_on_signals(server: uvicorn.Server, engine: EngineClient) -> None:
+    """The first signal lets answers under way be finished, for a while; the second does not."""
+    loop = asyncio.get_running_loop()
+    endings: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected
+
+    def stop() -> None:
+        delay = 0 if server.should_exit else GRACEFUL_TIMEOUT
+        server.should_exit = True
+        endings.add(loop.create_task(_end_engine(engine, delay)))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+
+
+async def _end_engine(engine: EngineClient, delay: float) -> None:
+    await asyncio.sleep(delay)
+    await engine.close()

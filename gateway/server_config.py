@@ -1,0 +1,121 @@
+"""Everything the HTTP process can be told, in one frozen dataclass. The command line is made from
+its fields, their defaults and the help that each carries; the engine's half is `EngineConfig`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MODEL = "model"
+HTTP = "HTTP server"
+ANSWERS = "chat, tools and answers"
+
+
+def about(group: str, text: str, *, metavar: str | None = None) -> dict[str, str | None]:
+    """How the command line shows a field: under `group`, with `text` as its help."""
+    return {"group": group, "help": text, "metavar": metavar}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """Field names are the command line's (`root_path` is `--root-path`)."""
+
+    model: str | None = field(
+        default=None,
+        metadata=about(MODEL, "Hugging Face folder or hub name; without it, the embedded model"),
+    )
+    served_model_name: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            MODEL, "names that clients may use for the model; the first is shown", metavar="NAME"
+        ),
+    )
+    tokenizer: str | None = field(
+        default=None, metadata=about(MODEL, "folder or hub name of the tokenizer, if elsewhere")
+    )
+    revision: str | None = field(
+        default=None, metadata=about(MODEL, "branch, tag or commit on the hub")
+    )
+    hf_token: str | None = field(
+        default=None,
+        repr=False,
+        metadata=about(
+            MODEL, "Hugging Face token for gated models (or HF_TOKEN in the environment)"
+        ),
+    )
+    download_dir: Path | None = field(
+        default=None, metadata=about(MODEL, "where downloads are kept", metavar="DIR")
+    )
+
+    host: str | None = field(
+        default=None, metadata=about(HTTP, "address to listen on (all of this machine's)")
+    )
+    port: int = field(default=8000, metadata=about(HTTP, "port to listen on; 0 takes a free one"))
+    uds: Path | None = field(
+        default=None, metadata=about(HTTP, "listen on this Unix socket instead", metavar="PATH")
+    )
+    api_key: tuple[str, ...] = field(
+        default=(), repr=False, metadata=about(HTTP, "accept only these keys", metavar="KEY")
+    )
+    root_path: str = field(
+        default="", metadata=about(HTTP, "path prefix that a proxy strips before it calls")
+    )
+    allowed_origins: tuple[str, ...] = field(
+        default=("*",),
+        metadata=about(HTTP, "origins that browsers may call from (CORS)", metavar="ORIGIN"),
+    )
+    ssl_keyfile: Path | None = field(
+        default=None, metadata=about(HTTP, "private key for HTTPS", metavar="FILE")
+    )
+    ssl_certfile: Path | None = field(
+        default=None, metadata=about(HTTP, "certificate for HTTPS", metavar="FILE")
+    )
+    max_body_bytes: int = field(
+        default=8 * 1024 * 1024, metadata=about(HTTP, "largest request body", metavar="BYTES")
+    )
+    max_queue_size: int = field(
+        default=4096,
+        metadata=about(HTTP, "requests that may wait beyond --max-num-seqs; more get 429"),
+    )
+    disable_log_requests: bool = field(
+        default=False, metadata=about(HTTP, "no log line for each request")
+    )
+    env: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata=about(HTTP, "set environment variables of the server", metavar="NAME=VALUE"),
+    )
+
+    chat_template: str | None = field(
+        default=None,
+        metadata=about(ANSWERS, "a Jinja file or template text, instead of the model's own"),
+    )
+    default_chat_template_kwargs: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata=about(
+            ANSWERS, "arguments for the chat template that requests may override", metavar="JSON"
+        ),
+    )
+    enable_auto_tool_choice: bool = field(
+        default=True, metadata=about(ANSWERS, "let the model choose whether to call a tool")
+    )
+    tool_call_parser: str | None = field(
+        default=None,
+        metadata=about(ANSWERS, "format of tool calls; without it, chosen from the model"),
+    )
+    reasoning_parser: str | None = field(
+        default=None,
+        metadata=about(ANSWERS, "format of reasoning; without it, chosen from the model"),
+    )
+    generation_config: str = field(
+        default="auto",
+        metadata=about(
+            ANSWERS,
+            "sampling defaults: the model's own (auto), OpenAI's (vllm), or those of a folder",
+        ),
+    )
+    enable_prompt_tokens_details: bool = field(
+        default=True, metadata=about(ANSWERS, "tell the number of cached prompt tokens in usage")
+    )

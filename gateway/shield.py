@@ -1,0 +1,77 @@
+"""Keeps what a client typed from becoming a special token. Before rendering, every special
+token's text in the client's strings is swapped for a name that nobody can guess; after it, the
+special tokens still in sight are the template's own, and the names turn back into plain text.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from formgate.gateway.tokenizer import Tokenizer
+
+
+class Shield:
+    """Good for one rendering."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._nonce = "q" + secrets.token_hex(12)
+        self._hidden: list[str] = []
+
+    def hide(self, value: Any, *, keep: frozenset[str] = frozenset()) -> Any:
+        """`value` with the strings in it made safe. `keep`: texts that may stay special."""
+        pattern = self._tokenizer.marker_pattern
+        return value if pattern is None else self._hide(value, pattern, keep)
+
+    def show(self, text: str) -> str:
+        """`text` as the client wrote it."""
+        if not self._hidden:
+            return text
+        return re.sub(self._nonce + r"x(\d+)x", lambda match: self._hidden[int(match[1])], text)
+
+    def encode(self, rendered: str, *, add_special_tokens: bool) -> list[int]:
+        """The ids of a rendered text; only what was never hidden may be special."""
+        tokenizer = self._tokenizer
+        if not self._hidden:
+            return tokenizer.encode(rendered, add_special_tokens=add_special_tokens)
+        pattern = tokenizer.marker_pattern
+        assert pattern is not None, "something was hidden"
+        ids = tokenizer.encode("", add_special_tokens=True) if add_special_tokens else []
+        start = 0
+        eats_space = False
+        for match in pattern.finditer(rendered):
+            token = tokenizer.special_tokens[match[0]]
+            run = rendered[start : match.start()]
+            run = run.lstrip() if eats_space else run
+            ids += self._encode_run(run.rstrip() if token.lstrip else run, continues=start > 0)
+            ids.append(token.id)
+            eats_space = token.rstrip
+            start = match.end()
+        rest = rendered[start:]
+        return ids + self._encode_run(rest.lstrip() if eats_space else rest, continues=start > 0)
+
+    def _encode_run(self, run: str, *, continues: bool) -> list[int]:
+        return self._tokenizer.encode_plain(self.show(run), continues=continues) if run else []
+
+    def _hide(self, value: Any, pattern: re.Pattern[str], keep: frozenset[str]) -> Any:
+        if isinstance(value, str):
+            if not pattern.search(value):
+                return value
+            return pattern.sub(lambda match: self._name(match[0], keep), value)
+        if isinstance(value, Mapping):
+            return {
+                self._hide(key, pattern, keep): self._hide(item, pattern, keep)
+                for key, item in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [self._hide(item, pattern, keep) for item in value]
+        return value
+
+    def _name(self, text: str, keep: frozenset[str]) -> str:
+        if text in keep:
+            return text
+        self._hidden.append(text)
+        return f"{self._nonce}x{len(self._hidden) - 1}x"

@@ -1,0 +1,96 @@
+"""Server-sent events: chunks to `data:` lines, one write for what one step brought. It knows how
+chunks travel, not what is in them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+import orjson
+from pydantic import BaseModel
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from formgate.gateway.disconnect import ClientDisconnected, until_disconnect
+from formgate.gateway.errors import ApiError, internal_error
+from formgate.gateway.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+Payload = Mapping[str, Any] | msgspec.Struct | BaseModel | bytes
+Chunk = Payload | Sequence[Payload]
+
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would collect the events
+]
+DONE = b"data: [DONE]\n\n"
+
+
+def encode_json(payload: Payload) -> bytes:
+    """JSON text of a payload; bytes are JSON already."""
+    match payload:
+        case bytes():
+            return payload
+        case msgspec.Struct():
+            return msgspec.json.encode(payload)
+        case BaseModel():
+            return payload.model_dump_json(exclude_unset=True).encode()
+        case _:
+            return orjson.dumps(payload)
+
+
+def encode_events(chunk: Chunk) -> bytes:
+    if isinstance(chunk, Sequence) and not isinstance(chunk, bytes):
+        return b"".join(b"data: %b\n\n" % encode_json(payload) for payload in chunk)
+    return b"data: %b\n\n" % encode_json(chunk)
+
+
+class EventStream(Response):
+    """Sends chunks as they come. An error before the first chunk is raised, and so becomes an
+    ordinary error response; a later one is an event, as the status has gone out.
+    """
+
+    def __init__(self, chunks: AsyncGenerator[Chunk], metrics: Metrics) -> None:
+        super().__init__()
+        self._chunks = chunks
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await until_disconnect(receive, self._send_all(send))
+        except ClientDisconnected:
+            self._metrics.client_disconnected()
+
+    async def _send_all(self, send: Send) -> None:
+        started = False
+        async with aclosing(self._chunks) as chunks:
+            try:
+                async for chunk in chunks:
+                    if not started:
+                        started = True
+                        await send(
+                            {"type": "http.response.start", "status": 200, "headers": HEADERS}
+                        )
+                    await _write(send, encode_events(chunk))
+            except ApiError as error:
+                if not started:
+                    raise
+                await _write(send, encode_events(error.body()))
+            except Exception:
+                if not started:
+                    raise
+                logger.exception("A stream broke off")
+                await _write(send, encode_events(internal_error().body()))
+        if not started:
+            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await send({"type": "http.response.body", "body": DONE, "more_body": False})
+
+
+async def _write(send: Send, data: bytes) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": True})

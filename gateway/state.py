@@ -1,0 +1,38 @@
+"""What the routes of one server share. It is put together in `assembly` and looked up nowhere
+else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from formgate.gateway.answer_service import AnswerService
+from formgate.gateway.engine_client import EngineClient
+from formgate.gateway.metrics import Metrics
+from formgate.gateway.protocol.chat import ChatCompletionRequest
+from formgate.gateway.protocol.completion import CompletionRequest
+from formgate.gateway.protocol.tokenize import TokenizeRequest
+from formgate.gateway.served_models import ServedModels
+from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class GatewayState:
+    config: ServerConfig
+    models: ServedModels
+    metrics: Metrics
+    engine: EngineClient
+    tokenizer: Tokenizer
+    chat: AnswerService[ChatCompletionRequest]
+    completions: AnswerService[CompletionRequest]
+    tokenize: Callable[[TokenizeRequest], list[int]]
+
+
+async def state_of(request: Request) -> GatewayState:
+    state = request.app.state.gateway
+    assert isinstance(state, GatewayState)
+    return state

@@ -1,0 +1,42 @@
+"""How many tokens a request has cost, as OpenAI counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from formgate.gateway.choice import Choice
+
+
+class Usage:
+    """Counts of one request. Prompts count once, however many choices they have."""
+
+    __slots__ = ("_choices", "_prompt_tokens", "_show_cached", "cached_tokens")
+
+    def __init__(
+        self, prompt_tokens: int, choices: Iterable[Choice], *, show_cached: bool = True
+    ) -> None:
+        self._prompt_tokens = prompt_tokens
+        self._choices = tuple(choices)
+        self._show_cached = show_cached
+        self.cached_tokens = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        completion_tokens = sum(choice.num_tokens for choice in self._choices)
+        reasoning_tokens = sum(choice.num_reasoning_tokens for choice in self._choices)
+        return {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": self._prompt_tokens + completion_tokens,
+            "prompt_tokens_details": (
+                {"cached_tokens": self.cached_tokens, "audio_tokens": 0}
+                if self._show_cached
+                else None
+            ),
+            "completion_tokens_details": {
+                "reasoning_tokens": reasoning_tokens,
+                "audio_tokens": 0,
+                "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
+            },
+        }

@@ -1,0 +1,162 @@
+"""The parts that most families build their calls from: a tool's name, its arguments as JSON, and
+the two together as one JSON object. Each part says what the model may write (`tree`) and how it is
+read back (`read`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from formgate.parsers import nodes
+from formgate.parsers.formats import SpecialIds, Tool
+from formgate.parsers.literals import literals
+from formgate.parsers.nodes import Node
+from formgate.parsers.reader import Reader, Steps
+from formgate.parsers.symbols import Marker, Written
+
+
+@dataclass(frozen=True)
+class Name:
+    """A bare name. `then`: it is one only if this follows."""
+
+    then: str = ""
+
+    def tree(self, tool: Tool, special_ids: SpecialIds) -> Node:
+        return nodes.text(tool.name)
+
+    def read(self, reader: Reader) -> Steps[bool]:
+        yield from reader.skip_whitespace()
+        name = yield from reader.name()
+        if self.then and (yield from reader.peek()) != self.then:
+            return False
+        return reader.start_call(name)
+
+
+@dataclass(frozen=True)
+class JsonArguments:
+    """The arguments as a JSON object."""
+
+    def tree(self, tool: Tool, special_ids: SpecialIds) -> Node:
+        return nodes.json_value(tool.schema, pointer=tool.pointer)
+
+    def read(self, reader: Reader) -> Steps[bool]:
+        yield from reader.skip_whitespace()
+        return (yield from reader.stream_json())
+
+
+@dataclass(frozen=True)
+class JsonCall:
+    """`{"name": "f", "arguments": {...}}`. Read in any order and spacing, and with other keys,
+    which are passed over; arguments that come before the name wait for it. `name_first`: whatever
+    begins with another key is no call.
+    """
+
+    arguments_key: str = "arguments"
+    name_first: bool = False
+
+    def tree(self, tool: Tool, special_ids: SpecialIds) -> Node:
+        name = json.dumps(tool.name, ensure_ascii=False)
+        return nodes.seq(
+            [
+                nodes.text(f'{{"name": {name}, "{self.arguments_key}": '),
+                nodes.json_value(tool.schema, pointer=tool.pointer),
+                nodes.text("}"),
+            ]
+        )
+
+    def read(self, reader: Reader) -> Steps[bool]:
+        yield from reader.skip_whitespace()
+        if not (yield from reader.accept("{")):
+            return False
+        started = complete = False
+        early: str | None = None  # arguments that came before the name
+        while True:
+            yield from reader.skip_whitespace()
+            if (yield from reader.accept("}")):
+                break
+            key = yield from reader.json_string()
+            if key is None or (self.name_first and not started and key not in _FIRST_KEYS):
+                return False
+            yield from reader.skip_whitespace()
+            if not (yield from reader.accept(":")):
+                return False
+            yield from reader.skip_whitespace()
+            if key in _NAME_KEYS and not started:
+                name = yield from reader.json_string()
+                if name is None or not reader.start_call(name):
+                    return False
+                started = True
+                if early is not None:
+                    reader.arguments(early)
+                    complete = True
+            elif key in (self.arguments_key, *_ARGUMENTS_KEYS) and started and not complete:
+                if not (yield from reader.stream_json()):
+                    return False
+                complete = True
+            else:
+                value = yield from reader.json_text()
+                if value is None:
+                    return False
+                if key in (self.arguments_key, *_ARGUMENTS_KEYS) and early is None:
+                    early = value
+            yield from reader.skip_whitespace()
+            # A comma may also come before the end: models write it, and nothing is lost.
+            if not (yield from reader.accept(",")) and (yield from reader.peek()) != "}":
+                return False
+        if started and not complete:
+            reader.arguments("{}")
+        return started
+
+
+_NAME_KEYS = ("name",)
+_ARGUMENTS_KEYS = ("arguments", "parameters")
+_FIRST_KEYS = ("name", "type")
+
+
+@dataclass(frozen=True)
+class NumberedName:
+    """`functions.f:0`: the name in the middle of what is the call's id as a whole."""
+
+    prefix: str
+
+    def tree(self, tool: Tool, special_ids: SpecialIds) -> Node:
+        return nodes.seq([nodes.text(f"{self.prefix}{tool.name}:"), nodes.regex("[0-9]{1,3}")])
+
+    def read(self, reader: Reader) -> Steps[bool]:
+        yield from reader.skip_whitespace()
+        name = (yield from reader.name()).removeprefix(self.prefix)
+        if not (yield from reader.accept(":")):
+            return False
+        number = yield from reader.name()
+        return number.isdigit() and reader.start_call(name, f"{self.prefix}{name}:{number}")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Literals that the model should write, and that are not missed where it does not."""
+
+    parts: tuple[Written, ...]
+
+    def tree(self, tool: Tool, special_ids: SpecialIds) -> Node:
+        return nodes.seq(literals(self.parts, special_ids))
+
+    def read(self, reader: Reader) -> Steps[bool]:
+        for part in self.parts:
+            yield from reader.written((part,))
+        return True
+
+
+@dataclass(frozen=True)
+class Tolerated:
+    """A marker and the word after it, which some models write and which says nothing new."""
+
+    marker: Marker
+
+    def tree(self, tool: Tool, special_ids: SpecialIds) -> Node:
+        return nodes.EMPTY
+
+    def read(self, reader: Reader) -> Steps[bool]:
+        if (yield from reader.written((self.marker,))):
+            yield from reader.name()
+        return True

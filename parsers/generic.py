@@ -1,0 +1,54 @@
+"""Calls for models that were trained on none: a format of our own, and the words that explain it
+to the model in its system turn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from formgate.parsers.calls import JsonCall
+from formgate.parsers.formats import Format
+
+GENERIC = Format(
+    name="generic",
+    marker=("<tool_call>",),
+    before=("\n",),
+    call=(JsonCall(),),
+    after=("\n</tool_call>",),
+    between=("\n",),
+    one_per_marker=True,
+)
+
+_EXPLANATION = """\
+You may call one or more of these functions to answer. Each is described by a JSON object on a \
+line of its own:
+<tools>
+{tools}
+</tools>
+To call a function, write nothing but the call, in exactly this form, with arguments that fit the \
+function's parameters:
+<tool_call>
+{{"name": "function name", "arguments": {{"parameter": "value"}}}}
+</tool_call>
+If no function is needed, answer in plain text and write no <tool_call>."""
+
+
+def describe_tools(functions: Sequence[dict[str, Any]]) -> str:
+    """For the system turn; `functions` as in OpenAI's `tools[].function`."""
+    lines = [json.dumps(function, ensure_ascii=False) for function in functions]
+    return _EXPLANATION.format(tools="\n".join(lines))
+
+
+def describe_calls(calls: Sequence[tuple[str, str]]) -> str:
+    """Past calls (name, arguments as JSON text) as the model has written them."""
+    return "\n".join(
+        f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {arguments}}}\n</tool_call>'
+        for name, arguments in calls
+    )
+
+
+def describe_result(result: str) -> str:
+    """A tool's result, for a user turn of a model that knows no tool role."""
+    return f"<tool_response>\n{result}\n</tool_response>"

@@ -1,0 +1,170 @@
+"""The answer tree of one request: reasoning, then content or tool calls, as the request allows and
+as the model family writes them. Read off the same `Format` as the stream parser. It does not know
+how a tree becomes a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from formgate.parsers import nodes
+from formgate.parsers.formats import (
+    Format,
+    ReasoningFormat,
+    ReasoningState,
+    SpecialIds,
+    Tool,
+    ToolChoice,
+)
+from formgate.parsers.literals import literal, literals, through
+from formgate.parsers.nodes import Node
+from formgate.parsers.patterns import text_not_beginning, text_without
+from formgate.parsers.symbols import Marker
+
+
+def answer_grammar(
+    format: Format | None,
+    reasoning: ReasoningFormat | None,
+    *,
+    tools: Sequence[Tool],
+    tool_choice: ToolChoice,
+    parallel: bool,
+    content: Node | None,
+    reasoning_state: ReasoningState,
+    special_ids: SpecialIds,
+) -> Node | None:
+    """What the model may write from its first token to before the end of the sequence.
+
+    `content` is the node of a response_format; None: free text. The result is None if nothing is
+    to be constrained. Raises ValueError if a call is demanded and there is no tool, and
+    `UnsupportedArguments` for parameters that the family's syntax cannot be held to.
+    """
+    chosen = tool_choice.allowed(tools) if format is not None else []
+    must_call = tool_choice.mode in ("required", "named")
+    if must_call and not chosen:
+        raise ValueError("a tool call is required, but there is no tool to call")
+    if content is not None:
+        content = nodes.seq(
+            [*literals(format.content_opening if format else (), special_ids), content]
+        )
+    if format is None or not chosen:
+        if content is None:
+            return None
+        return _after_reasoning(content, format, reasoning, reasoning_state, special_ids)
+    once = not parallel or tool_choice.mode == "named"
+    calls = _Calls(format, chosen, special_ids, 1 if once else format.max_calls)
+    if must_call:
+        answer = calls.first()
+    elif content is not None:
+        answer = nodes.choice([content, calls.first(structured_content=True)])
+    else:
+        answer = calls.or_free_text()
+    return _after_reasoning(answer, format, reasoning, reasoning_state, special_ids)
+
+
+class _Calls:
+    """The calls of one format to these tools."""
+
+    def __init__(
+        self, format: Format, tools: Sequence[Tool], special_ids: SpecialIds, most: int | None
+    ) -> None:
+        self._format = format
+        self._special_ids = special_ids
+        self._most = most
+        self._names = [tool.name for tool in tools]
+        self._call = nodes.choice([self._one_call(tool) for tool in tools])
+        self._has_token = format.has_token(special_ids)
+
+    def first(self, *, structured_content: bool = False) -> Node:
+        """Calls from the first character of the answer on."""
+        if not self._format.allows_bare(self._special_ids, structured_content):
+            return self._behind(self._marker())
+        return self._behind(nodes.optional(self._marker()) if self._has_token else nodes.EMPTY)
+
+    def or_free_text(self) -> Node:
+        """Free text, then calls or the end of the answer. A marker that is no special token must
+        not be part of the free text, or the model could call without being held to anything."""
+        format = self._format
+        opening = literals(format.content_opening, self._special_ids)
+        if format.bare:
+            starts = [
+                [word.replace("{name}", name) for word in words]
+                for words in format.bare_starts
+                for name in (self._names if any("{name}" in word for word in words) else [""])
+            ]
+            other: Node = nodes.regex(text_not_beginning(starts))
+            if self._has_token:
+                other = nodes.seq([other, nodes.optional(self._behind(self._marker()))])
+            return nodes.choice([self._behind(nodes.EMPTY), other])
+        if opening:  # content and calls are messages of their own
+            return nodes.choice([nodes.seq([*opening, nodes.free()]), self._behind(self._marker())])
+        if self._has_token:
+            return nodes.seq([nodes.free(), nodes.optional(self._behind(self._marker()))])
+        first, *rest = literals(format.marker, self._special_ids)
+        assert first["kind"] == "text"
+        return nodes.choice(
+            [
+                nodes.regex(text_without(first["value"])),
+                self._behind(nodes.seq([nodes.free_text_until(first["value"]), *rest])),
+            ]
+        )
+
+    def _behind(self, marker: Node) -> Node:
+        """The calls, with `marker` standing for the first marker of the format."""
+        format = self._format
+        before, between, after = (
+            literals(parts, self._special_ids)
+            for parts in (format.before, format.between, format.after)
+        )
+        if not format.one_per_marker:
+            calls = nodes.repeat(self._call, 1, self._most, nodes.seq(between))
+            return nodes.seq([marker, *before, calls, *after])
+        call = [*before, self._call, *after]
+        if self._most == 1:
+            return nodes.seq([marker, *call])
+        more = nodes.seq([*between, self._marker(), *call])
+        most = None if self._most is None else self._most - 1
+        return nodes.seq([marker, *call, nodes.repeat(more, 0, most)])
+
+    def _marker(self) -> Node:
+        return nodes.seq(literals(self._format.marker, self._special_ids))
+
+    def _one_call(self, tool: Tool) -> Node:
+        return nodes.seq(
+            literal(part, self._special_ids)
+            if isinstance(part, Marker | str)
+            else part.tree(tool, self._special_ids)
+            for part in self._format.call
+        )
+
+
+def _after_reasoning(
+    answer: Node,
+    format: Format | None,
+    reasoning: ReasoningFormat | None,
+    state: ReasoningState,
+    special_ids: SpecialIds,
+) -> Node:
+    if reasoning is None or state in ("none", "closed"):
+        return answer
+    glue = literals(format.glue if format else (), special_ids)
+    gap = (
+        [nodes.regex(rf"\n{{0,{reasoning.gap}}}")]
+        if reasoning.gap and not _takes_space(answer)
+        else []
+    )
+    region = [through(reasoning.close, special_ids), *gap, *glue]
+    if state == "open":
+        return nodes.seq([*region, answer])
+    thought = nodes.seq([*literals(reasoning.open, special_ids), *region])
+    if reasoning.reopens:
+        return nodes.seq([nodes.repeat(thought, 0, None), answer])
+    # Twice the answer, and no optional thought before it: free text is then no way round.
+    return nodes.seq([nodes.optional(thought), answer])
+
+
+def _takes_space(answer: Node) -> bool:
+    """Whether the answer's own first text lets newlines through."""
+    if answer["kind"] == "seq":
+        return _takes_space(answer["items"][0])
+    return answer["kind"] in ("free", "free_text_until")

@@ -1,0 +1,156 @@
+"""The answer tree: what a model may write, as plain dicts that are JSON as they stand. `constrain`
+reads the same dicts; nothing here knows how they become token masks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, NotRequired, TypedDict
+
+Schema = dict[str, Any] | bool
+
+
+class TextNode(TypedDict):
+    kind: Literal["text"]
+    value: str
+
+
+class TokenNode(TypedDict):
+    """One special token, matched by id; `text` is for readers."""
+
+    kind: Literal["token"]
+    id: int
+    text: str
+
+
+class JsonNode(TypedDict):
+    kind: Literal["json"]
+    schema: Schema
+    whitespace_pattern: NotRequired[str]
+    pointer: NotRequired[str]  # where the schema stands in the request, for errors
+
+
+class JsonObjectNode(TypedDict):
+    kind: Literal["json_object"]
+
+
+class RegexNode(TypedDict):
+    kind: Literal["regex"]
+    pattern: str
+
+
+class LarkNode(TypedDict):
+    kind: Literal["lark"]
+    source: str
+
+
+class FreeNode(TypedDict):
+    """Any ordinary tokens, up to the next node's special token or the end."""
+
+    kind: Literal["free"]
+
+
+class FreeTextUntilNode(TypedDict):
+    """Any text that ends with the first occurrence of `text`."""
+
+    kind: Literal["free_text_until"]
+    text: str
+
+
+class SeqNode(TypedDict):
+    kind: Literal["seq"]
+    items: list[Node]
+
+
+class ChoiceNode(TypedDict):
+    kind: Literal["choice"]
+    items: list[Node]
+
+
+class RepeatNode(TypedDict):
+    kind: Literal["repeat"]
+    item: Node
+    min: int
+    max: int | None
+    separator: NotRequired[Node]
+
+
+Node = (
+    TextNode
+    | TokenNode
+    | JsonNode
+    | JsonObjectNode
+    | RegexNode
+    | LarkNode
+    | FreeNode
+    | FreeTextUntilNode
+    | SeqNode
+    | ChoiceNode
+    | RepeatNode
+)
+
+
+def text(value: str) -> TextNode:
+    return {"kind": "text", "value": value}
+
+
+def token(token_id: int, value: str) -> TokenNode:
+    return {"kind": "token", "id": token_id, "text": value}
+
+
+def json_value(schema: Schema, *, pointer: str = "") -> JsonNode:
+    node: JsonNode = {"kind": "json", "schema": schema}
+    if pointer:
+        node["pointer"] = pointer
+    return node
+
+
+def regex(pattern: str) -> RegexNode:
+    return {"kind": "regex", "pattern": pattern}
+
+
+def free() -> FreeNode:
+    return {"kind": "free"}
+
+
+def free_text_until(value: str) -> FreeTextUntilNode:
+    return {"kind": "free_text_until", "text": value}
+
+
+def seq(items: Iterable[Node]) -> Node:
+    """Nested sequences become one, and neighbouring texts too."""
+    flat: list[Node] = []
+    for item in items:
+        for part in item["items"] if item["kind"] == "seq" else [item]:
+            last = flat[-1] if flat else None
+            if part["kind"] == "text" and last is not None and last["kind"] == "text":
+                flat[-1] = text(last["value"] + part["value"])
+            elif part != EMPTY:
+                flat.append(part)
+    if len(flat) == 1:
+        return flat[0]
+    return {"kind": "seq", "items": flat} if flat else EMPTY
+
+
+def choice(items: Iterable[Node]) -> Node:
+    alternatives = list(items)
+    assert alternatives
+    if len(alternatives) == 1:
+        return alternatives[0]
+    return {"kind": "choice", "items": alternatives}
+
+
+def optional(item: Node) -> Node:
+    return {"kind": "repeat", "item": item, "min": 0, "max": 1}
+
+
+def repeat(item: Node, least: int, most: int | None, separator: Node | None = None) -> Node:
+    if least == most == 1:
+        return item
+    node: RepeatNode = {"kind": "repeat", "item": item, "min": least, "max": most}
+    if separator is not None and separator != EMPTY:
+        node["separator"] = separator
+    return node
+
+
+EMPTY: TextNode = {"kind": "text", "value": ""}

@@ -1,0 +1,70 @@
+"""The reasoning regions of the families, and what a prompt says about them: whether it ends inside
+the region, behind it, or leaves it to the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from formgate.parsers.formats import ReasoningFormat, ReasoningState
+from formgate.parsers.symbols import Marker
+
+DEEPSEEK_R1 = ReasoningFormat("deepseek_r1", (Marker("<think>"),), (Marker("</think>"),))
+QWEN3 = ReasoningFormat("qwen3", (Marker("<think>"),), (Marker("</think>"),))
+MISTRAL_THINK = ReasoningFormat("mistral", (Marker("[THINK]"),), (Marker("[/THINK]"),))
+GRANITE = ReasoningFormat(
+    "granite", (Marker("Here is my thought process:"),), (Marker("Here is my response:"),)
+)
+
+HARMONY = ReasoningFormat(
+    "harmony",
+    open=(Marker("<|channel|>"), "analysis", Marker("<|message|>")),
+    close=(Marker("<|end|>"),),
+    gap=0,
+    reopens=True,
+)
+
+
+def reasoning_state_of(
+    prompt_token_ids: Sequence[int],
+    reasoning: ReasoningFormat | None,
+    special_ids: Mapping[str, int],
+    *,
+    prompt_text: str = "",
+) -> ReasoningState:
+    """ "open": the prompt ends inside the region; "closed": the turn that is to be continued has
+    left it; "optional": the model may open it itself; "none": it never reasons.
+
+    Markers that are special tokens are looked for by id. Those that are not cannot be told from
+    what a user typed, so only the end of `prompt_text` counts.
+    """
+    if reasoning is None:
+        return "none"
+    undecided: ReasoningState = "optional" if reasoning.may_open else "none"
+    open_id, close_id = reasoning.token_ids(special_ids)
+    if len(reasoning.open) > 1:
+        return undecided
+    if open_id is None or close_id is None:
+        return _state_by_text(prompt_text, reasoning, undecided)
+    special = frozenset(special_ids.values())
+    behind_turn = False  # another special token, such as a role's, came after
+    for token_id in reversed(prompt_token_ids):
+        if token_id == open_id:
+            return "open"
+        if token_id == close_id:
+            return undecided if behind_turn else "closed"
+        behind_turn = behind_turn or token_id in special
+    return undecided
+
+
+def _state_by_text(
+    prompt_text: str, reasoning: ReasoningFormat, undecided: ReasoningState
+) -> ReasoningState:
+    end = prompt_text.rstrip()
+    opening, closing = (
+        "".join(part.text if isinstance(part, Marker) else part for part in parts)
+        for parts in (reasoning.open, reasoning.close)
+    )
+    if end.endswith(opening):
+        return "open"
+    return "closed" if end.endswith(closing) else undecided

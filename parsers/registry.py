@@ -1,0 +1,113 @@
+"""All formats by name, and which of them a model uses: from its chat template first, the one
+description of the format that every model folder has, and from its architecture and special
+tokens otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from formgate.parsers import families, reasoning, xml_families
+from formgate.parsers.formats import Format, ReasoningFormat
+from formgate.parsers.generic import GENERIC
+from formgate.parsers.pythonic import PYTHONIC
+
+FORMATS: dict[str, Format] = {
+    format.name: format
+    for format in (
+        families.MISTRAL,
+        families.MISTRAL_V11,
+        families.LLAMA3_JSON,
+        PYTHONIC,
+        families.HERMES,
+        families.DEEPSEEK_V3,
+        families.DEEPSEEK_V31,
+        xml_families.QWEN3_CODER,
+        xml_families.GLM45,
+        families.KIMI_K2,
+        families.GRANITE,
+        families.INTERNLM,
+        families.JAMBA,
+        families.PHI4_MINI_JSON,
+        families.XLAM,
+        families.HARMONY,
+        GENERIC,
+    )
+}
+REASONING: dict[str, ReasoningFormat] = {
+    format.name: format
+    for format in (
+        reasoning.DEEPSEEK_R1,
+        reasoning.QWEN3,
+        reasoning.MISTRAL_THINK,
+        reasoning.GRANITE,
+        reasoning.HARMONY,
+    )
+}
+
+
+def detect_tool_format(
+    chat_template: str | None, architecture: str, special_tokens: Collection[str]
+) -> str:
+    """The format's name; "generic" for a model that was trained on none."""
+    template = chat_template or ""
+
+    def says(*words: str) -> bool:
+        return any(word in template for word in words)
+
+    def knows(token: str) -> bool:
+        return token in special_tokens or says(token)
+
+    if architecture.startswith("GptOss") or says("<|channel|>"):
+        return "harmony"
+    if says("[TOOL_CALLS]") or (not template and "[TOOL_CALLS]" in special_tokens):
+        return "mistral_v11" if knows("[ARGS]") else "mistral"
+    if knows("<|tool_calls_section_begin|>"):
+        return "kimi_k2"
+    if says("<｜tool▁calls▁begin｜>"):
+        # The R1 distills have the template of the model that taught them, and not its calls.
+        if not architecture.startswith("Deepseek"):
+            return "generic"
+        return "deepseek_v3" if says("```json") else "deepseek_v31"
+    for word, name in _BY_WORD:
+        if says(word):
+            return name
+    if architecture.startswith("Granite") and knows("<|tool_call|>"):
+        return "granite"
+    if architecture.startswith("Phi") and knows("<|tool_call|>"):
+        return "phi4_mini_json"
+    if "<|python_tag|>" in special_tokens and says("ipython"):
+        return "llama3_json"
+    return "generic"
+
+
+# In this order: a template may quote the syntax of another family.
+_BY_WORD = (
+    ("<arg_key>", "glm45"),
+    ("<function=", "qwen3_coder"),
+    ("<|action_start|>", "internlm"),
+    ("<tool_calls>", "jamba"),
+    ("functools", "phi4_mini_json"),
+    ("<tool_call>", "hermes"),
+    ("<|python_start|>", "pythonic"),
+    ("func_name1(", "pythonic"),
+    ("xLAM", "xlam"),
+    ("calls in a single JSON array", "xlam"),
+    ("<|python_tag|>", "llama3_json"),
+)
+
+
+def detect_reasoning_format(
+    chat_template: str | None, architecture: str, special_tokens: Collection[str]
+) -> str | None:
+    """The format's name; None for a model that does not reason in a region of its own."""
+    template = chat_template or ""
+    if architecture.startswith("GptOss") or "<|channel|>" in template:
+        return "harmony"
+    if "[THINK]" in special_tokens or "[THINK]" in template:
+        return "mistral"
+    if "Here is my thought process" in template:
+        return "granite"
+    if "<think>" in special_tokens or "think>" in template:
+        return "qwen3" if architecture.startswith("Qwen3") else "deepseek_r1"
+    return None

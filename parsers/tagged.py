@@ -1,0 +1,206 @@
+"""Arguments one by one between tags, their values as raw text: `<parameter=a>` and its like. What
+a value is then depends on the tool's schema: text where the parameter is any string or one of
+several, JSON everywhere else. Tree and reader both ask `_kind`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from formgate.parsers import nodes
+from formgate.parsers.formats import SpecialIds, Tool
+from formgate.parsers.literals import literals, through
+from formgate.parsers.nodes import Node
+from formgate.parsers.parameters import (
+    Parameter,
+    is_nullable_text,
+    is_text,
+    parameters_of,
+    text_choices,
+)
+from formgate.parsers.reader import Reader, Steps
+from formgate.parsers.scanner import WHITESPACE, MarkerScanner
+from formgate.parsers.symbols import SYMBOL_RANGE, Written
+from formgate.parsers.transcode import json_inside, stream_literal
+
+Kind = Literal["text", "nullable", "structure", "other"]
+_SYMBOL = re.compile(f"[{SYMBOL_RANGE}]")
+
+
+@dataclass(frozen=True)
+class TaggedArguments:
+    """key_open KEY key_close lead VALUE trail value_close ... ; `lead` and `trail` are newlines
+    or nothing."""
+
+    key_open: tuple[Written, ...]
+    key_close: tuple[Written, ...]
+    value_open: tuple[Written, ...] = ()
+    lead: str = ""
+    trail: str = ""
+    value_close: tuple[Written, ...] = ()
+    between: str = "\n"
+
+    def tree(self, tool: Tool, special_ids: SpecialIds) -> Node:
+        return nodes.seq(
+            argument if parameter.required else nodes.optional(argument)
+            for parameter in parameters_of(tool, r"[^<>\s]+")
+            for argument in [self._argument(parameter, special_ids)]
+        )
+
+    def _argument(self, parameter: Parameter, special_ids: SpecialIds) -> Node:
+        schema = parameter.schema
+        opening = (
+            *(*self.key_open, parameter.name, *self.key_close),
+            *(*self.value_open, self.lead),
+        )
+        close = literals((self.trail, *self.value_close), special_ids)
+        choices = text_choices(schema)
+        kind = _kind(schema)
+        if choices is not None:
+            value = nodes.seq([nodes.choice([nodes.text(text) for text in choices]), *close])
+        elif kind == "text":
+            value = through(self.value_close, special_ids)
+        elif kind == "nullable":
+            null = nodes.seq([nodes.text("null"), *close])
+            value = nodes.choice([null, through(self.value_close, special_ids)])
+        else:
+            value = nodes.seq([nodes.json_value(schema, pointer=parameter.pointer), *close])
+        return nodes.seq([*literals(opening, special_ids), value, nodes.text(self.between)])
+
+    def read(self, reader: Reader) -> Steps[bool]:
+        reader.arguments("{")
+        separator = ""
+        while True:
+            yield from reader.skip_whitespace()
+            if not (yield from reader.accept(reader.alphabet.written(self.key_open))):
+                break
+            key = yield from self._key(reader)
+            if key is None:
+                return False
+            yield from reader.written(self.value_open)
+            if self.lead:
+                yield from reader.accept(self.lead)
+            reader.arguments(f"{separator}{json.dumps(key, ensure_ascii=False)}: ")
+            reader.commit()
+            if not (yield from self._value(reader, _property(reader.schema, key))):
+                return False
+            separator = ", "
+        reader.arguments("}")
+        reader.commit()
+        return True
+
+    def _key(self, reader: Reader) -> Steps[str | None]:
+        close = reader.alphabet.written(self.key_close)
+        while (at := reader.text.find(close, reader.pos)) < 0:
+            if reader.ended or len(reader.text) - reader.pos > 1000:
+                return None
+            yield
+        key = reader.text[reader.pos : at].strip()
+        reader.pos = at + len(close)
+        return key if key and not _SYMBOL.search(key) else None
+
+    def _value(self, reader: Reader, schema: Any) -> Steps[bool]:
+        kind = _kind(schema)
+        if kind == "structure":
+            yield from reader.skip_whitespace()
+            if (first := (yield from reader.peek())) and first in "[{":
+                fits = yield from stream_literal(reader)
+                yield from reader.skip_whitespace()
+                return fits and (yield from self._close(reader))
+        if kind == "text":
+            reader.arguments('"')
+            while True:
+                end, whole = self._text_end(reader)
+                reader.arguments(json_inside(reader.text[reader.pos : end]))
+                reader.pos = end
+                reader.commit()
+                if whole:
+                    break
+                yield
+            reader.arguments('"')
+        else:
+            while not self._text_end(reader)[1]:
+                yield
+            end, _ = self._text_end(reader)
+            reader.arguments(_as_json(reader.text[reader.pos : end], schema))
+            reader.pos = end
+        reader.commit()
+        return (yield from self._close(reader))
+
+    def _text_end(self, reader: Reader) -> tuple[int, bool]:
+        """How far the text surely belongs to the value, and whether that is all of it. A special
+        token ends it too: whatever that is, it is no text."""
+        close = reader.alphabet.written(self.value_close)
+        scanner = MarkerScanner([close])
+        found = scanner.find(reader.text, reader.pos)
+        special = _SYMBOL.search(reader.text, reader.pos)
+        if found and (special is None or found[0] <= special.start()):
+            end = found[0]
+        elif special:
+            end = special.start()
+        elif reader.ended:
+            return len(reader.text), True
+        else:
+            end = scanner.held_from(reader.text, reader.pos)
+            if self.trail and end > reader.pos and reader.text[end - 1] == self.trail:
+                end -= 1
+            return end, False
+        if self.trail and reader.text[reader.pos : end].endswith(self.trail):
+            end -= len(self.trail)
+        return end, True
+
+    def _close(self, reader: Reader) -> Steps[bool]:
+        if self.trail:
+            yield from reader.accept(self.trail)
+        if (yield from reader.accept(reader.alphabet.written(self.value_close))):
+            reader.commit()
+            return True
+        # A value that nobody closed, before another marker: the next one sees to that.
+        return bool(_SYMBOL.match((yield from reader.peek())))
+
+
+def _kind(schema: Any) -> Kind:
+    if is_text(schema) or text_choices(schema) is not None:
+        return "text"
+    if is_nullable_text(schema):
+        return "nullable"
+    return "structure" if _types(schema) and _types(schema) <= {"object", "array"} else "other"
+
+
+def _types(schema: Any) -> set[str]:
+    kinds = schema.get("type", []) if isinstance(schema, dict) else []
+    return {kinds} if isinstance(kinds, str) else set(kinds)
+
+
+def _property(schema: Any, name: str) -> Any:
+    """Of the tool's schema; any value, where there is none."""
+    if not isinstance(schema, dict):
+        return True
+    if "$ref" in schema and "properties" not in schema:
+        target: Any = schema
+        for step in schema["$ref"].split("/")[1:]:
+            target = target.get(step, {}) if isinstance(target, dict) else {}
+        schema = target
+    properties = schema.get("properties", {}) if isinstance(schema, dict) else {}
+    return properties.get(name, True)
+
+
+_SPELLINGS = {"True": "true", "False": "false", "None": "null"}
+
+
+def _as_json(text: str, schema: Any) -> str:
+    """A value of unknown type: JSON if it is, and if the schema has no string instead."""
+    trimmed = text.strip(WHITESPACE)
+    trimmed = _SPELLINGS.get(trimmed, trimmed)
+    try:
+        value = json.loads(trimmed)
+    except (ValueError, RecursionError):
+        return json.dumps(text, ensure_ascii=False)
+    if is_nullable_text(schema):
+        return "null" if value is None else json.dumps(text, ensure_ascii=False)
+    if _types(schema) == {"string"} and not isinstance(value, str):
+        return json.dumps(text, ensure_ascii=False)
+    return trimmed

@@ -1,0 +1,172 @@
+"""Python and JSON literals, passed on as JSON while they come. Either may be written inside the
+other, as models do: `'single'` and `"double"` quotes, `True` and `true`, `None` and `null`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from formgate.parsers.reader import Reader, Steps
+from formgate.parsers.symbols import SYMBOL_RANGE
+
+_MAX_DEPTH = 64
+_WORD_END = re.compile(rf"[\s,:=(){{}}\[\]\"'{SYMBOL_RANGE}]")
+_WORDS = {
+    **{"True": "true", "False": "false", "None": "null"},
+    **{word: word for word in ("true", "false", "null")},
+}
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_CLOSERS = {"[": "]", "(": ")", "{": "}"}
+# Python's escapes by what follows the backslash; those that JSON shares stay as they are.
+_SAME_IN_JSON = '"\\/bfnrtu'
+_ONE_CHARACTER = {"'": "'", "a": "\\u0007", "v": "\\u000b", "0": "\\u0000", "\n": ""}
+_BY_CODE = {"x": 2, "U": 8}
+
+
+def json_inside(text: str) -> str:
+    """Text as it stands inside a JSON string."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def stream_literal(reader: Reader, depth: int = 0) -> Steps[bool]:
+    """One value. False: it is none; what came before is passed on already."""
+    if depth > _MAX_DEPTH:
+        return False
+    yield from reader.skip_whitespace()
+    first = yield from reader.peek()
+    if first and first in "\"'":
+        return (yield from _string(reader))
+    if first in _CLOSERS:
+        return (yield from _container(reader, depth))
+    word = yield from _word(reader)
+    value = _WORDS.get(word, _number(word))
+    if value is None:
+        return False
+    reader.arguments(value)
+    reader.commit()
+    return True
+
+
+def _container(reader: Reader, depth: int) -> Steps[bool]:
+    opening = yield from reader.peek()
+    closer = _CLOSERS[opening]
+    is_object = opening == "{"
+    _pass(reader, 1, "{" if is_object else "[")
+    separator = ""
+    while True:
+        yield from reader.skip_whitespace()
+        if (yield from reader.accept(closer)):
+            _pass(reader, 0, "}" if is_object else "]")
+            return True
+        reader.arguments(separator)
+        reader.commit()
+        if is_object and not (yield from _key(reader)):
+            return False
+        if not (yield from stream_literal(reader, depth + 1)):
+            return False
+        yield from reader.skip_whitespace()
+        separator = ", "  # said with the next value: there may be none behind the comma
+        if not (yield from reader.accept(",")) and (yield from reader.peek()) != closer:
+            return False
+        reader.commit()
+
+
+def _key(reader: Reader) -> Steps[bool]:
+    first = yield from reader.peek()
+    if first and first in "\"'":
+        if not (yield from _string(reader)):
+            return False
+    else:
+        word = yield from _word(reader)
+        if not word:
+            return False
+        reader.arguments(json.dumps(word, ensure_ascii=False))
+    yield from reader.skip_whitespace()
+    if not (yield from reader.accept(":")):
+        return False
+    _pass(reader, 0, ": ")
+    return True
+
+
+def _string(reader: Reader) -> Steps[bool]:
+    quote = yield from reader.peek()
+    _pass(reader, 1, '"')
+    stop = re.compile(rf"[{quote}\\{SYMBOL_RANGE}]")
+    while (yield from reader.more()):
+        found = stop.search(reader.text, reader.pos)
+        end = found.start() if found else len(reader.text)
+        plain = reader.text[reader.pos : end]
+        _pass(reader, len(plain), json_inside(plain))
+        if found is None:
+            continue
+        if found[0] == quote:
+            _pass(reader, 1, '"')
+            return True
+        if found[0] != "\\":
+            return False
+        if not (yield from _escape(reader)):
+            return False
+    return False
+
+
+def _escape(reader: Reader) -> Steps[bool]:
+    while len(reader.text) - reader.pos < 2:
+        if reader.ended:
+            return False
+        yield
+    kind = reader.text[reader.pos + 1]
+    if (digits := _BY_CODE.get(kind)) is not None:
+        while len(reader.text) - reader.pos < 2 + digits and not reader.ended:
+            yield
+        code = reader.text[reader.pos + 2 : reader.pos + 2 + digits]
+        if re.fullmatch(f"[0-9a-fA-F]{{{digits}}}", code) and int(code, 16) < 0xD800:
+            _pass(reader, 2 + digits, json_inside(chr(int(code, 16))))
+            return True
+        if re.fullmatch(f"[0-9a-fA-F]{{{digits}}}", code) and 0xE000 <= int(code, 16) <= 0x10FFFF:
+            _pass(reader, 2 + digits, chr(int(code, 16)))
+            return True
+    if kind == "u":
+        while len(reader.text) - reader.pos < 6 and not reader.ended:
+            yield
+        if not re.fullmatch("[0-9a-fA-F]{4}", reader.text[reader.pos + 2 : reader.pos + 6]):
+            _pass(reader, 1, "\\\\")  # no escape in Python, so the backslash is one
+            return True
+    if kind in _SAME_IN_JSON:
+        _pass(reader, 2, "\\" + kind)
+    elif kind in _ONE_CHARACTER:
+        _pass(reader, 2, _ONE_CHARACTER[kind])
+    else:
+        _pass(reader, 1, "\\\\")
+    return True
+
+
+def _word(reader: Reader) -> Steps[str]:
+    length = 0
+    while not (found := _WORD_END.search(reader.text, reader.pos + length)):
+        length = len(reader.text) - reader.pos
+        if reader.ended:
+            break
+        yield
+    end = found.start() if found else len(reader.text)
+    word = reader.text[reader.pos : end]
+    reader.pos = end
+    return word
+
+
+def _number(word: str) -> str | None:
+    if _NUMBER.fullmatch(word):
+        return word
+    try:
+        value = float(word.replace("_", ""))
+    except ValueError:
+        return None
+    if value in (float("inf"), float("-inf")) or value != value:
+        return None
+    return json.dumps(int(value) if value.is_integer() and "." not in word else value)
+
+
+def _pass(reader: Reader, consumed: int, text: str) -> None:
+    reader.pos += consumed
+    reader.arguments(text)
+    reader.commit()

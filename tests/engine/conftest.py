@@ -1,0 +1,179 @@
+"""A tiny random Llama on disk, and an engine over it that a test drives step by step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from formgate.engine.config import EngineConfig
+from formgate.engine.engine import Engine
+from formgate.engine.hooks import ConstraintFactory, TokenConstraint
+from formgate.engine.messages import AddRequest, EngineStats, TokenOutput
+from formgate.engine.sampling_params import SamplingParams
+
+VOCAB = 131
+EOS = 2
+
+
+@pytest.fixture(scope="session")
+def llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    torch.manual_seed(11)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        eos_token_id=EOS,
+        initializer_range=0.3,  # wide apart logits: near ties would make greedy tokens a lottery
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+class FixedAnswer:
+    """Allows one sequence of tokens and then, if it is `open`, the EOS token."""
+
+    def __init__(self, answer: Sequence[int], *, open_end: bool = False) -> None:
+        self.answer = list(answer)
+        self.open_end = open_end
+        self.accepted: list[int] = []
+
+    def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
+        row.fill(0)
+        done = len(self.accepted)
+        token = self.answer[done] if done < len(self.answer) else EOS
+        row[token >> 5] = np.int32(np.uint32(1 << (token & 31)).view(np.int32))
+        return True
+
+    def accept(self, token_id: int) -> None:
+        assert token_id == self.answer[len(self.accepted)], "a token that the mask did not allow"
+        self.accepted.append(token_id)
+
+    def forced_tokens(self) -> list[int]:
+        return self.answer[len(self.accepted) :]
+
+    def rollback(self, num_tokens: int) -> None:
+        del self.accepted[len(self.accepted) - num_tokens :]
+
+    def is_terminated(self) -> bool:
+        return not self.open_end and len(self.accepted) == len(self.answer)
+
+
+def read_answer(text: str) -> TokenConstraint:
+    """The factory of these tests: "3 4 5" and, with an open end, "3 4 5 ..."."""
+    words = text.split()
+    open_end = words[-1:] == ["..."]
+    return FixedAnswer([int(word) for word in words if word != "..."], open_end=open_end)
+
+
+@dataclass
+class Collected:
+    """All that a request was answered, joined."""
+
+    token_ids: list[int] = field(default_factory=list)
+    outputs: list[TokenOutput] = field(default_factory=list)
+
+    @property
+    def last(self) -> TokenOutput:
+        return self.outputs[-1]
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self.last.finish_reason
+
+
+class Driver:
+    """Steps an engine and keeps what it answers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.answers: dict[str, Collected] = defaultdict(Collected)
+        self.stats: list[EngineStats] = []
+
+    def add(self, name: str, prompt: Sequence[int], *, params: dict | None = None, **fields):
+        defaults = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True}
+        given = SamplingParams(**(defaults | (params or {})))
+        self.engine.add_request(AddRequest(name, list(prompt), given, **fields))
+
+    def step(self) -> list[TokenOutput]:
+        step = self.engine.step()
+        for output in step.outputs:
+            answer = self.answers[output.request_id]
+            assert not answer.outputs or answer.finish_reason is None, "output after the end"
+            answer.outputs.append(output)
+            answer.token_ids += output.token_ids
+        self.stats.append(step.stats)
+        self.engine.check_integrity()
+        return step.outputs
+
+    def run(self) -> dict[str, Collected]:
+        for _ in range(10_000):
+            if not self.engine.has_work:
+                return self.answers
+            self.step()
+        raise AssertionError("the engine never came to an end")
+
+    def generate(self, prompt: Sequence[int], **fields) -> Collected:
+        name = f"generated-{len(self.answers)}"
+        self.add(name, prompt, **fields)
+        return self.run()[name]
+
+
+MakeEngine = Callable[..., Driver]
+
+
+@pytest.fixture
+def make_engine(llama_dir: Path) -> Iterator[MakeEngine]:
+    engines: list[Engine] = []
+
+    def make(*, factory: ConstraintFactory = read_answer, **fields) -> Driver:
+        options = {
+            "model_dir": llama_dir,
+            "dtype": "float32",
+            "device": "cpu",
+            "block_size": 4,
+            "max_num_seqs": 16,
+            "max_num_batched_tokens": 256,
+            "kv_cache_memory_bytes": 1 << 22,
+        }
+        engine = Engine(
+            EngineConfig(**(options | fields)), factory, progress=lambda stage, done, total: None
+        )
+        engines.append(engine)
+        return Driver(engine)
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def reference(llama_dir: Path) -> Callable[[Sequence[int], int], list[int]]:
+    """Greedy tokens by transformers."""
+    model = LlamaForCausalLM.from_pretrained(llama_dir, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None
+
+    def generate(prompt: Sequence[int], max_tokens: int) -> list[int]:
+        ids = torch.tensor([list(prompt)])
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        return out[0, len(prompt) :].tolist()
+
+    return generate

@@ -1,0 +1,116 @@
+"""The batch builder against the definition of a batch, written token by token."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from formgate.engine import devices
+from formgate.engine.batch_builder import BatchBuilder
+from formgate.engine.sampling_params import SamplingParams
+from formgate.engine.sequence import Sequence
+
+BLOCK_SIZE = 4
+
+
+def make_builder() -> BatchBuilder:
+    return BatchBuilder(
+        max_num_seqs=8,
+        max_num_tokens=64,
+        max_blocks_per_seq=16,
+        block_size=BLOCK_SIZE,
+        device=torch.device("cpu"),
+    )
+
+
+def assert_batch_of(builder: BatchBuilder, sequences: list[Sequence]) -> None:
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    starts = [0]
+    contexts: list[int] = []
+    logits: list[int] = []
+    for sequence in sequences:
+        start = sequence.num_computed_tokens
+        end = start + sequence.num_scheduled_tokens
+        for position in range(start, end):
+            ids.append(sequence.token_ids[position])
+            positions.append(position)
+            block = sequence.block_table[position // BLOCK_SIZE]
+            slots.append(block * BLOCK_SIZE + position % BLOCK_SIZE)
+        starts.append(len(ids))
+        contexts.append(end)
+        if end == sequence.num_tokens:
+            logits.append(len(ids) - 1)
+    batch = builder.build(sequences)
+    assert batch.input_ids.tolist() == ids
+    assert batch.positions.tolist() == positions
+    assert batch.slot_mapping.tolist() == slots
+    assert batch.query_start.tolist() == starts
+    assert batch.context_lens.tolist() == contexts
+    assert batch.logits_indices.tolist() == logits
+    assert batch.max_context_len == max(contexts)
+    assert batch.max_query_len == max(s.num_scheduled_tokens for s in sequences)
+    for row, sequence in enumerate(sequences):
+        used = -(-contexts[row] // BLOCK_SIZE)
+        assert batch.block_tables[row, :used].tolist() == sequence.block_table[:used]
+    for tensor in (batch.input_ids, batch.positions, batch.slot_mapping, batch.logits_indices):
+        assert tensor.dtype is torch.int64
+    for tensor in (batch.query_start, batch.context_lens, batch.block_tables):
+        assert tensor.dtype is torch.int32
+        assert tensor.is_contiguous()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_batch_is_what_the_schedule_says(seed: int) -> None:
+    """Sequences come, grow, are preempted, leave and change rows between builds."""
+    rng = random.Random(seed)
+    builder = make_builder()
+    alive: list[Sequence] = []
+    for _ in range(150):
+        if len(alive) < 8 and (not alive or rng.random() < 0.3):
+            tokens = [rng.randrange(1000) for _ in range(rng.randint(1, 20))]
+            alive.append(Sequence("r", tokens, len(tokens), SamplingParams()))
+        if rng.random() < 0.1:
+            alive.pop(rng.randrange(len(alive)))
+        if alive and rng.random() < 0.1:
+            victim = rng.choice(alive)
+            victim.block_table, victim.num_computed_tokens = [], 0
+        if rng.random() < 0.2:
+            rng.shuffle(alive)
+        if not alive:
+            continue
+        budget = 64
+        for sequence in alive:
+            left = sequence.num_uncomputed_tokens
+            wanted = left if rng.random() < 0.7 else rng.randint(1, left)
+            # Leave a token for each of the others.
+            sequence.num_scheduled_tokens = min(wanted, budget - len(alive))
+            budget -= sequence.num_scheduled_tokens
+            end = sequence.num_computed_tokens + sequence.num_scheduled_tokens
+            while len(sequence.block_table) * BLOCK_SIZE < end:
+                sequence.block_table.append(rng.randrange(10_000))
+        scheduled = [s for s in alive if s.num_scheduled_tokens > 0]
+        assert_batch_of(builder, scheduled)
+        for sequence in scheduled:
+            if sequence.catches_up and sequence.num_tokens < 60:
+                sequence.token_ids.append(rng.randrange(1000))
+            sequence.num_computed_tokens += sequence.num_scheduled_tokens
+            sequence.num_scheduled_tokens = 0
+        alive = [s for s in alive if s.num_uncomputed_tokens]
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("150000 100000", 2), ("1000 100000", 1), ("max 100000", 64)]
+)
+def test_a_containers_share_limits_the_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, expected: int
+) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(limit + "\n")
+    monkeypatch.setattr(devices, "CGROUP_CPU_LIMIT", file)
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    assert devices.usable_cpus() == expected

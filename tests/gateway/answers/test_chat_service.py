@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from formgate.gateway.answers import AnswerPlanner
+from formgate.gateway.chat_service import ChatService
+from formgate.gateway.errors import ApiError, engine_died, queue_full
+from formgate.gateway.metrics import Metrics
+from formgate.gateway.model_profile import ModelProfile
+from formgate.gateway.protocol.chat import ChatCompletionRequest
+from formgate.gateway.protocol.parse import parse_object
+from formgate.gateway.tokenizer import Tokenizer
+
+USER = {"role": "user", "content": "What is the weather in Paris?"}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "unit": {"enum": ["celsius", "kelvin"]}},
+            "required": ["city"],
+        },
+    },
+}
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+ONE_CALL = '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}]'
+TWO_CALLS = (
+    '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}, '
+    '{"name": "get_weather", "arguments": {"city": "Par}]\\"is", "unit": "kelvin"}}]'
+)
+THINKING = {"chat_template_kwargs": {"enable_thinking": True}}
+
+Serve = Callable[..., ChatService]
+
+
+@pytest.fixture
+def serve(profile: ModelProfile, planner: AnswerPlanner) -> Serve:
+    return lambda engine: ChatService(profile, engine, planner)
+
+
+def request_of(**fields: Any) -> ChatCompletionRequest:
+    return parse_object(ChatCompletionRequest, {"model": "tiny", "messages": [USER], **fields})
+
+
+def complete(service: ChatService, **fields: Any) -> dict[str, Any]:
+    answer = asyncio.run(service.complete(request_of(**fields)))
+    ChatCompletion.model_validate(answer)
+    return json.loads(json.dumps(answer))
+
+
+def stream(service: ChatService, **fields: Any) -> list[dict[str, Any]]:
+    async def collect() -> list[dict[str, Any]]:
+        async with aclosing(service.stream(request_of(stream=True, **fields))) as steps:
+            return [chunk async for chunks in steps for chunk in chunks]
+
+    chunks = json.loads(json.dumps(asyncio.run(collect())))
+    for chunk in chunks:
+        ChatCompletionChunk.model_validate(chunk)
+    return chunks
+
+
+def folded(chunks: list[dict[str, Any]], index: int = 0) -> dict[str, Any]:
+    """What an SDK makes of a stream: strings are joined, and a role, id or name comes once."""
+    message: dict[str, Any] = {"content": "", "reasoning": "", "calls": [], "finish_reason": None}
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            if choice["index"] != index:
+                continue
+            delta = choice["delta"]
+            message["content"] += delta.get("content") or ""
+            message["reasoning"] += delta.get("reasoning") or ""
+            assert delta.get("reasoning") == delta.get("reasoning_content")
+            for call in delta.get("tool_calls", ()):
+                if "id" in call:
+                    assert call["index"] == len(message["calls"])
+                    message["calls"].append({"id": call["id"], **call["function"]})
+                else:
+                    message["calls"][call["index"]]["arguments"] += call["function"]["arguments"]
+                    assert set(call["function"]) == {"arguments"}
+            if choice["finish_reason"] is not None:
+                assert message["finish_reason"] is None, "one finish_reason for each choice"
+                message["finish_reason"] = choice["finish_reason"]
+    return message
+
+
+def whole(answer: dict[str, Any], index: int = 0) -> dict[str, Any]:
+    choice = answer["choices"][index]
+    message = choice["message"]
+    calls = [{"id": call["id"], **call["function"]} for call in message.get("tool_calls", ())]
+    return {
+        "content": message["content"] or "",
+        "reasoning": message["reasoning_content"] or "",
+        "calls": calls,
+        "finish_reason": choice["finish_reason"],
+    }
+
+
+def without_ids(message: dict[str, Any]) -> dict[str, Any]:
+    return {**message, "calls": [{**call, "id": ""} for call in message["calls"]]}
+
+
+def test_a_whole_answer_has_every_field_of_openai(serve: Serve, replay: Any) -> None:
+    answer = complete(serve(replay("Hello, world! 你好")))
+    assert answer["id"].startswith("chatcmpl-")
+    assert answer["object"] == "chat.completion"
+    assert answer["model"] == "tiny"
+    assert answer["system_fingerprint"].startswith("fp_")
+    assert answer["service_tier"] is None
+    choice = answer["choices"][0]
+    assert choice["message"]["content"] == "Hello, world! 你好"
+    assert choice["message"]["role"] == "assistant"
+    assert "tool_calls" not in choice["message"]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", None)
+    usage = answer["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 3
+    assert usage["completion_tokens_details"]["reasoning_tokens"] == 0
+
+
+ANSWERS = [
+    pytest.param("Hello, world! 你好 \U0001f600", {}, id="text"),
+    pytest.param(ONE_CALL, {"tools": [WEATHER]}, id="call"),
+    pytest.param(TWO_CALLS, {"tools": [WEATHER]}, id="calls"),
+    pytest.param("Let me see. " + ONE_CALL, {"tools": [WEATHER]}, id="text and call"),
+    pytest.param("It is 18 / 2.\n</think>\n\nIt is 9.", THINKING, id="reasoning"),
+    pytest.param("hm\n</think>\n\n" + ONE_CALL, {**THINKING, "tools": [WEATHER]}, id="all"),
+    pytest.param("one two three four", {"stop": ["thr", "x"]}, id="stop"),
+    pytest.param("one two three four", {"max_tokens": 3}, id="length"),
+    pytest.param("never ends", {**THINKING, "max_tokens": 3}, id="reasoning only"),
+]
+
+
+@pytest.mark.parametrize(("text", "fields"), ANSWERS)
+@pytest.mark.parametrize("burst", [1, 3, 100])
+def test_the_stream_folds_to_the_whole_answer(
+    serve: Serve, replay: Any, text: str, fields: dict[str, Any], burst: int
+) -> None:
+    whole_answer = complete(serve(replay(text)), **fields)
+    chunks = stream(
+        serve(replay(text, burst=burst)), stream_options={"include_usage": True}, **fields
+    )
+    assert without_ids(folded(chunks)) == without_ids(whole(whole_answer))
+    usage = chunks[-1]["usage"]
+    assert chunks[-1]["choices"] == []
+    assert all(chunk["usage"] is None for chunk in chunks[:-1])
+    if "stop" not in fields:  # a burst may bring tokens after the stop string
+        assert usage == whole_answer["usage"]
+    assert [c["choices"][0]["delta"].get("role") for c in chunks[:2]] == ["assistant", None]
+    for chunk in chunks[1:-1]:  # no empty deltas, but that of the finish_reason
+        choice = chunk["choices"][0]
+        assert choice["delta"] or choice["finish_reason"]
+
+
+def test_a_call(serve: Serve, replay: Any) -> None:
+    message = complete(serve(replay(ONE_CALL)), tools=[WEATHER])["choices"][0]
+    assert message["finish_reason"] == "tool_calls"
+    assert message["message"]["content"] is None
+    (call,) = message["message"]["tool_calls"]
+    assert call["type"] == "function"
+    assert call["function"]["name"] == "get_weather"
+    assert json.loads(call["function"]["arguments"]) == {"city": "Paris"}
+    assert len(call["id"]) == 9
+    assert call["id"].isalnum()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"tool_choice": NAMED}, "stop"),
+        ({"tool_choice": "required"}, "tool_calls"),
+        ({"tool_choice": NAMED, "max_tokens": 5}, "length"),
+    ],
+)
+def test_finish_reasons_of_calls(
+    serve: Serve, replay: Any, fields: dict[str, Any], reason: str
+) -> None:
+    answer = complete(serve(replay(ONE_CALL)), tools=[WEATHER], **fields)
+    assert answer["choices"][0]["finish_reason"] == reason
+
+
+def test_reasoning_is_split_and_counted(serve: Serve, replay: Any, tokenizer: Tokenizer) -> None:
+    text = "It is 18 / 2.\n</think>\n\nIt is 9."
+    answer = complete(serve(replay(text)), **THINKING)
+    message = answer["choices"][0]["message"]
+    assert message["reasoning_content"] == message["reasoning"] == "It is 18 / 2."
+    assert message["content"] == "It is 9."
+    reasoned = tokenizer.encode("It is 18 / 2.\n</think>", add_special_tokens=False)
+    details = answer["usage"]["completion_tokens_details"]
+    assert details["reasoning_tokens"] == len(reasoned)
+    hidden = complete(serve(replay(text)), include_reasoning=False, **THINKING)
+    assert hidden["choices"][0]["message"]["reasoning_content"] is None
+    assert hidden["usage"] == answer["usage"]
+
+
+def test_without_an_end_everything_is_reasoning(serve: Serve, replay: Any) -> None:
+    answer = complete(serve(replay("never ends at all")), **THINKING, max_tokens=4)
+    assert answer["choices"][0]["message"]["content"] is None
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens_details"]["reasoning_tokens"] == 4
+
+
+def test_a_stop_string_ends_the_engine_request(serve: Serve, replay: Any) -> None:
+    engine = replay("one two three four")
+    choice = complete(serve(engine), stop="three")["choices"][0]
+    assert choice["message"]["content"] == "one two "
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", "three")
+    assert engine.closed == [engine.requests[0].request_id]
+    included = complete(
+        serve(replay("one two three four")), stop="three", include_stop_str_in_output=True
+    )
+    assert included["choices"][0]["message"]["content"] == "one two three"
+
+
+def test_a_stop_string_never_cuts_arguments(serve: Serve, replay: Any) -> None:
+    answer = complete(serve(replay(TWO_CALLS)), tools=[WEATHER], stop=["Paris", "]"])
+    calls = answer["choices"][0]["message"]["tool_calls"]
+    assert [json.loads(call["function"]["arguments"])["city"] for call in calls] == [
+        "Paris",
+        'Par}]"is',
+    ]
+
+
+def test_several_choices(serve: Serve, replay: Any) -> None:
+    engine = replay("Hello", "world", burst=1)
+    chunks = stream(serve(engine), n=3, seed=5)
+    assert [chunk["choices"][0]["index"] for chunk in chunks[:3]] == [0, 1, 2]
+    assert all(chunk["choices"][0]["delta"]["role"] for chunk in chunks[:3])
+    assert [folded(chunks, i)["content"] for i in range(3)] == ["Hello", "world", "Hello"]
+    assert [request.params.seed for request in engine.requests] == [5, 6, 7]
+    assert [request.request_id[-2:] for request in engine.requests] == ["-0", "-1", "-2"]
+    answer = complete(serve(replay("Hello", "world")), n=2)
+    assert [whole(answer, i)["content"] for i in range(2)] == ["Hello", "world"]
+
+
+def test_a_client_that_leaves_aborts_every_choice(serve: Serve, replay: Any) -> None:
+    engine = replay("a long answer that nobody will read to its end")
+
+    async def leave() -> None:
+        steps = serve(engine).stream(request_of(stream=True, n=3))
+        await anext(steps)
+        await steps.aclose()
+
+    asyncio.run(leave())
+    assert sorted(engine.closed) == sorted(request.request_id for request in engine.requests)
+    assert len(engine.closed) == 3
+
+
+def test_logprobs(serve: Serve, replay: Any, tokenizer: Tokenizer) -> None:
+    fields: dict[str, Any] = {"logprobs": True, "top_logprobs": 2, "return_token_ids": True}
+    choice = complete(serve(replay("Hello 你")), **fields)["choices"][0]
+    content = choice["logprobs"]["content"]
+    spelled = b"".join(bytes(entry["bytes"]) for entry in content)
+    assert spelled.decode() == "Hello 你"
+    assert all(len(entry["top_logprobs"]) == 2 for entry in content)
+    assert content[0]["logprob"] == -9999.0
+    ids = tokenizer.encode("Hello 你", add_special_tokens=False)
+    assert choice["token_ids"] == [*ids, 2]
+    chunks = stream(serve(replay("Hello 你")), **fields)
+    parts = [chunk["choices"][0] for chunk in chunks]
+    entries = [e for part in parts if part["logprobs"] for e in part["logprobs"]["content"]]
+    assert entries == content
+    assert [i for part in parts for i in part.get("token_ids", ())] == choice["token_ids"]
+    assert chunks[0]["prompt_token_ids"][0] == 1
+
+
+def test_usage_in_every_chunk(serve: Serve, replay: Any) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = stream(serve(replay("one two three")), stream_options=options)
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert counts[-1] > counts[0] > 0
+
+
+def test_errors_come_before_the_first_chunk(serve: Serve, replay: Any) -> None:
+    engine = replay("Hello")
+    service = serve(engine)
+    for fields, param in (
+        ({"max_tokens": 5000}, "messages"),
+        ({"logit_bias": {"9999": 1}}, "logit_bias"),
+        ({"stop_token_ids": [9999]}, "stop_token_ids[0]"),
+        ({"allowed_token_ids": []}, "allowed_token_ids"),
+        ({"min_tokens": 9, "max_tokens": 5}, "min_tokens"),
+    ):
+        with pytest.raises(ApiError) as refused:
+            stream(service, **fields)
+        assert (refused.value.status, refused.value.param) == (400, param)
+    engine.admission = queue_full(1)
+    with pytest.raises(ApiError) as full:
+        stream(service)
+    assert full.value.status == 429
+    engine.ready = None
+    with pytest.raises(ApiError) as starting:
+        complete(service)
+    assert starting.value.status == 503
+    assert not engine.requests
+
+
+def test_an_engine_that_dies_ends_every_choice_with_its_error(serve: Serve, replay: Any) -> None:
+    engine = replay("one two three four")
+    engine.failure = engine_died()
+    with pytest.raises(ApiError) as died:
+        complete(serve(engine), n=2)
+    assert died.value.status == 503
+
+
+def test_sampling_fields_reach_the_engine(serve: Serve, replay: Any) -> None:
+    engine = replay("x")
+    complete(serve(engine))
+    params = engine.requests[0].params
+    assert params.top_k == 7  # the model's generation_config.json
+    assert params.max_tokens == 2048 - len(engine.requests[0].prompt_token_ids)
+    complete(
+        serve(engine),
+        temperature=0,
+        top_k=-1,
+        max_completion_tokens=9,
+        logit_bias={"5": -100},
+        bad_words=["Paris"],
+        stop_token_ids=[7],
+        cache_salt="s",
+        priority=3,
+    )
+    request = engine.requests[1]
+    assert (request.params.temperature, request.params.top_k) == (0.0, 0)
+    assert request.params.max_tokens == 9
+    assert request.params.logit_bias == {5: -100.0}
+    assert len(request.params.bad_words) == 2
+    assert request.params.stop_token_ids == (7,)
+    assert (request.cache_salt, request.priority) == ("s", 3)
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+
+
+def test_a_constraint_goes_with_the_request(serve: Serve, replay: Any) -> None:
+    engine = replay('{"a": 1}')
+    complete(serve(engine), response_format=FORMAT)
+    assert json.dumps(SCHEMA) in engine.requests[0].constraint
+    complete(serve(engine))
+    assert engine.requests[1].constraint is None
+
+
+def test_auto_is_constrained_after_the_marker_only(serve: Serve, replay: Any) -> None:
+    engine = replay("Hello")
+    complete(serve(engine), tools=[WEATHER])
+    assert engine.requests[0].constraint is not None
+    complete(serve(engine), tools=[WEATHER], tool_choice="none")
+    assert '"token"' not in (engine.requests[1].constraint or "")
+
+
+def test_an_invalid_structured_answer_is_counted(
+    serve: Serve, replay: Any, metrics: Metrics
+) -> None:
+    def failures() -> float:
+        name = "formgate:structured_answers_invalid_total"
+        return metrics.registry.get_sample_value(name, {"model_name": "tiny", "engine": "0"}) or 0
+
+    complete(serve(replay('{"a": 1}')), response_format=FORMAT)
+    complete(serve(replay('{"a": ')), response_format=FORMAT, max_tokens=2)
+    assert failures() == 0
+    complete(serve(replay('{"a": "x"}')), response_format=FORMAT)
+    complete(serve(replay("no call")), tools=[WEATHER], tool_choice="required")
+    assert failures() == 2
+
+
+def test_echo_and_prompt_logprobs(serve: Serve, replay: Any) -> None:
+    assistant = {"role": "assistant", "content": "Hello, "}
+    answer = complete(
+        serve(replay("world")),
+        messages=[USER, assistant],
+        continue_final_message=True,
+        echo=True,
+        prompt_logprobs=1,
+    )
+    assert answer["choices"][0]["message"]["content"] == "Hello, world"
+    assert answer["prompt_logprobs"][0] is None
+    assert len(answer["prompt_logprobs"]) == answer["usage"]["prompt_tokens"]

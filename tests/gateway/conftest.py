@@ -1,0 +1,122 @@
+"""A gateway over a real engine client and child process, with services whose answers a test can
+read off the request. The real services and the real engine are tested in `tests/serving`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import tokenizers
+from fastapi import FastAPI
+from tokenizers import decoders, models, pre_tokenizers
+
+from formgate.engine.config import EngineConfig
+from formgate.engine.messages import AddRequest
+from formgate.engine.sampling_params import SamplingParams
+from formgate.gateway.app import create_app
+from formgate.gateway.engine_client import EngineClient
+from formgate.gateway.errors import bad_request
+from formgate.gateway.metrics import Metrics
+from formgate.gateway.served_models import ServedModels
+from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.sse import Chunk, Payload
+from formgate.gateway.state import GatewayState
+from formgate.gateway.tokenizer import Tokenizer, load_tokenizer
+
+SCRIPTED_ENGINE = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
+
+
+class CountingService:
+    """Streams the numbers that the scripted engine counts, one chunk for each of its steps."""
+
+    def __init__(self, engine: EngineClient) -> None:
+        self._engine = engine
+        self._served = 0
+
+    async def stream(self, request: Any) -> AsyncGenerator[Chunk]:
+        if request.max_tokens == 13:
+            raise bad_request("13 is refused.", "max_tokens", "superstition")
+        if request.max_tokens == 500:
+            raise RuntimeError("a bug of ours")
+        self._served += 1
+        add = AddRequest(
+            f"r{self._served}",
+            [request.seed or 1],
+            SamplingParams(max_tokens=request.max_tokens or 3),
+        )
+        async with aclosing(self._engine.generate(add)) as outputs:
+            async for output in outputs:
+                yield {"tokens": output.token_ids}
+
+    async def complete(self, request: Any) -> Payload:
+        async with aclosing(self.stream(request)) as chunks:
+            parts = [chunk async for chunk in chunks]
+        return {"tokens": [token for part in parts for token in part["tokens"]]}
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """Every byte is a token."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.save(str(folder / "tokenizer.json"))
+    return load_tokenizer(folder)
+
+
+@asynccontextmanager
+async def _gateway(tokenizer: Tokenizer, config: ServerConfig) -> AsyncIterator[FastAPI]:
+    models = ServedModels.of(config)
+    metrics = Metrics(models.default)
+    engine = EngineClient(
+        EngineConfig(model_dir=Path("any"), max_num_seqs=4),
+        metrics,
+        max_queue_size=config.max_queue_size,
+        command=SCRIPTED_ENGINE,
+    )
+    await engine.start()
+    try:
+        await engine.wait_ready()
+        service = CountingService(engine)
+        yield create_app(
+            GatewayState(
+                config=config,
+                models=models,
+                metrics=metrics,
+                engine=engine,
+                tokenizer=tokenizer,
+                chat=service,
+                completions=service,
+                tokenize=lambda request: tokenizer.encode(request.prompt or ""),
+            )
+        )
+    finally:
+        await engine.close()
+
+
+Test = Callable[[httpx.AsyncClient, FastAPI], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def with_gateway(byte_tokenizer: Tokenizer) -> Callable[..., None]:
+    """Run a test coroutine with a client of a gateway made for it."""
+
+    def run(test: Test, **options: Any) -> None:
+        async def main() -> None:
+            async with _gateway(byte_tokenizer, ServerConfig(**options)) as app:
+                transport = httpx.ASGITransport(app)
+                async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                    await test(client, app)
+
+        asyncio.run(asyncio.wait_for(main(), 30))
+
+    return run

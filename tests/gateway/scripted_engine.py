@@ -1,0 +1,93 @@
+"""An engine process without an engine: it speaks the two sockets' protocol and does what the prompt
+says, so that supervision is tested in milliseconds. Run as a program by `test_engine_client`.
+
+Prompt [n] counts up, one token a step; [666] kills the process; [404] ends with an error; [0] tells
+how many requests were aborted and how many are running.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import msgspec
+import zmq
+
+from formgate.engine.messages import (
+    AbortRequests,
+    AddRequest,
+    EngineCommand,
+    EngineEvent,
+    EngineFailed,
+    EngineReady,
+    EngineStats,
+    LoadProgress,
+    Shutdown,
+    StepOutputs,
+    TokenOutput,
+)
+from formgate.gateway.engine_launch import EngineLaunch, end_with_parent
+
+STEP = 0.002  # seconds
+
+
+def main() -> None:
+    launch = EngineLaunch.decode(sys.stdin.buffer.readline())
+    end_with_parent()
+    context = zmq.Context()
+    commands, events = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+    commands.connect(launch.command_address)
+    events.connect(launch.event_address)
+    decoder = msgspec.msgpack.Decoder(EngineCommand)
+
+    def tell(event: EngineEvent) -> None:
+        events.send(msgspec.msgpack.encode(event))
+
+    match launch.config.model_dir.name:
+        case "broken":
+            tell(EngineFailed("The weights are no weights."))
+            time.sleep(30)  # the client lets go, and that ends it
+        case "crash":
+            os._exit(7)
+    tell(LoadProgress("Loading weights", 1, 2))
+    tell(EngineReady(2048, 100, 16, 300, "cpu", "float32"))
+
+    running: dict[str, tuple[AddRequest, int]] = {}
+    aborted = 0
+    while True:
+        while commands.poll(0 if running else 1000):
+            command = decoder.decode(commands.recv())
+            match command:
+                case AddRequest():
+                    running[command.request_id] = (command, 0)
+                case AbortRequests():
+                    aborted += len(command.request_ids)
+                    for request_id in command.request_ids:
+                        running.pop(request_id, None)
+                case Shutdown():
+                    return
+        outputs = []
+        for request_id, (request, count) in list(running.items()):
+            count += 1
+            output = TokenOutput(request_id, [count], queue_time=0.001)
+            if request.prompt_token_ids == [666]:
+                os._exit(9)
+            elif request.prompt_token_ids == [404]:
+                output = TokenOutput(request_id, [], "error", error="No mask is left.")
+            elif request.prompt_token_ids == [0]:
+                output = TokenOutput(request_id, [aborted, len(running) - 1], "stop")
+            elif count == request.params.max_tokens:
+                output.finish_reason = "length"
+            outputs.append(output)
+            if output.finish_reason:
+                del running[request_id]
+            else:
+                running[request_id] = (request, count)
+        if outputs:
+            tell(StepOutputs(outputs, EngineStats(len(running), 0, 0.5, num_batched_tokens=1)))
+            time.sleep(STEP)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""`formgate serve` in full, over an engine process without an engine. Run as a program by
+`test_server`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from formgate.gateway.flags import parse_serve
+from formgate.gateway.listener import bound
+from formgate.gateway.server import ServeError, run_server
+
+
+def main() -> int:
+    command = parse_serve(sys.argv[1:], prog="scripted_server")
+    engine = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
+    folder = Path(command.server.model or "")
+    with bound(command.server) as listener:
+        try:
+            run_server(
+                command.server, command.engine(folder), folder, listener, engine_command=engine
+            )
+        except ServeError as error:
+            print(f"error: {error}")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

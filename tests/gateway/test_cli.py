@@ -1,0 +1,176 @@
+"""The command line: vLLM's flags and their meanings, and what it says when one is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from formgate.engine.config import EngineConfig
+from formgate.gateway import cli
+from formgate.gateway.flags import ENGINE_FLAGS, CommandLine, parse_serve, serve_parser
+from formgate.gateway.server_config import ServerConfig
+
+
+def parse(line: str) -> CommandLine:
+    return parse_serve(line.split(), prog="formgate serve")
+
+
+def refused(line: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        parse(line)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_users_own_command_line() -> None:
+    command = parse(
+        "mistralai/Mistral-7B-Instruct-v0.3 --host 0.0.0.0 --port 8080 --tensor-parallel-size 1 "
+        "--max-model-len 8192 --gpu-memory-utilization 0.8 --max-num-seqs 64 "
+        "--enable-prefix-caching --quantization awq --enable-auto-tool-choice "
+        "--tool-call-parser mistral --served-model-name a b --api-key k1 --api-key k2"
+    )
+    assert command.server == ServerConfig(
+        model="mistralai/Mistral-7B-Instruct-v0.3",
+        host="0.0.0.0",
+        port=8080,
+        tool_call_parser="mistral",
+        served_model_name=("a", "b"),
+        api_key=("k1", "k2"),
+    )
+    engine = command.engine(Path("/model"))
+    assert engine.model_dir == Path("/model")
+    assert (engine.max_model_len, engine.max_num_seqs) == (8192, 64)
+    assert (engine.gpu_memory_utilization, engine.quantization) == (0.8, "awq")
+    assert engine.enable_prefix_caching
+
+
+def test_no_argument_gives_the_defaults_of_both_configs() -> None:
+    command = parse("")
+    assert command.server == ServerConfig()
+    assert command.engine(Path("m")) == EngineConfig(model_dir=Path("m"))
+
+
+def test_every_field_is_a_flag_with_help() -> None:
+    text = serve_parser("formgate serve").format_help()
+    fields = {field.name for field in dataclasses.fields(ServerConfig)} - {"model"}
+    engine_fields = {field.name for field in dataclasses.fields(EngineConfig)} - {"model_dir"}
+    assert engine_fields == set(ENGINE_FLAGS)
+    for name in fields | engine_fields:
+        flag = name.replace("_", "-")
+        assert f"--{flag}" in text or f"--[no-]{flag}" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "value"),
+    [
+        ("--max-model-len 8k", "max_model_len", 8000),
+        ("--max-model-len 8K", "max_model_len", 8192),
+        ("--max-model-len auto", "max_model_len", None),
+        ("--max_model_len=512", "max_model_len", 512),
+        ("-tp 1", "tensor_parallel_size", 1),
+        ("-q awq", "quantization", "awq"),
+        ("--no-enable-prefix-caching", "enable_prefix_caching", False),
+        ("--enforce-eager", "enforce_eager", True),
+        ("--dtype half", "dtype", "float16"),
+        ("--load-format dummy", "load_format", "dummy"),
+    ],
+)
+def test_engine_flags(line: str, field: str, value: object) -> None:
+    assert getattr(parse(line).engine(Path("m")), field) == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        (["--model", "m"], "model", "m"),
+        (["--allowed-origins", '["https://a.b"]'], "allowed_origins", ("https://a.b",)),
+        (["--allowed-origins", "https://a.b", "https://c.d"], "allowed_origins",
+         ("https://a.b", "https://c.d")),
+        (["--default-chat-template-kwargs", '{"enable_thinking": true}'],
+         "default_chat_template_kwargs", {"enable_thinking": True}),
+        (["--env", "A=1", "B=x=y"], "env", {"A": "1", "B": "x=y"}),
+        (["--uds", "/tmp/s"], "uds", Path("/tmp/s")),
+        (["--disable-log-requests"], "disable_log_requests", True),
+        (["--no-enable-auto-tool-choice"], "enable_auto_tool_choice", False),
+    ],
+)  # fmt: skip
+def test_server_flags(arguments: list[str], field: str, value: object) -> None:
+    assert getattr(parse_serve(arguments, prog="p").server, field) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--max-modellen 5", "unknown flag --max-modellen; did you mean --max-model-len?"),
+        ("--tool-parser mistral", "did you mean --tool-call-parser?"),
+        ("--zzzzzz", "unknown flag --zzzzzz\n"),
+        ("m extra", "unexpected argument extra"),
+        ("m --model n", "given twice"),
+        ("--port high", "invalid int value: 'high'"),
+        ("--max-model-len long", "not a number of tokens"),
+        ("--dtype int3", "invalid choice: 'int3'"),
+        ("--default-chat-template-kwargs [1]", "not a JSON object"),
+        ("--max-num-seqs 0", "--max-num-seqs: 0 is not positive"),
+        ("--gpu-memory-utilization 90", "at most 1"),
+        ("--ssl-keyfile k", "go together"),
+        ("--env A", "A is not NAME=VALUE"),
+        ("--enable-lora", "--enable-lora: LoRA adapters are not supported yet"),
+        ("--lora-modules a=b", "LoRA adapters are not supported yet"),
+        ("-tp 2", "more than one GPU is not supported yet"),
+        ("--no-enable-chunked-prefill", "always computed in chunks"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(line, capsys)
+
+
+def test_names_of_older_releases_are_taken_and_not_silently() -> None:
+    command = parse("m --enable-reasoning --guided-decoding-backend outlines --trust-remote-code")
+    assert command.server.model == "m"
+    assert [note.split(" ")[0] for note in command.notes] == [
+        "--enable-reasoning",
+        "--guided-decoding-backend",
+        "--trust-remote-code",
+    ]
+
+
+def test_keys_are_not_shown() -> None:
+    assert "secret" not in repr(ServerConfig(api_key=("secret",), hf_token="secret"))
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"formgate {importlib.metadata.version('formgate')}\n"
+    assert cli.main([]) == 0
+    assert "formgate serve [MODEL]" in capsys.readouterr().out
+    assert cli.main(["server"]) == 2
+    assert "unknown command server" in capsys.readouterr().err
+
+
+def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:
+    text = capsys.readouterr().err
+    assert re.fullmatch(r"formgate: error: [^\n]+\n", text), text
+    return text
+
+
+def test_a_folder_that_is_no_model_is_one_line_and_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["serve", str(tmp_path), "--port", "0"]) == 1
+    assert "has no config.json" in one_line_error(capsys)
+
+
+def test_a_taken_port_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert cli.main(["serve", "--host", "127.0.0.1", "--port", str(port)]) == 1
+    assert f"port {port}: address already in use" in one_line_error(capsys)

@@ -1,0 +1,198 @@
+"""The engine client against a real child process: outputs, aborts, admission, death and restart."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from formgate.engine.config import EngineConfig
+from formgate.engine.messages import AddRequest, LoadProgress
+from formgate.engine.sampling_params import SamplingParams
+from formgate.gateway.engine_client import EngineClient, EngineStartError
+from formgate.gateway.errors import ApiError
+from formgate.gateway.metrics import Metrics
+
+COMMAND = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
+
+
+def add(request_id: str, prompt: int = 1, max_tokens: int = 5) -> AddRequest:
+    return AddRequest(request_id, [prompt], SamplingParams(max_tokens=max_tokens))
+
+
+@asynccontextmanager
+async def running(
+    model: str = "any", *, max_num_seqs: int = 8, max_queue_size: int = 8, **options: object
+) -> AsyncIterator[EngineClient]:
+    config = EngineConfig(model_dir=Path(model), max_num_seqs=max_num_seqs)
+    client = EngineClient(
+        config, Metrics("m"), max_queue_size=max_queue_size, command=COMMAND, **options
+    )
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def run(test: Callable[[], Coroutine[None, None, None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 20))
+
+
+async def tokens(client: EngineClient, request: AddRequest) -> list[int]:
+    return [token async for output in client.generate(request) for token in output.token_ids]
+
+
+async def aborted_and_running(client: EngineClient) -> list[int]:
+    return await tokens(client, add("report", 0))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+def test_each_request_gets_its_own_outputs_in_order() -> None:
+    async def test() -> None:
+        progress: list[LoadProgress] = []
+        async with running(on_progress=progress.append) as client:
+            ready = await client.wait_ready()
+            assert (client.state, ready.max_model_len) == ("ready", 2048)
+            assert progress == [LoadProgress("Loading weights", 1, 2)]
+            counts = range(1, 8)
+            answers = await asyncio.gather(
+                *(tokens(client, add(f"r{n}", max_tokens=n)) for n in counts)
+            )
+            assert answers == [list(range(1, n + 1)) for n in counts]
+            assert client.num_in_flight == 0
+            text = client._metrics.exposition().decode()
+            assert 'vllm:request_success_total{engine="0",finished_reason="length"' in text
+            assert 'vllm:generation_tokens_total{engine="0",model_name="m"} 28.0' in text
+
+    run(test)
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+def test_a_consumer_that_leaves_aborts_its_request(how: str) -> None:
+    async def test() -> None:
+        async with running() as client:
+            await client.wait_ready()
+            if how == "close":
+                async with aclosing(client.generate(add("long", max_tokens=10**6))) as outputs:
+                    await anext(outputs)
+            else:
+                task = asyncio.create_task(tokens(client, add("long", max_tokens=10**6)))
+                await until(lambda: client.num_in_flight == 1)
+                await asyncio.sleep(0.02)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            assert await aborted_and_running(client) == [1, 0]
+            reason = "abort" if how == "cancel" else "stop"
+            assert f'finished_reason="{reason}",model_name="m"}} 1.0' in (
+                client._metrics.exposition().decode().replace('"stop",model_name="m"} 2.0', "")
+                if how == "cancel"
+                else client._metrics.exposition().decode().replace("} 2.0", "} 1.0")
+            )
+
+    run(test)
+
+
+def test_abort_of_an_unknown_request_is_nothing() -> None:
+    async def test() -> None:
+        async with running() as client:
+            await client.wait_ready()
+            client.abort(["nobody"])
+            assert await aborted_and_running(client) == [0, 0]
+
+    run(test)
+
+
+def test_when_the_process_dies_requests_fail_and_a_new_one_serves_on() -> None:
+    async def test() -> None:
+        async with running() as client:
+            await client.wait_ready()
+            victims = [
+                asyncio.create_task(tokens(client, add(f"v{i}", max_tokens=10**6)))
+                for i in range(3)
+            ]
+            await until(lambda: client.num_in_flight == 3)
+            with pytest.raises(ApiError) as killed:
+                await tokens(client, add("killer", 666))
+            assert (killed.value.status, killed.value.code) == (503, "engine_died")
+            for victim in await asyncio.gather(*victims, return_exceptions=True):
+                assert isinstance(victim, ApiError)
+                assert victim.status == 503
+            assert client.num_in_flight == 0
+            with pytest.raises(ApiError) as refused:
+                client.ensure_admission()
+            assert (refused.value.status, refused.value.code) == (503, "engine_not_ready")
+            await until(lambda: client.state == "ready")
+            assert await tokens(client, add("after", max_tokens=2)) == [1, 2]
+            assert "formgate:engine_restarts_total" in client._metrics.exposition().decode()
+
+    run(test)
+
+
+def test_a_request_the_engine_gives_up_is_a_500_with_its_message() -> None:
+    async def test() -> None:
+        async with running() as client:
+            await client.wait_ready()
+            with pytest.raises(ApiError, match="No mask is left") as error:
+                await tokens(client, add("r", 404))
+            assert error.value.status == 500
+
+    run(test)
+
+
+def test_a_full_queue_is_a_429_that_says_when_to_retry() -> None:
+    async def test() -> None:
+        async with running(max_num_seqs=1, max_queue_size=1) as client:
+            await client.wait_ready()
+            tasks = [
+                asyncio.create_task(tokens(client, add(f"r{i}", max_tokens=50))) for i in range(2)
+            ]
+            await until(lambda: client.num_in_flight == 2)
+            with pytest.raises(ApiError) as full:
+                await tokens(client, add("late"))
+            assert full.value.status == 429
+            assert int(full.value.headers["Retry-After"]) >= 1
+            assert [len(answer) for answer in await asyncio.gather(*tasks)] == [50, 50]
+            assert await tokens(client, add("late", max_tokens=1)) == [1]
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"), [("broken", "no weights"), ("crash", "ended with exit code 7")]
+)
+def test_a_first_start_that_fails_is_final(model: str, message: str) -> None:
+    async def test() -> None:
+        async with running(model) as client:
+            with pytest.raises(EngineStartError, match=message):
+                await client.wait_ready()
+            assert client.state == "dead"
+
+    run(test)
+
+
+def test_close_ends_the_process_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    async def test() -> None:
+        async with running() as client:
+            await client.wait_ready()
+            assert any(tmp_path.iterdir())
+            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+            before = set(children.read_text().split())
+            assert before
+        assert not set(children.read_text().split()) & before
+        assert not any(tmp_path.iterdir())
+
+    run(test)
