@@ -29,4 +29,5 @@ class EngineConfig:
     max_logprobs: int = 20
     seed: int = 0
     tensor_parallel_size: int = 1
+    tokenizer_vocab_size: int | None = None  # logits past it are padding; None: there is none
     forced_tokens: bool = False  # append what a grammar forces instead of sampling it

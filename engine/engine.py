@@ -132,7 +132,7 @@ class Engine:
             return "The prompt is empty."
         if len(prompt) >= longest:
             return f"The prompt has {len(prompt)} tokens, and the model's context {longest}."
-        if min(prompt) < 0 or max(prompt) >= self.runner.spec.vocab_size:
+        if min(prompt) < 0 or max(prompt) >= self.runner.vocab_size:
             return "The prompt holds a token id outside the vocabulary."
         if sequence.lora_name is not None:
             return "LoRA adapters are not supported."

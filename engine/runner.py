@@ -91,8 +91,11 @@ class ModelRunner:
         max_model_len = self._max_model_len(config)
 
         self.model = self._load_model(config, hf_config, progress)
+        self.vocab_size = min(
+            self.spec.vocab_size, config.tokenizer_vocab_size or self.spec.vocab_size
+        )
         self.sampler = Sampler(
-            vocab_size=self.spec.vocab_size,
+            vocab_size=self.vocab_size,
             eos_token_ids=sorted(self.eos_token_ids),
             device=self.device,
             seed=config.seed,

@@ -4,6 +4,7 @@ the engine, and runs the engine's loop. It ends when its parent does, however th
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 
@@ -31,7 +32,8 @@ def main() -> int:
     except (OSError, ValueError) as error:
         _report(launch.event_address, f"The tokenizer cannot be used: {error}")
         return 1
-    run_engine_loop(launch.config, compiler.factory, launch.command_address, launch.event_address)
+    config = dataclasses.replace(launch.config, tokenizer_vocab_size=tokenizer.size)
+    run_engine_loop(config, compiler.factory, launch.command_address, launch.event_address)
     return 0
 
 

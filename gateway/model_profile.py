@@ -4,6 +4,7 @@ tokenizer, chat template, output formats and defaults.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from formgate.gateway.chat_template import ChatTemplate
+from formgate.gateway.chat_template import ChatTemplate, ChatTemplateError
 from formgate.gateway.sampling import SamplingDefaults, load_sampling_defaults
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.tokenizer import Tokenizer, load_tokenizer
@@ -23,6 +24,7 @@ from formgate.parsers.registry import (
     detect_reasoning_format,
     detect_tool_format,
 )
+from formgate.parsers.symbols import text_of
 
 T = TypeVar("T")
 
@@ -62,19 +64,46 @@ def load_model_profile(
     reasoning_name = config.reasoning_parser or detect_reasoning_format(
         source, architecture, tokenizer.special_ids
     )
+    template = None if source is None else ChatTemplate(source, tokenizer.named_tokens)
+    reasoning = _named(REASONING, reasoning_name, "--reasoning-parser")
+    if reasoning is not None and template is not None and _prompt_decides(template, reasoning):
+        reasoning = dataclasses.replace(reasoning, may_open=False)
     return ModelProfile(
         name=name,
         tokenizer=tokenizer,
-        chat_template=None if source is None else ChatTemplate(source, tokenizer.named_tokens),
+        chat_template=template,
         chat_template_kwargs=dict(config.default_chat_template_kwargs),
         tool_format=_named(FORMATS, tool_name, "--tool-call-parser"),
-        reasoning_format=_named(REASONING, reasoning_name, "--reasoning-parser"),
+        reasoning_format=reasoning,
         sampling_defaults=load_sampling_defaults(config.generation_config, model_dir),
         max_logprobs=max_logprobs,
         auto_tool_choice=config.enable_auto_tool_choice,
         show_cached_tokens=config.enable_prompt_tokens_details,
         fingerprint=_fingerprint(model, name),
     )
+
+
+def _prompt_decides(template: ChatTemplate, reasoning: ReasoningFormat) -> bool:
+    """True if the template opens the reasoning when, and only when, it is asked for: then a prompt
+    that leaves it closed means an answer without.
+    """
+    text: object = "text"
+    if template.wants_parts:
+        text = [{"type": "text", "text": "text"}]
+    opening = text_of(reasoning.open)
+
+    def opens(*, thinking: bool) -> bool:
+        prompt = template.render(
+            [{"role": "user", "content": text}],
+            add_generation_prompt=True,
+            kwargs={"enable_thinking": thinking},
+        )
+        return prompt.rstrip().endswith(opening)
+
+    try:
+        return opens(thinking=True) and not opens(thinking=False)
+    except ChatTemplateError:
+        return False
 
 
 def _template_source(given: str | None, tokenizer: Tokenizer) -> str | None:

@@ -1,6 +1,5 @@
 """Takes away, in place, the logits of tokens that a bitmask forbids."""
 
-# mypy: disallow-incomplete-defs=False
 
 import math
 

@@ -5,7 +5,6 @@ Query token `j` of a sequence with `q` query tokens and `c` context tokens sits 
 `c - q + j` and sees keys `0 .. c - q + j`, of these the last `sliding_window` if that is not 0.
 """
 
-# mypy: disallow-incomplete-defs=False
 
 import torch
 

@@ -2,7 +2,6 @@
 dimension `i + rot_dim / 2`. Dimensions past `rot_dim` stay as they are.
 """
 
-# mypy: disallow-incomplete-defs=False
 
 import torch
 

@@ -2,7 +2,6 @@
 `s % block_size` of block `s // block_size`; slot -1 (padding) is written nowhere.
 """
 
-# mypy: disallow-incomplete-defs=False
 
 import torch
 

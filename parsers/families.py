@@ -162,8 +162,11 @@ XLAM = Format(
 HARMONY = Format(
     name="harmony",
     marker=(Marker("<|channel|>"), "commentary to=functions."),
+    # The recipient may also be named before the channel, or in the reasoning's.
+    other_markers=((" to=functions.",), (Marker("<|channel|>"), "analysis to=functions.")),
     call=(
         Name(),
+        Tolerated(Marker("<|channel|>")),
         Expected((" ", Marker("<|constrain|>"), "json")),
         Marker("<|message|>"),
         JsonArguments(),

@@ -93,6 +93,7 @@ class Format:
     name: str
     call: tuple[Written | CallPart, ...]
     marker: tuple[Written, ...] = ()
+    other_markers: tuple[tuple[Written, ...], ...] = ()  # read like `marker`, never written
     before: tuple[Written, ...] = ()
     between: tuple[Written, ...] = ()
     after: tuple[Written, ...] = ()
@@ -114,12 +115,10 @@ class Format:
     def markers(self) -> frozenset[Marker]:
         return markers_in(self)
 
-    def allows_bare(self, special_ids: SpecialIds, structured_content: bool) -> bool:
+    def allows_bare(self, structured_content: bool) -> bool:
         """Whether calls may begin the answer without their marker. Not where they could be taken
-        for the content that a response_format asks for, if there is another way to call."""
-        if not self.bare:
-            return False
-        return not (self.bare_is_json and structured_content and self.has_token(special_ids))
+        for the content that a response_format asks for, if there is a marker to tell them."""
+        return self.bare and not (self.bare_is_json and structured_content and self.marker)
 
     def has_token(self, special_ids: SpecialIds) -> bool:
         """Whether the marker begins with a special token of this tokenizer."""

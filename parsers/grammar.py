@@ -54,7 +54,7 @@ def answer_grammar(
     once = not parallel or tool_choice.mode == "named"
     calls = _Calls(format, chosen, special_ids, 1 if once else format.max_calls)
     if must_call:
-        answer = calls.first()
+        answer = calls.first(structured_content=content is not None)
     elif content is not None:
         answer = nodes.choice([content, calls.first(structured_content=True)])
     else:
@@ -72,12 +72,13 @@ class _Calls:
         self._special_ids = special_ids
         self._most = most
         self._names = [tool.name for tool in tools]
-        self._call = nodes.choice([self._one_call(tool) for tool in tools])
+        self._each = [self._one_call(tool) for tool in tools]
+        self._call = nodes.choice(self._each)
         self._has_token = format.has_token(special_ids)
 
-    def first(self, *, structured_content: bool = False) -> Node:
+    def first(self, *, structured_content: bool) -> Node:
         """Calls from the first character of the answer on."""
-        if not self._format.allows_bare(self._special_ids, structured_content):
+        if not self._format.allows_bare(structured_content):
             return self._behind(self._marker())
         return self._behind(nodes.optional(self._marker()) if self._has_token else nodes.EMPTY)
 
@@ -93,9 +94,10 @@ class _Calls:
                 for name in (self._names if any("{name}" in word for word in words) else [""])
             ]
             other: Node = nodes.regex(text_not_beginning(starts))
+            lead: Node = nodes.EMPTY
             if self._has_token:
-                other = nodes.seq([other, nodes.optional(self._behind(self._marker()))])
-            return nodes.choice([self._behind(nodes.EMPTY), other])
+                lead = nodes.optional(nodes.seq([other, self._marker()]))
+            return nodes.choice([self._behind(lead), other])
         if opening:  # content and calls are messages of their own
             return nodes.choice([nodes.seq([*opening, nodes.free()]), self._behind(self._marker())])
         if self._has_token:
@@ -116,15 +118,20 @@ class _Calls:
             literals(parts, self._special_ids)
             for parts in (format.before, format.between, format.after)
         )
-        if not format.one_per_marker:
+        if format.one_per_marker:
+            call = nodes.seq([*before, self._call, *after])
+            again = nodes.seq([*between, self._marker()])
+            return nodes.seq([marker, nodes.repeat(call, 1, self._most, again)])
+        if not format.bare or not before:
             calls = nodes.repeat(self._call, 1, self._most, nodes.seq(between))
             return nodes.seq([marker, *before, calls, *after])
-        call = [*before, self._call, *after]
+        # Other text may begin like `before` too, and of two lexemes the longer one wins: so it is
+        # one literal with what follows it.
+        first = nodes.choice([nodes.seq([*before, call]) for call in self._each])
         if self._most == 1:
-            return nodes.seq([marker, *call])
-        more = nodes.seq([*between, self._marker(), *call])
-        most = None if self._most is None else self._most - 1
-        return nodes.seq([marker, *call, nodes.repeat(more, 0, most)])
+            return nodes.seq([marker, first, *after])
+        more = nodes.repeat(nodes.seq([*between, self._call]), 0, None)
+        return nodes.seq([marker, first, more, *after])
 
     def _marker(self) -> Node:
         return nodes.seq(literals(self._format.marker, self._special_ids))
@@ -159,7 +166,6 @@ def _after_reasoning(
     thought = nodes.seq([*literals(reasoning.open, special_ids), *region])
     if reasoning.reopens:
         return nodes.seq([nodes.repeat(thought, 0, None), answer])
-    # Twice the answer, and no optional thought before it: free text is then no way round.
     return nodes.seq([nodes.optional(thought), answer])
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 ANYTHING = "(?s:.*)"
 _SPACE = r" \t\r\n"
-_SYNTAX = set("\\.+*?()|[]{}^$-&~#/\"'")
+_SYNTAX = set("\\.+*?()|[]{}^$-&~#")
 _CONTROLS = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
@@ -46,27 +46,30 @@ class _Trie:
 
 
 def text_not_beginning(beginnings: Iterable[Sequence[str]]) -> str:
-    """Any text that does not begin with the words of one of these, whatever the whitespace before
-    and between them. A shorter text may still be the beginning of one: it is then all there is.
+    """Any text that begins neither with whitespace nor with the words of one of these, whatever
+    the whitespace between them. Text may end inside the words: it is then no such beginning yet.
     """
-    root = _Trie(spaces=True)
+    root = _Trie()
     for words in beginnings:
         node = root
         for word in words:
-            node.spaces = True
+            node.spaces = node is not root
             for char in word:
                 node = node.children.setdefault(char, _Trie())
         node.forbidden = True
-    return _avoiding(root)
+    return _avoiding(root, f"[^{_SPACE}{_known(root)}]")
 
 
-def _avoiding(node: _Trie) -> str:
-    spaces = _SPACE if node.spaces else ""
-    known = "".join(map(quoted, node.children))
-    ways = [f"[^{spaces}{known}]{ANYTHING}"]
-    ways += [
-        quoted(char) + _avoiding(child)
-        for char, child in node.children.items()
-        if not child.forbidden
-    ]
-    return f"{f'[{spaces}]*' if spaces else ''}(?:{'|'.join(ways)})?"
+def _avoiding(node: _Trie, other: str) -> str:
+    ways = [other + ANYTHING]
+    for char, child in node.children.items():
+        if child.forbidden:
+            continue
+        spaces = _SPACE if child.spaces else ""
+        before = f"[{spaces}]*" if spaces else ""
+        ways.append(quoted(char) + before + _avoiding(child, f"[^{spaces}{_known(child)}]"))
+    return f"(?:{'|'.join(ways)})?"
+
+
+def _known(node: _Trie) -> str:
+    return "".join(map(quoted, node.children))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from formgate.parsers.formats import ReasoningFormat, ReasoningState
-from formgate.parsers.symbols import Marker
+from formgate.parsers.symbols import Marker, text_of
 
 DEEPSEEK_R1 = ReasoningFormat("deepseek_r1", (Marker("<think>"),), (Marker("</think>"),))
 QWEN3 = ReasoningFormat("qwen3", (Marker("<think>"),), (Marker("</think>"),))
@@ -61,10 +61,6 @@ def _state_by_text(
     prompt_text: str, reasoning: ReasoningFormat, undecided: ReasoningState
 ) -> ReasoningState:
     end = prompt_text.rstrip()
-    opening, closing = (
-        "".join(part.text if isinstance(part, Marker) else part for part in parts)
-        for parts in (reasoning.open, reasoning.close)
-    )
-    if end.endswith(opening):
+    if end.endswith(text_of(reasoning.open)):
         return "open"
-    return "closed" if end.endswith(closing) else undecided
+    return "closed" if end.endswith(text_of(reasoning.close)) else undecided

@@ -45,6 +45,47 @@ REASONING: dict[str, ReasoningFormat] = {
     )
 }
 
+# What other servers call them on their command lines.
+_TOOL_ALIASES = {
+    "openai": "harmony",
+    "gpt-oss": "harmony",
+    "llama3": "llama3_json",
+    "llama4_json": "llama3_json",
+    "llama4_pythonic": "pythonic",
+    "qwen": "hermes",
+    "qwen25": "hermes",
+    "qwen3_xml": "qwen3_coder",
+    "deepseekv3": "deepseek_v3",
+    "deepseekv31": "deepseek_v31",
+    "glm": "glm45",
+    "glm47": "glm45",
+    "granite4": "hermes",
+    "phi4_mini": "phi4_mini_json",
+}
+_REASONING_ALIASES = {
+    "deepseek-r1": "deepseek_r1",
+    "deepseek_v3": "deepseek_r1",
+    "deepseek_v31": "deepseek_r1",
+    "glm45": "deepseek_r1",
+    "gpt-oss": "harmony",
+    "kimi_k2": "deepseek_r1",
+    "openai_gptoss": "harmony",
+    "qwen3-thinking": "qwen3",
+}
+
+
+def find_tool_format(name: str, special_tokens: Collection[str]) -> Format | None:
+    """By the name on a command line, ours or another server's. "mistral" is either of its two
+    formats: which of them, the tokenizer tells."""
+    name = _TOOL_ALIASES.get(name, name)
+    if name == "mistral" and "[ARGS]" in special_tokens:
+        name = "mistral_v11"
+    return FORMATS.get(name)
+
+
+def find_reasoning_format(name: str) -> ReasoningFormat | None:
+    return REASONING.get(_REASONING_ALIASES.get(name, name))
+
 
 def detect_tool_format(
     chat_template: str | None, architecture: str, special_tokens: Collection[str]

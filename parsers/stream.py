@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from formgate.parsers.call_ids import call_id_maker
 from formgate.parsers.events import OutputDelta, Piece
 from formgate.parsers.formats import Format, ReasoningFormat, ReasoningState, Tool
+from formgate.parsers.layout import Layout
 from formgate.parsers.reader import Reader, Steps
-from formgate.parsers.scanner import WHITESPACE, MarkerScanner
-from formgate.parsers.symbols import Alphabet, Marker, Written
+from formgate.parsers.scanner import WHITESPACE
+from formgate.parsers.symbols import Marker
 
 _NEWLINES = "\r\n"
 
@@ -35,51 +36,20 @@ class OutputParser:
         tools: Sequence[Tool] = (),
         structured_content: bool = False,
     ) -> None:
-        alphabet = Alphabet(special_ids)
-        self._format = format
-        self._calls_enabled = format is not None and tools_enabled
-        self._bare = (
-            format is not None
-            and tools_enabled
-            and format.allows_bare(special_ids, structured_content)
+        self._layout = Layout.of(
+            format,
+            reasoning,
+            reasoning_state,
+            special_ids,
+            tools_enabled=tools_enabled,
+            structured_content=structured_content,
         )
+        self._lead = format.content_lead if format is not None else ""
         self._state: ReasoningState = reasoning_state if reasoning is not None else "none"
-        self._alphabet = alphabet
-        self._marker = self._open = self._close = ""
-        self._silent: set[str] = set()  # framing, dropped wherever it comes
-        leftovers: set[str] = set()  # dropped only behind a call
-        if format is not None:
-            self._silent.update(map(alphabet.written, format.silent))
-        if format is not None and tools_enabled:
-            # Where the marker may be left out, its characters typed out mean nothing.
-            if not format.bare or format.has_token(special_ids):
-                self._marker = alphabet.written(format.marker)
-            leftovers.update(self._markers(format.after))
-        if reasoning is not None:
-            self._open = alphabet.written(reasoning.open)
-            self._close = alphabet.written(reasoning.close)
-            if alphabet.is_symbol(self._close):
-                self._silent.add(self._close)
-        self._reopens = reasoning is not None and reasoning.reopens and self._state != "none"
-        reopening = self._open if self._reopens else ""
-        self._content_scanner = MarkerScanner(
-            filter(None, {self._marker, reopening, *self._silent, *leftovers})
-        )
-        # A call's marker ends the reasoning too, where it cannot be a quotation of it.
-        ends = [self._close]
-        if self._calls_enabled and format is not None and format.has_token(special_ids):
-            ends.append(self._marker)
-        self._reasoning_scanner = MarkerScanner(filter(None, ends))
         self._reader = Reader(
-            alphabet,
+            self._layout.alphabet,
             {tool.name: tool.schema for tool in tools} if tools else None,
             make_call_id or call_id_maker(format),
-        )
-        markers = (format.markers() if format else frozenset()) | (
-            reasoning.markers() if reasoning else frozenset()
-        )
-        self._marker_ids = frozenset(
-            special_ids[marker.text] for marker in markers if marker.text in special_ids
         )
         self._steps: Iterator[None] = self._answer()
         self._finished = False
@@ -87,7 +57,7 @@ class OutputParser:
     @property
     def marker_ids(self) -> frozenset[int]:
         """The special tokens that `feed` must see; the others say nothing to it."""
-        return self._marker_ids
+        return self._layout.marker_ids
 
     @property
     def in_reasoning(self) -> bool:
@@ -95,7 +65,7 @@ class OutputParser:
 
     def feed(self, pieces: Sequence[Piece]) -> list[OutputDelta]:
         assert not self._finished, "the answer is over"
-        self._reader.push(self._alphabet.encode(pieces))
+        self._reader.push(self._layout.alphabet.encode(pieces))
         next(self._steps)
         return self._reader.take_deltas()
 
@@ -109,32 +79,31 @@ class OutputParser:
     # -- the regions, in the order of an answer
 
     def _answer(self) -> Steps[None]:
-        reader, format = self._reader, self._format
+        reader, layout = self._reader, self._layout
         if self._state == "open":
             yield from self._reasoning()
         elif self._state == "optional":
             yield from reader.skip_whitespace()
-            if (yield from reader.accept(self._open)):
+            if (yield from reader.accept(layout.opening)):
                 self._state = "open"
                 yield from self._reasoning()
             else:
                 reader.pos = reader.mark
-        lead = format.content_lead if format is not None else ""
-        if lead and (yield from reader.accept(lead)):
+        if self._lead and (yield from reader.accept(self._lead)):
             reader.commit()
-        if self._bare:
+        if layout.bare:
             yield from self._calls()
         yield from self._content()
 
     def _reasoning(self) -> Steps[None]:
         """From behind the opening marker; the newlines around the text are no part of it."""
-        reader = self._reader
+        reader, scanner = self._reader, self._layout.reasoning_scanner
         reader.commit()
         yield from self._drop_newlines()
         while True:
             text = reader.text
-            found = self._reasoning_scanner.find(text, reader.mark)
-            end = found[0] if found else self._reasoning_scanner.held_from(text, reader.mark)
+            found = scanner.find(text, reader.mark)
+            end = found[0] if found else scanner.held_from(text, reader.mark)
             reader.reasoning(reader.mark + len(text[reader.mark : end].rstrip(_NEWLINES)))
             if found:
                 reader.pos = end
@@ -145,8 +114,8 @@ class OutputParser:
             reader.pos = len(text)
             yield
         self._state = "closed"
-        if found[1] == self._close:
-            reader.pos += len(self._close)
+        if found[1] == self._layout.closing:
+            reader.pos += len(found[1])
         reader.commit()
         yield from self._drop_newlines()
 
@@ -159,22 +128,23 @@ class OutputParser:
     def _content(self) -> Steps[None]:
         """To the end of the answer. Whitespace next to a call separates and says nothing, so it
         is held until what comes next is known."""
-        reader, scanner = self._reader, self._content_scanner
+        reader, layout = self._reader, self._layout
+        scanner = layout.content_scanner
         while True:
             text, mark = reader.text, reader.mark
             found = scanner.find(text, mark)
             end = found[0] if found else scanner.held_from(text, mark)
-            if self._calls_enabled:
+            if layout.calls is not None:
                 end = mark + len(text[mark:end].rstrip(WHITESPACE))
             reader.content(end)
             if found:
                 reader.pos = found[0] + len(found[1])
-                if found[1] == self._marker:
+                if found[1] in layout.markers:
                     yield from self._calls()
-                elif found[1] == self._open:
+                elif found[1] == layout.opening:
                     self._state = "open"
                     yield from self._reasoning()
-                elif found[1] in self._silent or reader.num_calls:
+                elif found[1] in layout.silent or reader.num_calls:
                     reader.commit()
                 else:
                     reader.content(reader.pos)
@@ -189,7 +159,7 @@ class OutputParser:
     def _calls(self) -> Steps[None]:
         """From behind the marker to behind the last call. What does not fit is content, and so
         is what was held for it."""
-        reader, format = self._reader, self._format
+        reader, format = self._reader, self._layout.calls
         assert format is not None
         fits = yield from reader.written(format.before)
         while fits and (fits := (yield from self._call(format))):
@@ -201,8 +171,9 @@ class OutputParser:
             if format.one_per_marker:
                 return
             fits = yield from reader.written(format.between)
-        if reader.text[reader.mark : reader.pos].isspace():
-            reader.pos = reader.mark
+        # The whitespace in front of what does not fit may still stand before another call.
+        held = reader.text[reader.mark : reader.pos].rstrip(WHITESPACE)
+        reader.pos = reader.mark + len(held)
         reader.content(reader.pos)
 
     def _call(self, format: Format) -> Steps[bool]:
@@ -214,6 +185,3 @@ class OutputParser:
             if not fits:
                 return False
         return True
-
-    def _markers(self, parts: Sequence[Written]) -> list[str]:
-        return [self._alphabet.written((part,)) for part in parts if isinstance(part, Marker)]

@@ -25,6 +25,11 @@ class Marker(NamedTuple):
 Written = Marker | str
 
 
+def text_of(parts: Iterable[Written]) -> str:
+    """Literals as people read them, special tokens or not."""
+    return "".join(part.text if isinstance(part, Marker) else part for part in parts)
+
+
 class Alphabet:
     """Symbols of one tokenizer's special tokens, handed out as they are first met."""
 
@@ -40,9 +45,8 @@ class Alphabet:
         return "".join(map(self._one, parts))
 
     @staticmethod
-    def is_symbol(written: str) -> bool:
-        """Whether it is a special token and nothing else."""
-        return len(written) == 1 and _SURROGATE.match(written) is not None
+    def begins_with_token(written: str) -> bool:
+        return _SURROGATE.match(written) is not None
 
     def encode(self, pieces: Iterable[Piece]) -> str:
         return "".join([self._piece(piece) for piece in pieces])

@@ -35,7 +35,7 @@ def linear_method_for(dtype: torch.dtype, device: torch.device) -> LinearMethod:
     packs = (
         device.type == "cpu"
         and dtype is torch.float32
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
     return PackedMethod() if packs else DenseMethod()

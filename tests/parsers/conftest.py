@@ -90,7 +90,7 @@ def cuts(
     atoms = characters(pieces)
     yield [list(pieces)]
     yield [[atom] for atom in atoms]
-    places = range(1, len(atoms)) if len(atoms) <= 150 else rng.sample(range(1, len(atoms)), 50)
+    places = range(1, len(atoms)) if len(atoms) <= 100 else rng.sample(range(1, len(atoms)), 25)
     for place in places:
         yield [atoms[:place], atoms[place:]]
     for _ in range(times):

@@ -196,8 +196,10 @@ def cases() -> list[Case]:
         def content(text: str, harmony: bool = harmony) -> str:
             return f"<|channel|>final<|message|>{text}" if harmony else text
 
-        for calls in ([WEATHER], [NOW], [EDIT], [WEATHER, WEATHER], ALL):
-            made.append(Case(name, write(name, calls), calls=calls))
+        made += [
+            Case(name, write(name, calls), calls=calls)
+            for calls in ([WEATHER], [NOW], [EDIT], [WEATHER, WEATHER], ALL)
+        ]
         steps = "One: 1 < 2.\n\nTwo [x] {y}."
         thought = think + steps + close
         made.append(Case(name, thought + write(name, ALL), "", steps, ALL, thinks))

@@ -1,0 +1,77 @@
+"""The compiler: its cache, its limits, and many threads at once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from formgate.constrain.compiler import GrammarCompiler, Limits
+from formgate.constrain.errors import ConstraintError
+
+from .conftest import spec
+
+
+def schema_of(i: int) -> str:
+    return spec({"kind": "json", "schema": {"type": "object", "properties": {f"k{i}": {"type": "integer"}}}})
+
+
+def test_the_same_text_is_compiled_once(masks) -> None:
+    assert masks.compiler.compile(schema_of(1)) is masks.compiler.compile(schema_of(1))
+
+
+def test_the_cache_is_bounded_in_bytes_and_keeps_what_was_used_last(masks) -> None:
+    limits = Limits(max_cached_bytes=3 * len(schema_of(0)) + 10)
+    compiler = GrammarCompiler(masks.vocabulary, padded_vocab_size=masks.size, limits=limits)
+    first = compiler.compile(schema_of(0))
+    for i in range(1, 6):
+        compiler.compile(schema_of(i))
+        assert compiler.compile(schema_of(0)) is first
+    second = compiler.compile(schema_of(5))
+    compiler.compile(schema_of(6))
+    assert compiler.compile(schema_of(5)) is second
+
+
+def test_sequences_of_one_grammar_do_not_share_state(masks) -> None:
+    one, other = masks.start({"kind": "text", "value": "ab"}), masks.start({"kind": "text", "value": "ab"})
+    one.accept(97)
+    assert masks.allowed(one) == {98}
+    assert 97 in masks.allowed(other)
+
+
+def test_a_constraint_of_too_many_bytes_is_refused(masks) -> None:
+    with pytest.raises(ConstraintError) as caught:
+        masks.start({"kind": "json", "schema": {"enum": [str(i) for i in range(400_000)]}})
+    assert caught.value.code == "schema_too_complex"
+
+
+def test_a_grammar_that_explodes_while_it_runs_ends_its_own_sequence(masks) -> None:
+    constraint = masks.start({"kind": "regex", "pattern": "((a{1,1000}){1,1000}){1,1000}x"})
+    with pytest.raises(ValueError, match="too many"):
+        for _ in range(1000):
+            masks.allowed(constraint)
+            constraint.accept(97)
+    assert masks.accepts({"kind": "text", "value": "a"}, "a")
+
+
+def test_a_schema_nested_without_end(masks) -> None:
+    schema: dict[str, object] = {"type": "string"}
+    for _ in range(5000):
+        schema = {"type": "array", "items": schema}
+    with pytest.raises((ConstraintError, RecursionError)) as caught:
+        masks.start({"kind": "json", "schema": schema})
+    assert isinstance(caught.value, RecursionError) or caught.value.code == "schema_too_complex"
+
+
+def test_many_threads_at_once(masks) -> None:
+    def run(i: int) -> bytes:
+        constraint = masks.compiler.factory(schema_of(i % 5))
+        row = np.zeros(-(-masks.size // 32), np.int32)
+        constraint.fill_bitmask(row)
+        return row.tobytes()
+
+    expected = [run(i) for i in range(5)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(run, range(200)))
+    assert found == [expected[i % 5] for i in range(200)]
