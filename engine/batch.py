@@ -4,9 +4,11 @@ the attention layers; the scheduler never sees it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+
+from formgate.kernels.paged_attention_ref import ReferencePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +29,5 @@ class ForwardBatch:
     logits_indices: torch.Tensor  # int64 [num_logits]: rows of the hidden states to project
     max_query_len: int
     max_context_len: int
+    # Attention by reference works out once what is the same in every layer, by sliding window.
+    plans: dict[int, ReferencePlan] = field(default_factory=dict)

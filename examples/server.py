@@ -13,7 +13,8 @@ with httpx.Client(base_url=url, timeout=30) as client:
     print("health", client.get("/health").status_code)
 
     text = "Hello, 世界!"
-    tokens = client.post("/tokenize", json={"model": model["id"], "prompt": text}).json()
+    asked = {"model": model["id"], "prompt": text, "add_special_tokens": False}
+    tokens = client.post("/tokenize", json=asked).json()
     back = client.post(
         "/detokenize", json={"model": model["id"], "tokens": tokens["tokens"]}
     ).json()

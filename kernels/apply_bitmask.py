@@ -1,6 +1,5 @@
 """Takes away, in place, the logits of tokens that a bitmask forbids."""
 
-
 import math
 
 import torch

@@ -5,11 +5,12 @@ Query token `j` of a sequence with `q` query tokens and `c` context tokens sits 
 `c - q + j` and sees keys `0 .. c - q + j`, of these the last `sliding_window` if that is not 0.
 """
 
+from typing import Any
 
 import torch
 
 from formgate.kernels.jit import is_float_tensor, tl, triton
-from formgate.kernels.paged_attention_ref import paged_attention_ref
+from formgate.kernels.paged_attention_ref import ReferencePlan, paged_attention_ref
 
 __all__ = ["paged_attention", "paged_attention_ref", "paged_attention_triton"]
 
@@ -355,7 +356,10 @@ def paged_attention(
     scale: float,
     sliding_window: int = 0,
     logit_softcap: float = 0.0,
+    plans: dict[int, ReferencePlan] | None = None,
 ) -> torch.Tensor:
+    """`plans`: a dict that lives as long as the tables and lengths do; the reference's notes."""
+    kept: dict[str, Any] = {} if query.is_cuda else {"plans": plans}
     op = paged_attention_triton if query.is_cuda else paged_attention_ref
     return op(
         query,
@@ -369,4 +373,5 @@ def paged_attention(
         scale=scale,
         sliding_window=sliding_window,
         logit_softcap=logit_softcap,
+        **kept,
     )

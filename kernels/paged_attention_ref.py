@@ -2,12 +2,44 @@
 every answer on a CPU is computed. Decoded rows go together, prefill chunks one at a time.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
 HEADS_TOGETHER = 4
 # Rows share a gather while this many masked keys are added at most: about what a call costs.
 MAX_PADDING = 512
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """Sequences of one query token each and of about the same context."""
+
+    tokens: torch.Tensor | None  # int64, their rows of the query; None: all, in order
+    num_seqs: int
+    blocks: torch.Tensor  # int32 [num_seqs * blocks], what to gather
+    penalty: torch.Tensor | None  # float32 [num_seqs, 1, keys], -inf where a key is not seen
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillChunk:
+    """Several query tokens of one sequence."""
+
+    start: int
+    end: int  # rows of the query
+    blocks: torch.Tensor
+    num_keys: int
+    visible: torch.Tensor | None  # bool [tokens, keys]; None: plain causal
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePlan:
+    """All that follows from the lengths and the tables, and so is the same for every layer."""
+
+    groups: tuple[DecodeGroup, ...]
+    chunks: tuple[PrefillChunk, ...]
 
 
 def paged_attention_ref(
@@ -23,107 +55,154 @@ def paged_attention_ref(
     scale: float,
     sliding_window: int = 0,
     logit_softcap: float = 0.0,
+    plans: dict[int, ReferencePlan] | None = None,
 ) -> torch.Tensor:
-    """The maxima are for kernels, which must know their grid; here the lengths are read."""
-    contexts: list[int] = context_lens.tolist()
-    if max_query_len == 1 and query.shape[0] == len(contexts):
-        return _decode(
-            query,
-            key_cache,
-            value_cache,
+    """The maxima are for kernels, which must know their grid; here the lengths are read.
+
+    `plans`: kept by the caller for as long as tables and lengths stay the same, by window.
+    """
+    plan = plans.get(sliding_window) if plans is not None else None
+    if plan is None:
+        plan = plan_attention(
             block_tables,
-            contexts,
-            scale,
-            sliding_window,
-            logit_softcap,
+            query_start,
+            context_lens,
+            block_size=key_cache.shape[1],
+            window=sliding_window,
+            always_masked=bool(logit_softcap),
         )
-    starts: list[int] = query_start.tolist()
+        if plans is not None:
+            plans[sliding_window] = plan
+    if len(plan.groups) == 1 and not plan.chunks and plan.groups[0].tokens is None:
+        return _decode(query, key_cache, value_cache, plan.groups[0], scale, logit_softcap)
     out = torch.empty_like(query)
+    for group in plan.groups:
+        part = query if group.tokens is None else query.index_select(0, group.tokens)
+        attended = _decode(part, key_cache, value_cache, group, scale, logit_softcap)
+        if group.tokens is None:
+            out.copy_(attended)
+        else:
+            out.index_copy_(0, group.tokens, attended)
+    for chunk in plan.chunks:
+        out[chunk.start : chunk.end] = _prefill(
+            query[chunk.start : chunk.end], key_cache, value_cache, chunk, scale, logit_softcap
+        )
+    return out
+
+
+def plan_attention(
+    block_tables: torch.Tensor,
+    query_start: torch.Tensor,
+    context_lens: torch.Tensor,
+    *,
+    block_size: int,
+    window: int,
+    always_masked: bool,
+) -> ReferencePlan:
+    contexts: list[int] = context_lens.tolist()
+    starts: list[int] = query_start.tolist()
     decoded: list[int] = []
+    chunks: list[PrefillChunk] = []
     for seq, context in enumerate(contexts):
         start, end = starts[seq], starts[seq + 1]
         if end - start == 1:
             decoded.append(seq)
         elif end > start:
-            out[start:end] = _prefill(
-                query[start:end],
-                key_cache,
-                value_cache,
-                block_tables[seq],
-                context,
-                scale,
-                sliding_window,
-                logit_softcap,
+            chunks.append(
+                _plan_chunk(
+                    start, end, block_tables[seq], context, block_size, window, always_masked
+                )
             )
-    if decoded:
-        rows = torch.tensor([starts[seq] for seq in decoded], device=query.device)
-        out[rows] = _decode(
-            query[rows],
-            key_cache,
-            value_cache,
-            block_tables[torch.tensor(decoded, device=query.device)],
-            [contexts[seq] for seq in decoded],
-            scale,
-            sliding_window,
-            logit_softcap,
-        )
-    return out
+    groups: list[DecodeGroup] = []
+    for seqs in _similar(decoded, contexts):
+        all_in_order = len(seqs) == len(contexts) == starts[-1]
+        tables = block_tables
+        if not all_in_order:
+            tables = block_tables.index_select(0, torch.tensor(seqs, device=block_tables.device))
+        group = [contexts[seq] for seq in seqs]
+        tokens = None if all_in_order else [starts[seq] for seq in seqs]
+        groups.append(_plan_group(tokens, tables, group, block_size, window))
+    return ReferencePlan(tuple(groups), tuple(chunks))
+
+
+def _plan_group(
+    tokens: list[int] | None,
+    tables: torch.Tensor,
+    contexts: list[int],
+    block_size: int,
+    window: int,
+) -> DecodeGroup:
+    device = tables.device
+    first_block = max(min(contexts) - window, 0) // block_size if window else 0
+    end_block = -(-max(contexts) // block_size)
+    first, end = first_block * block_size, end_block * block_size
+    penalty: torch.Tensor | None = None
+    if window or min(contexts) < end:
+        positions = torch.arange(first, end, device=device)
+        ends = torch.tensor(contexts, device=device).unsqueeze(1)
+        hidden = positions >= ends
+        if window:
+            hidden |= positions < ends - window
+        penalty = torch.zeros(hidden.shape, dtype=torch.float32, device=device)
+        penalty = penalty.masked_fill_(hidden, float("-inf")).unsqueeze(1)
+    return DecodeGroup(
+        None if tokens is None else torch.tensor(tokens, device=device),
+        len(contexts),
+        tables[:, first_block:end_block].flatten(),
+        penalty,
+    )
+
+
+def _plan_chunk(
+    start: int,
+    end: int,
+    block_table: torch.Tensor,
+    context: int,
+    block_size: int,
+    window: int,
+    always_masked: bool,
+) -> PrefillChunk:
+    query_len = end - start
+    first_block = max(context - query_len - window + 1, 0) // block_size if window else 0
+    first = first_block * block_size
+    visible: torch.Tensor | None = None
+    if always_masked or window or query_len != context:
+        at = torch.arange(context - query_len, context, device=block_table.device).unsqueeze(1)
+        positions = torch.arange(first, context, device=block_table.device)
+        visible = positions <= at
+        if window:
+            visible &= positions > at - window
+    blocks = block_table[first_block : -(-context // block_size)]
+    return PrefillChunk(start, end, blocks, context - first, visible)
+
+
+def _similar(seqs: list[int], contexts: list[int]) -> Iterator[list[int]]:
+    """Sequences in groups of about the same context, so that a long one does not pad the others."""
+    if not seqs:
+        return
+    lengths = [contexts[seq] for seq in seqs]
+    if max(lengths) * len(lengths) - sum(lengths) <= MAX_PADDING:
+        yield seqs
+        return
+    group: list[int] = []
+    longest = padding = 0
+    for seq in sorted(seqs, key=contexts.__getitem__, reverse=True):
+        padding += longest - contexts[seq]
+        if group and padding > MAX_PADDING:
+            yield group
+            group = []
+        if not group:
+            longest, padding = contexts[seq], 0
+        group.append(seq)
+    yield group
 
 
 def _decode(
     query: torch.Tensor,  # [num_seqs, num_heads, head_dim]
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
-    block_tables: torch.Tensor,
-    contexts: list[int],
+    group: DecodeGroup,
     scale: float,
-    window: int,
-    softcap: float,
-) -> torch.Tensor:
-    groups = _similar(contexts)
-    if len(groups) == 1:
-        return _decode_together(
-            query, key_cache, value_cache, block_tables, contexts, scale, window, softcap
-        )
-    out = torch.empty_like(query)
-    for group in groups:
-        rows = torch.tensor(group, device=query.device)
-        out[rows] = _decode_together(
-            query.index_select(0, rows),
-            key_cache,
-            value_cache,
-            block_tables.index_select(0, rows),
-            [contexts[row] for row in group],
-            scale,
-            window,
-            softcap,
-        )
-    return out
-
-
-def _similar(contexts: list[int]) -> list[list[int]]:
-    """Rows in groups of about the same context, so that a long one does not pad the others."""
-    if max(contexts) * len(contexts) - sum(contexts) <= MAX_PADDING:
-        return [list(range(len(contexts)))]
-    groups: list[list[int]] = []
-    longest = padding = 0
-    for row in sorted(range(len(contexts)), key=contexts.__getitem__, reverse=True):
-        padding += longest - contexts[row]
-        if not groups or padding > MAX_PADDING:
-            groups.append([])
-            longest, padding = contexts[row], 0
-        groups[-1].append(row)
-    return groups
-
-
-def _decode_together(
-    query: torch.Tensor,  # [num_seqs, num_heads, head_dim]
-    key_cache: torch.Tensor,
-    value_cache: torch.Tensor,
-    block_tables: torch.Tensor,
-    contexts: list[int],
-    scale: float,
-    window: int,
     softcap: float,
 ) -> torch.Tensor:
     """A gathered key is one row of all its heads, and a query a row that is zero outside its own
@@ -131,51 +210,41 @@ def _decode_together(
     multiplies zeros.
     """
     num_seqs, num_heads, head_dim = query.shape
-    block_size, num_kv_heads = key_cache.shape[1:3]
-    first_block = max(min(contexts) - window, 0) // block_size if window else 0
-    end_block = -(-max(contexts) // block_size)
-    tables = block_tables[:, first_block:end_block].flatten()
-    first, end = first_block * block_size, end_block * block_size
-
-    penalty: torch.Tensor | None = None
-    if window or min(contexts) < end:
-        positions = torch.arange(first, end, device=query.device)
-        ends = torch.tensor(contexts, device=query.device).unsqueeze(1)
-        hidden = positions >= ends
-        if window:
-            hidden |= positions < ends - window
-        penalty = query.new_zeros(hidden.shape, dtype=torch.float32)
-        penalty = penalty.masked_fill_(hidden, float("-inf")).unsqueeze(1)
-
+    num_kv_heads = key_cache.shape[2]
     together = min(num_kv_heads, HEADS_TOGETHER)
-    group = num_heads // num_kv_heads
-    queries = query.float().view(num_seqs, num_kv_heads, group, 1, head_dim)
-    keys = _gather(key_cache, tables, num_seqs)
+    heads = num_heads // num_kv_heads  # of a KV head
+    queries = query.float().view(num_seqs, num_kv_heads, heads, head_dim)
+    keys = _gather(key_cache, group.blocks, num_seqs)
     all_weights: list[torch.Tensor] = []
     for low in range(0, num_kv_heads, together):
-        part = keys[:, :, low : low + together].flatten(2)  # [num_seqs, keys, part * head_dim]
         size = min(together, num_kv_heads - low)
-        own = torch.eye(size, device=query.device).mul_(scale).view(size, 1, size, 1)
-        spread = (queries[:, low : low + size] * own).view(num_seqs, size * group, -1)
+        part = keys[:, :, low : low + size].flatten(2)  # [num_seqs, keys, size * head_dim]
+        spread = queries.new_zeros(num_seqs, size, heads, size, head_dim)
+        torch.mul(
+            queries[:, low : low + size].permute(0, 2, 3, 1),
+            scale,
+            out=spread.diagonal(dim1=1, dim2=3),
+        )
+        spread = spread.view(num_seqs, size * heads, size * head_dim)
         if softcap:
             scores = torch.bmm(spread, part.transpose(1, 2)).div_(softcap).tanh_().mul_(softcap)
-            if penalty is not None:
-                scores += penalty
-        elif penalty is not None:
-            scores = torch.baddbmm(penalty, spread, part.transpose(1, 2))
+            if group.penalty is not None:
+                scores += group.penalty
+        elif group.penalty is not None:
+            scores = torch.baddbmm(group.penalty, spread, part.transpose(1, 2))
         else:
             scores = torch.bmm(spread, part.transpose(1, 2))
         all_weights.append(scores.softmax(-1))
     del keys  # the values take its place in the CPU's cache
 
-    values = _gather(value_cache, tables, num_seqs)
+    values = _gather(value_cache, group.blocks, num_seqs)
     outs: list[torch.Tensor] = []
     for low, weights in zip(range(0, num_kv_heads, together), all_weights, strict=True):
         part = values[:, :, low : low + together].flatten(2)
         size = min(together, num_kv_heads - low)
-        mixed = torch.bmm(weights, part).view(num_seqs, size, group, size, head_dim)
+        mixed = torch.bmm(weights, part).view(num_seqs, size, heads, size, head_dim)
         own_part = mixed.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-        outs.append(own_part.reshape(num_seqs, size * group, head_dim))
+        outs.append(own_part.reshape(num_seqs, size * heads, head_dim))
     return (outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)).to(query.dtype)
 
 
@@ -183,45 +252,32 @@ def _prefill(
     query: torch.Tensor,  # [query_len, num_heads, head_dim], of one sequence
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
-    block_table: torch.Tensor,  # int32 [max_blocks]
-    context: int,
+    chunk: PrefillChunk,
     scale: float,
-    window: int,
     softcap: float,
 ) -> torch.Tensor:
     query_len, _, head_dim = query.shape
-    block_size, num_kv_heads = key_cache.shape[1:3]
-    first_block = max(context - query_len - window + 1, 0) // block_size if window else 0
-    first = first_block * block_size
-    table = block_table[first_block : -(-context // block_size)]
+    num_kv_heads = key_cache.shape[2]
     # [1, num_kv_heads, keys, head_dim]
-    keys = _gather(key_cache, table, 1)[:, : context - first].transpose(1, 2)
-    values = _gather(value_cache, table, 1)[:, : context - first].transpose(1, 2)
+    keys = _gather(key_cache, chunk.blocks, 1)[:, : chunk.num_keys].transpose(1, 2)
+    values = _gather(value_cache, chunk.blocks, 1)[:, : chunk.num_keys].transpose(1, 2)
     queries = query.float().transpose(0, 1)  # [num_heads, query_len, head_dim]
-
-    visible: torch.Tensor | None = None
-    if softcap or window or query_len != context:
-        at = torch.arange(context - query_len, context, device=query.device).unsqueeze(1)
-        positions = torch.arange(first, context, device=query.device)
-        visible = positions <= at
-        if window:
-            visible &= positions > at - window
     if not softcap:
         out = F.scaled_dot_product_attention(
             queries.unsqueeze(0),
             keys,
             values,
-            attn_mask=visible,
-            is_causal=visible is None,
+            attn_mask=chunk.visible,
+            is_causal=chunk.visible is None,
             scale=scale,
             enable_gqa=True,
         ).squeeze(0)
     else:
-        assert visible is not None
+        assert chunk.visible is not None
         grouped = queries.reshape(num_kv_heads, -1, query_len, head_dim)
         scores = torch.matmul(grouped, keys.transpose(2, 3).squeeze(0).unsqueeze(1)).mul_(scale)
         scores = scores.div_(softcap).tanh_().mul_(softcap)
-        scores = scores.masked_fill_(~visible, float("-inf"))
+        scores = scores.masked_fill_(~chunk.visible, float("-inf"))
         out = torch.matmul(scores.softmax(-1), values.squeeze(0).unsqueeze(1)).flatten(0, 1)
     return out.transpose(0, 1).to(query.dtype)
 

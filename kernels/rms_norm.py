@@ -2,7 +2,6 @@
 float32 whatever the inputs are; a row is normalized by one program and never leaves its registers.
 """
 
-
 import torch
 import torch.nn.functional as F
 

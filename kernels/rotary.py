@@ -2,7 +2,6 @@
 dimension `i + rot_dim / 2`. Dimensions past `rot_dim` stay as they are.
 """
 
-
 import torch
 
 from formgate.kernels.jit import is_float_tensor, tl, triton

@@ -1,6 +1,5 @@
 """The gate of a feed-forward block: silu of one half of a row times the other half."""
 
-
 import torch
 import torch.nn.functional as F
 

@@ -2,7 +2,6 @@
 `s % block_size` of block `s // block_size`; slot -1 (padding) is written nowhere.
 """
 
-
 import torch
 
 from formgate.kernels.jit import is_float_tensor, tl, triton

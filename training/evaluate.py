@@ -102,7 +102,9 @@ def tool_cases(r: Random, count: int) -> Iterator[Case]:
 class Judge:
     def __init__(self, folder: Path, device: str) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        self.model = (
+            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        )
         self.device = device
         vocabulary = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
         self.numeric = {i for i, token in enumerate(vocabulary) if NUMERIC.fullmatch(token)}
@@ -119,7 +121,8 @@ class Judge:
             pairs = ordered[start : start + BATCH]
             heads = [self.tokenizer(p, add_special_tokens=False).input_ids for p, _ in pairs]
             tails = [
-                self.tokenizer(a, add_special_tokens=False, return_offsets_mapping=True) for _, a in pairs
+                self.tokenizer(a, add_special_tokens=False, return_offsets_mapping=True)
+                for _, a in pairs
             ]
             rows = [h + t.input_ids for h, t in zip(heads, tails, strict=True)]
             length = max(map(len, rows))
@@ -138,7 +141,7 @@ class Judge:
         for start, end, is_number in case.spans:
             touched = [i for i, (a, b) in enumerate(tail.offset_mapping) if a < end and b > start]
             if not is_number and case.answer[start:end] != "null":
-                # The token that opens a string may bring its quote: forced by the grammar.
+                # A token that brings the opening quote is the grammar's.
                 touched = [i for i in touched if tail.offset_mapping[i][0] >= start]
             good &= all(int(said[i]) == tail.input_ids[i] for i in touched)
             if is_number:
@@ -173,12 +176,15 @@ class Judge:
                 tally = self.tally["reasoning"]
                 tally[good] += 1
                 if not good and tally[False] <= SHOWN:
-                    print(f"[reasoning] {problem.prompt!r}\n  wanted {problem.result}\n  wrote  {text!r}")
+                    print(f"[reasoning] {problem.prompt!r}\n  wanted {problem.result}")
+                    print(f"  wrote  {text!r}")
 
     def page(self) -> None:
         """The prompts of the examples, as a user's client would render them."""
         prompts, wanted = [], []
-        for line in (Path(__file__).with_name("page.jsonl")).read_text(encoding="utf-8").splitlines():
+        for line in (
+            (Path(__file__).with_name("page.jsonl")).read_text(encoding="utf-8").splitlines()
+        ):
             item = json.loads(line)
             if "text" in item:
                 prompts.append("<s>" + item["text"])

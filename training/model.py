@@ -175,7 +175,9 @@ class Llama(nn.Module):
 def save(state: dict[str, Tensor], shape: Shape, out: Path) -> None:
     """Weights (bf16), config.json and generation_config.json of the shipped folder."""
     out.mkdir(parents=True, exist_ok=True)
-    named = {f"model.{k}": v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in state.items()}
+    named = {
+        f"model.{k}": v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in state.items()
+    }
     save_file(named, str(out / "model.safetensors"), metadata={"format": "pt"})
     generation = {
         "bos_token_id": BOS,
@@ -204,8 +206,9 @@ def save_shards(state: dict[str, Tensor], out: Path, count: int = 3) -> None:
 
 
 def load_shards(folder: Path) -> dict[str, Tensor]:
+    """The weights of all safetensors files of a folder: shards, or a shipped folder."""
     state: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("weights-*.safetensors")):
+    for path in sorted(folder.glob("*.safetensors")):
         state |= load(path)
     assert state, folder
     return state

@@ -23,13 +23,17 @@ def orthogonalize(batch: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float, decay: float) -> None:
+    def __init__(
+        self, params: list[nn.Parameter], lr: float, momentum: float, decay: float
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
         shapes: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
         for p in params:
             shapes[(min(p.shape), max(p.shape))].append(p)
         self.stacks = list(shapes.values())
-        self.velocity = [torch.zeros(len(s), *_wide(s[0]).shape, device=s[0].device) for s in self.stacks]
+        self.velocity = [
+            torch.zeros(len(s), *_wide(s[0]).shape, device=s[0].device) for s in self.stacks
+        ]
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:

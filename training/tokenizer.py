@@ -20,10 +20,26 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from training.generate.mixture import document
 from training.generate.values import HANZI
 
-SPECIAL = (
-    "<unk> <s> </s> [INST] [/INST] [SYSTEM_PROMPT] [/SYSTEM_PROMPT] [AVAILABLE_TOOLS] "
-    "[/AVAILABLE_TOOLS] [TOOL_CALLS] [TOOL_RESULTS] [/TOOL_RESULTS] <think> </think>"
-).split()
+SPECIAL = [
+    *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
+    *("[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]"),
+    *("[TOOL_RESULTS]", "[/TOOL_RESULTS]", "<think>", "</think>"),
+]
+    "<unk>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+    "[TOOL_CALLS]",
+    "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]",
+    "<think>",
+    "</think>",
+]
 # JSON joints, escapes, capitalized words, capitals, one digit, blanks, line ends, anything else.
 PATTERN = "|".join(
     (
@@ -91,7 +107,9 @@ def save(tokenizer: Tokenizer, out: Path) -> None:
         "clean_up_tokenization_spaces": False,
         "model_max_length": MAX_LENGTH,
     }
-    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (out / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=2) + "\n", encoding="utf-8"
+    )
     template = Path(__file__).with_name("chat_template.jinja")
     shutil.copyfile(template, out / "chat_template.jinja")
 
@@ -101,7 +119,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("embedded"))
     parser.add_argument("--vocabulary", type=int, default=6400)
     parser.add_argument("--documents", type=int, default=24_000)
-    parser.add_argument("--common", type=int, default=110, help="weight of the 3,755 common characters")
+    parser.add_argument(
+        "--common", type=int, default=110, help="weight of the 3,755 common characters"
+    )
     parser.add_argument("--seed", type=int, default=11)
     options = parser.parse_args()
     save(train(options.vocabulary, options.documents, options.common, options.seed), options.out)

@@ -94,7 +94,7 @@ def train(options: argparse.Namespace) -> None:
     ]
     for worker in workers:
         worker.start()
-    both = optimizers(model, options.scale)
+    both = optimizers(model, options.peak)
     loss_of = torch.compile(model.loss) if device.type == "cuda" else model.loss
     batches = feed(sink, device)
     start = saved = time.time()
@@ -121,7 +121,7 @@ def train(options: argparse.Namespace) -> None:
             mean = loss.item()
             print(
                 f"step {step} loss {mean:.4f} tokens {seen / 1e6:.1f}M "
-                f"{now - start:.0f}s {seen / (time.time() - start) / 1e3:.0f}k/s queue {sink.qsize()}",
+                f"{now - start:.0f}s {seen / (now - start) / 1e3:.0f}k/s queue {sink.qsize()}",
                 flush=True,
             )
         if time.time() - saved > 100:
@@ -130,13 +130,17 @@ def train(options: argparse.Namespace) -> None:
     for worker in workers:
         worker.terminate()
     save_shards(model.state_dict(), options.out)
-    print(f"trained: {step} steps, {seen / 1e6:.0f}M tokens, {time.time() - start:.0f}s", flush=True)
+    print(
+        f"trained: {step} steps, {seen / 1e6:.0f}M tokens, {time.time() - start:.0f}s", flush=True
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--join", type=Path, help="only turn these shards into a Hugging Face folder")
+    parser.add_argument(
+        "--join", type=Path, help="only turn these shards into a Hugging Face folder"
+    )
     parser.add_argument("--resume", type=Path, help="start from these shards")
     parser.add_argument("--tokenizer", default="embedded/tokenizer.json")
     parser.add_argument("--seconds", type=float, default=500)
@@ -145,7 +149,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--workers", type=int, default=14)
-    parser.add_argument("--scale", type=float, default=1.0, help="of both learning rates")
+    parser.add_argument("--peak", type=float, default=1.0, help="of both learning rates")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=int, default=50)
     options = parser.parse_args()

@@ -45,5 +45,6 @@ class PagedAttention(Layer):
             scale=self.scale,
             sliding_window=self.sliding_window,
             logit_softcap=self.softcap,
+            plans=batch.plans,
         )
         return attended

@@ -1,5 +1,5 @@
-"""Dense weights repacked for oneDNN, which multiplies small batches on a CPU in about half the time
-of the plain matrix (figures in docs/performance.md).
+"""Dense weights repacked for a CPU, where a decode step waits for its weights to come from memory:
+figures in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -11,23 +11,40 @@ import torch
 
 from formgate.engine.layers.storage import DenseMethod, LinearMethod
 
+# float16 keeps a bfloat16 weight exactly but for the last bits of the smallest; that much may go.
+MAX_ROUNDING = 2.0**-24
+
 
 @dataclass(frozen=True, slots=True)
 class PackedMethod(DenseMethod):
-    """The blocked layout is chosen for a decode batch; it serves every batch size."""
+    """Computes in float32. A weight that float16 can hold is stored in half the bytes, for FBGEMM;
+    any other in oneDNN's blocked layout, chosen for a decode batch but good for every size.
+    """
 
     batch_hint: int = 16
 
     def finish_loading(self, tensors: dict[str, torch.Tensor]) -> None:
-        tensors["weight"] = torch.ops.mkldnn._reorder_linear_weight(
-            tensors["weight"], self.batch_hint
-        )
+        weight = tensors["weight"]
+        if _fits_float16(weight):
+            packed = torch.ops.quantized.linear_prepack_fp16(weight, tensors.get("bias"))
+        else:
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, self.batch_hint)
+        tensors["weight"] = packed
 
     def apply(self, tensors: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, tensors["weight"], tensors.get("bias"), "none", [], ""
-        )
+        weight = tensors["weight"]
+        out: torch.Tensor
+        if isinstance(weight, torch.ScriptObject):  # FBGEMM's own, bias included
+            out = torch.ops.quantized.linear_dynamic_fp16(x, weight)
+        else:
+            out = torch.ops.mkldnn._linear_pointwise(x, weight, tensors.get("bias"), "none", [], "")
         return out
+
+
+def _fits_float16(weight: torch.Tensor) -> bool:
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        return False
+    return bool((weight - weight.half().float()).abs().max() <= MAX_ROUNDING)
 
 
 def linear_method_for(dtype: torch.dtype, device: torch.device) -> LinearMethod:

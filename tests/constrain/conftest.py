@@ -16,20 +16,25 @@ from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.matcher import GrammarConstraint
 from formgate.constrain.vocabulary import Vocabulary
 
-MARKER, EOS = 256, 257
 PIECES = (b"tr", b"true", b'{"', b'": ', b'", "', b"name", b"12", b"\xe4\xb8", b"  ")
 
 
 class Masks:
     """Compiles answer trees and follows their masks."""
 
+    MARKER, EOS = 256, 257
+
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self.size = len(vocabulary.token_bytes)
         self.compiler = GrammarCompiler(vocabulary, padded_vocab_size=self.size)
 
+    @staticmethod
+    def spec(tree: Mapping[str, Any]) -> str:
+        return json.dumps({"tree": tree, "options": {}})
+
     def start(self, tree: Mapping[str, Any]) -> GrammarConstraint:
-        return self.compiler.factory(spec(tree))
+        return self.compiler.factory(self.spec(tree))
 
     def allowed(self, constraint: GrammarConstraint) -> set[int]:
         row = np.full(-(-self.size // 32), -1, np.int32)
@@ -44,7 +49,7 @@ class Masks:
             if token not in self.allowed(constraint):
                 return False
             constraint.accept(token)
-        return constraint.is_terminated() or EOS in self.allowed(constraint)
+        return constraint.is_terminated() or self.EOS in self.allowed(constraint)
 
     def walk(self, tree: Mapping[str, Any], r: Random, limit: int = 400) -> str | None:
         """A random text of the grammar; None if it did not end within `limit` tokens."""
@@ -55,18 +60,14 @@ class Masks:
             assert allowed, b"".join(written)
             ends = [t for t in allowed if self.vocabulary.token_bytes[t] in (b'"', b"}", b"]")]
             pick = r.choice(ends) if ends and r.random() < 0.3 else r.choice(sorted(allowed))
-            if EOS in allowed and r.random() < 0.5:
-                pick = EOS
+            if self.EOS in allowed and r.random() < 0.5:
+                pick = self.EOS
             constraint.accept(pick)
-            if pick != EOS:
+            if pick != self.EOS:
                 written.append(self.vocabulary.token_bytes[pick])
             if len(written) > limit:
                 return None
         return b"".join(written).decode()
-
-
-def spec(tree: Mapping[str, Any]) -> str:
-    return json.dumps({"tree": tree, "options": {}})
 
 
 BYTES = (*(bytes([i]) for i in range(256)), b"<mark>", b"</s>")
@@ -75,13 +76,13 @@ BYTES = (*(bytes([i]) for i in range(256)), b"<mark>", b"</s>")
 @pytest.fixture(scope="session")
 def masks() -> Masks:
     """One token per byte, so that a text has one tokenization only."""
-    return Masks(Vocabulary(BYTES, frozenset({MARKER, EOS}), (EOS,)))
+    return Masks(Vocabulary(BYTES, frozenset({Masks.MARKER, Masks.EOS}), (Masks.EOS,)))
 
 
 @pytest.fixture(scope="session")
 def longer_masks() -> Masks:
     """Tokens across the joints of JSON too, and halves of characters."""
-    return Masks(Vocabulary(BYTES + PIECES, frozenset({MARKER, EOS}), (EOS,)))
+    return Masks(Vocabulary(BYTES + PIECES, frozenset({Masks.MARKER, Masks.EOS}), (Masks.EOS,)))
 
 
 @pytest.fixture(scope="session")

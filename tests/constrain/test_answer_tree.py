@@ -6,8 +6,6 @@ import pytest
 
 from formgate.constrain.errors import ConstraintError
 
-from .conftest import EOS, MARKER
-
 A, B = {"kind": "text", "value": "a"}, {"kind": "text", "value": "b"}
 
 
@@ -17,8 +15,8 @@ def test_text_with_every_awkward_character(masks) -> None:
 
 
 def test_a_marker_is_its_token_and_never_its_characters(masks) -> None:
-    tree = {"kind": "seq", "items": [A, {"kind": "token", "id": MARKER}, B]}
-    assert masks.accepts(tree, [97, MARKER, 98])
+    tree = {"kind": "seq", "items": [A, {"kind": "token", "id": masks.MARKER}, B]}
+    assert masks.accepts(tree, [97, masks.MARKER, 98])
     assert not masks.accepts(tree, "a<mark>b")
 
 
@@ -26,7 +24,7 @@ def test_free_text_holds_anything_but_special_tokens(masks) -> None:
     free = {"kind": "free"}
     assert masks.accepts(free, "")
     assert masks.accepts(free, "any 世界 <mark> text\n")
-    assert not masks.accepts(free, [97, MARKER])
+    assert not masks.accepts(free, [97, masks.MARKER])
 
 
 def test_free_text_until_a_text_or_a_token(masks) -> None:
@@ -35,9 +33,9 @@ def test_free_text_until_a_text_or_a_token(masks) -> None:
     assert masks.accepts(tree, "hello [CALL]a")
     assert not masks.accepts(tree, "hello a")
     assert not masks.accepts(tree, "hello [CALL]b")
-    gated = {"kind": "seq", "items": [{"kind": "free"}, {"kind": "token", "id": MARKER}, A]}
-    assert masks.accepts(gated, [*b"some text", MARKER, 97])
-    assert not masks.accepts(gated, [*b"some text", MARKER, 98])
+    gated = {"kind": "seq", "items": [{"kind": "free"}, {"kind": "token", "id": masks.MARKER}, A]}
+    assert masks.accepts(gated, [*b"some text", masks.MARKER, 97])
+    assert not masks.accepts(gated, [*b"some text", masks.MARKER, 98])
 
 
 def test_choice_and_repeat(masks) -> None:
@@ -105,8 +103,8 @@ def test_what_is_no_grammar_is_refused(masks, tree) -> None:
 
 def test_the_answer_can_end_only_where_the_grammar_does(masks) -> None:
     constraint = masks.start({"kind": "text", "value": "ab"})
-    assert EOS not in masks.allowed(constraint)
+    assert masks.EOS not in masks.allowed(constraint)
     constraint.accept(97)
     assert masks.allowed(constraint) == {98}
     constraint.accept(98)
-    assert constraint.is_terminated() or masks.allowed(constraint) == {EOS}
+    assert constraint.is_terminated() or masks.allowed(constraint) == {masks.EOS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,11 +11,10 @@ import pytest
 from formgate.constrain.compiler import GrammarCompiler, Limits
 from formgate.constrain.errors import ConstraintError
 
-from .conftest import spec
-
 
 def schema_of(i: int) -> str:
-    return spec({"kind": "json", "schema": {"type": "object", "properties": {f"k{i}": {"type": "integer"}}}})
+    schema = {"type": "object", "properties": {f"k{i}": {"type": "integer"}}}
+    return json.dumps({"tree": {"kind": "json", "schema": schema}})
 
 
 def test_the_same_text_is_compiled_once(masks) -> None:
@@ -34,7 +34,10 @@ def test_the_cache_is_bounded_in_bytes_and_keeps_what_was_used_last(masks) -> No
 
 
 def test_sequences_of_one_grammar_do_not_share_state(masks) -> None:
-    one, other = masks.start({"kind": "text", "value": "ab"}), masks.start({"kind": "text", "value": "ab"})
+    one, other = (
+        masks.start({"kind": "text", "value": "ab"}),
+        masks.start({"kind": "text", "value": "ab"}),
+    )
     one.accept(97)
     assert masks.allowed(one) == {98}
     assert 97 in masks.allowed(other)
@@ -48,10 +51,14 @@ def test_a_constraint_of_too_many_bytes_is_refused(masks) -> None:
 
 def test_a_grammar_that_explodes_while_it_runs_ends_its_own_sequence(masks) -> None:
     constraint = masks.start({"kind": "regex", "pattern": "((a{1,1000}){1,1000}){1,1000}x"})
-    with pytest.raises(ValueError, match="too many"):
+
+    def run() -> None:
         for _ in range(1000):
             masks.allowed(constraint)
             constraint.accept(97)
+
+    with pytest.raises(ValueError, match="too many"):
+        run()
     assert masks.accepts({"kind": "text", "value": "a"}, "a")
 
 

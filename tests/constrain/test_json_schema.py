@@ -36,26 +36,52 @@ TREE = {
 }
 # (schema, instances); an instance's keys stand in the schema's order, as the mask wants them.
 CASES: list[tuple[Any, list[Any]]] = [
-    (PERSON, [{"name": "a", "age": 3}, {"name": "a"}, {"name": "a", "age": -1}, {"name": 1, "age": 2}]),
+    (
+        PERSON,
+        [{"name": "a", "age": 3}, {"name": "a"}, {"name": "a", "age": -1}, {"name": 1, "age": 2}],
+    ),
     ({"type": "integer", "minimum": -3, "maximum": 12}, [-4, -3, 0, 12, 13, 120]),
     ({"type": "integer", "exclusiveMinimum": 9}, [8, 9, 10, 99]),
     ({"type": "number", "minimum": 0.5, "maximum": 1.5}, [0.4, 0.5, 1, 1.25, 1.5, 1.51, 2]),
-    ({"type": "string", "minLength": 2, "maxLength": 3}, ["a", "ab", "世界", "世界杯", "世界杯赛", "abcd"]),
+    (
+        {"type": "string", "minLength": 2, "maxLength": 3},
+        ["a", "ab", "世界", "世界杯", "世界杯赛", "abcd"],
+    ),
     ({"type": "string", "pattern": "^[a-c]+$"}, ["", "abc", "abd"]),
     ({"type": "string", "pattern": "b"}, ["", "abc", "cb", "a"]),
     ({"type": "string", "format": "date"}, ["2024-02-01", "2024-13-01", "today"]),
     ({"enum": ["red", 3, None]}, ["red", 3, None, "green", 4, False]),
     ({"const": {"a": [1]}}, [{"a": [1]}, {"a": [2]}, {}]),
     ({"type": ["string", "null"]}, ["x", None, 1]),
-    ({"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2}, [[], [True], [True, False], [True] * 3, [1]]),
-    ({"prefixItems": [{"const": 1}, {"const": "b"}], "items": False, "type": "array", "minItems": 2}, [[1, "b"], [1], [1, "b", 2], ["b", 1]]),
-    ({"type": "object", "additionalProperties": {"type": "integer"}}, [{}, {"a": 1, "b": 2}, {"a": "x"}]),
-    ({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}, [{"a": 1}, {"a": 1, "z": "more"}, {}]),
+    (
+        {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2},
+        [[], [True], [True, False], [True] * 3, [1]],
+    ),
+    (
+        {
+            "prefixItems": [{"const": 1}, {"const": "b"}],
+            "items": False,
+            "type": "array",
+            "minItems": 2,
+        },
+        [[1, "b"], [1], [1, "b", 2], ["b", 1]],
+    ),
+    (
+        {"type": "object", "additionalProperties": {"type": "integer"}},
+        [{}, {"a": 1, "b": 2}, {"a": "x"}],
+    ),
+    (
+        {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+        [{"a": 1}, {"a": 1, "z": "more"}, {}],
+    ),
     ({"anyOf": [{"type": "integer"}, PERSON]}, [4, {"name": "n", "age": 1}, "x", {"name": "n"}]),
     ({"allOf": [{"type": "integer", "minimum": 2}, {"maximum": 4}]}, [1, 2, 4, 5]),
-    (TREE, [{"value": 1, "next": {"value": 2, "next": None}}, {"value": 1}, {"value": 1, "next": 2}]),
+    (
+        TREE,
+        [{"value": 1, "next": {"value": 2, "next": None}}, {"value": 1}, {"value": 1, "next": 2}],
+    ),
     ({}, [1, "x", None, True, [1, {"a": []}], {"k": {"l": 1.5}}]),
-]  # fmt: skip
+]
 
 
 def node(schema: Any, **more: Any) -> dict[str, Any]:
@@ -71,7 +97,9 @@ def test_the_mask_agrees_with_jsonschema(masks, schema, instances) -> None:
     assert any(found)
 
 
-@pytest.mark.parametrize("schema", [case[0] for case in CASES], ids=[str(i) for i in range(len(CASES))])
+@pytest.mark.parametrize(
+    "schema", [case[0] for case in CASES], ids=[str(i) for i in range(len(CASES))]
+)
 def test_random_walks_are_valid(longer_masks, schema) -> None:
     r = Random(7)
     texts = [longer_masks.walk(node(schema), r) for _ in range(20)]
@@ -86,11 +114,19 @@ def test_random_walks_are_valid(longer_masks, schema) -> None:
     [
         ({"type": "array", "uniqueItems": True}, "uniqueItems", "/uniqueItems"),
         ({"properties": {"a": {"not": {"type": "string"}}}}, "not", "/properties/a/not"),
-        ({"properties": {"d": {"type": "string", "format": "iban"}}}, "format", "/properties/d/format"),
+        (
+            {"properties": {"d": {"type": "string", "format": "iban"}}},
+            "format",
+            "/properties/d/format",
+        ),
         ({"type": "strin"}, "type", "/type"),
-        ({"properties": {"n": {"type": "integer", "minimum": "1"}}}, "minimum", "/properties/n/minimum"),
+        (
+            {"properties": {"n": {"type": "integer", "minimum": "1"}}},
+            "minimum",
+            "/properties/n/minimum",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_enforced_is_refused_by_name(masks, schema, keyword, pointer) -> None:
     with pytest.raises(ConstraintError) as caught:
         masks.start(node(schema))
@@ -99,8 +135,10 @@ def test_what_cannot_be_enforced_is_refused_by_name(masks, schema, keyword, poin
     assert caught.value.code in ("unsupported_schema", "invalid_schema")
 
 
-@pytest.mark.parametrize("schema", ["x", 3, None, [], {"$ref": "http://127.0.0.1/s"}, {"$ref": "#/nope"}, False])
-def test_no_schema_at_all(masks, schema) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    "schema", ["x", 3, None, [], {"$ref": "http://127.0.0.1/s"}, {"$ref": "#/nope"}, False]
+)
+def test_no_schema_at_all(masks, schema) -> None:
     with pytest.raises(ConstraintError):
         masks.start(node(schema))
 

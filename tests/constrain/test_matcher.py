@@ -11,13 +11,14 @@ import pytest
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.vocabulary import Vocabulary
 
-from .conftest import EOS, spec
-
 OBJECT = {
     "kind": "json",
     "schema": {
         "type": "object",
-        "properties": {"name": {"type": "string"}, "items": {"type": "array", "items": {"type": "integer"}}},
+        "properties": {
+            "name": {"type": "string"},
+            "items": {"type": "array", "items": {"type": "integer"}},
+        },
         "required": ["name", "items"],
         "additionalProperties": False,
     },
@@ -33,7 +34,7 @@ def test_words_past_the_vocabulary_are_cleared(masks) -> None:
 
 def test_a_token_that_is_not_allowed_is_an_error_for_this_sequence_only(masks) -> None:
     one, other = masks.start(OBJECT), masks.start(OBJECT)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="token"):
         one.accept(ord("x"))
     other.accept(ord("{"))
     assert masks.allowed(other)
@@ -46,7 +47,7 @@ def test_rollback_undoes_exactly_the_last_tokens(masks) -> None:
     for _ in range(150):
         allowed = masks.allowed(constraint)
         history.append(allowed)
-        constraint.accept(r.choice(sorted(allowed - {EOS}) or [EOS]))
+        constraint.accept(r.choice(sorted(allowed - {masks.EOS}) or [masks.EOS]))
         if constraint.is_terminated() or r.random() < 0.3:
             back = r.randint(1, len(history))
             constraint.rollback(back)
@@ -55,7 +56,7 @@ def test_rollback_undoes_exactly_the_last_tokens(masks) -> None:
     assert history
 
 
-def test_forced_tokens_are_the_tokenizers_own(embedded_tokenizer) -> None:
+def test_forced_tokens_are_the_tokenizers_own(masks, embedded_tokenizer) -> None:
     """Re-tokenizing the text gives the same tokens: never a split the model did not see."""
     size = embedded_tokenizer.get_vocab_size()
     special = frozenset(range(14))
@@ -75,7 +76,7 @@ def test_forced_tokens_are_the_tokenizers_own(embedded_tokenizer) -> None:
 
     vocabulary = Vocabulary(tokens, special, (2,), encode)
     compiler = GrammarCompiler(vocabulary, padded_vocab_size=size)
-    constraint = compiler.factory(spec(OBJECT))
+    constraint = compiler.factory(masks.spec(OBJECT))
     forced = constraint.forced_tokens()
     assert forced
     text = embedded_tokenizer.decode(forced)
@@ -95,5 +96,5 @@ def test_the_walk_ends_in_the_end_token(masks) -> None:
     constraint = masks.start(OBJECT)
     for byte in text.encode():
         constraint.accept(byte)
-    assert constraint.is_terminated() or masks.allowed(constraint) == {EOS}
+    assert constraint.is_terminated() or masks.allowed(constraint) == {masks.EOS}
     assert json.loads(text)

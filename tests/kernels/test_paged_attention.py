@@ -52,10 +52,13 @@ class Case:
         self.scale = head_dim**-0.5
 
     def run(self, op, **options):
+        keys, values = self.keys, self.values
+        if op is paged_attention_ref:  # it reads the padding, and multiplies it by zero
+            keys, values = keys.nan_to_num(1e4), values.nan_to_num(1e4)
         return op(
             self.query,
-            self.keys,
-            self.values,
+            keys,
+            values,
             self.tables,
             self.starts,
             self.contexts,

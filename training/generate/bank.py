@@ -22,7 +22,14 @@ ROOMS = {
     "zh": ["厨房", "卧室", "客厅", "浴室", "办公室", "车库", "走廊", "阁楼"],
 }
 TASKS = {
-    "en": ["buy milk", "call mom", "pay the bill", "water the plants", "walk the dog", "take a break"],
+    "en": [
+        "buy milk",
+        "call mom",
+        "pay the bill",
+        "water the plants",
+        "walk the dog",
+        "take a break",
+    ],
     "zh": ["买牛奶", "给妈妈打电话", "交电费", "浇花", "遛狗", "休息一下", "开会", "吃药"],
 }
 SENTENCES = {
@@ -132,7 +139,11 @@ def draw_argument(kind: str, r: Random, lang: str) -> Value:
             text = r.choice(CURRENCIES)
         case "ticker":
             text = values.letters(r, 2, 5, "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-            text = r.choice(["AAPL", "TSLA", "MSFT", "GOOG", "NVDA", "AMZN"]) if r.random() < 0.3 else text
+            text = (
+                r.choice(["AAPL", "TSLA", "MSFT", "GOOG", "NVDA", "AMZN"])
+                if r.random() < 0.3
+                else text
+            )
         case "clock":
             text = values.clock(r, lang)
         case "sentence":
@@ -158,7 +169,8 @@ def draw_argument(kind: str, r: Random, lang: str) -> Value:
 
 def schema_of(kind: str) -> dict[str, Any]:
     if kind.startswith("enum:"):
-        return {"type": "string", "enum": [part.split("=")[0] for part in kind[5:].split(",")]}
+        options = dict.fromkeys(part.split("=")[0] for part in kind[5:].split(","))
+        return {"type": "string", "enum": list(options)}
     if kind.startswith("bool"):
         return {"type": "boolean"}
     if kind in INTEGERS:
@@ -200,7 +212,9 @@ class Offer:
 
 def offer(tool: Tool, r: Random) -> Offer:
     name = tool.names[0] if r.random() < 0.55 else r.choice(tool.names)
-    names = {p.names[0]: p.names[0] if r.random() < 0.6 else r.choice(p.names) for p in tool.parameters}
+    names = {
+        p.names[0]: p.names[0] if r.random() < 0.6 else r.choice(p.names) for p in tool.parameters
+    }
     if len(set(names.values())) < len(names):
         names = {p.names[0]: p.names[0] for p in tool.parameters}
     keep = [p for p in tool.parameters if p.required or r.random() < 0.8]

@@ -6,6 +6,7 @@ Segments meet only at special tokens or where `cut` splits them on purpose.
 
 from __future__ import annotations
 
+import itertools
 import json
 from random import Random
 from typing import Any
@@ -59,7 +60,7 @@ class Chat:
             quotes = [i for i, char in enumerate(text) if char in '":,{ ']
             at = sorted(r.sample(quotes, min(len(quotes), r.randint(1, 5))))
             bounds = [0, *at, len(text)]
-            pieces += [(text[a:b], True) for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+            pieces += [(text[a:b], True) for a, b in itertools.pairwise(bounds) if a < b]
         self.segments = pieces
         return self
 

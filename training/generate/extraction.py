@@ -7,14 +7,13 @@ tell the model which value to copy.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from random import Random
 from typing import Any
 
 from training.generate import values
 from training.generate.chat import Chat, choose_form, dumps
 from training.generate.records import Domain, Told, domains, draw, tell
-from training.generate.values import DATA
+from training.generate.wrappers import composed, instructions, naming
 
 
 @dataclass(frozen=True)
@@ -24,17 +23,6 @@ class Sample:
     prompt: str
     answer: dict[str, Any]
     lang: str
-
-
-@cache
-def instructions(section: str) -> tuple[str, ...]:
-    inside, lines = False, []
-    for line in (DATA / "instructions.txt").read_text(encoding="utf-8").splitlines():
-        if line.startswith("["):
-            inside = line == f"[{section}]"
-        elif inside:
-            lines.append(line.replace("\\n", "\n"))
-    return tuple(lines)
 
 
 def restyle(key: str, roll: float) -> str:
@@ -65,7 +53,9 @@ def _shape(value: Any, r: Random) -> Any:
     return value
 
 
-def _object(domain: Domain, facts: dict[str, Any], r: Random, lang: str, key_lang: str) -> dict[str, Any]:
+def _object(
+    domain: Domain, facts: dict[str, Any], r: Random, lang: str, key_lang: str
+) -> dict[str, Any]:
     names = list(facts)
     keep = len(names) if r.random() < 0.5 else r.randint(1, len(names))
     if r.random() < 0.7:
@@ -90,7 +80,9 @@ def _nest(domain: Domain, answer: dict[str, Any], r: Random, key_lang: str) -> d
         return {entity: answer}
     keys = list(answer)
     split = r.randint(1, len(keys) - 1)
-    name = r.choice(["details", "info", "data", "contact"] if key_lang == "en" else ["详情", "信息"])
+    name = r.choice(
+        ["details", "info", "data", "contact"] if key_lang == "en" else ["详情", "信息"]
+    )
     outer: dict[str, Any] = {key: answer[key] for key in keys[:split]}
     outer[name] = {key: answer[key] for key in keys[split:]}
     return outer
@@ -134,7 +126,9 @@ def _many(r: Random, lang: str, held_out: bool) -> tuple[str, dict[str, Any]]:
         return _single(r, lang, held_out)
     rows = [{keys[n]: t.facts[n] for n in picked} for t in told]
     entity = r.choice(domain.entities[key_lang])
-    name = r.choice([entity + "s", entity, "items", "list"] if key_lang == "en" else [entity, "列表"])
+    name = r.choice(
+        [entity + "s", entity, "items", "list"] if key_lang == "en" else [entity, "列表"]
+    )
     if entity == "person" and r.random() < 0.6:
         name = "people"
     glue = r.choice(["\n", " ", "; "]) if lang == "en" else r.choice(["\n", "", "；"])
@@ -153,7 +147,18 @@ def _template_only(domain: Domain, r: Random, lang: str) -> Told:
 
 def _labelled(r: Random, lang: str) -> tuple[str, dict[str, Any]]:
     """Labels that nobody has seen, so that a key finds its value by its own spelling."""
-    kinds = ["person", "city", "company", "code", "count", "money", "date", "email", "color", "small"]
+    kinds = [
+        "person",
+        "city",
+        "company",
+        "code",
+        "count",
+        "money",
+        "date",
+        "email",
+        "color",
+        "small",
+    ]
     labels: dict[str, tuple[Any, str]] = {}
     for _ in range(r.randint(2, 6)):
         if lang == "zh":
@@ -163,7 +168,9 @@ def _labelled(r: Random, lang: str) -> tuple[str, dict[str, Any]]:
         kind = r.choice(kinds)
         text = values.scramble(r, lang)
         labels[label] = draw(kind, r, lang) if r.random() < 0.65 else (text, text)
-    form = r.choice(["{} : {}", "{}: {}", "{}: {}", "{}={}", "the {} is {}", "its {} is {}", "{} - {}"])
+    form = r.choice(
+        ["{} : {}", "{}: {}", "{}: {}", "{}={}", "the {} is {}", "its {} is {}", "{} - {}"]
+    )
     if lang == "zh":
         form = r.choice(["{}：{}", "{}：{}", "{}是{}", "{}为{}", "{} {}"])
     parts = [form.format(label, surface) for label, (_, surface) in labels.items()]
@@ -199,7 +206,13 @@ def sample(r: Random, held_out: bool = False) -> Sample:
         text, answer = _labelled(r, lang)
     text = _noisy(text, r, lang)
     ask = lang if r.random() < 0.94 else "zh" if lang == "en" else "en"
-    wrap = choose_form(r, instructions(ask), held_out and r.random() < 0.5)
+    roll = 0.0 if held_out else r.random()
+    if roll < 0.6:
+        wrap = choose_form(r, instructions(ask), held_out and r.random() < 0.5)
+    elif roll < 0.9 or not all(isinstance(value, str | int | float) for value in answer.values()):
+        wrap = composed(r, ask)
+    else:
+        wrap = naming(r, ask, list(answer))
     return Sample(wrap.replace("{t}", text), answer, lang)
 
 

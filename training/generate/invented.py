@@ -69,7 +69,9 @@ def odd_word(r: Random, held_out: bool) -> str:
     if not held_out:
         return values.made_up(r)
     inner = "aeiou"
-    shape = [r.choice("bcdfghjklmnpqrstvwz") + r.choice(inner) + r.choice("bdgklmnprst") for _ in "ab"]
+    shape = [
+        r.choice("bcdfghjklmnpqrstvwz") + r.choice(inner) + r.choice("bdgklmnprst") for _ in "ab"
+    ]
     return "".join(shape)
 
 
@@ -83,11 +85,15 @@ class Slot:
 
 @dataclass
 class Invention:
+    """`verb` and `noun` are what requests say, in both languages. Of an `unlinked` tool the name
+    says something else, so that only its parameters and its description tell what it is for."""
+
     name: str
     verb: tuple[str, str]
     noun: tuple[str, str]
     slots: list[Slot]
     json: dict[str, Any]
+    unlinked: bool = False
 
 
 def _style(parts: list[str], r: Random) -> str:
@@ -116,7 +122,9 @@ def _slot(r: Random, held_out: bool) -> Slot:
         schema = dict(schema_of(kind))
     if r.random() < 0.4:
         words = name.replace("_", " ")
-        schema["description"] = r.choice([f"The {words}", f"{words.capitalize()}", f"The {words} to use"])
+        schema["description"] = r.choice(
+            [f"The {words}", f"{words.capitalize()}", f"The {words} to use"]
+        )
     return Slot(name, kind, r.random() < 0.6, schema)
 
 
@@ -141,6 +149,9 @@ def invent(r: Random, held_out: bool = False, like: Invention | None = None) -> 
         if all(slot.name != s.name and slot.kind != s.kind for s in slots):
             slots.append(slot)
     name = _style([verb[0], noun[0]], r)
+    unlinked = not held_out and r.random() < 0.2 and any(s.required for s in slots)
+    if unlinked:
+        verb, noun = _unrelated(verb, noun, r)
     article = "an" if noun[0][0] in "aeiou" else "a"
     description = r.choice(
         [
@@ -154,24 +165,49 @@ def invent(r: Random, held_out: bool = False, like: Invention | None = None) -> 
     )
     required = [s.name for s in slots if s.required]
     json = definition(name, description, {s.name: s.schema for s in slots}, required, r)
-    return Invention(name, verb, noun, slots, json)
+    return Invention(name, verb, noun, slots, json, unlinked)
 
 
-def _phrase(slot: Slot, surface: str, r: Random, lang: str) -> str:
+def _unrelated(
+    verb: tuple[str, str], noun: tuple[str, str], r: Random
+) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Words for the request that the tool's name does not have: the one, the other, or both."""
+
+    def word() -> tuple[str, str]:
+        return values.made_up(r), values.hanzi(r, 2, 3)
+
+    which = r.choice(["verb", "verb", "noun", "both"])
+    return (word() if which != "noun" else verb), (word() if which != "verb" else noun)
+
+
+def _phrase(slot: Slot, surface: str, r: Random, lang: str, labelled: bool) -> str:
     en, zh = NATURAL.get(slot.kind, ([], "", ""))[1:]
     words = slot.name.replace("_", " ")
-    usual = slot.name in NATURAL.get(slot.kind, ([],))[0]
+    usual = slot.name in NATURAL.get(slot.kind, ([],))[0] and not labelled
     if lang == "zh":
         label = CHINESE_LABELS.get(slot.name, words)
         if slot.kind == "bool":
             surface = "是" if surface == "true" else "否"
         if usual and zh and r.random() < 0.5:
             return zh.format(surface)
-        return r.choice([f"{label}为{surface}", f"{label}是{surface}", f"{label}：{surface}", f"{label}{surface}"])
+        return r.choice(
+            [
+                f"{label}为{surface}",
+                f"{label}是{surface}",
+                f"{label}：{surface}",
+                f"{label}{surface}",
+            ]
+        )
     if slot.kind == "bool":
         on = surface == "true"
         pair = r.choice([("on", "off"), ("true", "false"), ("yes", "no"), ("enabled", "disabled")])
-        return r.choice([f"with {words} {pair[not on]}", f"{words}: {pair[not on]}", f"{words} = {pair[not on]}"])
+        return r.choice(
+            [
+                f"with {words} {pair[not on]}",
+                f"{words}: {pair[not on]}",
+                f"{words} = {pair[not on]}",
+            ]
+        )
     if usual and en and r.random() < 0.55:
         return en.format(surface)
     return r.choice(
@@ -196,18 +232,29 @@ def use_invention(tool: Invention, r: Random, lang: str) -> Use:
             continue
         value, surface = draw_argument(slot.kind, r, lang)
         arguments[slot.name] = value
-        phrases.append(_phrase(slot, surface, r, lang))
+        phrases.append(_phrase(slot, surface, r, lang, tool.unlinked))
     if r.random() < 0.4:
         r.shuffle(phrases)
     if lang == "zh":
         verb, noun = tool.verb[1], tool.noun[1]
-        head = r.choice([f"{verb}{noun}", f"请{verb}{noun}", f"帮我{verb}{noun}", f"{verb}一个{noun}"])
+        head = r.choice(
+            [f"{verb}{noun}", f"请{verb}{noun}", f"帮我{verb}{noun}", f"{verb}一个{noun}"]
+        )
         request = "，".join([head, *phrases]) + r.choice(["", "。"])
     else:
         verb, noun = tool.verb[0], tool.noun[0]
         article = r.choice(["the", "the", "a" if noun[0] not in "aeiou" else "an", "my"])
         head = f"{verb} {article} {noun}"
-        head = r.choice([head, head, f"please {head}", f"can you {head}", f"I want to {head}", f"I need you to {head}"])
+        head = r.choice(
+            [
+                head,
+                head,
+                f"please {head}",
+                f"can you {head}",
+                f"I want to {head}",
+                f"I need you to {head}",
+            ]
+        )
         joined = [head, *phrases]
         if len(phrases) > 1 and r.random() < 0.5:
             request = ", ".join([" ".join(joined[:2]), *joined[2:-1]]) + f" and {joined[-1]}"
@@ -221,15 +268,21 @@ def use_invention(tool: Invention, r: Random, lang: str) -> Use:
 def _outcome(tool: Invention, r: Random, lang: str) -> tuple[str, str]:
     roll, noun = r.random(), tool.noun[lang == "zh"]
     if roll < 0.35:
-        result = r.choice(['{"status": "ok"}', '{"success": true}', "ok", "done", '{"result": "success"}'])
+        result = r.choice(
+            ['{"status": "ok"}', '{"success": true}', "ok", "done", '{"result": "success"}']
+        )
         return result, "Done." if lang == "en" else "已完成。"
     if roll < 0.6:
         code = values.code(r)
         text = f"Done. The id is {code}." if lang == "en" else f"已完成，编号是{code}。"
         return f'{{"status": "ok", "id": "{code}"}}', text
     if roll < 0.75:
-        error = r.choice(["not found", "permission denied", "timeout", "invalid input", "already exists"])
-        text = f"Sorry, that did not work: {error}." if lang == "en" else f"抱歉，操作失败：{error}。"
+        error = r.choice(
+            ["not found", "permission denied", "timeout", "invalid input", "already exists"]
+        )
+        text = (
+            f"Sorry, that did not work: {error}." if lang == "en" else f"抱歉，操作失败：{error}。"
+        )
         return f'{{"error": "{error}"}}', text
     word = odd_word(r, False) if r.random() < 0.5 else r.choice(["state", "value", "total", "name"])
     value = draw_argument(r.choice(["small", "count", "word", "person"]), r, lang)[0]

@@ -33,7 +33,9 @@ def _long(r: Random) -> Chat:
     size = r.randint(4000, 14000)  # characters
     while sum(len(text) for text, _ in made.segments) < size:
         maker = r.choice((extraction.chat, reasoning.chat, talk.chat))
-        made.segments += [s for s in maker(r).segments[1:] if not s[0].startswith("[SYSTEM_PROMPT]")]
+        made.segments += [
+            s for s in maker(r).segments[1:] if not s[0].startswith("[SYSTEM_PROMPT]")
+        ]
     return made
 
 

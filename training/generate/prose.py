@@ -38,10 +38,45 @@ FIXED = (
     "春天来了，花开了，树绿了，鸟儿在枝头歌唱。",
     "我叫{zname}，住在{zcity}，是一名{zjob}。",
 )  # fmt: skip
-HEROES = ("fox", "rabbit", "bear", "king", "queen", "girl", "boy", "dragon", "cat", "bird", "farmer", "sailor")
-PLACES = ("forest", "village", "castle", "valley", "small town", "house by the sea", "garden", "mountain")
-MEETS = ("a lost bird", "an old man", "a wise owl", "a friendly dragon", "a stranger", "a little mouse")
-DEEDS = ("showed the way home", "shared some bread", "told a long story", "gave a golden key", "asked for help")
+HEROES = (
+    "fox",
+    "rabbit",
+    "bear",
+    "king",
+    "queen",
+    "girl",
+    "boy",
+    "dragon",
+    "cat",
+    "bird",
+    "farmer",
+    "sailor",
+)
+PLACES = (
+    "forest",
+    "village",
+    "castle",
+    "valley",
+    "small town",
+    "house by the sea",
+    "garden",
+    "mountain",
+)
+MEETS = (
+    "a lost bird",
+    "an old man",
+    "a wise owl",
+    "a friendly dragon",
+    "a stranger",
+    "a little mouse",
+)
+DEEDS = (
+    "showed the way home",
+    "shared some bread",
+    "told a long story",
+    "gave a golden key",
+    "asked for help",
+)
 ENDS = ("From then on they were friends.", "And they lived happily ever after.", "Everyone was glad that evening.",
         "Since that day nobody in the place was lonely.")  # fmt: skip
 

@@ -12,9 +12,9 @@ from random import Random
 
 from training.generate import values
 from training.generate.chat import Chat
-from training.generate.extraction import instructions
 from training.generate.talk import Turn
 from training.generate.values import of
+from training.generate.wrappers import instructions
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def show(value: Decimal | int) -> str:
 
 
 def divide(a: Decimal | int, b: Decimal | int) -> str:
-    """"120 / 1.5 = 1200 / 15 = 80": a whole divisor first, then the quotient."""
+    """ "120 / 1.5 = 1200 / 15 = 80": a whole divisor first, then the quotient."""
     a, b = Decimal(a), Decimal(b)
     line = f"{show(a)} / {show(b)}"
     while b != b.to_integral_value():
@@ -46,7 +46,7 @@ def divide(a: Decimal | int, b: Decimal | int) -> str:
 
 
 def multiply(a: Decimal | int, b: Decimal | int) -> str:
-    """"47 * 6 = 40 * 6 + 7 * 6 = 240 + 42 = 282": by the parts of the longer factor."""
+    """ "47 * 6 = 40 * 6 + 7 * 6 = 240 + 42 = 282": by the parts of the longer factor."""
     a, b = Decimal(a), Decimal(b)
     total = show(a * b)
     line = f"{show(a)} * {show(b)}"
@@ -78,7 +78,9 @@ def _who(r: Random, lang: str) -> str:
 
 
 def _hours(r: Random) -> Decimal:
-    return Decimal(r.choice(["0.5", "1.5", "2.5", "3.5", "4.5", "1", "2", "3", "4", "5", "6", "8", "10"]))
+    return Decimal(
+        r.choice(["0.5", "1.5", "2.5", "3.5", "4.5", "1", "2", "3", "4", "5", "6", "8", "10"])
+    )
 
 
 VEHICLES = {"en": ["train", "car", "bus", "truck", "plane", "ship", "cyclist", "motorcycle", "boat", "runner"],
@@ -87,7 +89,10 @@ VEHICLES = {"en": ["train", "car", "bus", "truck", "plane", "ship", "cyclist", "
 
 def _speed(r: Random, lang: str) -> Problem:
     classic = r.random() < 0.12
-    time, speed = _hours(r), Decimal(r.choice([r.randint(4, 30) * 10, r.randint(5, 120), r.randint(4, 130)]))
+    time, speed = (
+        _hours(r),
+        Decimal(r.choice([r.randint(4, 30) * 10, r.randint(5, 120), r.randint(4, 130)])),
+    )
     if r.random() < 0.5:
         speed = Decimal(r.choice([40, 50, 60, 70, 75, 80, 90, 100, 120, 150, 200]))
     if classic:
@@ -107,13 +112,39 @@ def _speed(r: Random, lang: str) -> Problem:
                 f"{kind}行驶{d}公里用了{t}小时，求平均速度。", f"一列{kind}{t}小时跑{d}公里，平均时速多少？",
                 f"一列{kind}行驶了{d}公里，用时{t}小时，平均速度是多少？"])  # fmt: skip
             steps = f"速度 = 路程 / 时间\n{divide(distance, time)}"
-            return Problem(ask, steps, f"平均速度是{v}公里/小时。", f"平均速度是{d} / {t} = {v}公里/小时。", v, lang)
+            return Problem(
+                ask,
+                steps,
+                f"平均速度是{v}公里/小时。",
+                f"平均速度是{d} / {t} = {v}公里/小时。",
+                v,
+                lang,
+            )
         if what == "distance":
             ask = r.choice([f"{kind}以每小时{v}公里的速度行驶{t}小时，行驶了多少公里？", f"一辆{kind}时速{v}公里，{t}小时能走多远？",
                             f"{kind}的速度是{v}公里/小时，行驶{t}小时，路程是多少？"])  # fmt: skip
-            return Problem(ask, f"路程 = 速度 * 时间\n{multiply(speed, time)}", f"路程是{d}公里。", f"路程是{v} * {t} = {d}公里。", d, lang)
-        ask = r.choice([f"{kind}以每小时{v}公里的速度行驶{d}公里需要几小时？", f"路程{d}公里，{kind}时速{v}公里，需要多长时间？"])
-        return Problem(ask, f"时间 = 路程 / 速度\n{divide(distance, speed)}", f"需要{t}小时。", f"需要{d} / {v} = {t}小时。", t, lang)
+            return Problem(
+                ask,
+                f"路程 = 速度 * 时间\n{multiply(speed, time)}",
+                f"路程是{d}公里。",
+                f"路程是{v} * {t} = {d}公里。",
+                d,
+                lang,
+            )
+        ask = r.choice(
+            [
+                f"{kind}以每小时{v}公里的速度行驶{d}公里需要几小时？",
+                f"路程{d}公里，{kind}时速{v}公里，需要多长时间？",
+            ]
+        )
+        return Problem(
+            ask,
+            f"时间 = 路程 / 速度\n{divide(distance, speed)}",
+            f"需要{t}小时。",
+            f"需要{d} / {v} = {t}小时。",
+            t,
+            lang,
+        )
     unit = r.choice(["km", "km", "miles", "kilometers"])
     per = {"km": "km/h", "miles": "mph", "kilometers": "km/h"}[unit]
     if what == "speed":
@@ -128,40 +159,94 @@ def _speed(r: Random, lang: str) -> Problem:
             f"In {t} {hours} a {kind} travels {d} {unit}. How fast does it travel?",
             f"A {kind} drove {d} {unit} in {t} {hours}. What was its average speed in {per}?"])  # fmt: skip
         steps = f"speed = distance / time\n{divide(distance, time)}"
-        return Problem(ask, steps, f"The average speed is {v} {per}.", f"The average speed is {d} / {t} = {v} {per}.", v, lang)
+        return Problem(
+            ask,
+            steps,
+            f"The average speed is {v} {per}.",
+            f"The average speed is {d} / {t} = {v} {per}.",
+            v,
+            lang,
+        )
     if what == "distance":
         ask = r.choice([
             f"A {kind} travels at {v} {per} for {t} {hours}. How far does it go?",
             f"How far does a {kind} travel in {t} {hours} at {v} {per}?",
             f"A {kind} drives {t} {hours} at {v} {per}. What distance does it cover?"])  # fmt: skip
         steps = f"distance = speed * time\n{multiply(speed, time)}"
-        return Problem(ask, steps, f"It travels {d} {unit}.", f"It travels {v} * {t} = {d} {unit}.", d, lang)
+        return Problem(
+            ask, steps, f"It travels {d} {unit}.", f"It travels {v} * {t} = {d} {unit}.", d, lang
+        )
     ask = r.choice([
         f"How long does a {kind} need for {d} {unit} at {v} {per}?",
         f"A {kind} travels {d} {unit} at {v} {per}. How long does it take?",
         f"A {kind} goes at {v} {per}. How many hours does it take to go {d} {unit}?"])  # fmt: skip
     steps = f"time = distance / speed\n{divide(distance, speed)}"
-    return Problem(ask, steps, f"It takes {t} {hours}.", f"It takes {d} / {v} = {t} {hours}.", t, lang)
+    return Problem(
+        ask, steps, f"It takes {t} {hours}.", f"It takes {d} / {v} = {t} {hours}.", t, lang
+    )
 
 
 def _price(r: Random, lang: str) -> Problem:
     count = r.randint(2, 12)
-    each = Decimal(r.choice([r.randint(1, 20), r.randint(2, 60), r.randint(1, 19)])) + r.choice([0, 0, 0, Decimal("0.5")])
+    each = Decimal(r.choice([r.randint(1, 20), r.randint(2, 60), r.randint(1, 19)])) + r.choice(
+        [0, 0, 0, Decimal("0.5")]
+    )
     total, item = each * count, of(r, "products", lang)
     e, t = show(each), show(total)
     if lang == "zh":
         if r.random() < 0.6:
-            ask = r.choice([f"一个{item}{e}元，{count}个多少钱？", f"{item}每个{e}元，买{count}个要多少元？", f"{_who(r, lang)}买了{count}个{item}，每个{e}元，一共多少钱？"])
-            return Problem(ask, f"总价 = 单价 * 数量\n{multiply(each, count)}", f"一共{t}元。", f"一共{e} * {count} = {t}元。", t, lang)
-        ask = r.choice([f"{count}个{item}{t}元，一个多少钱？", f"买{count}个{item}花了{t}元，每个多少元？"])
-        return Problem(ask, f"单价 = 总价 / 数量\n{divide(total, count)}", f"每个{e}元。", f"每个{t} / {count} = {e}元。", e, lang)
+            ask = r.choice(
+                [
+                    f"一个{item}{e}元，{count}个多少钱？",
+                    f"{item}每个{e}元，买{count}个要多少元？",
+                    f"{_who(r, lang)}买了{count}个{item}，每个{e}元，一共多少钱？",
+                ]
+            )
+            return Problem(
+                ask,
+                f"总价 = 单价 * 数量\n{multiply(each, count)}",
+                f"一共{t}元。",
+                f"一共{e} * {count} = {t}元。",
+                t,
+                lang,
+            )
+        ask = r.choice(
+            [f"{count}个{item}{t}元，一个多少钱？", f"买{count}个{item}花了{t}元，每个多少元？"]
+        )
+        return Problem(
+            ask,
+            f"单价 = 总价 / 数量\n{divide(total, count)}",
+            f"每个{e}元。",
+            f"每个{t} / {count} = {e}元。",
+            e,
+            lang,
+        )
     things = item if item.endswith("s") else item + "s"
     if r.random() < 0.6:
         ask = r.choice([f"One {item} costs {e} dollars. How much do {count} cost?", f"A {item} costs ${e}. What do {count} {things} cost?",
                         f"{_who(r, lang)} buys {count} {things} for {e} dollars each. How much is that in total?"])  # fmt: skip
-        return Problem(ask, f"total = price * count\n{multiply(each, count)}", f"The total is {t} dollars.", f"The total is {e} * {count} = {t} dollars.", t, lang)
-    ask = r.choice([f"{count} {things} cost {t} dollars. How much is one?", f"If {count} {things} cost ${t}, what does one {item} cost?"])
-    return Problem(ask, f"price = total / count\n{divide(total, count)}", f"One costs {e} dollars.", f"One costs {t} / {count} = {e} dollars.", e, lang)
+        return Problem(
+            ask,
+            f"total = price * count\n{multiply(each, count)}",
+            f"The total is {t} dollars.",
+            f"The total is {e} * {count} = {t} dollars.",
+            t,
+            lang,
+        )
+    ask = r.choice(
+        [
+            f"{count} {things} cost {t} dollars. How much is one?",
+            f"If {count} {things} cost ${t}, what does one {item} cost?",
+        ]
+    )
+    return Problem(
+        ask,
+        f"price = total / count\n{divide(total, count)}",
+        f"One costs {e} dollars.",
+        f"One costs {t} / {count} = {e} dollars.",
+        e,
+        lang,
+    )
 
 
 def _work(r: Random, lang: str) -> Problem:
@@ -171,17 +256,57 @@ def _work(r: Random, lang: str) -> Problem:
         who = r.choice(["一台机器", "工人", _who(r, lang)])
         if r.random() < 0.5:
             ask = f"{who}每小时做{rate}个零件，{time}小时做多少个？"
-            return Problem(ask, f"总数 = 每小时数量 * 时间\n{multiply(rate, time)}", f"做{total}个。", f"{rate} * {time} = {total}个。", str(total), lang)
+            return Problem(
+                ask,
+                f"总数 = 每小时数量 * 时间\n{multiply(rate, time)}",
+                f"做{total}个。",
+                f"{rate} * {time} = {total}个。",
+                str(total),
+                lang,
+            )
         ask = f"{who}{time}小时做了{total}个零件，每小时做多少个？"
-        return Problem(ask, f"每小时数量 = 总数 / 时间\n{divide(total, time)}", f"每小时{rate}个。", f"每小时{total} / {time} = {rate}个。", str(rate), lang)
-    who, thing = r.choice([("A machine", "parts"), ("A worker", "boxes"), (_who(r, lang), "pages"), ("A printer", "pages")])
+        return Problem(
+            ask,
+            f"每小时数量 = 总数 / 时间\n{divide(total, time)}",
+            f"每小时{rate}个。",
+            f"每小时{total} / {time} = {rate}个。",
+            str(rate),
+            lang,
+        )
+    who, thing = r.choice(
+        [
+            ("A machine", "parts"),
+            ("A worker", "boxes"),
+            (_who(r, lang), "pages"),
+            ("A printer", "pages"),
+        ]
+    )
     verb = {"parts": "makes", "boxes": "packs", "pages": "finishes"}[thing]
     if r.random() < 0.5:
         ask = r.choice([f"{who} {verb} {rate} {thing} per hour. How many {thing} in {time} hours?",
                         f"{who} {verb} {rate} {thing} an hour. How many does it make in {time} hours?"])  # fmt: skip
-        return Problem(ask, f"total = rate * time\n{multiply(rate, time)}", f"That is {total} {thing}.", f"That is {rate} * {time} = {total} {thing}.", str(total), lang)
-    ask = r.choice([f"{who} {verb} {total} {thing} in {time} hours. How many per hour?", f"{who} {verb} {total} {thing} in {time} hours. What is the rate per hour?"])
-    return Problem(ask, f"rate = total / time\n{divide(total, time)}", f"The rate is {rate} {thing} per hour.", f"The rate is {total} / {time} = {rate} {thing} per hour.", str(rate), lang)
+        return Problem(
+            ask,
+            f"total = rate * time\n{multiply(rate, time)}",
+            f"That is {total} {thing}.",
+            f"That is {rate} * {time} = {total} {thing}.",
+            str(total),
+            lang,
+        )
+    ask = r.choice(
+        [
+            f"{who} {verb} {total} {thing} in {time} hours. How many per hour?",
+            f"{who} {verb} {total} {thing} in {time} hours. What is the rate per hour?",
+        ]
+    )
+    return Problem(
+        ask,
+        f"rate = total / time\n{divide(total, time)}",
+        f"The rate is {rate} {thing} per hour.",
+        f"The rate is {total} / {time} = {rate} {thing} per hour.",
+        str(rate),
+        lang,
+    )
 
 
 UNITS = (
@@ -203,16 +328,63 @@ def _convert(r: Random, lang: str) -> Problem:
     down = r.random() < 0.6
     if lang == "zh":
         if down:
-            ask = r.choice([f"{a}{big_zh}等于多少{small_zh}？", f"{a}{big_zh}是多少{small_zh}？", f"把{a}{big_zh}换算成{small_zh}"])
-            return Problem(ask, f"1{big_zh} = {factor}{small_zh}\n{multiply(count, factor)}", f"{a}{big_zh}等于{b}{small_zh}。", f"{a} * {factor} = {b}{small_zh}。", b, lang)
+            ask = r.choice(
+                [
+                    f"{a}{big_zh}等于多少{small_zh}？",
+                    f"{a}{big_zh}是多少{small_zh}？",
+                    f"把{a}{big_zh}换算成{small_zh}",
+                ]
+            )
+            return Problem(
+                ask,
+                f"1{big_zh} = {factor}{small_zh}\n{multiply(count, factor)}",
+                f"{a}{big_zh}等于{b}{small_zh}。",
+                f"{a} * {factor} = {b}{small_zh}。",
+                b,
+                lang,
+            )
         ask = r.choice([f"{b}{small_zh}等于多少{big_zh}？", f"{b}{small_zh}是多少{big_zh}？"])
-        return Problem(ask, f"1{big_zh} = {factor}{small_zh}\n{divide(total, factor)}", f"{b}{small_zh}等于{a}{big_zh}。", f"{b} / {factor} = {a}{big_zh}。", a, lang)
+        return Problem(
+            ask,
+            f"1{big_zh} = {factor}{small_zh}\n{divide(total, factor)}",
+            f"{b}{small_zh}等于{a}{big_zh}。",
+            f"{b} / {factor} = {a}{big_zh}。",
+            a,
+            lang,
+        )
     one = big.rstrip("s") if big not in ("feet", "kg", "km") else {"feet": "foot"}.get(big, big)
     if down:
-        ask = r.choice([f"How many {small} are {a} {big}?", f"Convert {a} {big} to {small}.", f"How many {small} are in {a} {big}?", f"What is {a} {big} in {small}?"])
-        return Problem(ask, f"1 {one} = {factor} {small}\n{multiply(count, factor)}", f"{a} {big} are {b} {small}.", f"{a} * {factor} = {b} {small}.", b, lang)
-    ask = r.choice([f"How many {big} are {b} {small}?", f"Convert {b} {small} to {big}.", f"What is {b} {small} in {big}?"])
-    return Problem(ask, f"1 {one} = {factor} {small}\n{divide(total, factor)}", f"{b} {small} are {a} {big}.", f"{b} / {factor} = {a} {big}.", a, lang)
+        ask = r.choice(
+            [
+                f"How many {small} are {a} {big}?",
+                f"Convert {a} {big} to {small}.",
+                f"How many {small} are in {a} {big}?",
+                f"What is {a} {big} in {small}?",
+            ]
+        )
+        return Problem(
+            ask,
+            f"1 {one} = {factor} {small}\n{multiply(count, factor)}",
+            f"{a} {big} are {b} {small}.",
+            f"{a} * {factor} = {b} {small}.",
+            b,
+            lang,
+        )
+    ask = r.choice(
+        [
+            f"How many {big} are {b} {small}?",
+            f"Convert {b} {small} to {big}.",
+            f"What is {b} {small} in {big}?",
+        ]
+    )
+    return Problem(
+        ask,
+        f"1 {one} = {factor} {small}\n{divide(total, factor)}",
+        f"{b} {small} are {a} {big}.",
+        f"{b} / {factor} = {a} {big}.",
+        a,
+        lang,
+    )
 
 
 def _sum(r: Random, lang: str) -> Problem:
@@ -232,11 +404,27 @@ def _sum(r: Random, lang: str) -> Problem:
     written = f"{a} {sign} {b}" if r.random() < 0.75 else f"{a}{sign}{b}"
     if lang == "zh":
         word = {"+": "加", "-": "减", "*": "乘以", "/": "除以"}[sign]
-        ask = r.choice([f"{written}等于多少？", f"计算{written}", f"{a}{word}{b}等于多少？", f"{written}=？"])
-        return Problem(ask, line, f"答案是{result}。", f"{a} {sign} {b} = {result}。", str(result), lang)
+        ask = r.choice(
+            [f"{written}等于多少？", f"计算{written}", f"{a}{word}{b}等于多少？", f"{written}=？"]
+        )
+        return Problem(
+            ask, line, f"答案是{result}。", f"{a} {sign} {b} = {result}。", str(result), lang
+        )
     word = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}[sign]
-    ask = r.choice([f"What is {written}?", f"What is {written}?", f"Calculate {written}.", f"What is {a} {word} {b}?", f"{written} = ?", f"{written}", f"How much is {written}?"])
-    return Problem(ask, line, f"The answer is {result}.", f"{a} {sign} {b} = {result}.", str(result), lang)
+    ask = r.choice(
+        [
+            f"What is {written}?",
+            f"What is {written}?",
+            f"Calculate {written}.",
+            f"What is {a} {word} {b}?",
+            f"{written} = ?",
+            f"{written}",
+            f"How much is {written}?",
+        ]
+    )
+    return Problem(
+        ask, line, f"The answer is {result}.", f"{a} {sign} {b} = {result}.", str(result), lang
+    )
 
 
 def _story(r: Random, lang: str) -> Problem:
@@ -245,21 +433,65 @@ def _story(r: Random, lang: str) -> Problem:
     things = item if item.endswith("s") else item + "s"
     now, lines, told = start, [], []
     for _ in range(r.choice([1, 1, 2])):
-        change = r.randint(1, max(1, now - 1)) if r.random() < 0.5 and now > 2 else -r.randint(1, r.choice([20, 99]))
+        change = (
+            r.randint(1, max(1, now - 1))
+            if r.random() < 0.5 and now > 2
+            else -r.randint(1, r.choice([20, 99]))
+        )
         after = now - change
-        lines.append(f"{now} - {change} = {after}" if change > 0 else f"{now} + {-change} = {after}")
+        lines.append(
+            f"{now} - {change} = {after}" if change > 0 else f"{now} + {-change} = {after}"
+        )
         if lang == "zh":
-            told.append(r.choice(["用掉了{}个", "送给朋友{}个", "卖掉{}个"] if change > 0 else ["又买了{}个", "又得到{}个"]).format(abs(change)))
+            told.append(
+                r.choice(
+                    ["用掉了{}个", "送给朋友{}个", "卖掉{}个"]
+                    if change > 0
+                    else ["又买了{}个", "又得到{}个"]
+                ).format(abs(change))
+            )
         else:
-            told.append(r.choice(["gives away {}", "loses {}", "sells {}"] if change > 0 else ["buys {} more", "gets {} more"]).format(abs(change)))
+            told.append(
+                r.choice(
+                    ["gives away {}", "loses {}", "sells {}"]
+                    if change > 0
+                    else ["buys {} more", "gets {} more"]
+                ).format(abs(change))
+            )
         now = after
     steps = "\n".join(lines)
     if lang == "zh":
-        ask = f"{who}有{start}个{item}，" + "，".join(told) + r.choice(["，现在有多少个？", "，还有几个？", "，一共有多少个？"])
-        return Problem(ask, steps, f"现在有{now}个。", f"{lines[-1]}，现在有{now}个。" if len(lines) == 1 else f"{lines[0]}，{lines[1]}，现在有{now}个。", str(now), lang)
+        ask = (
+            f"{who}有{start}个{item}，"
+            + "，".join(told)
+            + r.choice(["，现在有多少个？", "，还有几个？", "，一共有多少个？"])
+        )
+        return Problem(
+            ask,
+            steps,
+            f"现在有{now}个。",
+            f"{lines[-1]}，现在有{now}个。"
+            if len(lines) == 1
+            else f"{lines[0]}，{lines[1]}，现在有{now}个。",
+            str(now),
+            lang,
+        )
     plot = " and ".join(f"{t}" for t in told)
-    ask = f"{who} has {start} {things}. {who} {plot}. " + r.choice([f"How many {things} does {who} have now?", "How many are left?", f"How many {things} are there now?"])
-    return Problem(ask, steps, f"{who} has {now} {things}.", f"{', '.join(lines)}, so {who} has {now} {things}.", str(now), lang)
+    ask = f"{who} has {start} {things}. {who} {plot}. " + r.choice(
+        [
+            f"How many {things} does {who} have now?",
+            "How many are left?",
+            f"How many {things} are there now?",
+        ]
+    )
+    return Problem(
+        ask,
+        steps,
+        f"{who} has {now} {things}.",
+        f"{', '.join(lines)}, so {who} has {now} {things}.",
+        str(now),
+        lang,
+    )
 
 
 def _compare(r: Random, lang: str) -> Problem:
@@ -272,8 +504,20 @@ def _compare(r: Random, lang: str) -> Problem:
     more, less = (first, second) if a > b else (second, first)
     high, low = max(a, b), min(a, b)
     if lang == "zh":
-        ask = r.choice([f"{first}{a}岁，{second}{b}岁，谁更大？大几岁？", f"{first}今年{a}岁，{second}今年{b}岁，相差几岁？"])
-        return Problem(ask, f"{high} > {low}\n{high} - {low} = {high - low}", f"{more}大{high - low}岁。", f"{high} - {low} = {high - low}，{more}大{high - low}岁。", str(high - low), lang)
+        ask = r.choice(
+            [
+                f"{first}{a}岁，{second}{b}岁，谁更大？大几岁？",
+                f"{first}今年{a}岁，{second}今年{b}岁，相差几岁？",
+            ]
+        )
+        return Problem(
+            ask,
+            f"{high} > {low}\n{high} - {low} = {high - low}",
+            f"{more}大{high - low}岁。",
+            f"{high} - {low} = {high - low}，{more}大{high - low}岁。",
+            str(high - low),
+            lang,
+        )
     ask = r.choice([f"{first} is {a} years old and {second} is {b}. Who is older, and by how much?",
                     f"{first} is {a} and {second} is {b}. What is the difference in age?"])  # fmt: skip
     return Problem(ask, f"{high} > {low}\n{high} - {low} = {high - low}", f"{more} is {high - low} years older than {less}.",
@@ -288,7 +532,18 @@ def sample(r: Random) -> Problem:
     return r.choices(MAKERS, [0.28, 0.15, 0.1, 0.15, 0.16, 0.12, 0.04])[0](r, lang)
 
 
-WRAPS = ("{}", "{}", "{}", "{}", "{}", "{} Think step by step.", "Solve: {}", "Question: {}", "{} Please explain.", "{}")
+WRAPS = (
+    "{}",
+    "{}",
+    "{}",
+    "{}",
+    "{}",
+    "{} Think step by step.",
+    "Solve: {}",
+    "Question: {}",
+    "{} Please explain.",
+    "{}",
+)
 
 
 def chat(r: Random) -> Chat:
@@ -297,7 +552,9 @@ def chat(r: Random) -> Chat:
         made.system(r.choice(instructions("system")[:2]))
     for _ in range(r.choice([1, 1, 1, 2, 2, 3])):
         problem = sample(r)
-        made.user(r.choice(WRAPS).format(problem.prompt) if problem.lang == "en" else problem.prompt)
+        made.user(
+            r.choice(WRAPS).format(problem.prompt) if problem.lang == "en" else problem.prompt
+        )
         if r.random() < 0.68:
             made.think(problem.steps).say(problem.answer)
         else:

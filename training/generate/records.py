@@ -92,7 +92,9 @@ def domains() -> tuple[Domain, ...]:
 
 
 def _count(r: Random, lang: str) -> Value:
-    value = r.choice([r.randint(1, 99), r.randint(1, 999), r.randint(100, 9999), r.randint(1000, 99999)])
+    value = r.choice(
+        [r.randint(1, 99), r.randint(1, 999), r.randint(100, 9999), r.randint(1000, 99999)]
+    )
     return value, f"{value:,}" if value > 999 and r.random() < 0.4 and lang == "en" else str(value)
 
 
@@ -211,14 +213,51 @@ def _from_template(domain: Domain, r: Random, lang: str, held_out: bool) -> Told
             text = text.replace("{" + name + "}", surface)
     text = text.replace("\\n", "\n")
     if r.random() < 0.2:  # a second sentence with what the first left out
-        rest = [f for f in domain.fields.values() if f.name not in facts and f.name != domain.subject]
+        rest = [
+            f for f in domain.fields.values() if f.name not in facts and f.name != domain.subject
+        ]
         if rest:
             field = r.choice(rest)
             facts[field.name], clause = _statements(field, r, lang, held_out)
-            pronoun = "they" if clause.startswith(("are ", "have ")) else r.choice(["he", "she", "it"])
+            pronoun = (
+                "they" if clause.startswith(("are ", "have ")) else r.choice(["he", "she", "it"])
+            )
             it = {"en": pronoun.capitalize() + " ", "zh": ""}[lang]
             text = f"{text.rstrip('.')}. {it}{clause}." if lang == "en" else f"{text}{clause}。"
     return Told(text, facts)
+
+
+INTRO = {
+    "en": ("I met {}", "This is {}", "Meet {}", "There is {}", "Yesterday I saw {}", "Have you heard of {}", "Please note {}",
+           "A word about {}", "Today we talked about {}", "We have {}", "Next is {}", "Let me tell you about {}", "You know {}",
+           "Then came {}", "I would like to mention {}", "Somebody asked for {}", "The next entry is {}", "We spoke with {}"),
+    "zh": ("这是{}", "这位是{}", "听说{}", "今天说到{}", "前天看到{}", "刚才提到{}", "我们有{}", "我想说的是{}", "请看{}", "下一个是{}",
+           "介绍一下{}", "有人问起{}", "关于{}", "记录一下{}", "比如{}", "就是{}", "大家都知道{}", "之前的{}", "我记得{}", "他们说的{}"),
+}  # fmt: skip
+FILLERS = {
+    "en": ("by the way", "as far as I know", "I think", "actually", "of course", "as of today", "for now", "if I remember right",
+           "apparently", "so they say", "to be exact", "in the end", "at the moment", "they told me", "in fact", "luckily"),
+    "zh": ("其实", "据说", "目前", "好像", "听说", "另外", "而且", "顺便说一下", "我记得", "一般来说", "实际上", "最近", "现在", "以前", "大概", "确实", "当然", "原来"),
+}  # fmt: skip
+
+
+def _with_fillers(text: str, r: Random, lang: str) -> str:
+    """Words that mean nothing for the answer, where a sentence has room for them."""
+    mark, gap = (", ", " ") if lang == "en" else ("，", "")
+    places = [i for i in range(len(text)) if text.startswith(mark, i)]
+    if places and r.random() < 0.7:
+        at = r.choice(places) + len(mark)
+        return f"{text[:at]}{r.choice(FILLERS[lang])}{mark if lang == 'en' else ''}{gap if mark[-1] != ' ' else ''}{text[at:]}"
+    filler = r.choice(FILLERS[lang])
+    return f"{filler[0].upper()}{filler[1:]}{mark}{text}"
+
+
+def _introduced(surface: str, clauses: list[str], r: Random, lang: str) -> str:
+    intro = r.choice(INTRO[lang]).format(surface)
+    if lang == "zh":
+        return intro + "，" + "，".join(clauses) + r.choice(["", "。"])
+    who = r.choice(["They", "He", "She", "It", surface])
+    return f"{intro}. " + " ".join(f"{who} {c}." for c in clauses)
 
 
 def _from_clauses(domain: Domain, r: Random, lang: str, held_out: bool) -> Told:
@@ -230,9 +269,14 @@ def _from_clauses(domain: Domain, r: Random, lang: str, held_out: bool) -> Told:
     for field in picked:
         facts[field.name], clause = _statements(field, r, lang, held_out)
         clauses.append(clause)
+    if not held_out and r.random() < 0.3:
+        return Told(_introduced(surface, clauses, r, lang), facts)
     if lang == "zh":
         glue = r.choice(["，", "，", "。"])
-        return Told(surface + clauses[0] + glue + glue.join(clauses[1:]) + ("。" if clauses[1:] else ""), facts)
+        return Told(
+            surface + clauses[0] + glue + glue.join(clauses[1:]) + ("。" if clauses[1:] else ""),
+            facts,
+        )
     if r.random() < 0.5 and len(clauses) < 5:
         joined = ", ".join(clauses[:-1]) + (" and " if len(clauses) > 1 else "") + clauses[-1]
         return Told(f"{surface} {joined}.", facts)
@@ -247,20 +291,29 @@ def _from_labels(domain: Domain, r: Random, lang: str) -> Told:
         picked.sort(key=lambda f: f.name != domain.subject)
     facts: dict[str, Any] = {}
     parts = []
-    colon = r.choice([": ", ": ", " = ", " - ", ":"]) if lang == "en" else r.choice(["：", "：", ": ", "是"])
+    colon = (
+        r.choice([": ", ": ", " = ", " - ", ":"])
+        if lang == "en"
+        else r.choice(["：", "：", ": ", "是"])
+    )
     for field in picked:
         facts[field.name], surface = draw(field.kind, r, lang)
-        label = field.label[lang] if r.random() < 0.5 else r.choice(field.keys[lang]).replace("_", " ")
+        label = (
+            field.label[lang] if r.random() < 0.5 else r.choice(field.keys[lang]).replace("_", " ")
+        )
         parts.append((label.lower() if r.random() < 0.3 else label) + colon + surface)
-    glue = r.choice(["\n", "\n", "; ", ", ", " | "] if lang == "en" else ["\n", "，", "；", "，", "\n"])
+    glue = r.choice(
+        ["\n", "\n", "; ", ", ", " | "] if lang == "en" else ["\n", "，", "；", "，", "\n"]
+    )
     return Told(glue.join(parts), facts)
 
 
 def tell(domain: Domain, r: Random, lang: str, held_out: bool = False) -> Told:
     """A text about one random entity of the domain; held_out takes only forms unseen in training."""
     roll = r.random()
-    if roll < 0.55:
-        return _from_template(domain, r, lang, held_out)
-    if roll < 0.85:
-        return _from_clauses(domain, r, lang, held_out)
-    return _from_labels(domain, r, lang)
+    if roll >= 0.85:
+        return _from_labels(domain, r, lang)
+    told = (_from_template if roll < 0.5 else _from_clauses)(domain, r, lang, held_out)
+    if not held_out and r.random() < 0.15:
+        told.text = _with_fillers(told.text, r, lang)
+    return told

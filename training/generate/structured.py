@@ -9,32 +9,53 @@ from typing import Any
 
 from training.generate import values
 from training.generate.chat import Chat, dumps
-from training.generate.extraction import instructions, restyle
+from training.generate.extraction import restyle
 from training.generate.records import domains, draw
 from training.generate.values import countries, of
+from training.generate.wrappers import instructions
 
 GOOD = ("wonderful", "great", "excellent", "amazing", "fantastic", "lovely", "perfect", "brilliant")
 BAD = ("terrible", "awful", "bad", "horrible", "disappointing", "broken", "useless", "boring")
 FLAT = ("okay", "average", "fine", "so-so", "nothing special")
-GOOD_ZH, BAD_ZH, FLAT_ZH = ("很好", "非常棒", "太好了", "很满意"), ("很差", "太糟了", "很失望", "坏了"), ("一般", "还行", "普通")
+GOOD_ZH, BAD_ZH, FLAT_ZH = (
+    ("很好", "非常棒", "太好了", "很满意"),
+    ("很差", "太糟了", "很失望", "坏了"),
+    ("一般", "还行", "普通"),
+)
 
 
 def _opinion(r: Random, lang: str) -> tuple[str, str]:
     mood = r.choice(["positive", "negative", "positive", "negative", "neutral"])
     if lang == "zh":
         word = r.choice({"positive": GOOD_ZH, "negative": BAD_ZH, "neutral": FLAT_ZH}[mood])
-        thing = r.choice([of(r, "products", "zh"), "服务", "电影", "这家酒店", "菜", values.hanzi(r, 2, 3)])
+        thing = r.choice(
+            [of(r, "products", "zh"), "服务", "电影", "这家酒店", "菜", values.hanzi(r, 2, 3)]
+        )
         extra = {"positive": "，我很喜欢", "negative": "，不会再买了", "neutral": ""}[mood]
         return f"{thing}{word}{extra if r.random() < 0.5 else ''}。", mood
     word = r.choice({"positive": GOOD, "negative": BAD, "neutral": FLAT}[mood])
-    thing = r.choice([f"The {of(r, 'products')}", f"The {of(r, 'nouns')}", values.made_up(r).title(), "vLLM", "formgate", "This"])
+    thing = r.choice(
+        [
+            f"The {of(r, 'products')}",
+            f"The {of(r, 'nouns')}",
+            values.made_up(r).title(),
+            "vLLM",
+            "formgate",
+            "This",
+        ]
+    )
     tail = {
         "positive": ["", " I love it.", " I would buy it again!", " Highly recommended."],
         "negative": ["", " I hate it.", " I want my money back.", " Never again."],
         "neutral": ["", " It does its job.", " I have no opinion."],
     }[mood]
-    adverb = r.choice(["", "really ", "absolutely ", "very ", "quite "]) if mood != "neutral" else ""
-    return f"{thing} {r.choice(['is', 'was'])} {adverb}{word}{r.choice(['.', '!'])}{r.choice(tail)}", mood
+    adverb = (
+        r.choice(["", "really ", "absolutely ", "very ", "quite "]) if mood != "neutral" else ""
+    )
+    return (
+        f"{thing} {r.choice(['is', 'was'])} {adverb}{word}{r.choice(['.', '!'])}{r.choice(tail)}",
+        mood,
+    )
 
 
 def _sentiment(r: Random, made: Chat) -> None:
@@ -43,7 +64,15 @@ def _sentiment(r: Random, made: Chat) -> None:
     ask = r.choice(["Classify this sentiment: {}", "Classify the sentiment: {}", "What is the sentiment of this text? {}",
                     "Is this positive or negative? {}", "Sentiment: {}", "{}", "Analyze the sentiment of: {}"])  # fmt: skip
     if lang == "zh":
-        ask = r.choice(["判断情感：{}", "请对下面的评论做情感分类：{}", "这条评论是正面还是负面？{}", "{}", "情感分析：{}"])
+        ask = r.choice(
+            [
+                "判断情感：{}",
+                "请对下面的评论做情感分类：{}",
+                "这条评论是正面还是负面？{}",
+                "{}",
+                "情感分析：{}",
+            ]
+        )
     made.user(ask.format(text))
     if r.random() < 0.5 and ask != "{}":
         style = r.random()
@@ -90,11 +119,23 @@ def _known(r: Random, made: Chat) -> None:
     country = country.removeprefix("the ")
     if r.random() < 0.3:
         made.user(r.choice(["{}的首都是哪里？", "介绍一下{}", "{}"]).format(country_zh))
-        keys = [(r.choice(["country", "国家", "name"]), country_zh), (r.choice(["capital", "首都"]), city_zh)]
+        keys = [
+            (r.choice(["country", "国家", "name"]), country_zh),
+            (r.choice(["capital", "首都"]), city_zh),
+        ]
     else:
-        asks = ["What is the capital of {}?", "Tell me about {}.", "Give me information about {} as JSON.", "{}", "Describe {}."]
+        asks = [
+            "What is the capital of {}?",
+            "Tell me about {}.",
+            "Give me information about {} as JSON.",
+            "{}",
+            "Describe {}.",
+        ]
         made.user(r.choice(asks).format(country))
-        keys = [(r.choice(["country", "name", "country_name"]), country), (r.choice(["capital", "capital_city", "answer", "city"]), city)]
+        keys = [
+            (r.choice(["country", "name", "country_name"]), country),
+            (r.choice(["capital", "capital_city", "answer", "city"]), city),
+        ]
     r.shuffle(keys)
     made.say(dumps(dict(keys[: r.choice([1, 2, 2])])))
 

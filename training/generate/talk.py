@@ -8,8 +8,8 @@ from random import Random
 
 from training.generate import values
 from training.generate.chat import Chat
-from training.generate.extraction import instructions
 from training.generate.values import DATA, countries, of
+from training.generate.wrappers import instructions
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ def topics() -> tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...]:
 @cache
 def unknown(lang: str) -> tuple[str, ...]:
     text = (DATA / "unknown.txt").read_text(encoding="utf-8")
-    section = text.split("[zh]\n")[1] if lang == "zh" else text.split("[zh]\n")[0].split("[en]\n")[1]
+    section = (
+        text.split("[zh]\n")[1] if lang == "zh" else text.split("[zh]\n")[0].split("[en]\n")[1]
+    )
     return tuple(section.splitlines())
 
 
@@ -61,10 +63,14 @@ def capital(r: Random, lang: str) -> Turn:
         if lang == "zh":
             ask = r.choice(["{}是哪个国家的首都？", "哪个国家的首都是{}？"]).format(city_zh)
             return Turn(ask, f"{city_zh}是{country_zh}的首都。", lang)
-        ask = r.choice(["{} is the capital of which country?", "Which country has {} as its capital?"])
+        ask = r.choice(
+            ["{} is the capital of which country?", "Which country has {} as its capital?"]
+        )
         return Turn(ask.format(city), f"{city.rstrip('.')} is the capital of {country}.", lang)
     if lang == "zh":
-        return Turn(r.choice(CAPITAL_ZH).format(country_zh), f"{country_zh}的首都是{city_zh}。", lang)
+        return Turn(
+            r.choice(CAPITAL_ZH).format(country_zh), f"{country_zh}的首都是{city_zh}。", lang
+        )
     shown = country.removeprefix("the ") if r.random() < 0.3 else country
     return Turn(
         r.choice(CAPITAL_EN).format(shown),

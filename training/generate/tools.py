@@ -11,8 +11,8 @@ from typing import Any
 from training.generate import talk
 from training.generate.bank import Offer, Use, bank, offer, use
 from training.generate.chat import Chat
-from training.generate.extraction import instructions
 from training.generate.invented import Invention, invent, use_invention
+from training.generate.wrappers import instructions
 
 Tools = list[Offer | Invention]
 SYSTEM = (
@@ -83,9 +83,21 @@ def _language(r: Random) -> str:
 def _joined(first: str, second: str, r: Random, lang: str) -> str:
     if lang == "zh":
         return first.rstrip("。") + r.choice(["，", "，然后", "，还有", "。另外，"]) + second
-    plain = second if second[:2] in ("I ", "I'") or second[1:2].isupper() else second[0].lower() + second[1:]
+    plain = (
+        second
+        if second[:2] in ("I ", "I'") or second[1:2].isupper()
+        else second[0].lower() + second[1:]
+    )
     stem = first.rstrip(".?")
-    return r.choice([f"{stem} and {plain}", f"{stem}, and {plain}", f"{first} {second}", f"{stem}. Also, {plain}", f"{stem} and then {plain}"])
+    return r.choice(
+        [
+            f"{stem} and {plain}",
+            f"{stem}, and {plain}",
+            f"{first} {second}",
+            f"{stem}. Also, {plain}",
+            f"{stem} and then {plain}",
+        ]
+    )
 
 
 def _twice(tool: Offer, r: Random, lang: str) -> tuple[str, list[Use]] | None:
@@ -102,12 +114,17 @@ def _twice(tool: Offer, r: Random, lang: str) -> tuple[str, list[Use]] | None:
     uses = [form]
     for _ in range(r.choice([1, 1, 1, 2])):
         other = use(tool, r, lang)
-        if len(other.arguments) == 1 and all(other.arguments[key] != u.arguments[key] for u in uses):
+        if len(other.arguments) == 1 and all(
+            other.arguments[key] != u.arguments[key] for u in uses
+        ):
             uses.append(other)
     if len(uses) < 2 or value not in form.request:
         return None
     named = [u.arguments[key] for u in uses]
-    joint = {"en": ", ".join(named[:-1]) + f" and {named[-1]}", "zh": "、".join(named[:-1]) + r.choice(["和", "、"]) + named[-1]}
+    joint = {
+        "en": ", ".join(named[:-1]) + f" and {named[-1]}",
+        "zh": "、".join(named[:-1]) + r.choice(["和", "、"]) + named[-1],
+    }
     return form.request.replace(value, joint[lang]), uses
 
 
@@ -136,11 +153,13 @@ def weather(r: Random) -> Sample:
     """The classic: get_weather(city, unit), alone or among other tools."""
     lang = _language(r)
     tools = [offer(bank()[0], r)] + ([] if r.random() < 0.6 else list(lineup(r, most=4)))
-    kept = _distinct([t for t in tools])
+    kept = _distinct(list(tools))
     one = use(tools[0], r, lang) if isinstance(tools[0], Offer) else None
     assert one is not None
     r.shuffle(kept)
-    return Sample([t.json for t in kept], one.request, [(one.name, one.arguments)], "", (one,), lang)
+    return Sample(
+        [t.json for t in kept], one.request, [(one.name, one.arguments)], "", (one,), lang
+    )
 
 
 def _without(tools: Tools, r: Random, lang: str) -> tuple[str, str]:
@@ -228,4 +247,6 @@ def _again(tools: Tools, r: Random, lang: str) -> Sample:
     else:
         one = _use(tool, r, lang)
         both = one.request, [one]
-    return Sample(listed, both[0], [(u.name, u.arguments) for u in both[1]], "", tuple(both[1]), lang)
+    return Sample(
+        listed, both[0], [(u.name, u.arguments) for u in both[1]], "", tuple(both[1]), lang
+    )

@@ -6,6 +6,7 @@ knows of sentences, schemas or the chat format.
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Callable
 from functools import cache
@@ -14,6 +15,7 @@ from random import Random
 from typing import Any
 
 DATA = Path(__file__).parent / "data"
+TOKENIZER = Path(__file__).parents[2] / "embedded" / "tokenizer.json"
 # GB 2312 level 1: the 3,755 common characters.
 HANZI = "".join(
     bytes([high, low]).decode("gb2312")
@@ -61,8 +63,20 @@ def hanzi(r: Random, low: int, high: int) -> str:
     return "".join(r.choices(HANZI, k=r.randint(low, high)))
 
 
+@cache
+def pieces() -> tuple[str, ...]:
+    """The tokenizer's tokens that are parts of lower-case words; none before it is trained."""
+    if not TOKENIZER.exists():
+        return ()
+    vocabulary = json.loads(TOKENIZER.read_text(encoding="utf-8"))["model"]["vocab"]
+    return tuple(sorted(t for t in vocabulary if t.isascii() and t.isalpha() and t.islower()))
+
+
 def made_up(r: Random) -> str:
-    """A pronounceable word that no dictionary has."""
+    """A word that no dictionary has, mostly pronounceable. Some are made of the tokenizer's own
+    pieces, so that even a token that text hardly ever holds is one that the model can copy."""
+    if r.random() < 0.3 and pieces():
+        return "".join(r.choices(pieces(), k=r.randint(1, 3)))
     return "".join(r.choices(words("syllables"), k=r.randint(2, 4)))
 
 
@@ -80,7 +94,9 @@ def scramble(r: Random, lang: str = "en") -> str:
     if roll < 0.82:
         return letters(r, 3, 9, string.ascii_letters)
     if roll < 0.92:
-        return f"{made_up(r).capitalize()} {letters(r, 1, 3, string.ascii_uppercase + string.digits)}"
+        return (
+            f"{made_up(r).capitalize()} {letters(r, 1, 3, string.ascii_uppercase + string.digits)}"
+        )
     return letters(r, 4, 9, string.ascii_letters + string.digits)
 
 
@@ -99,7 +115,7 @@ def person(r: Random, lang: str = "en") -> str:
         return f"{first} {r.choice(string.ascii_uppercase)}. {last}"
     if roll > 0.9:
         return f"{first} {last}-{of(r, 'last_names')}"
-    return first if 0.86 < roll else f"{first} {last}"
+    return first if roll > 0.86 else f"{first} {last}"
 
 
 def company(r: Random, lang: str = "en") -> str:
@@ -172,7 +188,12 @@ def date(r: Random, lang: str = "en") -> str:
     if lang == "zh":
         return f"{year}年{month}月{day}日" if r.random() < 0.7 else f"{month}月{day}日"
     name = words("months")[month - 1]
-    forms = [f"{name} {day}, {year}", f"{name} {day}", f"{day} {name} {year}", f"{month}/{day}/{year}"]
+    forms = [
+        f"{name} {day}, {year}",
+        f"{name} {day}",
+        f"{day} {name} {year}",
+        f"{month}/{day}/{year}",
+    ]
     return r.choice([*forms, f"{day}.{month}.{year}"])
 
 
@@ -204,14 +225,22 @@ def title(r: Random, lang: str = "en") -> str:
     if lang == "zh":
         return hanzi(r, 2, 6)
     adjective, noun = of(r, "adjectives").title(), of(r, "nouns").title()
-    forms = [f"The {adjective} {noun}", f"{adjective} {noun}s", f"The {noun} of {made_up(r).title()}"]
+    forms = [
+        f"The {adjective} {noun}",
+        f"{adjective} {noun}s",
+        f"The {noun} of {made_up(r).title()}",
+    ]
     return r.choice([*forms, f"{noun} and {of(r, 'nouns').title()}", made_up(r).title()])
 
 
 def event(r: Random, lang: str = "en") -> str:
     if lang == "zh":
-        head = r.choice(["项目", "年度", "产品", "预算", "周", "技术", "新年", "生日", "团队", hanzi(r, 2, 2)])
-        return head + r.choice(["会议", "评审会", "发布会", "聚会", "例会", "培训", "讨论会", "研讨会"])
+        head = r.choice(
+            ["项目", "年度", "产品", "预算", "周", "技术", "新年", "生日", "团队", hanzi(r, 2, 2)]
+        )
+        return head + r.choice(
+            ["会议", "评审会", "发布会", "聚会", "例会", "培训", "讨论会", "研讨会"]
+        )
     fixed = ["science fair", "birthday party", "team meeting", "project review", "tech conference"]
     if r.random() < 0.25:
         return r.choice(fixed)
@@ -221,8 +250,14 @@ def event(r: Random, lang: str = "en") -> str:
 
 def place(r: Random, lang: str = "en") -> str:
     if lang == "zh":
-        return r.choice([f"{r.randint(1, 30)}号会议室", f"{of(r, 'cities', 'zh')}会展中心", address(r, "zh")])
-    forms = [f"Room {r.randint(1, 900)}", f"the {of(r, 'nouns')} hall", f"{made_up(r).title()} Hotel"]
+        return r.choice(
+            [f"{r.randint(1, 30)}号会议室", f"{of(r, 'cities', 'zh')}会展中心", address(r, "zh")]
+        )
+    forms = [
+        f"Room {r.randint(1, 900)}",
+        f"the {of(r, 'nouns')} hall",
+        f"{made_up(r).title()} Hotel",
+    ]
     return r.choice([*forms, f"{made_up(r).title()} Center", city(r), address(r)])
 
 
