@@ -35,7 +35,7 @@ class PackedMethod(DenseMethod):
         weight = tensors["weight"]
         out: torch.Tensor
         if isinstance(weight, torch.ScriptObject):  # FBGEMM's own, bias included
-            out = torch.ops.quantized.linear_dynamic_fp16(x, weight)
+            out = torch.ops.quantized.linear_dynamic_fp16.default(x, weight)
         else:
             out = torch.ops.mkldnn._linear_pointwise(x, weight, tensors.get("bias"), "none", [], "")
         return out
