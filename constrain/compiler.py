@@ -9,12 +9,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llguidance import LLMatcher, LLParserLimits
 
 from formgate.constrain.answer_tree import to_lark
 from formgate.constrain.errors import ConstraintError
+from formgate.constrain.fsm import CompiledFsm, FsmCompiler, FsmConstraint, regex_of
 from formgate.constrain.matcher import GrammarConstraint
 from formgate.constrain.schema_check import check_schema
 from formgate.constrain.vocabulary import Vocabulary
@@ -54,18 +55,30 @@ class CompiledGrammar:
             return GrammarConstraint(self._matcher.deep_copy(), self._mask_bytes)
 
 
+Backend = Literal["llguidance", "outlines"]
+
+
 class GrammarCompiler:
-    """Thread-safe. `padded_vocab_size` is the number of logits, at least the vocabulary's size."""
+    """Thread-safe. `padded_vocab_size` is the number of logits, at least the vocabulary's size.
+    With the backend "outlines", regular constraints are compiled to Outlines' index; all others
+    stay with llguidance.
+    """
 
     def __init__(
-        self, vocabulary: Vocabulary, *, padded_vocab_size: int, limits: Limits | None = None
+        self,
+        vocabulary: Vocabulary,
+        *,
+        padded_vocab_size: int,
+        limits: Limits | None = None,
+        backend: Backend = "llguidance",
     ) -> None:
         assert padded_vocab_size >= len(vocabulary.token_bytes)
         self._limits = limits or Limits()
         self._parser_limits = self._limits.for_parser()
         self._tokenizer = vocabulary.ll_tokenizer()
         self._mask_bytes = 4 * (-(-self._tokenizer.vocab_size // 32))
-        self._cache: OrderedDict[str, CompiledGrammar] = OrderedDict()
+        self._fsm = FsmCompiler(vocabulary) if backend == "outlines" else None
+        self._cache: OrderedDict[str, CompiledGrammar | CompiledFsm] = OrderedDict()
         self._cached_bytes = 0
         self._lock = threading.Lock()
 
@@ -73,11 +86,11 @@ class GrammarCompiler:
         """Raises ConstraintError if the constraint cannot be enforced exactly."""
         self.compile(spec_text)
 
-    def factory(self, spec_text: str) -> GrammarConstraint:
+    def factory(self, spec_text: str) -> GrammarConstraint | FsmConstraint:
         """A fresh constraint for one sequence."""
         return self.compile(spec_text).start()
 
-    def compile(self, spec_text: str) -> CompiledGrammar:
+    def compile(self, spec_text: str) -> CompiledGrammar | CompiledFsm:
         """Raises ConstraintError."""
         with self._lock:
             compiled = self._cache.get(spec_text)
@@ -94,7 +107,7 @@ class GrammarCompiler:
                 self._cached_bytes -= len(dropped)
         return compiled
 
-    def _compile(self, spec_text: str) -> CompiledGrammar:
+    def _compile(self, spec_text: str) -> CompiledGrammar | CompiledFsm:
         if len(spec_text) > self._limits.max_spec_bytes:
             raise ConstraintError(
                 f"The constraint has {len(spec_text)} bytes; at most "
@@ -103,6 +116,8 @@ class GrammarCompiler:
             )
         try:
             tree = json.loads(spec_text)["tree"]
+            if self._fsm is not None and (pattern := regex_of(tree)) is not None:
+                return self._fsm.compile(pattern)
             for node in _json_nodes(tree):
                 check_schema(node["schema"], self._parser_limits)
             lark = to_lark(tree)

@@ -43,7 +43,7 @@ def build_state(
     )
     planner = AnswerPlanner(
         profile,
-        grammar_compiler(profile.tokenizer, model_dir),
+        grammar_compiler(profile.tokenizer, model_dir, engine_config.structured_outputs_backend),
         ThreadPoolExecutor(GRAMMAR_WORKERS, thread_name_prefix="grammar"),
         metrics,
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 
 import msgspec
@@ -28,7 +29,9 @@ def main() -> int:
     end_with_parent()
     try:
         tokenizer = load_tokenizer(launch.tokenizer_dir)
-        compiler = grammar_compiler(tokenizer, launch.config.model_dir)
+        compiler = grammar_compiler(
+            tokenizer, launch.config.model_dir, launch.config.structured_outputs_backend
+        )
     except (OSError, ValueError) as error:
         _report(launch.event_address, f"The tokenizer cannot be used: {error}")
         return 1
@@ -45,4 +48,8 @@ def _report(address: str, message: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    logging.shutdown()
+    sys.stderr.flush()
+    # Not `sys.exit`: at the interpreter's end triton's bindings print pages of their own leaks.
+    os._exit(status)

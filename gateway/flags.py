@@ -28,6 +28,7 @@ ENGINE_FLAGS: Mapping[str, tuple[str, str]] = {
     "quantization": (ENGINE, "how the weights are stored, if the model does not say"),
     "tensor_parallel_size": (ENGINE, "GPUs to spread the model over"),
     "forced_tokens": (ENGINE, "append what a grammar forces instead of sampling it"),
+    "structured_outputs_backend": (ENGINE, "outlines: its finite-state index for what is regular"),
     "enforce_eager": (ENGINE, "no CUDA graphs"),
     "seed": (ENGINE, "of the sampler"),
     "max_logprobs": (ENGINE, "most logprobs that a request may ask for"),
@@ -56,7 +57,7 @@ POSITIVE = (
 # Flags of other releases and servers that change nothing here; saying so beats silence.
 NO_EFFECT: Mapping[str, tuple[bool, str]] = {  # flag: (takes a value, why)
     "--enable-chunked-prefill": (False, "prompts are always computed in chunks"),
-    "--guided-decoding-backend": (True, "formgate has one grammar engine"),
+    "--guided-decoding-backend": (True, "see --structured-outputs-backend"),
     "--enable-reasoning": (False, "reasoning is recognised by itself"),
     "--trust-remote-code": (False, "formgate never runs code of a model repository"),
     "--swap-space": (True, "preempted requests are computed again, not swapped"),

@@ -7,13 +7,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from formgate.constrain.compiler import GrammarCompiler
+from formgate.constrain.compiler import Backend, GrammarCompiler
 from formgate.gateway.tokenizer import Tokenizer
 
 
-def grammar_compiler(tokenizer: Tokenizer, model_dir: Path) -> GrammarCompiler:
+def grammar_compiler(tokenizer: Tokenizer, model_dir: Path, backend: Backend) -> GrammarCompiler:
     return GrammarCompiler(
-        tokenizer.vocabulary(), padded_vocab_size=padded_vocab_size(model_dir, tokenizer.size)
+        tokenizer.vocabulary(),
+        padded_vocab_size=padded_vocab_size(model_dir, tokenizer.size),
+        backend=backend,
     )
 
 
