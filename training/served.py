@@ -72,16 +72,17 @@ class Examiner:
                 "response_format": {"type": "json_schema", "json_schema": schema},
             }
         )
-        got = json.loads(message["content"])
+        got = _read(message["content"]) or {}
         for key, wanted in turn.answer.items():
-            self.count(group, got[key] == wanted, turn.prompt, {key: wanted}, got[key])
+            good = key in got and got[key] == wanted
+            self.count(group, good, turn.prompt, {key: wanted}, got.get(key))
 
     def call(self, turn: tools.Sample, group: str) -> None:
         message = self.ask(
             {"messages": [{"role": "user", "content": turn.prompt}], "tools": turn.tools}
         )
         got = [
-            (call["function"]["name"], json.loads(call["function"]["arguments"]))
+            (call["function"]["name"], _read(call["function"]["arguments"]))
             for call in message.get("tool_calls") or []
         ]
         self.count(group, got == turn.calls, turn.prompt, turn.calls, got)
@@ -96,6 +97,14 @@ class Examiner:
         said = message["content"] or ""
         good = problem.result in re.findall(r"-?[\d.]*\d", said)
         self.count(group, good, problem.prompt, problem.result, said)
+
+
+def _read(text: str) -> Any:
+    """None for an answer that ran into `max_tokens`."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def main() -> None:
