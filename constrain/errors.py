@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, Self
 
 ConstraintCode = Literal[
     "unsupported_schema", "invalid_schema", "schema_too_complex", "invalid_grammar"
@@ -30,7 +31,26 @@ class ConstraintError(ValueError):
         self.pointer = pointer
         self.keyword = keyword
 
+    @classmethod
+    def at(
+        cls,
+        path: Iterable[str | int],
+        why: str,
+        *,
+        code: ConstraintCode = "unsupported_schema",
+        keyword: str | None = None,
+    ) -> Self:
+        """`why` continues the sentence that names keyword and place."""
+        pointer = pointer_of(path)
+        what = f"the keyword {keyword!r} at" if keyword else "the schema at"
+        return cls(
+            f"In {what} {pointer or 'the root'}: {why}.",
+            code=code,
+            pointer=pointer,
+            keyword=keyword,
+        )
 
-def pointer_of(path: list[str | int]) -> str:
+
+def pointer_of(path: Iterable[str | int]) -> str:
     """RFC 6901: `~` is `~0` and `/` is `~1` inside a part."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)

@@ -1,0 +1,363 @@
+"""JSON Schema as a boolean algebra: a schema, or its negation, becomes for each kind of value a list
+of alternatives (`shapes`), each a plain conjunction. `not` and `oneOf` vanish here by De Morgan's
+laws, `if`, `dependent*` and `unevaluated*` by expansion. The idea is that of alternating tree
+automata; Attouche et al., "Witness Generation for JSON Schema" (VLDB 2022), give it for JSON Schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import combinations
+from typing import Any
+
+from formgate.constrain.array_keywords import array_clauses, with_unevaluated_items
+from formgate.constrain.clauses import Clause, not_negatable
+from formgate.constrain.dialect import Draft
+from formgate.constrain.emptiness import Emptiness
+from formgate.constrain.errors import ConstraintError
+from formgate.constrain.object_keywords import (
+    PresenceReader,
+    object_clauses,
+    presence_clause,
+    with_unevaluated_properties,
+)
+from formgate.constrain.resources import Node, Resources
+from formgate.constrain.scalar_keywords import (
+    number_clauses,
+    scalar_values,
+    string_clauses,
+    type_clause,
+)
+from formgate.constrain.shapes import (
+    TOP,
+    Array,
+    Conjunction,
+    Kind,
+    Literal,
+    Object,
+    Shape,
+    meet,
+)
+
+MAX_SHAPES = 4_000  # alternatives of one schema for one kind of value
+
+
+class Algebra:
+    """Raises ConstraintError for what it cannot express, when that is asked for."""
+
+    def __init__(self, resources: Resources, draft: Draft) -> None:
+        self._resources = resources
+        self._draft = draft
+        self._literals: dict[tuple[Literal, Kind, bool], list[Shape]] = {}
+        self._shapes: dict[tuple[Conjunction, Kind], list[Shape]] = {}
+        self._running: set[tuple[Literal, Kind, bool]] = set()
+        self._constants: dict[int, Node] = {}
+        self._presence = PresenceReader(
+            resources.child,
+            lambda node: resources.target(node, "$ref"),
+            ref_alone=draft.ref_hides_siblings,
+        )
+        self._emptiness = Emptiness(self.shapes)
+
+    # What a conjunction allows.
+
+    def shapes(self, schema: Conjunction, kind: Kind) -> list[Shape]:
+        """The alternatives for values of one kind; none if no such value is allowed."""
+        if not schema:
+            return [TOP[kind]]
+        key = (schema, kind)
+        known = self._shapes.get(key)
+        if known is None:
+            known = self._product((lambda one=one: self.literal(one, kind) for one in schema), kind)
+            self._shapes[key] = known
+        return known
+
+    def is_empty(self, schema: Conjunction) -> bool:
+        """True only if no value at all satisfies it."""
+        return self._emptiness.of(schema)
+
+    # What one schema, or its negation, allows.
+
+    def literal(self, literal: Literal, kind: Kind, *, tracked: bool = False) -> list[Shape]:
+        """`tracked`: for `unevaluated*`, the ways through a schema are told apart that otherwise
+        would be one.
+        """
+        key = (literal, kind, tracked)
+        known = self._literals.get(key)
+        if known is not None:
+            return known
+        node, holds = literal
+        if isinstance(node.schema, bool):
+            return [TOP[kind]] if node.schema == holds else []
+        if key in self._running:
+            raise ConstraintError.at(
+                node.path, "a schema that refers to itself before it reads any value allows none"
+            )
+        self._running.add(key)
+        try:
+            clauses = self._clauses(node, kind, tracked)
+            if holds:
+                shapes = self._product((clause.holds for clause in clauses), kind)
+                shapes = self._with_unevaluated(node, kind, shapes)
+            else:
+                if (keyword := _unevaluated(node, kind)) is not None:
+                    not_negatable(node, keyword)()
+                shapes = self._union(clause.fails for clause in clauses)
+                shapes = [_unannotated(shape) for shape in shapes]
+        finally:
+            self._running.discard(key)
+        self._literals[key] = shapes
+        return shapes
+
+    def _clauses(self, node: Node, kind: Kind, tracked: bool) -> list[Clause]:
+        schema = node.schema
+        if self._draft.ref_hides_siblings and "$ref" in schema:
+            return [self._reference(node, "$ref", kind, tracked)]
+        clauses: list[Clause] = []
+        if "type" in schema:
+            names = schema["type"]
+            clauses.append(type_clause([names] if isinstance(names, str) else names, kind))
+        for keyword in ("$ref", "$dynamicRef", "$recursiveRef"):
+            if keyword in schema:
+                clauses.append(self._reference(node, keyword, kind, tracked))
+        if "const" in schema:
+            clauses.append(self._one_of_values([schema["const"]], kind))
+        if "enum" in schema:
+            clauses.append(self._one_of_values(schema["enum"], kind))
+        match kind:
+            case Kind.NUMBER:
+                clauses += number_clauses(node)
+            case Kind.STRING:
+                clauses += string_clauses(node)
+            case Kind.ARRAY:
+                clauses += array_clauses(node, self._resources.child)
+            case Kind.OBJECT:
+                clauses += object_clauses(
+                    node,
+                    self._resources.child,
+                    lambda sub, holds: self.literal((sub, holds), kind, tracked=tracked and holds),
+                    (lambda _: None) if tracked else self._presence.of,
+                )
+        clauses += self._applicators(node, kind, tracked)
+        return clauses
+
+    def _reference(self, node: Node, keyword: str, kind: Kind, tracked: bool) -> Clause:
+        target = self._resources.target(node, keyword)
+        return self._of_literal(target, kind, tracked)
+
+    def _of_literal(self, node: Node, kind: Kind, tracked: bool) -> Clause:
+        return Clause(
+            lambda: self.literal((node, True), kind, tracked=tracked),
+            lambda: self.literal((node, False), kind),
+        )
+
+    def _applicators(self, node: Node, kind: Kind, tracked: bool) -> Iterable[Clause]:
+        schema = node.schema
+        for keyword in ("allOf", "anyOf", "oneOf"):
+            if keyword not in schema:
+                continue
+            subs = [self._resources.child(node, keyword, at) for at in range(len(schema[keyword]))]
+            if keyword == "allOf":
+                yield from (self._of_literal(sub, kind, tracked) for sub in subs)
+                continue
+            if kind is Kind.OBJECT and not tracked:
+                formula = self._presence.of_branches(keyword, subs)
+                if formula is not None:
+                    yield presence_clause(formula)
+                    continue
+            yield (
+                self._any_of(subs, kind, tracked)
+                if keyword == "anyOf"
+                else self._one_of(subs, kind, tracked)
+            )
+        if "not" in schema:
+            sub = self._resources.child(node, "not")
+            yield Clause(
+                lambda: self.literal((sub, False), kind),
+                lambda: self.literal((sub, True), kind),
+            )
+        if "if" in schema and ("then" in schema or "else" in schema or tracked):
+            yield self._if(node, kind, tracked)
+
+    def _any_of(self, subs: list[Node], kind: Kind, tracked: bool) -> Clause:
+        def holds() -> list[Shape]:
+            ways: list[Callable[[], list[Shape]]] = [
+                lambda sub=sub: self.literal((sub, True), kind, tracked=tracked) for sub in subs
+            ]
+            if tracked:  # each branch that holds counts, so those that hold together do
+                for size in range(2, min(len(subs), 4) + 1):
+                    ways += [
+                        lambda chosen=chosen: self._product(
+                            (
+                                lambda sub=sub: self.literal((sub, True), kind, tracked=True)
+                                for sub in chosen
+                            ),
+                            kind,
+                        )
+                        for chosen in combinations(subs, size)
+                    ]
+            return self._union(ways)
+
+        return Clause(
+            holds,
+            lambda: self._product(
+                (lambda sub=sub: self.literal((sub, False), kind) for sub in subs), kind
+            ),
+        )
+
+    def _one_of(self, subs: list[Node], kind: Kind, tracked: bool) -> Clause:
+        def overlapping() -> set[tuple[int, int]]:
+            branches = [self.literal((sub, True), kind) for sub in subs]
+            return {
+                pair
+                for pair in combinations(range(len(subs)), 2)
+                if not self._emptiness.apart(branches[pair[0]], branches[pair[1]])
+            }
+
+        def holds() -> list[Shape]:
+            pairs = overlapping()
+            shapes: list[Shape] = []
+            for at, sub in enumerate(subs):
+                others = [
+                    other
+                    for place, other in enumerate(subs)
+                    if (min(at, place), max(at, place)) in pairs
+                ]
+                shapes += self._product(
+                    (
+                        lambda sub=sub: self.literal((sub, True), kind, tracked=tracked),
+                        *(
+                            lambda other=other: self.literal((other, False), kind)
+                            for other in others
+                        ),
+                    ),
+                    kind,
+                )
+            return self._limited(shapes)
+
+        def fails() -> list[Shape]:
+            none = self._product(
+                (lambda sub=sub: self.literal((sub, False), kind) for sub in subs), kind
+            )
+            for one, two in sorted(overlapping()):
+                none = none + self._product(
+                    (
+                        lambda sub=sub: self.literal((sub, True), kind)
+                        for sub in (subs[one], subs[two])
+                    ),
+                    kind,
+                )
+            return self._limited(none)
+
+        return Clause(holds, fails)
+
+    def _if(self, node: Node, kind: Kind, tracked: bool) -> Clause:
+        child = self._resources.child
+        condition = child(node, "if")
+
+        def way(met: bool, holds: bool) -> list[Shape]:
+            keyword = "then" if met else "else"
+            parts = [lambda: self.literal((condition, met), kind, tracked=tracked and met)]
+            if keyword in node.schema:
+                sub = child(node, keyword)
+                parts.append(lambda: self.literal((sub, holds), kind, tracked=tracked and holds))
+            elif not holds:
+                return []
+            return self._product(parts, kind)
+
+        if kind is Kind.OBJECT and not tracked:
+            formula = self._presence.of_condition(node)
+            if formula is not None:
+                return presence_clause(formula)
+        return Clause(
+            lambda: self._limited(way(True, True) + way(False, True)),
+            lambda: self._limited(way(True, False) + way(False, False)),
+        )
+
+    def _one_of_values(self, values: list[Any], kind: Kind) -> Clause:
+        scalar = scalar_values(values, kind)
+        if scalar is not None:
+            return scalar
+        wanted = list if kind is Kind.ARRAY else dict
+        nodes = [self._constant(value) for value in values if isinstance(value, wanted)]
+        return Clause(
+            lambda: self._union(
+                lambda node=node: self.literal((node, True), kind) for node in nodes
+            ),
+            lambda: self._product(
+                (lambda node=node: self.literal((node, False), kind) for node in nodes), kind
+            ),
+        )
+
+    def _constant(self, value: Any) -> Node:
+        """The schema that says of an array or an object, part by part, that it equals `value`."""
+        node = self._constants.get(id(value))
+        if node is None:
+            schema: dict[str, Any]
+            if isinstance(value, list):
+                schema = {"type": "array", "minItems": len(value), "maxItems": len(value)}
+                if value:
+                    schema["prefixItems"] = [{"const": item} for item in value]
+            else:
+                schema = {
+                    "type": "object",
+                    "properties": {name: {"const": part} for name, part in value.items()},
+                    "required": list(value),
+                    "additionalProperties": False,
+                }
+            node = self._constants[id(value)] = Resources(schema, max_depth=1 << 30).root
+        return node
+
+    def _with_unevaluated(self, node: Node, kind: Kind, shapes: list[Shape]) -> list[Shape]:
+        keyword = _unevaluated(node, kind)
+        if keyword is None:
+            return shapes
+        clauses = self._clauses(node, kind, True)
+        ways = self._product((clause.holds for clause in clauses), kind)
+        rest = ((self._resources.child(node, keyword), True),)
+        add = with_unevaluated_properties if kind is Kind.OBJECT else with_unevaluated_items
+        return [add(way, rest) for way in ways]
+
+    # Unions and products of lists of alternatives.
+
+    def _union(self, ways: Iterable[Callable[[], list[Shape]]]) -> list[Shape]:
+        return self._limited([shape for way in ways for shape in way()])
+
+    def _product(self, factors: Iterable[Callable[[], list[Shape]]], kind: Kind) -> list[Shape]:
+        product: list[Shape] = [TOP[kind]]
+        for factor in factors:
+            if not product:
+                break
+            alternatives = factor()
+            if len(product) * len(alternatives) > 20 * MAX_SHAPES:
+                raise _too_many()
+            if product == [TOP[kind]]:
+                product = alternatives
+                continue
+            product = self._limited(
+                [met for one in product for two in alternatives if (met := meet(one, two))]
+            )
+        return product
+
+    def _limited(self, shapes: list[Shape]) -> list[Shape]:
+        if len(shapes) > 1:
+            shapes = list(dict.fromkeys(shapes))
+        if len(shapes) > MAX_SHAPES:
+            raise _too_many()
+        return shapes
+
+
+def _unevaluated(node: Node, kind: Kind) -> str | None:
+    keyword = {Kind.OBJECT: "unevaluatedProperties", Kind.ARRAY: "unevaluatedItems"}.get(kind)
+    return keyword if keyword in node.schema else None
+
+
+def _unannotated(shape: Shape) -> Shape:
+    return shape.unannotated() if isinstance(shape, Array | Object) else shape
+
+
+def _too_many() -> ConstraintError:
+    return ConstraintError(
+        f"The schema has more than {MAX_SHAPES} ways through its `oneOf`, `anyOf` and `not`.",
+        code="schema_too_complex",
+    )

@@ -1,0 +1,151 @@
+"""A context-free grammar on its way to llguidance's Lark dialect: useless rules are cut, and what
+is left is written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A nonterminal, by its number."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A terminal: a literal or an expression of Lark, as it is written there."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    parts: tuple[Symbol, ...]
+    least: int
+    most: int | None
+
+
+Symbol = Rule | Token | Repeat
+Sequence = tuple[Symbol, ...]
+
+
+class Cfg:
+    def __init__(self) -> None:
+        self._rules: list[list[Sequence]] = []
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    def rule(self) -> Rule:
+        self._rules.append([])
+        return Rule(len(self._rules) - 1)
+
+    def add(self, rule: Rule, sequence: Sequence) -> None:
+        self._rules[rule.number].append(sequence)
+
+    def alternatives(self, rule: Rule) -> list[Sequence]:
+        return self._rules[rule.number]
+
+    def prune(self) -> None:
+        """Cut every alternative that no text can come of."""
+        productive: set[int] = set()
+        users: dict[int, list[int]] = {}
+        for number, sequences in enumerate(self._rules):
+            for used in {used for sequence in sequences for used in _rules_in(sequence)}:
+                users.setdefault(used, []).append(number)
+        waiting = list(range(len(self._rules)))
+        while waiting:
+            number = waiting.pop()
+            if number in productive:
+                continue
+            if any(_yields(sequence, productive) for sequence in self._rules[number]):
+                productive.add(number)
+                waiting += users.get(number, ())
+        self._rules = [
+            [
+                tuple(symbol for symbol in sequence if _comes(symbol, productive))
+                for sequence in sequences
+                if _yields(sequence, productive)
+            ]
+            for sequences in self._rules
+        ]
+
+    def lark(self, start: Rule, name: str) -> tuple[str, list[str]]:
+        """The name of the start rule, and the rules that it needs, each a line of Lark. Rules and
+        terminals are named after `name`. A rule with one alternative that is used in one place is
+        written there.
+        """
+        return _Writer(self._rules, name).written(start)
+
+
+class _Writer:
+    def __init__(self, rules: list[list[Sequence]], name: str) -> None:
+        self._rules = rules
+        self._name = name
+        self._terminals: dict[str, str] = {}
+
+    def written(self, start: Rule) -> tuple[str, list[str]]:
+        order = [start.number]
+        seen = {start.number}
+        for number in order:
+            for sequence in self._rules[number]:
+                for used in _rules_in(sequence):
+                    if used not in seen:
+                        seen.add(used)
+                        order.append(used)
+        lines = [
+            f"{self._name}_{number}: " + " | ".join(self._sequence(s) for s in self._rules[number])
+            for number in order
+        ]
+        lines += [f"{name}: {text}" for text, name in self._terminals.items()]
+        return f"{self._name}_{start.number}", lines
+
+    def _sequence(self, sequence: Sequence) -> str:
+        return " ".join(self._symbol(symbol) for symbol in sequence) or '""'
+
+    def _symbol(self, symbol: Symbol) -> str:
+        match symbol:
+            case Rule(number):
+                return f"{self._name}_{number}"
+            case Token(text):
+                if text.startswith('"'):
+                    return text
+                if text.startswith("%"):
+                    return self._named(text, self._name + "_leaf")
+                return self._named(text, self._name.upper() + "_T")
+            case Repeat(parts, least, most):
+                times = f"{{{least},{'' if most is None else most}}}"
+                return f"({self._sequence(parts)}){times}"
+
+    def _named(self, text: str, name: str) -> str:
+        return self._terminals.setdefault(text, f"{name}{len(self._terminals)}")
+
+
+def _rules_in(sequence: Sequence) -> Iterator[int]:
+    for symbol in sequence:
+        if isinstance(symbol, Rule):
+            yield symbol.number
+        elif isinstance(symbol, Repeat):
+            yield from _rules_in(symbol.parts)
+
+
+def _yields(sequence: Sequence, productive: set[int]) -> bool:
+    return all(
+        symbol.number in productive
+        if isinstance(symbol, Rule)
+        else not isinstance(symbol, Repeat)
+        or symbol.least == 0
+        or _yields(symbol.parts, productive)
+        for symbol in sequence
+    )
+
+
+def _comes(symbol: Symbol, productive: set[int]) -> bool:
+    """False for a repetition of what cannot be, no times."""
+    return not isinstance(symbol, Repeat) or (
+        symbol.most != 0 and _yields(symbol.parts, productive)
+    )

@@ -1,0 +1,53 @@
+"""From the alternatives of a schema to the rules of a context-free grammar."""
+
+from __future__ import annotations
+
+from formgate.constrain.array_rules import ArrayRules
+from formgate.constrain.cfg import Rule, Token
+from formgate.constrain.errors import ConstraintError
+from formgate.constrain.grammar_layout import Grammar
+from formgate.constrain.object_rules import add_object
+from formgate.constrain.scalar_terms import number_tokens, string_token
+from formgate.constrain.scalars import Numbers, Strings
+from formgate.constrain.shapes import Array, Conjunction, Constants, Kind, Object, Shape
+
+MAX_RULES = 100_000
+
+
+def build(grammar: Grammar, schema: Conjunction) -> Rule:
+    """The rule for a whole text; every rule that it needs is in `grammar.cfg`. Raises
+    ConstraintError.
+    """
+    start = grammar.value(schema, canonical=False)
+    while grammar.waiting:
+        value = grammar.waiting.pop()
+        rule = grammar.values[value]
+        for kind in Kind:
+            for shape in grammar.algebra.shapes(value.schema, kind):
+                _add(grammar, rule, shape, value.canonical)
+        if len(grammar.cfg) > MAX_RULES:
+            raise ConstraintError(
+                f"The schema needs more than {MAX_RULES} grammar rules.",
+                code="schema_too_complex",
+            )
+    return start
+
+
+def _add(grammar: Grammar, rule: Rule, shape: Shape, canonical: bool) -> None:
+    cfg = grammar.cfg
+    match shape:
+        case Constants(values):
+            for value in sorted(values, key=str):
+                text = {None: "null", True: "true", False: "false"}[value]
+                cfg.add(rule, (Token(f'"{text}"'),))
+        case Numbers():
+            for token in number_tokens(shape, canonical=canonical):
+                cfg.add(rule, (token,))
+        case Strings():
+            string = string_token(shape, canonical=canonical)
+            if string is not None:
+                cfg.add(rule, (string,))
+        case Array():
+            ArrayRules(grammar, shape, canonical).add(rule)
+        case Object():
+            add_object(grammar, rule, shape, canonical)

@@ -1,0 +1,264 @@
+"""The rules for objects: an automaton over the members in the order of the schema, whose state is
+what is left of the presence formula; behind it, the members that the schema does not name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from formgate.constrain.cfg import Repeat, Rule, Symbol, Token
+from formgate.constrain.errors import ConstraintError
+from formgate.constrain.grammar_layout import Grammar
+from formgate.constrain.presence import Formula, Has, all_of, decide
+from formgate.constrain.scalar_terms import quoted, string_token
+from formgate.constrain.scalars import Strings, matches
+from formgate.constrain.shapes import Conjunction, Kind, Members, Object, Some, joined
+
+MAX_PATTERNS = 4  # names that match several of more patterns than these are left out
+MAX_STATES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """One class of names that the schema does not name, and what their values must be."""
+
+    names: Strings
+    value: Conjunction
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Behind the first `at` names. `need` and `room`: members still needed and still allowed, each
+    as far as it can matter.
+    """
+
+    at: int
+    presence: Formula
+    need: int
+    room: int | None
+    first: bool
+
+
+def add_object(grammar: Grammar, rule: Rule, thing: Object, canonical: bool) -> None:
+    for resolved in _without_named_some(grammar, thing):
+        _OneObject(grammar, resolved, canonical).add(rule)
+
+
+def _without_named_some(grammar: Grammar, thing: Object) -> Iterator[Object]:
+    """Alternatives in which each `Some` speaks of members that the schema does not name."""
+    for at, some in enumerate(thing.some):
+        others = thing.some[:at] + thing.some[at + 1 :]
+        for name in thing.known_names():
+            if _speaks_of(grammar, some, name):
+                yield from _without_named_some(
+                    grammar,
+                    replace(
+                        thing,
+                        some=others,
+                        members=(*thing.members, Members(((name, some.value),), evaluates=False)),
+                        presence=all_of(thing.presence, Has(name)),
+                    ),
+                )
+    yield thing
+
+
+def _speaks_of(grammar: Grammar, some: Some, name: str) -> bool:
+    return (
+        name not in some.but
+        and (some.pattern is None or matches(some.pattern, name))
+        and not any(matches(pattern, name) for pattern in some.but_matching)
+        and _allows(grammar, some.name, name)
+    )
+
+
+def _allows(grammar: Grammar, names: Conjunction, name: str) -> bool:
+    return not names or any(
+        isinstance(strings, Strings) and strings.holds(name)
+        for strings in grammar.algebra.shapes(names, Kind.STRING)
+    )
+
+
+class _OneObject:
+    def __init__(self, grammar: Grammar, thing: Object, canonical: bool) -> None:
+        self._grammar = grammar
+        self._thing = thing
+        self._canonical = canonical
+        self._names = thing.known_names()
+        self._values = {
+            name: value
+            for name in self._names
+            if _allows(grammar, thing.names, name)
+            and not grammar.algebra.is_empty(value := thing.member(name))
+        }
+        self._states: dict[_State, Rule] = {}
+        self._rests: dict[tuple[frozenset[Some], int, int | None, bool], Rule] = {}
+        self._classes = list(self._rest_classes())
+
+    def add(self, rule: Rule) -> None:
+        thing = self._thing
+        presence = thing.without(name for name in self._names if name not in self._values)
+        if presence is False:
+            return
+        room = thing.most
+        if room is not None and not self._classes and room >= len(self._values):
+            room = None
+        layout = self._grammar.layout
+        start = self._members(_State(0, presence, thing.least, room, True))
+        self._grammar.cfg.add(rule, (Token('"{"'), *layout.gap, *start, *layout.gap, Token('"}"')))
+
+    def _members(self, state: _State) -> tuple[Symbol, ...]:
+        """The symbols for what comes in `state`; decisions that are none stay in the same rule."""
+        symbols: list[Symbol] = []
+        while state.at < len(self._names):
+            name = self._names[state.at]
+            there = self._decided(state, name, present=True)
+            absent = self._decided(state, name, present=False)
+            if there is not None and absent is not None:
+                return (*symbols, self._choice(state, there, absent))
+            if there is None:
+                if absent is None:
+                    return (*symbols, self._grammar.cfg.rule())  # a rule that nothing comes of
+                state = absent
+                continue
+            symbols += self._member(name, first=state.first)
+            state = there
+        if state.presence is not True:
+            return (*symbols, self._grammar.cfg.rule())
+        return (*symbols, *self._others(state))
+
+    def _choice(self, state: _State, there: _State, absent: _State) -> Rule:
+        rule = self._states.get(state)
+        if rule is None:
+            if len(self._states) > MAX_STATES:
+                raise ConstraintError(
+                    "The schema's conditions on members are too many at once.",
+                    code="schema_too_complex",
+                )
+            rule = self._states[state] = self._grammar.cfg.rule()
+            name = self._names[state.at]
+            member = self._member(name, first=state.first)
+            cfg = self._grammar.cfg
+            cfg.add(rule, (*member, *self._members(there)))
+            cfg.add(rule, self._members(absent))
+        return rule
+
+    def _decided(self, state: _State, name: str, *, present: bool) -> _State | None:
+        """The state behind a name; None if it cannot be reached."""
+        presence = decide(state.presence, name, present)
+        if presence is False:
+            return None
+        if not present:
+            return replace(state, at=state.at + 1, presence=presence)
+        if name not in self._values or state.room == 0:
+            return None
+        return _State(
+            state.at + 1,
+            presence,
+            max(state.need - 1, 0),
+            None if state.room is None else state.room - 1,
+            False,
+        )
+
+    def _member(self, name: str, *, first: bool) -> tuple[Symbol, ...]:
+        value = self._grammar.value(self._values[name], canonical=self._canonical)
+        return (*self._grammar.layout.key(quoted(name), first=first), value)
+
+    # The members that the schema does not name.
+
+    def _others(self, state: _State) -> tuple[Symbol, ...]:
+        room = state.room
+        if not self._classes:
+            some = self._thing.some
+            return () if state.need == 0 and not some else (self._grammar.cfg.rule(),)
+        return (self._rest(frozenset(self._thing.some), state.need, room, state.first),)
+
+    def _rest(self, some: frozenset[Some], need: int, room: int | None, first: bool) -> Rule:
+        key = (some, need, room, first)
+        rule = self._rests.get(key)
+        if rule is not None:
+            return rule
+        if len(self._rests) > MAX_STATES:
+            raise ConstraintError(
+                "'minProperties' or 'maxProperties' is too large to be counted.",
+                code="schema_too_complex",
+            )
+        rule = self._rests[key] = self._grammar.cfg.rule()
+        cfg = self._grammar.cfg
+        if need == 0 and not some:
+            if room is None and not first:
+                members = cfg.rule()
+                for rest in self._classes:
+                    self._add_rest(members, rest, first=False, then=())
+                cfg.add(rule, (Repeat((members,), 0, None),))
+                return rule
+            cfg.add(rule, ())
+        if room == 0:
+            return rule
+        left = None if room is None else room - 1
+        then = (self._rest(some, max(need - 1, 0), left, False),)
+        for rest in self._classes:
+            self._add_rest(rule, rest, first=first, then=then)
+            for one in some:
+                met = rest.names.meet(
+                    Strings(
+                        patterns=frozenset(() if one.pattern is None else (one.pattern,)),
+                        not_patterns=one.but_matching,
+                        without=one.but,
+                    )
+                )
+                if met is None:
+                    continue
+                fewer = (self._rest(some - {one}, max(need - 1, 0), left, False),)
+                for names in self._names_under(met, one.name):
+                    both = _Rest(names, joined((rest.value, one.value)))
+                    self._add_rest(rule, both, first=first, then=fewer)
+        return rule
+
+    def _add_rest(self, rule: Rule, rest: _Rest, *, first: bool, then: tuple[Symbol, ...]) -> None:
+        layout = self._grammar.layout
+        suffix = ": " if layout.whitespace is None else ""
+        name = string_token(rest.names, suffix=suffix, canonical=True)
+        if name is None:
+            return
+        value = self._grammar.value(rest.value, canonical=self._canonical)
+        before = () if first else layout.comma
+        after = () if layout.whitespace is None else layout.colon
+        self._grammar.cfg.add(rule, (*before, name, *after, value, *then))
+
+    def _names_under(self, names: Strings, schema: Conjunction) -> Iterator[Strings]:
+        if not schema:
+            yield names
+            return
+        for strings in self._grammar.algebra.shapes(schema, Kind.STRING):
+            assert isinstance(strings, Strings)
+            if (met := names.meet(strings)) is not None:
+                yield met
+
+    def _rest_classes(self) -> Iterator[_Rest]:
+        """Names are told apart by the patterns that they match."""
+        thing = self._thing
+        patterns = thing.patterns()
+        most = len(patterns) if len(patterns) <= MAX_PATTERNS else 1
+        known = frozenset(self._names)
+        for size in range(most + 1):
+            for chosen in combinations(patterns, size):
+                value = joined(self._values_of(chosen))
+                if self._grammar.algebra.is_empty(value):
+                    continue
+                names = Strings(
+                    patterns=frozenset(chosen),
+                    not_patterns=frozenset(patterns).difference(chosen),
+                    without=known,
+                )
+                for allowed in self._names_under(names, thing.names):
+                    yield _Rest(allowed, value)
+
+    def _values_of(self, chosen: tuple[str, ...]) -> Iterator[Conjunction]:
+        for members in self._thing.members:
+            found = [schema for pattern, schema in members.matching if pattern in chosen]
+            if found:
+                yield joined(found)
+            elif members.rest is not None:
+                yield members.rest

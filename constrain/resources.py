@@ -1,0 +1,160 @@
+"""Where a schema's `$ref`s lead: `$id`, `$anchor`, `$dynamicAnchor` and JSON Pointers within the one
+document. Nothing is ever fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urldefrag, urljoin
+
+from formgate.constrain.errors import ConstraintError
+from formgate.constrain.keywords import IN_LIST, IN_MAP, IN_SCHEMA
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """One schema of the document. Two nodes are the same if they are the same place."""
+
+    schema: Any  # a mapping or a boolean
+    path: Path
+    base: str  # the URI that relative references start from
+
+
+class Resources:
+    """Raises ConstraintError for a schema nested deeper than `max_depth`."""
+
+    def __init__(self, root: Any, max_depth: int) -> None:
+        self._by_path: dict[Path, Node] = {}
+        self._by_uri: dict[str, Node] = {}
+        self._dynamic: dict[str, list[Node]] = {}
+        self._resources = 1
+        self.root = self._add(root, (), "")
+        stack = [self.root]
+        while stack:
+            node = stack.pop()
+            for path, sub in subschemas(node.schema, node.path):
+                if len(path) > 2 * max_depth:
+                    raise ConstraintError(
+                        "The schema is nested too deeply.", code="schema_too_complex"
+                    )
+                stack.append(self._add(sub, path, node.base))
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._by_path.values())
+
+    def child(self, node: Node, *parts: str | int) -> Node:
+        """The schema at `parts` below `node`, whether or not a keyword of ours names it."""
+        path = node.path + parts
+        found = self._by_path.get(path)
+        if found is None:
+            schema = node.schema
+            for part in parts:
+                schema = schema[part]
+            found = self._by_path[path] = Node(schema, path, node.base)
+        return found
+
+    def _add(self, schema: Any, path: Path, base: str) -> Node:
+        if isinstance(schema, Mapping):
+            own = schema.get("$id", schema.get("id"))
+            if isinstance(own, str):
+                if own.startswith("#"):  # up to draft 7, an anchor
+                    self._by_uri.setdefault(urljoin(base, own), Node(schema, path, base))
+                else:
+                    base = urljoin(base, own.rstrip("#"))
+                    self._resources += bool(path)
+        node = self._by_path[path] = Node(schema, path, base)
+        if isinstance(schema, Mapping):
+            if not path or "$id" in schema or "id" in schema:
+                self._by_uri.setdefault(base, node)
+            for keyword in ("$anchor", "$dynamicAnchor"):
+                if isinstance(name := schema.get(keyword), str):
+                    self._by_uri.setdefault(f"{base}#{name}", node)
+                    if keyword == "$dynamicAnchor":
+                        self._dynamic.setdefault(name, []).append(node)
+            if schema.get("$recursiveAnchor") is True:
+                self._dynamic.setdefault("", []).append(node)
+        return node
+
+    def target(self, node: Node, keyword: str) -> Node:
+        """The node that `node`'s `$ref` (or `$dynamicRef`, `$recursiveRef`) leads to. Raises
+        ConstraintError.
+        """
+        reference = node.schema[keyword]
+        found = self._find(urljoin(node.base, reference), reference, node, keyword)
+        if keyword == "$ref":
+            return found
+        name = "" if keyword == "$recursiveRef" else urldefrag(reference).fragment
+        dynamic = self._dynamic.get(name, [])
+        if found in dynamic and len(dynamic) > 1:
+            raise _refused(
+                node, keyword, "leads to different places from different resources; use `$ref`"
+            )
+        return found
+
+    def _find(self, uri: str, reference: str, node: Node, keyword: str) -> Node:
+        if (found := self._by_uri.get(uri.rstrip("#") if uri.endswith("#") else uri)) is not None:
+            return found
+        document, fragment = urldefrag(uri)
+        resource = self._by_uri.get(document)
+        if resource is None and not document:
+            resource = self.root
+        if resource is None:
+            raise _refused(
+                node,
+                keyword,
+                f"points outside the schema ({reference[:100]!r}); nothing is fetched, so put the "
+                "definition into `$defs`",
+            )
+        if fragment and not fragment.startswith("/"):
+            raise _refused(node, keyword, f"names no anchor of the schema ({reference[:100]!r})")
+        place: Any = resource.schema
+        parts: list[str | int] = []
+        base = resource.base
+        for raw in fragment.split("/")[1:]:
+            name = unquote(raw).replace("~1", "/").replace("~0", "~")
+            part: str | int = name
+            if isinstance(place, list) and name.isdecimal() and int(name) < len(place):
+                part = int(name)
+            elif not isinstance(place, Mapping) or name not in place:
+                raise _refused(
+                    node, keyword, f"points to nothing in the schema ({reference[:100]!r})"
+                )
+            place = place[part]
+            parts.append(part)
+            if (known := self._by_path.get((*resource.path, *parts))) is not None:
+                base = known.base
+        path = (*resource.path, *parts)
+        known = self._by_path.get(path)
+        if known is not None:
+            return known
+        if not isinstance(place, Mapping | bool):
+            raise _refused(node, keyword, f"points to no schema ({reference[:100]!r})")
+        return self._add(place, path, base)
+
+
+def subschemas(schema: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+    """The schemas right inside a schema, each with its path."""
+    if not isinstance(schema, Mapping):
+        return
+    for keyword, value in schema.items():
+        if keyword in IN_MAP:
+            if isinstance(value, Mapping):
+                for name, sub in value.items():
+                    if isinstance(sub, Mapping | bool):
+                        yield (*path, keyword, name), sub
+        elif isinstance(value, list):
+            if keyword in IN_LIST:
+                for at, sub in enumerate(value):
+                    yield (*path, keyword, at), sub
+        elif keyword in IN_SCHEMA and isinstance(value, Mapping | bool):
+            yield (*path, keyword), value
+
+
+def _refused(node: Node, keyword: str, why: str) -> ConstraintError:
+    return ConstraintError.at(
+        (*node.path, keyword), f"the reference {why}", code="unsupported_schema", keyword=keyword
+    )

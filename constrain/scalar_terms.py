@@ -1,0 +1,182 @@
+"""Numbers and strings as terminals of llguidance's Lark dialect, in the spelling of JSON."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from functools import lru_cache
+
+from formgate.constrain.cfg import Token
+from formgate.constrain.errors import ConstraintError
+from formgate.constrain.number_regex import integer_range, integer_regex, number_regex
+from formgate.constrain.regex_terms import (
+    JSON_STRING,
+    Term,
+    both,
+    either,
+    length_term,
+    literal_term,
+    pattern_term,
+    term,
+    without,
+)
+from formgate.constrain.scalars import Numbers, Strings, is_empty_terminal
+
+# A number in its one shortest spelling: no exponent, no zeros at the end, no "-0".
+_CANONICAL = r"(?:0|-?[1-9][0-9]{0,99}|-?(?:0|[1-9][0-9]{0,99})\.[0-9]{0,40}[1-9])"
+_FRACTIONAL = r"-?(?:0|[1-9][0-9]{0,99})\.[0-9]{0,40}[1-9]"
+# Of a string that nothing is said of, escapes may be spelled at length, surrogates in pairs.
+_FREE_CHAR = (
+    r'(?:[^"\\\x00-\x1F]|\\["\\\/bfnrt]|\\u(?:[0-9A-Fa-ce-f][0-9A-Fa-f]{3}|[dD][0-7][0-9A-Fa-f]{2}'
+    r"|[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}))"
+)
+
+
+def string_token(strings: Strings, *, suffix: str = "", canonical: bool = False) -> Token | None:
+    """`suffix` comes behind the closing quote. None if no string is in the set."""
+    if strings.values is not None:
+        if len(strings.values) == 1:
+            return Token(literal(quoted(strings.values[0]) + suffix))
+        options = "|".join(_regex_of(value) for value in strings.values)
+        return Token(f"/(?:{options}){_escaped(suffix)}/")
+    if strings == Strings():
+        if canonical:
+            return Token(f"/{JSON_STRING}{_escaped(suffix)}/")
+        return Token(f'/"{_FREE_CHAR}*"{_escaped(suffix)}/')
+    kept = _kept(strings)
+    taken = _taken(strings)
+    if len(kept) + len(taken) > 1 and _surely_empty(kept, taken):
+        return None
+    whole = both(kept)
+    if taken:
+        whole = without(whole, either(taken))
+    if not suffix:
+        return Token(whole.text)
+    return Token(f"{whole.text} {literal(suffix)}")
+
+
+def _kept(strings: Strings) -> list[Term]:
+    kept = [
+        pattern_term(pattern, search=True, in_json=True, wide=False)
+        for pattern in sorted(strings.patterns)
+    ]
+    kept += [
+        pattern_term(regex, search=False, in_json=True, wide=False)
+        for regex in sorted(strings.formats)
+    ]
+    if strings.least or strings.most is not None:
+        kept.append(length_term(strings.least, strings.most))
+    return kept or [term(JSON_STRING)]
+
+
+def _taken(strings: Strings) -> list[Term]:
+    taken = [
+        pattern_term(pattern, search=True, in_json=True, wide=True)
+        for pattern in sorted(strings.not_patterns)
+    ]
+    if strings.without:
+        options = "|".join(_regex_of(value) for value in sorted(strings.without))
+        taken.append(term(f"(?:{options})"))
+    return taken
+
+
+def _surely_empty(kept: list[Term], taken: list[Term]) -> bool:
+    if not any(part.text != f"/{JSON_STRING}/" for part in kept):
+        return False  # all strings but some
+    whole = both(kept)
+    return is_empty_terminal((without(whole, either(taken)) if taken else whole).text)
+
+
+def number_tokens(numbers: Numbers, *, canonical: bool) -> list[Token]:
+    """Empty if no number is in the set. Raises ConstraintError."""
+    if numbers.values is not None:
+        return [
+            Token(literal(text))
+            for value in sorted(numbers.values)
+            for text in _spellings(value, canonical)
+        ]
+    if numbers.multiple_of is not None:
+        return _multiples(numbers)
+    if numbers.integer:
+        regex = integer_regex(numbers.bounds)
+    else:
+        regex = number_regex(numbers.bounds)
+    if regex is None:
+        return []
+    parts = [term(regex)]
+    if numbers.integer is False:
+        parts.append(term(_FRACTIONAL))
+    elif canonical or numbers.without:
+        parts.append(term(_CANONICAL))
+    whole = both(parts)
+    if numbers.without:
+        spelled = [text for value in sorted(numbers.without) for text in _spellings(value, True)]
+        whole = without(whole, either([term(_escaped(text)) for text in spelled]))
+        if is_empty_terminal(whole.text):
+            return []
+    return [Token(whole.text)]
+
+
+def _multiples(numbers: Numbers) -> list[Token]:
+    assert numbers.multiple_of is not None
+    if numbers.integer is False or numbers.without:
+        raise ConstraintError(
+            "'multipleOf' beside excluded numbers cannot be enforced.",
+            code="unsupported_schema",
+            keyword="multipleOf",
+        )
+    step = numbers.multiple_of
+    whole = step == step.to_integral_value()
+    schema: dict[str, object] = {"type": "integer" if numbers.integer or whole else "number"}
+    if schema["type"] == "integer":
+        low, high = integer_range(numbers.bounds)
+        scale = 10 ** max(-int(step.as_tuple().exponent), 0)
+        # The whole multiples of p/q in lowest terms are those of p.
+        numerator = int(step * scale)
+        schema["multipleOf"] = numerator // _gcd(numerator, scale)
+        schema |= {"minimum": low} if low is not None else {}
+        schema |= {"maximum": high} if high is not None else {}
+    else:
+        schema["multipleOf"] = float(step)
+        bounds = numbers.bounds
+        if bounds.least is not None:
+            schema["exclusiveMinimum" if bounds.above else "minimum"] = float(bounds.least)
+        if bounds.most is not None:
+            schema["exclusiveMaximum" if bounds.below else "maximum"] = float(bounds.most)
+    return [Token("%json " + json.dumps(schema))]
+
+
+def _gcd(one: int, two: int) -> int:
+    while two:
+        one, two = two, one % two
+    return one
+
+
+def _spellings(value: Decimal, canonical: bool) -> list[str]:
+    if value == value.to_integral_value() and abs(value) < Decimal(10) ** 40:
+        whole = str(int(value))
+        return [whole] if canonical else [whole, f"{whole}.0"]
+    if abs(value.adjusted()) > 40:
+        return [json.dumps(float(value))]
+    return [format(value.normalize(), "f")]
+
+
+def quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def literal(text: str) -> str:
+    """As a Lark string literal."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+@lru_cache(maxsize=1 << 13)
+def _regex_of(value: str) -> str:
+    regex = literal_term(value).regex
+    assert regex is not None
+    return regex
+
+
+def _escaped(text: str) -> str:
+    return "".join(char if char.isalnum() or char in ' ,:"' else f"\\{char}" for char in text)
+
