@@ -1,12 +1,13 @@
-"""JSON Schema as a boolean algebra: a schema, or its negation, becomes for each kind of value a list
-of alternatives (`shapes`), each a plain conjunction. `not` and `oneOf` vanish here by De Morgan's
-laws, `if`, `dependent*` and `unevaluated*` by expansion. The idea is that of alternating tree
-automata; Attouche et al., "Witness Generation for JSON Schema" (VLDB 2022), give it for JSON Schema.
+"""JSON Schema as a boolean algebra: a schema, or its negation, becomes for each kind of value a
+list of alternatives (`shapes`), each a plain conjunction. `not` and `oneOf` vanish here by De
+Morgan's laws, `if`, `dependent*` and `unevaluated*` by expansion. The idea is that of alternating
+tree automata; Attouche et al., "Witness Generation for JSON Schema" (VLDB 2022), work it out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +15,7 @@ from formgate.constrain.array_keywords import array_clauses, with_unevaluated_it
 from formgate.constrain.clauses import Clause, not_negatable
 from formgate.constrain.dialect import Draft
 from formgate.constrain.emptiness import Emptiness
-from formgate.constrain.errors import ConstraintError
+from formgate.constrain.errors import ConstraintError, SelfReferenceError
 from formgate.constrain.object_keywords import (
     PresenceReader,
     object_clauses,
@@ -35,11 +36,13 @@ from formgate.constrain.shapes import (
     Kind,
     Literal,
     Object,
+    OneOf,
     Shape,
     meet,
 )
 
 MAX_SHAPES = 4_000  # alternatives of one schema for one kind of value
+MOST_COMPARED = 60  # alternatives that are compared with each other
 
 
 class Algebra:
@@ -69,12 +72,30 @@ class Algebra:
         known = self._shapes.get(key)
         if known is None:
             known = self._product((lambda one=one: self.literal(one, kind) for one in schema), kind)
-            self._shapes[key] = known
+            known = self._shapes[key] = self._resolved(known)
         return known
 
     def is_empty(self, schema: Conjunction) -> bool:
         """True only if no value at all satisfies it."""
         return self._emptiness.of(schema)
+
+    def branches_apart(self, node: Node) -> bool:
+        """Whether no value satisfies two branches of the node's `oneOf`."""
+        subs = [self._resources.child(node, "oneOf", at) for at in range(len(node.schema["oneOf"]))]
+        try:
+            return not any(self._overlapping(subs, kind) for kind in Kind)
+        except ConstraintError:
+            return False
+
+    def _overlapping(self, subs: list[Node], kind: Kind) -> set[tuple[int, int]]:
+        branches = [self.literal((sub, True), kind) for sub in subs]
+        return {
+            (one, two)
+            for one, two in combinations(range(len(subs)), 2)
+            if branches[one]
+            and branches[two]
+            and not self._emptiness.apart(branches[one], branches[two])
+        }
 
     # What one schema, or its negation, allows.
 
@@ -90,7 +111,7 @@ class Algebra:
         if isinstance(node.schema, bool):
             return [TOP[kind]] if node.schema == holds else []
         if key in self._running:
-            raise ConstraintError.at(
+            raise SelfReferenceError.at(
                 node.path, "a schema that refers to itself before it reads any value allows none"
             )
         self._running.add(key)
@@ -206,40 +227,18 @@ class Algebra:
         )
 
     def _one_of(self, subs: list[Node], kind: Kind, tracked: bool) -> Clause:
-        def overlapping() -> set[tuple[int, int]]:
-            branches = [self.literal((sub, True), kind) for sub in subs]
-            return {
-                pair
-                for pair in combinations(range(len(subs)), 2)
-                if not self._emptiness.apart(branches[pair[0]], branches[pair[1]])
-            }
-
         def holds() -> list[Shape]:
-            pairs = overlapping()
-            shapes: list[Shape] = []
-            for at, sub in enumerate(subs):
-                others = [
-                    other
-                    for place, other in enumerate(subs)
-                    if (min(at, place), max(at, place)) in pairs
-                ]
-                shapes += self._product(
-                    (
-                        lambda sub=sub: self.literal((sub, True), kind, tracked=tracked),
-                        *(
-                            lambda other=other: self.literal((other, False), kind)
-                            for other in others
-                        ),
-                    ),
-                    kind,
-                )
-            return self._limited(shapes)
+            if kind is Kind.OBJECT:
+                # Put off: beside what else is said, fewer branches overlap.
+                return [Object(one_of=(OneOf(tuple(subs), tracked),))]
+            branches = [self.literal((sub, True), kind, tracked=tracked) for sub in subs]
+            return self._exactly_one(branches, subs, kind)
 
         def fails() -> list[Shape]:
             none = self._product(
                 (lambda sub=sub: self.literal((sub, False), kind) for sub in subs), kind
             )
-            for one, two in sorted(overlapping()):
+            for one, two in sorted(self._overlapping(subs, kind)):
                 none = none + self._product(
                     (
                         lambda sub=sub: self.literal((sub, True), kind)
@@ -250,6 +249,63 @@ class Algebra:
             return self._limited(none)
 
         return Clause(holds, fails)
+
+    def _exactly_one(
+        self, branches: list[list[Shape]], subs: Sequence[Node], kind: Kind
+    ) -> list[Shape]:
+        """Of the alternatives of each branch, those in which no other branch holds."""
+        found: list[Shape] = []
+        for at, branch in enumerate(branches):
+            kept = branch
+            for place, other in enumerate(branches):
+                if place == at or not other:
+                    continue
+                kept = self._limited(
+                    [
+                        left
+                        for shape in kept
+                        for left in self._without(shape, other, (subs[place], False), kind)
+                    ]
+                )
+            found += kept
+        return self._limited(found)
+
+    def _without(
+        self, shape: Shape, other: list[Shape], negation: Literal, kind: Kind
+    ) -> Iterator[Shape]:
+        if self._emptiness.apart([shape], other):
+            yield shape
+            return
+        for wrong in self.literal(negation, kind):
+            met = meet(shape, wrong)
+            if met is not None and not self._emptiness.of_shape(met):
+                yield met
+
+    def _resolved(self, shapes: list[Shape]) -> list[Shape]:
+        """With no `oneOf` put off any more."""
+        if not any(isinstance(shape, Object) and shape.one_of for shape in shapes):
+            return shapes
+        done: list[Shape] = []
+        waiting = list(reversed(shapes))
+        while waiting:
+            shape = waiting.pop()
+            if not isinstance(shape, Object) or not shape.one_of:
+                done.append(shape)
+                continue
+            chosen, *others = shape.one_of
+            base = replace(shape, one_of=tuple(others))
+            branches = [
+                [
+                    met
+                    for one in self.literal((sub, True), Kind.OBJECT, tracked=chosen.tracked)
+                    if (met := meet(base, one)) is not None and not self._emptiness.of_shape(met)
+                ]
+                for sub in chosen.branches
+            ]
+            waiting += reversed(self._exactly_one(branches, chosen.branches, Kind.OBJECT))
+            if len(waiting) + len(done) > MAX_SHAPES:
+                raise _too_many()
+        return self._limited(done)
 
     def _if(self, node: Node, kind: Kind, tracked: bool) -> Clause:
         child = self._resources.child
@@ -313,7 +369,7 @@ class Algebra:
         if keyword is None:
             return shapes
         clauses = self._clauses(node, kind, True)
-        ways = self._product((clause.holds for clause in clauses), kind)
+        ways = self._resolved(self._product((clause.holds for clause in clauses), kind))
         rest = ((self._resources.child(node, keyword), True),)
         add = with_unevaluated_properties if kind is Kind.OBJECT else with_unevaluated_items
         return [add(way, rest) for way in ways]
@@ -341,7 +397,7 @@ class Algebra:
 
     def _limited(self, shapes: list[Shape]) -> list[Shape]:
         if len(shapes) > 1:
-            shapes = list(dict.fromkeys(shapes))
+            shapes = _without_special_cases(list(dict.fromkeys(shapes)))
         if len(shapes) > MAX_SHAPES:
             raise _too_many()
         return shapes
@@ -354,6 +410,18 @@ def _unevaluated(node: Node, kind: Kind) -> str | None:
 
 def _unannotated(shape: Shape) -> Shape:
     return shape.unannotated() if isinstance(shape, Array | Object) else shape
+
+
+def _without_special_cases(shapes: list[Shape]) -> list[Shape]:
+    """Without the objects that another alternative allows already."""
+    if len(shapes) > MOST_COMPARED or not isinstance(shapes[0], Object):
+        return shapes
+    objects = [shape for shape in shapes if isinstance(shape, Object)]
+    return [
+        one
+        for at, one in enumerate(objects)
+        if not any(other.covers(one) for place, other in enumerate(objects) if place != at)
+    ]
 
 
 def _too_many() -> ConstraintError:

@@ -6,43 +6,72 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llguidance.gbnf_to_lark import any_to_lark
 
 from formgate.constrain.errors import ConstraintError
+from formgate.constrain.grammar_layout import Layout
+from formgate.constrain.guard_plan import GuardPlan
+from formgate.constrain.json_schema import schema_grammar
 
 Node = Mapping[str, Any]
 
-# json.dumps style, and nothing else: no run of white space for a model to lose itself in, and
-# every separator is forced.
-SEPARATORS = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+
+@dataclass(frozen=True, slots=True)
+class LarkGrammar:
+    """`guards`: the texts right behind which a guarded JSON text begins ("" is the beginning of the
+    answer), each with its plan. `native`: some of it is left to llguidance's own JSON compiler.
+    """
+
+    source: str
+    guards: tuple[tuple[bytes, GuardPlan], ...]
+    native: bool
 
 
-def to_lark(root: Node) -> str:
+def to_lark(root: Node, token_bytes: Sequence[bytes], *, native: bool) -> LarkGrammar:
     """Raises ConstraintError for a node that cannot be written down."""
-    writer = _Writer()
+    writer = _Writer(token_bytes, native)
     start = writer.expression(root)
-    return "\n".join([f"start: {start}", *writer.rules, ""])
+    source = "\n".join([f"start: {start}", *writer.rules, ""])
+    return LarkGrammar(source, tuple(writer.guards), writer.is_native)
 
 
 class _Writer:
-    def __init__(self) -> None:
+    def __init__(self, token_bytes: Sequence[bytes], native: bool) -> None:
+        self._token_bytes = token_bytes
+        self._native = native
         self.rules: list[str] = []
+        self.guards: list[tuple[bytes, GuardPlan]] = []
+        self.is_native = False
+        # The text that surely stands right before the node in hand, and whether it is all of it.
+        self._before = b""
+        self._from_start = True
 
     def expression(self, node: Node) -> str:
         match node["kind"]:
             case "text":
+                self._before += node["value"].encode()
                 return _literal(node["value"])
             case "token":
+                self._before += self._token_bytes[node["id"]]
                 return f"<[{node['id']}]>"
+            case "seq":
+                return "(" + " ".join(self.expression(item) for item in node["items"]) + ")"
+            case "choice":
+                return self._choice(node["items"])
+            case "repeat":
+                return self._repeat(node)
+        rule = self._leaf(node)
+        self._unknown_before()
+        return rule
+
+    def _leaf(self, node: Node) -> str:
+        match node["kind"]:
             case "json":
-                schema = node["schema"]
-                return self._json(
-                    schema if isinstance(schema, Mapping) else _boolean_schema(schema),
-                    node.get("whitespace_pattern"),
-                )
+                return self._json(node["schema"], node.get("whitespace_pattern"))
             case "json_object":
                 return self._json({"type": "object"}, node.get("whitespace_pattern"))
             case "regex":
@@ -54,29 +83,46 @@ class _Writer:
             case "free_text_until":
                 pattern = re.escape(node["text"]).replace("/", "\\/")
                 return self._rule("until", f"/(?s:.*){pattern}/", "[lazy]")
-            case "seq":
-                return "(" + " ".join(self.expression(item) for item in node["items"]) + ")"
-            case "choice":
-                return "(" + " | ".join(self.expression(item) for item in node["items"]) + ")"
-            case "repeat":
-                return self._repeat(node)
         raise AssertionError(f"unknown node {node['kind']!r}")
 
-    def _json(self, schema: Mapping[str, Any], whitespace_pattern: str | None) -> str:
-        options: dict[str, Any] = SEPARATORS
-        if whitespace_pattern is not None:
-            options = {"whitespace_flexible": True, "whitespace_pattern": whitespace_pattern}
-        # Ours replaces any that came with the schema: it must not loosen its own enforcement.
-        return self._rule("json", "%json " + json.dumps({**schema, "x-guidance": options}))
+    def _choice(self, items: Sequence[Node]) -> str:
+        before, from_start = self._before, self._from_start
+        written = []
+        for item in items:
+            self._before, self._from_start = before, from_start
+            written.append(self.expression(item))
+        self._unknown_before()
+        return "(" + " | ".join(written) + ")"
+
+    def _unknown_before(self) -> None:
+        self._before, self._from_start = b"", False
+
+    def _json(self, schema: Any, whitespace_pattern: str | None) -> str:
+        name = f"json_{len(self.rules)}"
+        grammar = schema_grammar(schema, Layout(whitespace_pattern), name, native=self._native)
+        self.is_native |= grammar.native
+        if grammar.plan is not None:
+            if not self._before and not self._from_start:
+                raise ConstraintError(
+                    "'uniqueItems' and the like cannot be enforced where nothing fixed stands "
+                    "before the JSON text.",
+                    code="unsupported_schema",
+                )
+            self.guards.append((b"" if self._from_start else self._before, grammar.plan))
+        self.rules += grammar.rules
+        return grammar.start
 
     def _repeat(self, node: Node) -> str:
+        self._unknown_before()
         item = self.expression(node["item"])
+        self._unknown_before()
         least, most = node["min"], node["max"]
         separator = node.get("separator")
         if separator is None:
             return f"({item}){_times(least, most)}"
         more = None if most is None else most - 1
         rest = f"({self.expression(separator)} {item}){_times(max(0, least - 1), more)}"
+        self._unknown_before()
         some = f"({item} {rest})"
         return some if least else f"{some}?"
 
@@ -92,14 +138,6 @@ def _times(least: int, most: int | None) -> str:
 
 def _literal(value: str) -> str:
     return json.dumps(value)
-
-
-def _boolean_schema(allows: bool) -> Mapping[str, Any]:
-    if not allows:
-        raise ConstraintError(
-            "The schema `false` allows no value at all.", code="unsupported_schema"
-        )
-    return {}
 
 
 def _whole_match(pattern: str) -> str:

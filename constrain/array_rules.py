@@ -23,6 +23,7 @@ class ArrayRules:
         self._grammar = grammar
         self._array = array
         self._canonical = canonical or array.unique
+        grammar.guarded |= array.unique
         self._states: dict[tuple[int, tuple[_Tally, ...]], Rule] = {}
 
     def add(self, rule: Rule) -> None:

@@ -7,17 +7,18 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from llguidance import LLMatcher, LLParserLimits
 
-from formgate.constrain.answer_tree import to_lark
+from formgate.constrain.answer_tree import LarkGrammar, Node, to_lark
+from formgate.constrain.distinct import GuardedConstraint, TokenBytes
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.fsm import CompiledFsm, FsmCompiler, FsmConstraint, regex_of
+from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.matcher import GrammarConstraint
-from formgate.constrain.schema_check import check_schema
 from formgate.constrain.vocabulary import Vocabulary
 
 
@@ -45,14 +46,26 @@ class Limits:
 class CompiledGrammar:
     """The first state of a grammar, shared by every sequence that is under it."""
 
-    def __init__(self, matcher: LLMatcher, mask_bytes: int) -> None:
+    def __init__(
+        self,
+        matcher: LLMatcher,
+        mask_bytes: int,
+        guards: Sequence[tuple[bytes, GuardPlan]] = (),
+        tokens: TokenBytes | None = None,
+    ) -> None:
         self._matcher = matcher
         self._mask_bytes = mask_bytes
+        self._guards = guards
+        self._tokens = tokens
         self._lock = threading.Lock()  # the matcher may not be borrowed twice at once
 
-    def start(self) -> GrammarConstraint:
+    def start(self) -> GrammarConstraint | GuardedConstraint:
         with self._lock:
-            return GrammarConstraint(self._matcher.deep_copy(), self._mask_bytes)
+            matcher = self._matcher.deep_copy()
+        constraint = GrammarConstraint(matcher, self._mask_bytes)
+        if self._tokens is None:
+            return constraint
+        return GuardedConstraint(constraint, matcher, self._tokens, self._guards)
 
 
 Backend = Literal["llguidance", "outlines"]
@@ -75,7 +88,9 @@ class GrammarCompiler:
         assert padded_vocab_size >= len(vocabulary.token_bytes)
         self._limits = limits or Limits()
         self._parser_limits = self._limits.for_parser()
+        self._vocabulary = vocabulary
         self._tokenizer = vocabulary.ll_tokenizer()
+        self._token_bytes: TokenBytes | None = None
         self._mask_bytes = 4 * (-(-self._tokenizer.vocab_size // 32))
         self._fsm = FsmCompiler(vocabulary) if backend == "outlines" else None
         self._cache: OrderedDict[str, CompiledGrammar | CompiledFsm] = OrderedDict()
@@ -86,7 +101,7 @@ class GrammarCompiler:
         """Raises ConstraintError if the constraint cannot be enforced exactly."""
         self.compile(spec_text)
 
-    def factory(self, spec_text: str) -> GrammarConstraint | FsmConstraint:
+    def factory(self, spec_text: str) -> GrammarConstraint | GuardedConstraint | FsmConstraint:
         """A fresh constraint for one sequence."""
         return self.compile(spec_text).start()
 
@@ -118,33 +133,32 @@ class GrammarCompiler:
             tree = json.loads(spec_text)["tree"]
             if self._fsm is not None and (pattern := regex_of(tree)) is not None:
                 return self._fsm.compile(pattern)
-            for node in _json_nodes(tree):
-                check_schema(node["schema"], self._parser_limits)
-            lark = to_lark(tree)
+            matcher, lark = self._matcher(tree, native=True)
+            if matcher.is_error() and lark.native:
+                # The algebra takes more than llguidance's own JSON compiler, and says why not.
+                matcher, lark = self._matcher(tree, native=False)
         except RecursionError:
             raise ConstraintError(
                 "The constraint is nested too deeply.", code="schema_too_complex"
             ) from None
-        matcher = LLMatcher(
-            self._tokenizer,
-            LLMatcher.grammar_from_lark(lark),
-            limits=self._parser_limits,
-            log_level=0,
-        )
         if matcher.is_error():
             raise _refused(matcher.get_error())
-        return CompiledGrammar(matcher, self._mask_bytes)
+        tokens = self._tokens() if lark.guards else None
+        return CompiledGrammar(matcher, self._mask_bytes, lark.guards, tokens)
 
+    def _matcher(self, tree: Node, *, native: bool) -> tuple[LLMatcher, LarkGrammar]:
+        lark = to_lark(tree, self._vocabulary.token_bytes, native=native)
+        grammar = LLMatcher.grammar_from_lark(lark.source)
+        return (
+            LLMatcher(self._tokenizer, grammar, limits=self._parser_limits, log_level=0),
+            lark,
+        )
 
-def _json_nodes(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    match node["kind"]:
-        case "json":
-            yield node
-        case "seq" | "choice":
-            for item in node["items"]:
-                yield from _json_nodes(item)
-        case "repeat":
-            yield from _json_nodes(node["item"])
+    def _tokens(self) -> TokenBytes:
+        with self._lock:
+            if self._token_bytes is None:
+                self._token_bytes = TokenBytes(self._vocabulary.token_bytes)
+            return self._token_bytes
 
 
 def _refused(message: str) -> ConstraintError:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from formgate.constrain.errors import SelfReferenceError
 from formgate.constrain.presence import demands
 from formgate.constrain.scalars import Numbers
 from formgate.constrain.shapes import Array, Conjunction, Kind, Object, Shape, meet
 
-_DEPTH = 4  # schemas inside schemas that are looked into
+_DEPTH = 3  # schemas inside schemas that are looked into
 
 ShapesOf = Callable[[Conjunction, Kind], list[Shape]]
 
@@ -18,16 +19,17 @@ ShapesOf = Callable[[Conjunction, Kind], list[Shape]]
 class Emptiness:
     def __init__(self, shapes_of: ShapesOf) -> None:
         self._shapes_of = shapes_of
-        self._known: dict[Conjunction, bool] = {}
+        self._known: dict[tuple[Conjunction, int], bool] = {}
         self._running: set[Conjunction] = set()
 
     def of(self, schema: Conjunction, depth: int = _DEPTH) -> bool:
-        if not schema:
+        if not schema or depth == 0:
             return False
-        known = self._known.get(schema)
+        key = (schema, depth)
+        known = self._known.get(key)
         if known is not None:
             return known
-        if schema in self._running or depth == 0:
+        if schema in self._running:
             return False
         self._running.add(schema)
         try:
@@ -36,10 +38,11 @@ class Emptiness:
                 for kind in Kind
                 for shape in self._shapes_of(schema, kind)
             )
+        except SelfReferenceError:
+            return False  # it is being worked out
         finally:
             self._running.discard(schema)
-        if empty or depth == _DEPTH:
-            self._known[schema] = empty
+        self._known[key] = empty
         return empty
 
     def apart(self, one: list[Shape], two: list[Shape]) -> bool:
@@ -50,7 +53,7 @@ class Emptiness:
             for b in two
         )
 
-    def of_shape(self, shape: Shape, depth: int) -> bool:
+    def of_shape(self, shape: Shape, depth: int = _DEPTH) -> bool:
         match shape:
             case Numbers():
                 return shape.is_empty()

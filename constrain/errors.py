@@ -51,6 +51,10 @@ class ConstraintError(ValueError):
         )
 
 
+class SelfReferenceError(ConstraintError):
+    """A schema that is defined by itself, with no value between."""
+
+
 def pointer_of(path: Iterable[str | int]) -> str:
     """RFC 6901: `~` is `~0` and `/` is `~1` inside a part."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)

@@ -59,6 +59,7 @@ class Grammar:
         self.cfg = Cfg()
         self.values: dict[Value, Rule] = {}
         self.waiting: list[Value] = []
+        self.guarded = False  # whether siblings somewhere must differ
 
     def value(self, schema: Conjunction, *, canonical: bool) -> Rule:
         """The rule for a value; what stands in it is worked out later."""

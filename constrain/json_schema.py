@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import Any
 
 from formgate.constrain.algebra import Algebra
@@ -9,15 +11,46 @@ from formgate.constrain.dialect import draft_of
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar_layout import Grammar, Layout
 from formgate.constrain.grammar_rules import build
+from formgate.constrain.guard_plan import GuardPlan, guard_plan
+from formgate.constrain.native import native_schema
 from formgate.constrain.schema_check import checked
 
 
-def schema_rules(schema: Any, layout: Layout, name: str) -> tuple[str, list[str]]:
-    """The start rule's name and the rules, each named after `name`. Raises ConstraintError."""
+@dataclass(frozen=True, slots=True)
+class SchemaGrammar:
+    start: str
+    rules: list[str]
+    plan: GuardPlan | None = None
+    native: bool = False
+
+
+def schema_grammar(schema: Any, layout: Layout, name: str, *, native: bool) -> SchemaGrammar:
+    """Rules named after `name`. `native`: as llguidance's own, if that can be; it may still refuse
+    them. Raises ConstraintError.
+    """
     resources = checked(schema)
-    grammar = Grammar(Algebra(resources, draft_of(schema)), layout)
-    start = build(grammar, ((resources.root, True),))
+    draft = draft_of(schema)
+    algebra = Algebra(resources, draft)
+    if native and (rewritten := native_schema(resources, draft, algebra)) is not None:
+        text = json.dumps(_with_layout(rewritten, layout))
+        return SchemaGrammar(name, [f"{name}: %json {text}"], native=True)
+    whole = ((resources.root, True),)
+    grammar = Grammar(algebra, layout)
+    start = build(grammar, whole)
     grammar.cfg.prune()
     if not grammar.cfg.alternatives(start):
         raise ConstraintError("The schema allows no value at all.", code="unsupported_schema")
-    return grammar.cfg.lark(start, name)
+    plan = guard_plan(algebra, whole) if grammar.guarded else None
+    return SchemaGrammar(*grammar.cfg.lark(start, name), plan)
+
+
+def _with_layout(schema: Any, layout: Layout) -> Any:
+    # Ours replaces any that came with the schema: it must not loosen its own enforcement.
+    options: dict[str, Any] = {
+        "item_separator": ", ",
+        "key_separator": ": ",
+        "whitespace_flexible": False,
+    }
+    if layout.whitespace is not None:
+        options = {"whitespace_flexible": True, "whitespace_pattern": layout.whitespace}
+    return {**(schema if schema is not True else {}), "x-guidance": options}

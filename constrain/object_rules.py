@@ -85,6 +85,7 @@ class _OneObject:
         self._grammar = grammar
         self._thing = thing
         self._canonical = canonical
+        grammar.guarded |= thing.least > 0 or thing.most is not None or bool(thing.some)
         self._names = thing.known_names()
         self._values = {
             name: value

@@ -125,6 +125,13 @@ def can_hold(part: Formula) -> bool:
     return can_hold(decide(part, name, True)) or can_hold(decide(part, name, False))
 
 
+def conjuncts(part: Formula) -> frozenset[Formula]:
+    """What must hold, each part by itself."""
+    if part is True:
+        return frozenset()
+    return part.parts if isinstance(part, All) else frozenset((part,))
+
+
 def demands(part: Formula, name: str) -> bool:
     """Whether the formula plainly needs the member."""
     if isinstance(part, All):

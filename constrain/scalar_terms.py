@@ -179,4 +179,3 @@ def _regex_of(value: str) -> str:
 
 def _escaped(text: str) -> str:
     return "".join(char if char.isalnum() or char in ' ,:"' else f"\\{char}" for char in text)
-

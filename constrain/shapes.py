@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeVar
 
-from formgate.constrain.presence import Formula, all_of, can_hold, decide, names_in
+from formgate.constrain.presence import Formula, all_of, can_hold, conjuncts, decide, names_in
 from formgate.constrain.resources import Node
 from formgate.constrain.scalars import Numbers, Strings, matches
 
@@ -143,6 +143,14 @@ class Some:
 
 
 @dataclass(frozen=True, slots=True)
+class OneOf:
+    """A `oneOf` that is still to be resolved."""
+
+    branches: tuple[Node, ...]
+    tracked: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Object:
     members: tuple[Members, ...] = ()
     presence: Formula = True
@@ -150,6 +158,7 @@ class Object:
     most: int | None = None
     names: Conjunction = ()
     some: tuple[Some, ...] = ()
+    one_of: tuple[OneOf, ...] = ()
 
     def meet(self, other: Object) -> Object | None:
         met = Object(
@@ -159,10 +168,23 @@ class Object:
             _least_of(self.most, other.most),
             joined((self.names, other.names)),
             _both(self.some, other.some),
+            _both(self.one_of, other.one_of),
         )
         if met.presence is False or (met.most is not None and met.least > met.most):
             return None
         return met
+
+    def covers(self, other: Object) -> bool:
+        """Whether `other` says all that this says, word for word."""
+        return (
+            self.least <= other.least
+            and (self.most is None or (other.most is not None and other.most <= self.most))
+            and conjuncts(self.presence) <= conjuncts(other.presence)
+            and set(self.members) <= set(other.members)
+            and set(self.names) <= set(other.names)
+            and set(self.some) <= set(other.some)
+            and set(self.one_of) <= set(other.one_of)
+        )
 
     def known_names(self) -> list[str]:
         """In the order of the schemas; then those that only `required` and its like speak of."""

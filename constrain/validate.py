@@ -7,9 +7,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import jsonschema
-
-from formgate.constrain.schema_check import validator_class
+from formgate.constrain.dialect import draft_of
 
 
 def validate_json(text: str, schema: Any) -> str | None:
@@ -20,6 +18,7 @@ def validate_json(text: str, schema: Any) -> str | None:
         return f"not JSON: {error}"
     except RecursionError:
         return None  # deeper than this parser goes, which says nothing of the answer
-    validator = validator_class(schema)(schema, format_checker=jsonschema.FormatChecker())
+    kind = draft_of(schema).validator
+    validator = kind(schema, format_checker=kind.FORMAT_CHECKER)
     wrong = next(iter(validator.iter_errors(value)), None)
     return None if wrong is None else f"{wrong.json_path}: {wrong.message[:200]}"

@@ -1,0 +1,261 @@
+"""The guard for what no context-free mask can say: that siblings differ (`uniqueItems`, and the
+names of counted members). It takes away the tokens that would complete a sibling once more, and
+those after which nothing else could be completed, so that it never leads into a dead end.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+
+import numpy as np
+from llguidance import LLMatcher
+from numpy.typing import NDArray
+
+from formgate.constrain.guard_plan import GuardPlan
+from formgate.constrain.json_position import Frame, JsonPosition, Siblings, semantic_key
+from formgate.constrain.matcher import GrammarConstraint
+
+_TERMINATORS = (b",", b"]", b" ", b"\n", b"\t", b"\r")
+_MAX_LOOKBACK = 64  # bytes of an element that are searched for another way
+
+
+class TokenBytes:
+    """A vocabulary by what its tokens begin with. Special tokens have no bytes here."""
+
+    def __init__(self, token_bytes: Sequence[bytes]) -> None:
+        self.of_token = token_bytes
+        order = sorted(range(len(token_bytes)), key=token_bytes.__getitem__)
+        self._ids = np.array(order, dtype=np.int64)
+        self._sorted = [token_bytes[i] for i in order]
+        self.single = {token[0]: i for i, token in enumerate(token_bytes) if len(token) == 1}
+        self.first = np.array([token[0] if token else 0 for token in token_bytes], dtype=np.uint8)
+        # Tokens that may end one element and hold (part of) the next.
+        self.crossing_string = self._matching(rb'"\s*[,\]}]')
+        self.crossing = self._matching(rb",\s*[^\s]")
+
+    def _matching(self, pattern: bytes) -> NDArray[np.int64]:
+        search = re.compile(pattern, re.DOTALL).search
+        return np.array([i for i, t in enumerate(self.of_token) if search(t)], dtype=np.int64)
+
+    def beginning_with(self, prefix: bytes) -> NDArray[np.int64]:
+        start = bisect_left(self._sorted, prefix)
+        end = (
+            bisect_left(self._sorted, prefix[:-1] + bytes((prefix[-1] + 1,)))
+            if (prefix[-1] < 0xFF)
+            else len(self._sorted)
+        )
+        return self._ids[start:end]
+
+
+class GuardedConstraint:
+    """Satisfies the engine's `TokenConstraint`. `anchors` are the texts right behind which a guarded
+    JSON text begins, each with its plan; the empty one is the beginning of the answer.
+    """
+
+    def __init__(
+        self,
+        grammar: GrammarConstraint,
+        matcher: LLMatcher,
+        tokens: TokenBytes,
+        anchors: Sequence[tuple[bytes, GuardPlan]],
+    ) -> None:
+        self._grammar = grammar
+        self._matcher = matcher  # the same that `grammar` moves
+        self._tokens = tokens
+        self._anchors = anchors
+        self._accepted: list[int] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._before = b""  # text in which an anchor may be found
+        self._position: JsonPosition | None = None
+        self._element_starts: dict[int, LLMatcher | None] = {}  # by depth
+        for anchor, plan in self._anchors:
+            if not anchor:
+                self._position = JsonPosition(plan)
+
+    def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
+        """As the grammar fills it, less the tokens that would repeat a sibling. Raises ValueError
+        if the grammar has run into a limit, or nothing is left.
+        """
+        self._grammar.fill_bitmask(row)
+        position = self._position
+        if position is None:
+            return True
+        words = row.view(np.uint32)
+        for depth, frame in enumerate(position.frames):
+            if frame.differ and (frame.siblings.dead or frame.siblings.values):
+                self._forbid_in(words, position, frame, depth)
+        if any(frame.differ for frame in position.frames):
+            crossing = self._tokens.crossing_string if position.in_string else self._tokens.crossing
+            for token_id in _allowed(words, crossing):
+                if self._repeats(position, self._tokens.of_token[token_id]):
+                    _forbid(words, np.array((token_id,)))
+        if not words.any():
+            raise ValueError("no value is left that differs from its siblings")
+        return True
+
+    def _forbid_in(
+        self, words: NDArray[np.uint32], position: JsonPosition, frame: Frame, depth: int
+    ) -> None:
+        if frame.element is None:
+            if frame.siblings.is_dead(b"") and depth == len(position.frames) - 1:
+                _forbid(words, self._tokens.beginning_with(b","))
+            return
+        text = position.element_text(frame)
+        for rest in frame.siblings.dead_after(text):
+            if rest:
+                _forbid(words, self._tokens.beginning_with(rest))
+        if depth == len(position.frames) - 2 and not position.in_string:
+            for closing in (b"}", b"]"):
+                if frame.siblings.values and _equals_one(frame.siblings, text + closing):
+                    _forbid(words, self._tokens.beginning_with(closing))
+
+    def _repeats(self, position: JsonPosition, token: bytes) -> bool:
+        """Whether a token that runs over the end of an element repeats one."""
+        position = position.copy()
+        fresh: dict[int, set[bytes]] = {}
+        for byte in token:
+            if position.ended:
+                return False
+            ended = position.feed(byte)
+            if ended is not None:
+                text = position.element_text(ended).rstrip(b", \n\t\r")
+                text = text[:-1] if byte == 0x5D and not text.startswith(b"[") else text
+                ended.element = None
+                seen = fresh.setdefault(id(ended.siblings), set())
+                if text in seen or ended.siblings.is_dead(text):
+                    return True
+                if any(ended.siblings.is_dead(text + end) for end in (b",", b"]")):
+                    return True
+                seen.add(text)
+            for frame in position.frames:
+                if frame.differ and frame.element is not None:
+                    begun = position.element_text(frame)
+                    if frame.siblings.is_dead(begun):
+                        return True
+        return False
+
+    def accept(self, token_id: int) -> None:
+        """Raises ValueError if the grammar does not allow the token."""
+        self._grammar.accept(token_id)
+        self._accepted.append(token_id)
+        self._follow(token_id)
+
+    def _follow(self, token_id: int, *, replayed: bool = False) -> None:
+        token = self._tokens.of_token[token_id]
+        for at, byte in enumerate(token):
+            if self._position is None:
+                self._look_for_anchor(byte)
+                continue
+            position = self._position
+            if (ended := position.feed(byte)) is not None:
+                self._element_ended(position, ended, replayed=replayed)
+            if not replayed:
+                for depth, frame in enumerate(position.frames[-2:], len(position.frames[:-2])):
+                    if frame.element == len(position.text) - 1:
+                        self._element_starts[depth] = self._state_before(token[:at])
+            if position.ended:
+                self._position = None
+                self._before = b""
+
+    def _state_before(self, begun: bytes) -> LLMatcher | None:
+        """The grammar's state inside the token that it has just taken."""
+        matcher = self._matcher.deep_copy()
+        matcher.rollback(1)
+        single = self._tokens.single
+        for byte in begun:
+            if byte not in single or not matcher.consume_token(single[byte]):
+                return None
+        return matcher
+
+    def _look_for_anchor(self, byte: int) -> None:
+        longest = max(len(anchor) for anchor, _ in self._anchors)
+        self._before = (self._before + bytes((byte,)))[-longest:] if longest else b""
+        for anchor, plan in self._anchors:
+            if anchor and self._before.endswith(anchor):
+                self._position = JsonPosition(plan)
+
+    def _element_ended(self, position: JsonPosition, frame: Frame, *, replayed: bool) -> None:
+        text = position.element_text(frame)
+        bare = text[:1] not in (b'"', b"[", b"{")  # ended by what comes behind it
+        if bare:
+            text = text[:-1]
+        frame.element = None
+        siblings = frame.siblings
+        if text[:1] in (b"[", b"{"):
+            siblings.values.add(semantic_key(text))
+        if bare:
+            for end in _TERMINATORS:
+                siblings.add_dead(text + end)
+        else:
+            siblings.add_dead(text)
+        depth = next((i for i, one in enumerate(position.frames) if one is frame), -1)
+        start = None if replayed else self._element_starts.get(depth)
+        if start is not None:
+            self._find_dead(start, siblings, text, bare=bare)
+
+    def _find_dead(
+        self, matcher: LLMatcher, siblings: Siblings, text: bytes, *, bare: bool
+    ) -> None:
+        """Mark the beginnings of `text` after which only dead texts are left, from its end up."""
+        single = self._tokens.single
+        mask = np.zeros(-(-len(self._tokens.of_token) // 32), dtype=np.uint32)
+        for byte in text:
+            if byte not in single or not matcher.consume_token(single[byte]):
+                return
+        end = len(text) if bare else len(text) - 1
+        if not bare:
+            matcher.rollback(1)
+        for length in range(end, max(-1, end - _MAX_LOOKBACK), -1):
+            following = self._first_bytes(matcher, mask)
+            prefix = text[:length]
+            ways = [
+                byte
+                for byte in following
+                if not siblings.is_dead(prefix + bytes((byte,)))
+                and not (bare and length == end and bytes((byte,)) in _TERMINATORS)
+            ]
+            if ways:
+                return
+            siblings.add_dead(prefix)
+            if length:
+                matcher.rollback(1)
+
+    def _first_bytes(self, matcher: LLMatcher, mask: NDArray[np.uint32]) -> NDArray[np.uint8]:
+        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
+        return np.unique(self._tokens.first[np.flatnonzero(bits[: len(self._tokens.first)])])
+
+    def forced_tokens(self) -> list[int]:
+        """None in guarded text, where what the grammar forces may be a repetition."""
+        return [] if self._position is not None else self._grammar.forced_tokens()
+
+    def rollback(self, num_tokens: int) -> None:
+        self._grammar.rollback(num_tokens)
+        kept = self._accepted[: len(self._accepted) - num_tokens]
+        self._accepted = []
+        self._begin()
+        for token_id in kept:  # without the grammar's states of then: only exact repeats are known
+            self._accepted.append(token_id)
+            self._follow(token_id, replayed=True)
+
+    def is_terminated(self) -> bool:
+        return self._grammar.is_terminated()
+
+
+def _equals_one(siblings: Siblings, text: bytes) -> bool:
+    try:
+        return semantic_key(text) in siblings.values
+    except ValueError:
+        return False
+
+
+def _allowed(words: NDArray[np.uint32], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    return ids[(words[ids >> 5] >> (ids & 31).astype(np.uint32)) & 1 != 0]
+
+
+def _forbid(words: NDArray[np.uint32], ids: NDArray[np.int64]) -> None:
+    np.bitwise_and.at(words, ids >> 5, ~(np.uint32(1) << (ids & 31).astype(np.uint32)))

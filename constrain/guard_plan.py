@@ -1,0 +1,116 @@
+"""Where in a JSON text siblings must differ: items under `uniqueItems`, and names where members are
+counted. A plan follows a text down its members and items; where several alternatives are possible
+it takes all of them, so that a guard may ask for more than it must, never for less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from formgate.constrain.algebra import Algebra
+from formgate.constrain.shapes import Array, Conjunction, Kind, Object, joined
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What may stand at one place of a text, and the places below."""
+
+    items_differ: bool
+    names_differ: bool
+    members: dict[str, tuple[int, ...]]
+    other_members: tuple[int, ...]
+    items: tuple[tuple[int, ...], ...]
+    other_items: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GuardPlan:
+    places: tuple[Place, ...]  # the first is the text's own
+
+    def items_differ(self, at: Iterable[int]) -> bool:
+        return any(self.places[number].items_differ for number in at)
+
+    def names_differ(self, at: Iterable[int]) -> bool:
+        return any(self.places[number].names_differ for number in at)
+
+    def member(self, at: Iterable[int], name: str) -> tuple[int, ...]:
+        found: set[int] = set()
+        for number in at:
+            place = self.places[number]
+            found.update(place.members.get(name, place.other_members))
+        return tuple(sorted(found))
+
+    def item(self, at: Iterable[int], index: int) -> tuple[int, ...]:
+        found: set[int] = set()
+        for number in at:
+            place = self.places[number]
+            found.update(place.items[index] if index < len(place.items) else place.other_items)
+        return tuple(sorted(found))
+
+
+def guard_plan(algebra: Algebra, schema: Conjunction) -> GuardPlan | None:
+    """None if no guard is needed."""
+    plan = _Planner(algebra).plan(schema)
+    if any(place.items_differ or place.names_differ for place in plan.places):
+        return plan
+    return None
+
+
+class _Planner:
+    def __init__(self, algebra: Algebra) -> None:
+        self._algebra = algebra
+        self._numbers: dict[Conjunction, int] = {}
+        self._waiting: list[Conjunction] = []
+
+    def plan(self, schema: Conjunction) -> GuardPlan:
+        self._number(schema)
+        places = []
+        for waiting in self._waiting:  # it grows meanwhile
+            places.append(self._place(waiting))
+        return GuardPlan(tuple(places))
+
+    def _number(self, schema: Conjunction) -> tuple[int, ...]:
+        if not schema:
+            return ()
+        number = self._numbers.get(schema)
+        if number is None:
+            number = self._numbers[schema] = len(self._waiting)
+            self._waiting.append(schema)
+        return (number,)
+
+    def _place(self, schema: Conjunction) -> Place:
+        members: dict[str, set[int]] = {}
+        others: set[int] = set()
+        items: list[set[int]] = []
+        other_items: set[int] = set()
+        items_differ = names_differ = False
+        for shape in self._algebra.shapes(schema, Kind.ARRAY):
+            assert isinstance(shape, Array)
+            items_differ |= shape.unique
+            wanted = joined(count.schema for count in shape.counts)
+            for index in range(shape.prefix_length + 1):
+                here = set(self._number(shape.item(index))) | set(self._number(wanted))
+                if index == shape.prefix_length:
+                    other_items |= here
+                elif index < len(items):
+                    items[index] |= here
+                else:
+                    items.append(here)
+        for thing in self._algebra.shapes(schema, Kind.OBJECT):
+            assert isinstance(thing, Object)
+            names_differ |= thing.least > 0 or thing.most is not None or bool(thing.some)
+            for name in thing.known_names():
+                members.setdefault(name, set()).update(self._number(thing.member(name)))
+            for group in thing.members:
+                for _, value in group.matching:
+                    others.update(self._number(value))
+                others.update(self._number(group.rest or ()))
+        return Place(
+            items_differ,
+            names_differ,
+            {name: tuple(found | others) for name, found in members.items()},
+            tuple(others),
+            tuple(tuple(found | other_items) for found in items),
+            tuple(other_items),
+        )

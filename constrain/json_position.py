@@ -1,0 +1,196 @@
+"""Where in a JSON text its last byte stands. It follows texts that a grammar has let through, and
+checks nothing but that siblings differ.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left, insort
+from typing import Any
+
+from formgate.constrain.guard_plan import GuardPlan
+
+_SPACE = b" \t\n\r"
+
+
+class Siblings:
+    """What stood beside each other in one container, and must not come again: `dead` holds the
+    beginnings that only lead to what was there, sorted.
+    """
+
+    __slots__ = ("dead", "values")
+
+    def __init__(self) -> None:
+        self.dead: list[bytes] = []
+        self.values: set[str] = set()  # of containers, whatever the order of their members
+
+    def add_dead(self, text: bytes) -> None:
+        at = bisect_left(self.dead, text)
+        if at == len(self.dead) or self.dead[at] != text:
+            insort(self.dead, text)
+
+    def is_dead(self, text: bytes) -> bool:
+        at = bisect_left(self.dead, text)
+        return at < len(self.dead) and self.dead[at] == text
+
+    def dead_after(self, prefix: bytes) -> list[bytes]:
+        """What may not follow `prefix`, without what another of them begins with."""
+        found: list[bytes] = []
+        at = bisect_left(self.dead, prefix)
+        while at < len(self.dead) and self.dead[at].startswith(prefix):
+            rest = self.dead[at][len(prefix) :]
+            if not found or not rest.startswith(found[-1]):
+                found.append(rest)
+            at += 1
+        return found
+
+
+class Frame:
+    """An open container, or the text itself."""
+
+    __slots__ = ("at_key", "differ", "element", "index", "is_object", "key", "places", "siblings")
+
+    def __init__(self, is_object: bool, places: tuple[int, ...], differ: bool) -> None:
+        self.is_object = is_object
+        self.places = places
+        self.differ = differ
+        self.siblings = Siblings()
+        self.at_key = is_object
+        self.key = ""
+        self.index = 0
+        self.element: int | None = None  # where the item, or the name, that must differ begins
+
+    def copy(self) -> Frame:
+        """It shares the siblings: a copy only looks."""
+        new = Frame(self.is_object, self.places, self.differ)
+        new.siblings, new.at_key, new.key = self.siblings, self.at_key, self.key
+        new.index, new.element = self.index, self.element
+        return new
+
+
+class JsonPosition:
+    def __init__(self, plan: GuardPlan) -> None:
+        self._plan = plan
+        self.text = bytearray()
+        self.frames = [Frame(False, (0,), False)]
+        self.in_string = False
+        self._escaped = False
+        self._scalar = False
+        self.ended = False
+
+    def copy(self) -> JsonPosition:
+        new = JsonPosition(self._plan)
+        new.text = self.text[:]
+        new.frames = [frame.copy() for frame in self.frames]
+        new.in_string, new._escaped = self.in_string, self._escaped
+        new._scalar, new.ended = self._scalar, self.ended
+        return new
+
+    def feed(self, byte: int) -> Frame | None:
+        """The frame whose element, which must differ from its siblings, has just ended."""
+        at = len(self.text)
+        self.text.append(byte)
+        if self.in_string:
+            if self._escaped:
+                self._escaped = False
+            elif byte == 0x5C:
+                self._escaped = True
+            elif byte == 0x22:
+                self.in_string = False
+                return self._string_ended()
+            return None
+        frame = self.frames[-1]
+        if byte in _SPACE:
+            return self._scalar_ended(at)
+        match byte:
+            case 0x22:  # "
+                self.in_string = True
+                self._begun(frame, at)
+            case 0x5B | 0x7B:  # [ {
+                self._begun(frame, at)
+                self._opened(frame, byte == 0x7B)
+            case 0x5D | 0x7D:  # ] }
+                ended = self._scalar_ended(at)
+                self.frames.pop()
+                return self._value_ended(at + 1) or ended
+            case 0x2C:  # ,
+                ended = self._scalar_ended(at)
+                frame.at_key = frame.is_object
+                frame.index += 1
+                return ended
+            case 0x3A:  # :
+                frame.at_key = False
+            case _:
+                if not self._scalar:
+                    self._scalar = True
+                    self._begun(frame, at)
+        return None
+
+    def element_text(self, frame: Frame, end: int | None = None) -> bytes:
+        assert frame.element is not None
+        return bytes(self.text[frame.element : end])
+
+    def _begun(self, frame: Frame, at: int) -> None:
+        if frame.differ and frame.at_key == frame.is_object:
+            frame.element = at
+
+    def _opened(self, frame: Frame, is_object: bool) -> None:
+        if len(self.frames) == 1:
+            places = frame.places
+        elif frame.is_object:
+            places = self._plan.member(frame.places, frame.key)
+        else:
+            places = self._plan.item(frame.places, frame.index)
+        differ = self._plan.names_differ if is_object else self._plan.items_differ
+        self.frames.append(Frame(is_object, places, differ(places)))
+
+    def _string_ended(self) -> Frame | None:
+        frame = self.frames[-1]
+        if frame.is_object and frame.at_key:
+            frame.key = _last_string(self.text, frame.element if frame.differ else None)
+            return frame if frame.differ else None
+        return self._value_ended(len(self.text))
+
+    def _scalar_ended(self, at: int) -> Frame | None:
+        if not self._scalar:
+            return None
+        self._scalar = False
+        return self._value_ended(at)
+
+    def _value_ended(self, end: int) -> Frame | None:
+        frame = self.frames[-1]
+        if len(self.frames) == 1:
+            self.ended = True
+        if frame.differ and not frame.is_object and frame.element is not None:
+            return frame
+        return None
+
+
+def _last_string(text: bytearray, start: int | None) -> str:
+    """The string that the text ends with."""
+    if start is None:
+        start = len(text) - 1
+        while True:
+            start = text.rindex(b'"', 0, start)
+            escapes = 0
+            while text[start - 1 - escapes] == 0x5C:
+                escapes += 1
+            if escapes % 2 == 0:
+                break
+    name: str = json.loads(bytes(text[start:]))
+    return name
+
+
+def semantic_key(text: bytes) -> str:
+    """The same for values that JSON Schema holds to be equal."""
+    return json.dumps(_numbers_alike(json.loads(text)), sort_keys=True)
+
+
+def _numbers_alike(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_numbers_alike(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _numbers_alike(item) for name, item in value.items()}
+    return value

@@ -1,0 +1,167 @@
+"""The schemas that llguidance enforces exactly by itself, written so that it does: one draft, local
+references, formats and regexes as anchored patterns. It is the quick way, taken where it can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from formgate.constrain.algebra import Algebra
+from formgate.constrain.dialect import Draft
+from formgate.constrain.formats import FORMATS
+from formgate.constrain.regex_syntax import RegexError
+from formgate.constrain.regex_terms import pattern_term
+from formgate.constrain.resources import Node, Resources
+
+_AS_THEY_ARE = frozenset(
+    {
+        *("type", "enum", "const", "required", "minimum", "maximum", "multipleOf"),
+        *("minItems", "maxItems", "minLength", "maxLength"),
+    }
+)
+# What the algebra alone enforces.
+_NOT_HERE = frozenset(
+    {
+        *("$dynamicRef", "$recursiveRef", "contains", "dependencies", "dependentRequired"),
+        *("dependentSchemas", "if", "maxProperties", "minProperties", "not", "patternProperties"),
+        *("propertyNames", "unevaluatedItems", "unevaluatedProperties"),
+    }
+)
+
+
+def native_schema(resources: Resources, draft: Draft, algebra: Algebra) -> Any | None:
+    """The schema for llguidance, or None if it needs more than that."""
+    try:
+        return _Rewriter(resources, draft, algebra).rewritten()
+    except _NotNative:
+        return None
+
+
+class _NotNative(Exception):
+    pass
+
+
+class _Rewriter:
+    def __init__(self, resources: Resources, draft: Draft, algebra: Algebra) -> None:
+        self._resources = resources
+        self._draft = draft
+        self._algebra = algebra
+        self._names: dict[Node, str] = {}  # of the targets of references
+        self._waiting: list[Node] = []
+
+    def rewritten(self) -> Any:
+        root = self._schema(self._resources.root)
+        if not self._names:
+            return root
+        definitions = {}
+        while self._waiting:
+            node = self._waiting.pop()
+            definitions[self._names[node]] = self._schema(node)
+        return {**root, "$defs": definitions}
+
+    def _schema(self, node: Node) -> Any:
+        schema = node.schema
+        if isinstance(schema, bool):
+            return schema
+        if not _NOT_HERE.isdisjoint(schema):
+            raise _NotNative
+        if "$ref" in schema and self._draft.ref_hides_siblings:
+            return {"$ref": self._reference(node)}
+        child = self._resources.child
+        new: dict[str, Any] = {}
+        for keyword, value in schema.items():
+            if keyword in _AS_THEY_ARE:
+                new[keyword] = value
+                if keyword in ("enum", "const") and _holds_container(value, keyword):
+                    raise _NotNative  # written with other separators
+            elif keyword == "properties":
+                if not all(map(_needs_no_escape, value)):
+                    raise _NotNative
+                new[keyword] = {name: self._schema(child(node, keyword, name)) for name in value}
+            elif keyword == "additionalProperties":
+                new[keyword] = self._schema(child(node, keyword))
+            elif keyword == "$ref":
+                new[keyword] = self._reference(node)
+            elif keyword in ("anyOf", "allOf", "oneOf"):
+                if keyword == "oneOf" and not self._algebra.branches_apart(node):
+                    raise _NotNative
+                subs = [self._schema(child(node, keyword, at)) for at in range(len(value))]
+                name = "anyOf" if keyword == "oneOf" else keyword
+                if name in new:
+                    raise _NotNative
+                new[name] = subs
+            elif keyword == "uniqueItems" and value:
+                raise _NotNative
+        self._strings(schema, new)
+        self._numbers(schema, new)
+        self._items(node, new)
+        return new
+
+    def _reference(self, node: Node) -> str:
+        target = self._resources.target(node, "$ref")
+        name = self._names.get(target)
+        if name is None:
+            name = self._names[target] = f"d{len(self._names)}"
+            self._waiting.append(target)
+        return f"#/$defs/{name}"
+
+    def _strings(self, schema: Any, new: dict[str, Any]) -> None:
+        for keyword in ("minLength", "maxLength", "minItems", "maxItems"):
+            if keyword in new:
+                new[keyword] = int(new[keyword])
+        regex = FORMATS.get(schema.get("format", ""))
+        if "pattern" not in schema and regex is None:
+            return
+        if sum(k in schema for k in ("pattern", "minLength", "maxLength")) + bool(regex) > 1:
+            raise _NotNative  # whether any string is left, the algebra finds out
+        if regex is not None:
+            new["pattern"] = _anchored(regex, search=False)
+        else:
+            new["pattern"] = _anchored(schema["pattern"], search=True)
+
+    def _numbers(self, schema: Any, new: dict[str, Any]) -> None:
+        for exclusive, inclusive in (
+            ("exclusiveMinimum", "minimum"),
+            ("exclusiveMaximum", "maximum"),
+        ):
+            value = schema.get(exclusive)
+            if isinstance(value, bool):
+                if value and inclusive in new:
+                    new[exclusive] = new.pop(inclusive)
+            elif value is not None:
+                new[exclusive] = value
+
+    def _items(self, node: Node, new: dict[str, Any]) -> None:
+        schema, child = node.schema, self._resources.child
+        items = schema.get("items")
+        prefix = "prefixItems"
+        if isinstance(items, list):
+            prefix = "items"
+            if "additionalItems" in schema:
+                new["items"] = self._schema(child(node, "additionalItems"))
+        elif items is not None:
+            new["items"] = self._schema(child(node, "items"))
+        if schema.get(prefix) and (prefix == "prefixItems" or isinstance(items, list)):
+            new["prefixItems"] = [
+                self._schema(child(node, prefix, at)) for at in range(len(schema[prefix]))
+            ]
+
+
+def _holds_container(value: Any, keyword: str) -> bool:
+    values = value if keyword == "enum" else [value]
+    return any(isinstance(one, list | Mapping) for one in values)
+
+
+def _needs_no_escape(name: str) -> bool:
+    return not any(char in name for char in '"\\') and name.isprintable()
+
+
+def _anchored(pattern: str, *, search: bool) -> str:
+    try:
+        regex = pattern_term(pattern, search=search, in_json=False, wide=False).regex
+    except RegexError:
+        raise _NotNative from None  # the algebra says why
+    if regex is None:
+        raise _NotNative
+    return f"^(?:{regex})$"
