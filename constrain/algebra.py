@@ -42,6 +42,7 @@ from formgate.constrain.shapes import (
 )
 
 MAX_SHAPES = 4_000  # alternatives of one schema for one kind of value
+MAX_WORK = 40_000  # pairs of alternatives that are looked at: about a third of a second
 MOST_COMPARED = 60  # alternatives that are compared with each other
 
 
@@ -55,6 +56,7 @@ class Algebra:
         self._shapes: dict[tuple[Conjunction, Kind], list[Shape]] = {}
         self._running: set[tuple[Literal, Kind, bool]] = set()
         self._constants: dict[int, Node] = {}
+        self._work = 0
         self._presence = PresenceReader(
             resources.child,
             lambda node: resources.target(node, "$ref"),
@@ -277,7 +279,7 @@ class Algebra:
             yield shape
             return
         for wrong in self.literal(negation, kind):
-            met = meet(shape, wrong)
+            met = self._met(shape, wrong)
             if met is not None and not self._emptiness.of_shape(met):
                 yield met
 
@@ -295,11 +297,14 @@ class Algebra:
             chosen, *others = shape.one_of
             base = replace(shape, one_of=tuple(others))
             branches = [
-                [
-                    met
-                    for one in self.literal((sub, True), Kind.OBJECT, tracked=chosen.tracked)
-                    if (met := meet(base, one)) is not None and not self._emptiness.of_shape(met)
-                ]
+                self._resolved(
+                    [
+                        met
+                        for one in self.literal((sub, True), Kind.OBJECT, tracked=chosen.tracked)
+                        if (met := self._met(base, one)) is not None
+                        and not self._emptiness.of_shape(met)
+                    ]
+                )
                 for sub in chosen.branches
             ]
             waiting += reversed(self._exactly_one(branches, chosen.branches, Kind.OBJECT))
@@ -336,10 +341,13 @@ class Algebra:
             return scalar
         wanted = list if kind is Kind.ARRAY else dict
         nodes = [self._constant(value) for value in values if isinstance(value, wanted)]
+        # To equal a value evaluates none of its parts, as `unevaluated*` means it.
         return Clause(
-            lambda: self._union(
-                lambda node=node: self.literal((node, True), kind) for node in nodes
-            ),
+            lambda: [
+                _unannotated(shape)
+                for node in nodes
+                for shape in self.literal((node, True), kind)
+            ],
             lambda: self._product(
                 (lambda node=node: self.literal((node, False), kind) for node in nodes), kind
             ),
@@ -361,7 +369,9 @@ class Algebra:
                     "required": list(value),
                     "additionalProperties": False,
                 }
-            node = self._constants[id(value)] = Resources(schema, max_depth=1 << 30).root
+            # A path of its own: it stands nowhere in the document.
+            node = Node(schema, ("const", f"#{len(self._constants)}"), "")
+            self._constants[id(value)] = node
         return node
 
     def _with_unevaluated(self, node: Node, kind: Kind, shapes: list[Shape]) -> list[Shape]:
@@ -391,9 +401,18 @@ class Algebra:
                 product = alternatives
                 continue
             product = self._limited(
-                [met for one in product for two in alternatives if (met := meet(one, two))]
+                [met for one in product for two in alternatives if (met := self._met(one, two))]
             )
         return product
+
+    def _met(self, one: Shape, two: Shape) -> Shape | None:
+        self._work += 1
+        if self._work > MAX_WORK:
+            raise ConstraintError(
+                "The schema's `oneOf`, `anyOf` and `not` take too long to work out.",
+                code="schema_too_complex",
+            )
+        return meet(one, two)
 
     def _limited(self, shapes: list[Shape]) -> list[Shape]:
         if len(shapes) > 1:

@@ -101,8 +101,8 @@ class GuardedConstraint:
         self, words: NDArray[np.uint32], position: JsonPosition, frame: Frame, depth: int
     ) -> None:
         if frame.element is None:
-            if frame.siblings.is_dead(b"") and depth == len(position.frames) - 1:
-                _forbid(words, self._tokens.beginning_with(b","))
+            if depth == len(position.frames) - 1:
+                self._forbid_next(words, frame.siblings)
             return
         text = position.element_text(frame)
         for rest in frame.siblings.dead_after(text):
@@ -112,6 +112,15 @@ class GuardedConstraint:
             for closing in (b"}", b"]"):
                 if frame.siblings.values and _equals_one(frame.siblings, text + closing):
                     _forbid(words, self._tokens.beginning_with(closing))
+
+    def _forbid_next(self, words: NDArray[np.uint32], siblings: Siblings) -> None:
+        """Before an element has begun."""
+        if siblings.is_dead(b""):
+            _forbid(words, self._tokens.beginning_with(b","))
+            return
+        for dead in siblings.dead_after(b""):
+            for lead in (b"", b" "):
+                _forbid(words, self._tokens.beginning_with(lead + dead))
 
     def _repeats(self, position: JsonPosition, token: bytes) -> bool:
         """Whether a token that runs over the end of an element repeats one."""
@@ -194,7 +203,7 @@ class GuardedConstraint:
             siblings.add_dead(text)
         depth = next((i for i, one in enumerate(position.frames) if one is frame), -1)
         start = None if replayed else self._element_starts.get(depth)
-        if start is not None:
+        if start is not None and position.next_is_alike(frame):
             self._find_dead(start, siblings, text, bare=bare)
 
     def _find_dead(

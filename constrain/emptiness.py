@@ -70,6 +70,8 @@ class Emptiness:
 
     def _of_object(self, thing: Object, depth: int) -> bool:
         demanded = [name for name in thing.known_names() if demands(thing.presence, name)]
+        if thing.most is not None and len(demanded) > thing.most:
+            return True
         if any(self.of(thing.member(name), depth - 1) for name in demanded):
             return True
         if thing.presence is True or isinstance(thing.presence, bool):

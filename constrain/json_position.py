@@ -130,6 +130,13 @@ class JsonPosition:
         assert frame.element is not None
         return bytes(self.text[frame.element : end])
 
+    def next_is_alike(self, frame: Frame) -> bool:
+        """Whether what may come next is what might have come in place of the element in hand."""
+        places = [self._plan.places[number] for number in frame.places]
+        if frame.is_object:
+            return not any(frame.key in place.members for place in places)
+        return not any(frame.index < len(place.items) for place in places)
+
     def _begun(self, frame: Frame, at: int) -> None:
         if frame.differ and frame.at_key == frame.is_object:
             frame.element = at

@@ -15,6 +15,8 @@ from formgate.constrain.guard_plan import GuardPlan, guard_plan
 from formgate.constrain.native import native_schema
 from formgate.constrain.schema_check import checked
 
+NO_VALUE = "The schema allows no value at all."
+
 
 @dataclass(frozen=True, slots=True)
 class SchemaGrammar:
@@ -32,6 +34,8 @@ def schema_grammar(schema: Any, layout: Layout, name: str, *, native: bool) -> S
     draft = draft_of(schema)
     algebra = Algebra(resources, draft)
     if native and (rewritten := native_schema(resources, draft, algebra)) is not None:
+        if rewritten is False:
+            raise ConstraintError(NO_VALUE, code="unsupported_schema")
         text = json.dumps(_with_layout(rewritten, layout))
         return SchemaGrammar(name, [f"{name}: %json {text}"], native=True)
     whole = ((resources.root, True),)
@@ -39,7 +43,7 @@ def schema_grammar(schema: Any, layout: Layout, name: str, *, native: bool) -> S
     start = build(grammar, whole)
     grammar.cfg.prune()
     if not grammar.cfg.alternatives(start):
-        raise ConstraintError("The schema allows no value at all.", code="unsupported_schema")
+        raise ConstraintError(NO_VALUE, code="unsupported_schema")
     plan = guard_plan(algebra, whole) if grammar.guarded else None
     return SchemaGrammar(*grammar.cfg.lark(start, name), plan)
 

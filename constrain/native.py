@@ -13,6 +13,7 @@ from formgate.constrain.formats import FORMATS
 from formgate.constrain.regex_syntax import RegexError
 from formgate.constrain.regex_terms import pattern_term
 from formgate.constrain.resources import Node, Resources
+from formgate.constrain.scalar_terms import MAX_STEP
 
 _AS_THEY_ARE = frozenset(
     {
@@ -121,6 +122,9 @@ class _Rewriter:
             new["pattern"] = _anchored(schema["pattern"], search=True)
 
     def _numbers(self, schema: Any, new: dict[str, Any]) -> None:
+        step = new.get("multipleOf")
+        if step is not None and not (isinstance(step, int) and step <= MAX_STEP):
+            raise _NotNative
         for exclusive, inclusive in (
             ("exclusiveMinimum", "minimum"),
             ("exclusiveMaximum", "maximum"),

@@ -22,9 +22,12 @@ from formgate.constrain.regex_terms import (
 )
 from formgate.constrain.scalars import Numbers, Strings, is_empty_terminal
 
+MAX_STEP = 100_000  # remainders that the lexer tells apart
+
 # A number in its one shortest spelling: no exponent, no zeros at the end, no "-0".
 _CANONICAL = r"(?:0|-?[1-9][0-9]{0,99}|-?(?:0|[1-9][0-9]{0,99})\.[0-9]{0,40}[1-9])"
-_FRACTIONAL = r"-?(?:0|[1-9][0-9]{0,99})\.[0-9]{0,40}[1-9]"
+# No integer, nor what a 64-bit float rounds to one.
+_FRACTIONAL = r"-?(?:0|[1-9][0-9]{0,7})\.[0-9]{0,5}[1-9]"
 # Of a string that nothing is said of, escapes may be spelled at length, surrogates in pairs.
 _FREE_CHAR = (
     r'(?:[^"\\\x00-\x1F]|\\["\\\/bfnrt]|\\u(?:[0-9A-Fa-ce-f][0-9A-Fa-f]{3}|[dD][0-7][0-9A-Fa-f]{2}'
@@ -133,10 +136,11 @@ def _multiples(numbers: Numbers) -> list[Token]:
         scale = 10 ** max(-int(step.as_tuple().exponent), 0)
         # The whole multiples of p/q in lowest terms are those of p.
         numerator = int(step * scale)
-        schema["multipleOf"] = numerator // _gcd(numerator, scale)
+        schema["multipleOf"] = _countable(numerator // _gcd(numerator, scale))
         schema |= {"minimum": low} if low is not None else {}
         schema |= {"maximum": high} if high is not None else {}
     else:
+        _countable(int(step.scaleb(-int(step.as_tuple().exponent))))
         schema["multipleOf"] = float(step)
         bounds = numbers.bounds
         if bounds.least is not None:
@@ -144,6 +148,16 @@ def _multiples(numbers: Numbers) -> list[Token]:
         if bounds.most is not None:
             schema["exclusiveMaximum" if bounds.below else "maximum"] = float(bounds.most)
     return [Token("%json " + json.dumps(schema))]
+
+
+def _countable(step: int) -> int:
+    if step > MAX_STEP:
+        raise ConstraintError(
+            f"A 'multipleOf' of more than {MAX_STEP} cannot be enforced.",
+            code="schema_too_complex",
+            keyword="multipleOf",
+        )
+    return step
 
 
 def _gcd(one: int, two: int) -> int:

@@ -29,6 +29,8 @@ class Kind(Enum):
     ARRAY = "array"
     OBJECT = "object"
 
+    __hash__ = object.__hash__  # by identity: kinds are looked up a great deal
+
 
 @dataclass(frozen=True, slots=True)
 class Constants:
