@@ -344,9 +344,7 @@ class Algebra:
         # To equal a value evaluates none of its parts, as `unevaluated*` means it.
         return Clause(
             lambda: [
-                _unannotated(shape)
-                for node in nodes
-                for shape in self.literal((node, True), kind)
+                _unannotated(shape) for node in nodes for shape in self.literal((node, True), kind)
             ],
             lambda: self._product(
                 (lambda node=node: self.literal((node, False), kind) for node in nodes), kind

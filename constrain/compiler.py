@@ -6,20 +6,30 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 from llguidance import LLMatcher, LLParserLimits
 
-from formgate.constrain.answer_tree import LarkGrammar, Node, to_lark
+from formgate.constrain.answer_size import shortest_answer
+from formgate.constrain.answer_tree import LarkGrammar, to_lark
+from formgate.constrain.closing import Budget, ClosingConstraint, Ways
 from formgate.constrain.distinct import GuardedConstraint, TokenBytes
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.fsm import CompiledFsm, FsmCompiler, FsmConstraint, regex_of
+from formgate.constrain.grammar_cache import GrammarCache
 from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.matcher import GrammarConstraint
+from formgate.constrain.shortest import Shortest
 from formgate.constrain.vocabulary import Vocabulary
+
+Constraint = GrammarConstraint | GuardedConstraint | FsmConstraint | ClosingConstraint
+Backend = Literal["llguidance", "outlines"]
+
+# What a compiled grammar takes beside its text, measured: bytes for each byte of its Lark source.
+_BYTES_PER_SOURCE_BYTE = 25
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Limits:
     max_lexer_states: int = 100_000  # about 2 kB each
     initial_lexer_fuel: int = 1_000_000  # about 50,000 a millisecond
     step_max_items: int = 50_000  # about 20,000 a millisecond
-    max_cached_bytes: int = 64_000_000  # of spec texts; a compiled grammar is some times larger
+    max_cached_bytes: int = 200_000_000
 
     def for_parser(self) -> LLParserLimits:
         return LLParserLimits(
@@ -68,9 +78,6 @@ class CompiledGrammar:
         return GuardedConstraint(constraint, matcher, self._tokens, self._guards)
 
 
-Backend = Literal["llguidance", "outlines"]
-
-
 class GrammarCompiler:
     """Thread-safe. `padded_vocab_size` is the number of logits, at least the vocabulary's size.
     With the backend "outlines", regular constraints are compiled to Outlines' index; all others
@@ -90,39 +97,72 @@ class GrammarCompiler:
         self._parser_limits = self._limits.for_parser()
         self._vocabulary = vocabulary
         self._tokenizer = vocabulary.ll_tokenizer()
-        self._token_bytes: TokenBytes | None = None
         self._mask_bytes = 4 * (-(-self._tokenizer.vocab_size // 32))
         self._fsm = FsmCompiler(vocabulary) if backend == "outlines" else None
-        self._cache: OrderedDict[str, CompiledGrammar | CompiledFsm] = OrderedDict()
-        self._cached_bytes = 0
-        self._lock = threading.Lock()
+        self._grammars = GrammarCache[CompiledGrammar](self._limits.max_cached_bytes)
+        self._indexes = GrammarCache[CompiledFsm](self._limits.max_cached_bytes)
+        self._sizes = GrammarCache[Shortest](self._limits.max_cached_bytes // 10)
 
     def check(self, spec_text: str) -> None:
         """Raises ConstraintError if the constraint cannot be enforced exactly."""
         self.compile(spec_text)
 
-    def factory(self, spec_text: str) -> GrammarConstraint | GuardedConstraint | FsmConstraint:
-        """A fresh constraint for one sequence."""
-        return self.compile(spec_text).start()
+    def factory(self, spec_text: str) -> Constraint:
+        """A fresh constraint for one sequence. A spec that begins with the line `close N` ends
+        within N tokens. Raises ConstraintError.
+        """
+        head, newline, rest = spec_text.partition("\n")
+        if not newline:
+            return self.compile(spec_text).start()
+        budget = Budget(int(head.removeprefix("close ")), self.shortest(rest).largest_part)
+        return ClosingConstraint(self._grammar(rest).start(), self._ways, budget)
 
     def compile(self, spec_text: str) -> CompiledGrammar | CompiledFsm:
         """Raises ConstraintError."""
-        with self._lock:
-            compiled = self._cache.get(spec_text)
-            if compiled is not None:
-                self._cache.move_to_end(spec_text)
-                return compiled
-        compiled = self._compile(spec_text)
-        with self._lock:
-            if spec_text not in self._cache:
-                self._cache[spec_text] = compiled
-                self._cached_bytes += len(spec_text)
-            while self._cached_bytes > self._limits.max_cached_bytes and len(self._cache) > 1:
-                dropped, _ = self._cache.popitem(last=False)
-                self._cached_bytes -= len(dropped)
-        return compiled
+        if self._fsm is not None:
+            index = self._indexes.get(spec_text)
+            if index is None and (pattern := regex_of(self._tree(spec_text))) is not None:
+                index = self._fsm.compile(pattern)
+                self._indexes.put(spec_text, index, 0)
+            if index is not None:
+                return index
+        return self._grammar(spec_text)
 
-    def _compile(self, spec_text: str) -> CompiledGrammar | CompiledFsm:
+    def shortest(self, spec_text: str) -> Shortest:
+        """The shortest answer under a constraint. Raises ConstraintError."""
+        size = self._sizes.get(spec_text)
+        if size is None:
+            try:
+                size = shortest_answer(self._tree(spec_text), self._vocabulary.token_bytes)
+            except RecursionError:
+                raise _too_deep() from None
+            self._sizes.put(spec_text, size, len(size.text))
+        return size
+
+    def num_tokens(self, text: str) -> int:
+        """How many tokens the tokenizer writes a text in."""
+        return len(self._tokenizer.tokenize_str(text))
+
+    def _grammar(self, spec_text: str) -> CompiledGrammar:
+        grammar = self._grammars.get(spec_text)
+        if grammar is None:
+            tree = self._tree(spec_text)
+            try:
+                matcher, lark = self._matcher(tree, native=True)
+                if matcher.is_error() and lark.native:
+                    # The algebra takes more than llguidance's own compiler, and says why not.
+                    matcher, lark = self._matcher(tree, native=False)
+            except RecursionError:
+                raise _too_deep() from None
+            if matcher.is_error():
+                raise _refused(matcher.get_error())
+            tokens = self._tokens if lark.guards else None
+            grammar = CompiledGrammar(matcher, self._mask_bytes, lark.guards, tokens)
+            size = _BYTES_PER_SOURCE_BYTE * len(lark.source)
+            self._grammars.put(spec_text, grammar, size)
+        return grammar
+
+    def _tree(self, spec_text: str) -> Any:
         if len(spec_text) > self._limits.max_spec_bytes:
             raise ConstraintError(
                 f"The constraint has {len(spec_text)} bytes; at most "
@@ -130,35 +170,28 @@ class GrammarCompiler:
                 code="schema_too_complex",
             )
         try:
-            tree = json.loads(spec_text)["tree"]
-            if self._fsm is not None and (pattern := regex_of(tree)) is not None:
-                return self._fsm.compile(pattern)
-            matcher, lark = self._matcher(tree, native=True)
-            if matcher.is_error() and lark.native:
-                # The algebra takes more than llguidance's own JSON compiler, and says why not.
-                matcher, lark = self._matcher(tree, native=False)
+            return json.loads(spec_text)["tree"]
         except RecursionError:
-            raise ConstraintError(
-                "The constraint is nested too deeply.", code="schema_too_complex"
-            ) from None
-        if matcher.is_error():
-            raise _refused(matcher.get_error())
-        tokens = self._tokens() if lark.guards else None
-        return CompiledGrammar(matcher, self._mask_bytes, lark.guards, tokens)
+            raise _too_deep() from None
 
-    def _matcher(self, tree: Node, *, native: bool) -> tuple[LLMatcher, LarkGrammar]:
+    def _matcher(self, tree: Any, *, native: bool) -> tuple[LLMatcher, LarkGrammar]:
         lark = to_lark(tree, self._vocabulary.token_bytes, native=native)
         grammar = LLMatcher.grammar_from_lark(lark.source)
-        return (
-            LLMatcher(self._tokenizer, grammar, limits=self._parser_limits, log_level=0),
-            lark,
-        )
+        limits = self._parser_limits
+        return LLMatcher(self._tokenizer, grammar, limits=limits, log_level=0), lark
 
+    @cached_property
     def _tokens(self) -> TokenBytes:
-        with self._lock:
-            if self._token_bytes is None:
-                self._token_bytes = TokenBytes(self._vocabulary.token_bytes)
-            return self._token_bytes
+        return TokenBytes(self._vocabulary.token_bytes)
+
+    @cached_property
+    def _ways(self) -> Ways:
+        vocabulary = self._vocabulary
+        return Ways(vocabulary.token_bytes, vocabulary.special_ids, vocabulary.eos_ids)
+
+
+def _too_deep() -> ConstraintError:
+    return ConstraintError("The constraint is nested too deeply.", code="schema_too_complex")
 
 
 def _refused(message: str) -> ConstraintError:

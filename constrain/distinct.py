@@ -54,6 +54,8 @@ class GuardedConstraint:
     JSON text begins, each with its plan; the empty one is the beginning of the answer.
     """
 
+    closed = False  # it never ends an answer early
+
     def __init__(
         self,
         grammar: GrammarConstraint,
@@ -250,6 +252,16 @@ class GuardedConstraint:
         for token_id in kept:  # without the grammar's states of then: only exact repeats are known
             self._accepted.append(token_id)
             self._follow(token_id, replayed=True)
+
+    def copy(self) -> GuardedConstraint:
+        matcher = self._matcher.deep_copy()
+        grammar = GrammarConstraint(matcher, self._grammar.mask_bytes)
+        new = GuardedConstraint(grammar, matcher, self._tokens, self._anchors)
+        new._accepted = self._accepted[:]
+        new._before = self._before
+        new._position = None if self._position is None else self._position.copy(siblings=True)
+        new._element_starts = dict(self._element_starts)
+        return new
 
     def is_terminated(self) -> bool:
         return self._grammar.is_terminated()

@@ -41,6 +41,8 @@ class FsmConstraint:
 
     __slots__ = ("_ended", "_eos_id", "_guide", "_words")
 
+    closed = False  # it never ends an answer early
+
     def __init__(self, index: Index, eos_id: int, words: int) -> None:
         self._guide = Guide(index, MAX_ROLLBACK)
         self._eos_id = eos_id

@@ -24,6 +24,11 @@ class Siblings:
         self.dead: list[bytes] = []
         self.values: set[str] = set()  # of containers, whatever the order of their members
 
+    def copy(self) -> Siblings:
+        new = Siblings()
+        new.dead, new.values = self.dead[:], set(self.values)
+        return new
+
     def add_dead(self, text: bytes) -> None:
         at = bisect_left(self.dead, text)
         if at == len(self.dead) or self.dead[at] != text:
@@ -78,10 +83,14 @@ class JsonPosition:
         self._scalar = False
         self.ended = False
 
-    def copy(self) -> JsonPosition:
+    def copy(self, *, siblings: bool = False) -> JsonPosition:
+        """Without siblings of its own, a copy may only look."""
         new = JsonPosition(self._plan)
         new.text = self.text[:]
         new.frames = [frame.copy() for frame in self.frames]
+        if siblings:
+            for frame in new.frames:
+                frame.siblings = frame.siblings.copy()
         new.in_string, new._escaped = self.in_string, self._escaped
         new._scalar, new.ended = self._scalar, self.ended
         return new

@@ -14,6 +14,7 @@ from formgate.constrain.grammar_rules import build
 from formgate.constrain.guard_plan import GuardPlan, guard_plan
 from formgate.constrain.native import native_schema
 from formgate.constrain.schema_check import checked
+from formgate.constrain.shortest import Shortest, shortest
 
 NO_VALUE = "The schema allows no value at all."
 
@@ -46,6 +47,15 @@ def schema_grammar(schema: Any, layout: Layout, name: str, *, native: bool) -> S
         raise ConstraintError(NO_VALUE, code="unsupported_schema")
     plan = guard_plan(algebra, whole) if grammar.guarded else None
     return SchemaGrammar(*grammar.cfg.lark(start, name), plan)
+
+
+def shortest_instance(schema: Any, layout: Layout) -> Shortest:
+    """Raises ConstraintError."""
+    resources = checked(schema)
+    grammar = Grammar(Algebra(resources, draft_of(schema)), layout)
+    start = build(grammar, ((resources.root, True),))
+    grammar.cfg.prune()
+    return shortest(grammar.cfg, start)
 
 
 def _with_layout(schema: Any, layout: Layout) -> Any:

@@ -12,18 +12,20 @@ from numpy.typing import NDArray
 class GrammarConstraint:
     """Satisfies the engine's `TokenConstraint`. Cheap to make, for one sequence only."""
 
-    __slots__ = ("_mask_bytes", "_matcher")
+    __slots__ = ("_matcher", "mask_bytes")
+
+    closed = False  # it never ends an answer early
 
     def __init__(self, matcher: LLMatcher, mask_bytes: int) -> None:
         self._matcher = matcher
-        self._mask_bytes = mask_bytes
+        self.mask_bytes = mask_bytes
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
         """Write the allowed tokens into `row`, whose words past the vocabulary become 0. Releases
         the GIL. Raises ValueError if the grammar has run into a limit.
         """
-        row[self._mask_bytes // 4 :] = 0
-        self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, self._mask_bytes)
+        row[self.mask_bytes // 4 :] = 0
+        self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, self.mask_bytes)
         if self._matcher.is_error():
             raise ValueError(self._matcher.get_error())
         return True
@@ -42,6 +44,9 @@ class GrammarConstraint:
     def rollback(self, num_tokens: int) -> None:
         if not self._matcher.rollback(num_tokens):
             raise ValueError(self._matcher.get_error())
+
+    def copy(self) -> GrammarConstraint:
+        return GrammarConstraint(self._matcher.deep_copy(), self.mask_bytes)
 
     def is_terminated(self) -> bool:
         stopped: bool = self._matcher.is_stopped()

@@ -1,0 +1,162 @@
+"""Answers that end within their budget: once the tokens left just suffice, only those on a short
+way to the end stay allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formgate.constrain.shortest import ending_order
+
+_LONGEST = 8_192  # tokens of a way to the end
+_IN_TEXT = b"abcdeghijk"  # outside of strings JSON has none of these
+_MARGIN = 8
+
+
+class Closable(Protocol):
+    """What a constraint must offer to be closed."""
+
+    def fill_bitmask(self, row: NDArray[np.int32]) -> bool: ...
+    def accept(self, token_id: int) -> None: ...
+    def forced_tokens(self) -> list[int]: ...
+    def rollback(self, num_tokens: int) -> None: ...
+    def is_terminated(self) -> bool: ...
+
+    def copy(self) -> Closable:
+        """Another one in the same state."""
+        ...
+
+
+class Ways:
+    """A vocabulary as a walk to the end needs it."""
+
+    def __init__(
+        self, token_bytes: Sequence[bytes], special_ids: frozenset[int], eos_ids: Sequence[int]
+    ) -> None:
+        self._words = -(-len(token_bytes) // 32)
+        self._eos_ids = tuple(eos_ids)
+        self._specials = tuple(sorted(special_ids - set(eos_ids)))
+        self._single: dict[int, int] = {}
+        for token_id, token in enumerate(token_bytes):
+            if len(token) == 1 and token_id not in special_ids:
+                self._single.setdefault(token[0], token_id)
+
+    def to_end(self, constraint: Closable) -> list[int]:
+        """The tokens of a short way from a state to the end, end token included; empty if none was
+        found. `constraint` is moved along.
+        """
+        row = np.zeros(self._words, dtype=np.int32)
+        path: list[int] = []
+        used = [0] * 256
+        while len(path) < _LONGEST:
+            if constraint.is_terminated():
+                return path
+            try:
+                constraint.fill_bitmask(row)
+            except ValueError:
+                return []
+            if (end := self._first_allowed(row, self._eos_ids)) is not None:
+                return [*path, end]
+            forced = constraint.forced_tokens()
+            if not forced:
+                special = self._first_allowed(row, self._specials)
+                forced = [special if special is not None else self._next(row, used)]
+            for token_id in forced:
+                constraint.accept(token_id)
+            path += forced
+        return []
+
+    def _next(self, row: NDArray[np.int32], used: list[int]) -> int:
+        allowed = [byte for byte, token_id in self._single.items() if _holds(row, token_id)]
+        if not allowed:  # a text that the tokenizer writes in one way only
+            bits = np.unpackbits(row.view(np.uint8), bitorder="little")
+            return int(np.flatnonzero(bits)[0])
+        there = set(allowed)
+        if not there.isdisjoint(_IN_TEXT):
+            byte = min(allowed, key=lambda byte: ending_order(byte, used, b"x"))
+        else:
+            for closing in b"}]":
+                if closing in there:
+                    return self._single[closing]
+            is_value = not there.isdisjoint(b"[{")
+            byte = min(
+                allowed,
+                key=lambda byte: (
+                    byte in b'[{"' and is_value,
+                    *ending_order(byte, used, b"x"),
+                ),
+            )
+        used[byte] += 1
+        return self._single[byte]
+
+    def _first_allowed(self, row: NDArray[np.int32], ids: Sequence[int]) -> int | None:
+        return next((token_id for token_id in ids if _holds(row, token_id)), None)
+
+
+def _holds(row: NDArray[np.int32], token_id: int) -> bool:
+    return bool(int(row[token_id >> 5]) >> (token_id & 31) & 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    tokens: int  # that the answer may have, its end included
+    largest_part: int  # tokens that one token more may cost at the most
+
+
+class ClosingConstraint:
+    """Satisfies the engine's `TokenConstraint` around another one."""
+
+    def __init__(self, inner: Closable, ways: Ways, budget: Budget) -> None:
+        self._inner = inner
+        self._ways = ways
+        self._budget = budget
+        self._accepted = 0
+        self._path: list[int] = []  # that is left to go, once the answer is being closed
+        self._length = 0  # of the way to the end, when it was last looked for
+        self._looked_at = 0
+        self.closed = False
+
+    def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
+        if not self._path:
+            self._close_if_due()
+        if not self._path:
+            return self._inner.fill_bitmask(row)
+        row[:] = 0
+        token_id = self._path[0]
+        row.view(np.uint32)[token_id >> 5] = np.uint32(1 << (token_id & 31))
+        return True
+
+    def _close_if_due(self) -> None:
+        left = self._budget.tokens - self._accepted
+        step = self._budget.largest_part + _MARGIN
+        # The way to the end can have grown by so much since it was looked for.
+        longest = self._length + step * (self._accepted - self._looked_at + 1)
+        if self._looked_at and left > longest:
+            return
+        path = self._ways.to_end(self._inner.copy())
+        self._length, self._looked_at = len(path), max(self._accepted, 1)
+        if path and left <= len(path) + step:
+            self._path = path
+            self.closed = len(path) > 1
+
+    def accept(self, token_id: int) -> None:
+        self._inner.accept(token_id)
+        self._accepted += 1
+        if self._path:
+            self._path = self._path[1:] if token_id == self._path[0] else []
+
+    def forced_tokens(self) -> list[int]:
+        return [] if self._path else self._inner.forced_tokens()
+
+    def rollback(self, num_tokens: int) -> None:
+        self._inner.rollback(num_tokens)
+        self._accepted -= num_tokens
+        self._path, self._looked_at = [], 0
+
+    def is_terminated(self) -> bool:
+        return self._inner.is_terminated()

@@ -1,0 +1,115 @@
+"""The shortest text of a grammar, and how large its largest part must at least be. Knuth, "A
+Generalization of Dijkstra's Algorithm" (1977), by relaxation.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+
+from llguidance import LLMatcher, LLTokenizer
+
+from formgate.constrain.cfg import Cfg, Repeat, Rule, Sequence, Symbol, Token
+
+_LONGEST = 20_000  # bytes of one terminal that are looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Shortest:
+    text: str
+    largest_part: int  # bytes of the longest among the shortest texts of the grammar's rules
+
+
+def shortest(cfg: Cfg, start: Rule) -> Shortest:
+    """Of a grammar that has been pruned. Whole terminals are as short as a walk finds them."""
+    texts: dict[int, str] = {}
+    users: dict[int, set[int]] = {}
+    for number in range(len(cfg)):
+        for sequence in cfg.alternatives(Rule(number)):
+            for used in _rules_in(sequence):
+                users.setdefault(used, set()).add(number)
+    waiting = list(range(len(cfg)))
+    while waiting:
+        number = waiting.pop()
+        found = min(
+            (
+                text
+                for sequence in cfg.alternatives(Rule(number))
+                if (text := _text(sequence, texts)) is not None
+            ),
+            key=len,
+            default=None,
+        )
+        if found is not None and (number not in texts or len(found) < len(texts[number])):
+            texts[number] = found
+            waiting += users.get(number, ())
+    return Shortest(
+        texts.get(start.number, ""), max((len(text.encode()) for text in texts.values()), default=0)
+    )
+
+
+def _rules_in(sequence: Sequence) -> set[int]:
+    found: set[int] = set()
+    for symbol in sequence:
+        if isinstance(symbol, Rule):
+            found.add(symbol.number)
+        elif isinstance(symbol, Repeat):
+            found |= _rules_in(symbol.parts)
+    return found
+
+
+def _text(sequence: Sequence, texts: dict[int, str]) -> str | None:
+    parts = [_symbol_text(symbol, texts) for symbol in sequence]
+    known = [part for part in parts if part is not None]
+    return "".join(known) if len(known) == len(parts) else None
+
+
+def _symbol_text(symbol: Symbol, texts: dict[int, str]) -> str | None:
+    match symbol:
+        case Rule(number):
+            return texts.get(number)
+        case Token(text):
+            return terminal_text(text)
+        case Repeat(parts, least, _):
+            if least == 0:
+                return ""
+            part = _text(parts, texts)
+            return None if part is None else part * least
+
+
+@lru_cache(maxsize=1 << 12)
+def terminal_text(terminal: str) -> str | None:
+    """A short text of a terminal, or of a `%json` rule."""
+    if terminal.startswith('"') and terminal.endswith('"') and "&" not in terminal:
+        try:
+            text: str = json.loads(terminal)
+        except ValueError:
+            pass
+        else:
+            return text
+    rule = f"start: {terminal}\n" if terminal[0] == "%" else f"start: T\nT: {terminal}\n"
+    matcher = LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_lark(rule), log_level=0)
+    written = bytearray()
+    used = [0] * 256
+    while not matcher.is_accepting() and len(written) < _LONGEST:
+        mask = matcher.compute_bitmask()
+        allowed = [byte for byte in range(256) if mask[byte >> 3] >> (byte & 7) & 1]
+        if not allowed:
+            return None
+        byte = min(allowed, key=lambda byte: ending_order(byte, used, written))
+        used[byte] += 1
+        written.append(byte)
+        if not matcher.consume_token(byte):
+            return None
+    return written.decode("utf-8", "replace") if matcher.is_accepting() else None
+
+
+def ending_order(byte: int, used: list[int], written: bytes | bytearray) -> tuple[int, int, int]:
+    """Which byte to try first on the way to the end of a string: its end, then plain characters,
+    each as often as the others, so that no loop of a regex holds the walk for ever.
+    """
+    if byte == 0x22 and written:
+        return (0, 0, 0)
+    plain = 0 if 0x30 <= byte <= 0x39 or 0x61 <= byte <= 0x7A else 1
+    return (1, used[byte] + 4 * plain, byte)
