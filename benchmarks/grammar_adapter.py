@@ -1,5 +1,5 @@
-"""formgate's constraint engine for a grammar bench whose engines compile a schema and walk token ids:
-the whole path, ledger, rewrites, masks and guards.
+"""formgate's constraint engine for a bench whose engines compile a schema and walk token ids: the
+whole path, ledger, rewrites, masks and guards.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.vocabulary import Vocabulary
-from numpy.typing import NDArray
 
 
 class BenchTokenizer(Protocol):

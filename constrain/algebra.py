@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -73,7 +74,7 @@ class Algebra:
         key = (schema, kind)
         known = self._shapes.get(key)
         if known is None:
-            known = self._product((lambda one=one: self.literal(one, kind) for one in schema), kind)
+            known = self._product((partial(self.literal, one, kind) for one in schema), kind)
             known = self._shapes[key] = self._resolved(known)
         return known
 
@@ -140,9 +141,11 @@ class Algebra:
         if "type" in schema:
             names = schema["type"]
             clauses.append(type_clause([names] if isinstance(names, str) else names, kind))
-        for keyword in ("$ref", "$dynamicRef", "$recursiveRef"):
-            if keyword in schema:
-                clauses.append(self._reference(node, keyword, kind, tracked))
+        clauses += [
+            self._reference(node, keyword, kind, tracked)
+            for keyword in ("$ref", "$dynamicRef", "$recursiveRef")
+            if keyword in schema
+        ]
         if "const" in schema:
             clauses.append(self._one_of_values([schema["const"]], kind))
         if "enum" in schema:
@@ -205,26 +208,24 @@ class Algebra:
     def _any_of(self, subs: list[Node], kind: Kind, tracked: bool) -> Clause:
         def holds() -> list[Shape]:
             ways: list[Callable[[], list[Shape]]] = [
-                lambda sub=sub: self.literal((sub, True), kind, tracked=tracked) for sub in subs
+                partial(self.literal, (sub, True), kind, tracked=tracked) for sub in subs
             ]
             if tracked:  # each branch that holds counts, so those that hold together do
-                for size in range(2, min(len(subs), 4) + 1):
-                    ways += [
-                        lambda chosen=chosen: self._product(
-                            (
-                                lambda sub=sub: self.literal((sub, True), kind, tracked=True)
-                                for sub in chosen
-                            ),
-                            kind,
-                        )
-                        for chosen in combinations(subs, size)
-                    ]
+                ways += [
+                    partial(
+                        self._product,
+                        [partial(self.literal, (sub, True), kind, tracked=True) for sub in chosen],
+                        kind,
+                    )
+                    for size in range(2, min(len(subs), 4) + 1)
+                    for chosen in combinations(subs, size)
+                ]
             return self._union(ways)
 
         return Clause(
             holds,
             lambda: self._product(
-                (lambda sub=sub: self.literal((sub, False), kind) for sub in subs), kind
+                (partial(self.literal, (sub, False), kind) for sub in subs), kind
             ),
         )
 
@@ -237,15 +238,10 @@ class Algebra:
             return self._exactly_one(branches, subs, kind)
 
         def fails() -> list[Shape]:
-            none = self._product(
-                (lambda sub=sub: self.literal((sub, False), kind) for sub in subs), kind
-            )
+            none = self._product((partial(self.literal, (sub, False), kind) for sub in subs), kind)
             for one, two in sorted(self._overlapping(subs, kind)):
                 none = none + self._product(
-                    (
-                        lambda sub=sub: self.literal((sub, True), kind)
-                        for sub in (subs[one], subs[two])
-                    ),
+                    (partial(self.literal, (sub, True), kind) for sub in (subs[one], subs[two])),
                     kind,
                 )
             return self._limited(none)
@@ -347,7 +343,7 @@ class Algebra:
                 _unannotated(shape) for node in nodes for shape in self.literal((node, True), kind)
             ],
             lambda: self._product(
-                (lambda node=node: self.literal((node, False), kind) for node in nodes), kind
+                (partial(self.literal, (node, False), kind) for node in nodes), kind
             ),
         )
 

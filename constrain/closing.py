@@ -31,6 +31,10 @@ class Closable(Protocol):
         """Another one in the same state."""
         ...
 
+    def follows(self, token_ids: list[int]) -> bool:
+        """Whether these tokens may come next, in a row. False also where it is costly to say."""
+        ...
+
 
 class Ways:
     """A vocabulary as a walk to the end needs it."""
@@ -117,7 +121,7 @@ class ClosingConstraint:
         self._budget = budget
         self._accepted = 0
         self._path: list[int] = []  # that is left to go, once the answer is being closed
-        self._length = 0  # of the way to the end, when it was last looked for
+        self._way: list[int] = []  # to the end, from where it was last looked for
         self._looked_at = 0
         self.closed = False
 
@@ -135,18 +139,21 @@ class ClosingConstraint:
         left = self._budget.tokens - self._accepted
         step = self._budget.largest_part + _MARGIN
         # The way to the end can have grown by so much since it was looked for.
-        longest = self._length + step * (self._accepted - self._looked_at + 1)
+        longest = len(self._way) + step * (self._accepted - self._looked_at + 1)
         if self._looked_at and left > longest:
             return
-        path = self._ways.to_end(self._inner.copy())
-        self._length, self._looked_at = len(path), max(self._accepted, 1)
-        if path and left <= len(path) + step:
-            self._path = path
-            self.closed = len(path) > 1
+        if not self._way or not self._inner.follows(self._way):
+            self._way = self._ways.to_end(self._inner.copy())
+        self._looked_at = max(self._accepted, 1)
+        if self._way and left <= len(self._way) + step:
+            self._path = self._way
+            self.closed = len(self._path) > 1
 
     def accept(self, token_id: int) -> None:
         self._inner.accept(token_id)
         self._accepted += 1
+        if self._way and token_id == self._way[0]:
+            self._way = self._way[1:]
         if self._path:
             self._path = self._path[1:] if token_id == self._path[0] else []
 
@@ -156,7 +163,7 @@ class ClosingConstraint:
     def rollback(self, num_tokens: int) -> None:
         self._inner.rollback(num_tokens)
         self._accepted -= num_tokens
-        self._path, self._looked_at = [], 0
+        self._path, self._way, self._looked_at = [], [], 0
 
     def is_terminated(self) -> bool:
         return self._inner.is_terminated()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -14,13 +13,13 @@ from typing import Any, Literal
 from llguidance import LLMatcher, LLParserLimits
 
 from formgate.constrain.answer_size import shortest_answer
-from formgate.constrain.answer_tree import LarkGrammar, to_lark
+from formgate.constrain.answer_tree import to_lark
+from formgate.constrain.blueprint import Blueprint, Guards
 from formgate.constrain.closing import Budget, ClosingConstraint, Ways
 from formgate.constrain.distinct import GuardedConstraint, TokenBytes
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.fsm import CompiledFsm, FsmCompiler, FsmConstraint, regex_of
 from formgate.constrain.grammar_cache import GrammarCache
-from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.matcher import GrammarConstraint
 from formgate.constrain.shortest import Shortest
 from formgate.constrain.vocabulary import Vocabulary
@@ -60,7 +59,7 @@ class CompiledGrammar:
         self,
         matcher: LLMatcher,
         mask_bytes: int,
-        guards: Sequence[tuple[bytes, GuardPlan]] = (),
+        guards: Guards = (),
         tokens: TokenBytes | None = None,
     ) -> None:
         self._matcher = matcher
@@ -99,34 +98,56 @@ class GrammarCompiler:
         self._tokenizer = vocabulary.ll_tokenizer()
         self._mask_bytes = 4 * (-(-self._tokenizer.vocab_size // 32))
         self._fsm = FsmCompiler(vocabulary) if backend == "outlines" else None
-        self._grammars = GrammarCache[CompiledGrammar](self._limits.max_cached_bytes)
-        self._indexes = GrammarCache[CompiledFsm](self._limits.max_cached_bytes)
-        self._sizes = GrammarCache[Shortest](self._limits.max_cached_bytes // 10)
-
-    def check(self, spec_text: str) -> None:
-        """Raises ConstraintError if the constraint cannot be enforced exactly."""
-        self.compile(spec_text)
-
-    def factory(self, spec_text: str) -> Constraint:
-        """A fresh constraint for one sequence. A spec that begins with the line `close N` ends
-        within N tokens. Raises ConstraintError.
-        """
-        head, newline, rest = spec_text.partition("\n")
-        if not newline:
-            return self.compile(spec_text).start()
-        budget = Budget(int(head.removeprefix("close ")), self.shortest(rest).largest_part)
-        return ClosingConstraint(self._grammar(rest).start(), self._ways, budget)
+        most = self._limits.max_cached_bytes
+        self._built = GrammarCache[CompiledGrammar | CompiledFsm](most)
+        self._blueprints = GrammarCache[str](most // 10)
+        self._sizes = GrammarCache[Shortest](most // 10)
 
     def compile(self, spec_text: str) -> CompiledGrammar | CompiledFsm:
+        """From the spec of an answer tree, in one process. Raises ConstraintError."""
+        return self.build(self.blueprint(spec_text))
+
+    def blueprint(self, spec_text: str) -> str:
+        """The spec of an answer tree, compiled, checked, and ready to be built from anywhere.
+        Raises ConstraintError if the constraint cannot be enforced exactly.
+        """
+        blueprint = self._blueprints.get(spec_text)
+        if blueprint is None:
+            tree = self._tree(spec_text)
+            if self._fsm is not None and (pattern := regex_of(tree)) is not None:
+                blueprint = Blueprint(pattern=pattern).dumps()
+                self.build(blueprint)
+            else:
+                blueprint = self._grammar_blueprint(tree)
+            self._blueprints.put(spec_text, blueprint, len(blueprint))
+        return blueprint
+
+    def build(self, blueprint_text: str) -> CompiledGrammar | CompiledFsm:
         """Raises ConstraintError."""
-        if self._fsm is not None:
-            index = self._indexes.get(spec_text)
-            if index is None and (pattern := regex_of(self._tree(spec_text))) is not None:
-                index = self._fsm.compile(pattern)
-                self._indexes.put(spec_text, index, 0)
-            if index is not None:
-                return index
-        return self._grammar(spec_text)
+        built = self._built.get(blueprint_text)
+        if built is None:
+            blueprint = Blueprint.loads(blueprint_text)
+            if blueprint.pattern is not None:
+                assert self._fsm is not None, "the blueprint was made for another backend"
+                built = self._fsm.compile(blueprint.pattern)
+            else:
+                built = self._grammar(self._matcher(blueprint.source), blueprint.guards)
+            size = _BYTES_PER_SOURCE_BYTE * len(blueprint.source)
+            self._built.put(blueprint_text, built, size)
+        return built
+
+    def factory(self, blueprint_text: str) -> Constraint:
+        """A fresh constraint for one sequence. A blueprint behind a line `close N M` ends within N
+        tokens; one more token may need M others to come to its end. Raises ConstraintError.
+        """
+        head, newline, rest = blueprint_text.partition("\n")
+        if not newline:
+            return self.build(blueprint_text).start()
+        inner = self.build(rest).start()
+        if isinstance(inner, FsmConstraint):
+            return inner
+        _, tokens, largest_part = head.split(" ")
+        return ClosingConstraint(inner, self._ways, Budget(int(tokens), int(largest_part)))
 
     def shortest(self, spec_text: str) -> Shortest:
         """The shortest answer under a constraint. Raises ConstraintError."""
@@ -143,24 +164,30 @@ class GrammarCompiler:
         """How many tokens the tokenizer writes a text in."""
         return len(self._tokenizer.tokenize_str(text))
 
-    def _grammar(self, spec_text: str) -> CompiledGrammar:
-        grammar = self._grammars.get(spec_text)
-        if grammar is None:
-            tree = self._tree(spec_text)
-            try:
-                matcher, lark = self._matcher(tree, native=True)
-                if matcher.is_error() and lark.native:
-                    # The algebra takes more than llguidance's own compiler, and says why not.
-                    matcher, lark = self._matcher(tree, native=False)
-            except RecursionError:
-                raise _too_deep() from None
-            if matcher.is_error():
-                raise _refused(matcher.get_error())
-            tokens = self._tokens if lark.guards else None
-            grammar = CompiledGrammar(matcher, self._mask_bytes, lark.guards, tokens)
-            size = _BYTES_PER_SOURCE_BYTE * len(lark.source)
-            self._grammars.put(spec_text, grammar, size)
-        return grammar
+    def _grammar_blueprint(self, tree: Any) -> str:
+        token_bytes = self._vocabulary.token_bytes
+        try:
+            lark = to_lark(tree, token_bytes, native=True)
+            matcher = self._matcher(lark.source)
+            if matcher.is_error() and lark.native:
+                # The algebra takes more than llguidance's own compiler, and says why not.
+                lark = to_lark(tree, token_bytes, native=False)
+                matcher = self._matcher(lark.source)
+        except RecursionError:
+            raise _too_deep() from None
+        grammar = self._grammar(matcher, lark.guards)
+        blueprint = Blueprint(lark.source, lark.guards).dumps()
+        self._built.put(blueprint, grammar, _BYTES_PER_SOURCE_BYTE * len(lark.source))
+        return blueprint
+
+    def _grammar(self, matcher: LLMatcher, guards: Guards) -> CompiledGrammar:
+        if matcher.is_error():
+            raise _refused(matcher.get_error())
+        return CompiledGrammar(matcher, self._mask_bytes, guards, self._tokens if guards else None)
+
+    def _matcher(self, source: str) -> LLMatcher:
+        grammar = LLMatcher.grammar_from_lark(source)
+        return LLMatcher(self._tokenizer, grammar, limits=self._parser_limits, log_level=0)
 
     def _tree(self, spec_text: str) -> Any:
         if len(spec_text) > self._limits.max_spec_bytes:
@@ -173,12 +200,6 @@ class GrammarCompiler:
             return json.loads(spec_text)["tree"]
         except RecursionError:
             raise _too_deep() from None
-
-    def _matcher(self, tree: Any, *, native: bool) -> tuple[LLMatcher, LarkGrammar]:
-        lark = to_lark(tree, self._vocabulary.token_bytes, native=native)
-        grammar = LLMatcher.grammar_from_lark(lark.source)
-        limits = self._parser_limits
-        return LLMatcher(self._tokenizer, grammar, limits=limits, log_level=0), lark
 
     @cached_property
     def _tokens(self) -> TokenBytes:

@@ -50,8 +50,8 @@ class TokenBytes:
 
 
 class GuardedConstraint:
-    """Satisfies the engine's `TokenConstraint`. `anchors` are the texts right behind which a guarded
-    JSON text begins, each with its plan; the empty one is the beginning of the answer.
+    """Satisfies the engine's `TokenConstraint`. `anchors` are the texts right behind which a
+    guarded JSON text begins, each with its plan; the empty one is the beginning of the answer.
     """
 
     closed = False  # it never ends an answer early
@@ -263,6 +263,10 @@ class GuardedConstraint:
         new._element_starts = dict(self._element_starts)
         return new
 
+    def follows(self, token_ids: list[int]) -> bool:
+        """The guard would have to follow them too."""
+        return self._position is None and self._grammar.follows(token_ids)
+
     def is_terminated(self) -> bool:
         return self._grammar.is_terminated()
 
@@ -275,7 +279,8 @@ def _equals_one(siblings: Siblings, text: bytes) -> bool:
 
 
 def _allowed(words: NDArray[np.uint32], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    return ids[(words[ids >> 5] >> (ids & 31).astype(np.uint32)) & 1 != 0]
+    held = (words[ids >> 5] >> (ids & 31).astype(np.uint32)) & 1
+    return ids[np.flatnonzero(held)]
 
 
 def _forbid(words: NDArray[np.uint32], ids: NDArray[np.int64]) -> None:

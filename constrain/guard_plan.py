@@ -65,10 +65,8 @@ class _Planner:
 
     def plan(self, schema: Conjunction) -> GuardPlan:
         self._number(schema)
-        places = []
-        for waiting in self._waiting:  # it grows meanwhile
-            places.append(self._place(waiting))
-        return GuardPlan(tuple(places))
+        # The list grows while it is walked.
+        return GuardPlan(tuple(self._place(waiting) for waiting in self._waiting))
 
     def _number(self, schema: Conjunction) -> tuple[int, ...]:
         if not schema:

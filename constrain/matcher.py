@@ -48,6 +48,10 @@ class GrammarConstraint:
     def copy(self) -> GrammarConstraint:
         return GrammarConstraint(self._matcher.deep_copy(), self.mask_bytes)
 
+    def follows(self, token_ids: list[int]) -> bool:
+        """Whether these tokens may come next, in a row."""
+        return bool(self._matcher.validate_tokens(token_ids) == len(token_ids))
+
     def is_terminated(self) -> bool:
         stopped: bool = self._matcher.is_stopped()
         return stopped

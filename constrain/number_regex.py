@@ -1,4 +1,4 @@
-"""Regexes for the JSON numbers within bounds, exact at the edges: bounds are decimals, never floats.
+"""Regexes for the JSON numbers within bounds, exact at the edges: bounds are decimals, no floats.
 Numbers stay shorter than what a 64-bit float can hold, and a bound that excludes itself also keeps
 away the numbers that a float would round to it.
 """
@@ -215,7 +215,7 @@ def _from_to(low: int, high: int | None) -> list[str]:
         width = len(str(low))
         longer = [f"[1-9][0-9]{{{width},{DIGITS_AFTER}}}"] if width <= DIGITS_AFTER else []
         return [*_same_width(str(low), "9" * width), *longer]
-    options = []
+    options: list[str] = []
     for width in range(len(str(low)), len(str(high)) + 1):
         first = max(low, 0 if width == 1 else 10 ** (width - 1))
         last = min(high, 10**width - 1)

@@ -34,7 +34,10 @@ JSON_STRING = f'"{JSON_CHAR}*"'
 _NARROW = {
     "d": "0-9",
     "w": "0-9A-Za-z_",
-    "s": r"\t\n\x0B\x0C\r\x20\u{A0}\u{1680}\u{2000}-\u{200A}\u{2028}\u{2029}\u{202F}\u{205F}\u{3000}",
+    "s": (
+        r"\t\n\x0B\x0C\r\x20\u{A0}\u{1680}\u{2000}-\u{200A}\u{2028}\u{2029}\u{202F}\u{205F}"
+        r"\u{3000}"
+    ),
     ".": r"\x00-\x09\x0B\x0C\x0E-\u{2027}\u{202A}-\u{10FFFF}",
 }
 _WIDE = {
@@ -107,7 +110,7 @@ def _whole(tree: Regex) -> Regex:
 
 
 def _searching(tree: Regex) -> Regex:
-    """`tree` for a match anywhere: any text before what no `^` holds, and after what no `$` does."""
+    """`tree` for a match anywhere: any text where no `^` or `$` holds it to an edge."""
     options = []
     for at_start, head in zip((True, False), _lead(tree), strict=True):
         for at_end, body in zip((True, False), _trail(head), strict=True):

@@ -1,5 +1,5 @@
-"""Where a schema's `$ref`s lead: `$id`, `$anchor`, `$dynamicAnchor` and JSON Pointers within the one
-document. Nothing is ever fetched.
+"""Where a schema's `$ref`s lead: `$id`, `$anchor`, `$dynamicAnchor` and JSON Pointers within the
+one document. Nothing is ever fetched.
 """
 
 from __future__ import annotations

@@ -100,10 +100,8 @@ def number_tokens(numbers: Numbers, *, canonical: bool) -> list[Token]:
         ]
     if numbers.multiple_of is not None:
         return _multiples(numbers)
-    if numbers.integer:
-        regex = integer_regex(numbers.bounds)
-    else:
-        regex = number_regex(numbers.bounds)
+    in_bounds = integer_regex if numbers.integer else number_regex
+    regex = in_bounds(numbers.bounds)
     if regex is None:
         return []
     parts = [term(regex)]

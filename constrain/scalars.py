@@ -79,7 +79,7 @@ def _multiple_of_both(one: Decimal | None, two: Decimal | None) -> Decimal | Non
     if one is None or two is None:
         return one if two is None else two
     scale = 10 ** max(-int(one.as_tuple().exponent), -int(two.as_tuple().exponent), 0)
-    return Decimal(lcm(int(one * scale), int(two * scale))) / scale
+    return Decimal(lcm(int(one * scale), int(two * scale))) / Decimal(scale)
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,6 +197,7 @@ class Engine:
             output.logprobs = [logprobs][: len(output.token_ids)]
         if finish is not None:
             output.finish_reason, output.stop_token_id = finish.reason, finish.stop_token_id
+            output.closed = finish.closed
             self._drop(sequence)
         return output
 

@@ -14,6 +14,7 @@ from formgate.engine.sequence import Sequence
 class Finish:
     reason: Literal["stop", "length"]
     stop_token_id: int | None = None
+    closed: bool = False  # the constraint ended the answer before the limit would have
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,18 @@ class FinishRules:
         if token_id in params.stop_token_ids or (
             token_id in self.eos_token_ids and not params.ignore_eos
         ):
-            return Finish("stop", token_id)
+            return self._stopped(sequence, token_id)
         constraint = sequence.constraint
         if constraint is not None:
             constraint.accept(token_id)
             if constraint.is_terminated():
-                return Finish("stop")
+                return self._stopped(sequence)
         return self.limit_reached(sequence)
+
+    def _stopped(self, sequence: Sequence, token_id: int | None = None) -> Finish:
+        if sequence.constraint is not None and sequence.constraint.closed:
+            return Finish("length", token_id, closed=True)
+        return Finish("stop", token_id)
 
     def limit_reached(self, sequence: Sequence) -> Finish | None:
         if (

@@ -20,6 +20,9 @@ class TokenConstraint(Protocol):
     a bug: the engine ends that request with an error.
     """
 
+    closed: bool
+    """True once the constraint leaves nothing but the end, so that the answer fits its budget."""
+
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
         """Write the tokens that may come next. False: anything goes, and the row is untouched."""
         ...

@@ -58,6 +58,7 @@ class TokenOutput(msgspec.Struct, array_like=True):
     num_cached_tokens: int = 0  # prompt tokens served from the prefix cache; on the first output
     queue_time: float = 0.0  # seconds from arrival to first schedule; on the first output
     error: str | None = None  # with finish_reason "error": what to tell the client
+    closed: bool = False  # with finish_reason "length": a constraint ended the answer in time
 
 
 class EngineStats(msgspec.Struct, array_like=True):

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,14 +34,16 @@ from formgate.parsers.stream import OutputParser
 
 logger = logging.getLogger(__name__)
 
-COMPILE_TIMEOUT = 10.0  # seconds; the compiler's own limits are tighter
-REMEMBERED_SPECS = 1024
+FEW_TOKENS = 256
+_MANY = re.compile(r'"min(?:Length|Items|Properties)": [0-9.]{3,}|\{[0-9]{3,}')
 
 
-class Compiler(Protocol):
-    """What is needed of `GrammarCompiler`."""
+class Compiling(Protocol):
+    """What is needed of `CompilePool`."""
 
-    def check(self, spec_text: str) -> None: ...
+    def known(self, spec_text: str) -> str | None: ...
+    async def blueprint(self, spec_text: str) -> str: ...
+    async def ask(self, task: str, text: str) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,21 @@ class AnswerPlan:
 
 
 class AnswerPlanner:
-    def __init__(
-        self, profile: ModelProfile, compiler: Compiler, executor: Executor, metrics: Metrics
-    ) -> None:
+    def __init__(self, profile: ModelProfile, compiling: Compiling, metrics: Metrics) -> None:
         self._profile = profile
-        self._compiler = compiler
-        self._executor = executor
+        self._compiling = compiling
         self._metrics = metrics
-        self._admitted: OrderedDict[str, None] = OrderedDict()
 
     async def plan_chat(
-        self, request: ChatCompletionRequest, prompt_token_ids: Sequence[int]
+        self,
+        request: ChatCompletionRequest,
+        prompt_token_ids: Sequence[int],
+        *,
+        max_tokens: int | None = None,
     ) -> AnswerPlan:
-        """Raises ApiError 400 for a constraint that cannot be kept."""
+        """`max_tokens` is what the answer may have. Raises ApiError 400 for a constraint that
+        cannot be kept.
+        """
         profile = self._profile
         content = content_constraint(request)
         tools = tool_use(request, auto_tool_choice=profile.auto_tool_choice)
@@ -101,7 +104,9 @@ class AnswerPlanner:
             raise bad_request(str(error), "tools", "unsupported_schema") from error
         constraint = None
         if tree is not None:
-            constraint = await self._admit(tree, _parts(content, tools))
+            constraint = await self._admit(
+                tree, _parts(content, tools), budget=_budget(request, max_tokens)
+            )
         parses = tools.mode != "none" or state in ("open", "optional")
         return AnswerPlan(
             constraint=constraint,
@@ -124,13 +129,21 @@ class AnswerPlanner:
         )
 
     async def plan_completion(
-        self, request: CompletionRequest, *, drop_tokens: bool = False
+        self,
+        request: CompletionRequest,
+        *,
+        drop_tokens: bool = False,
+        max_tokens: int | None = None,
     ) -> AnswerPlan:
         """Raises ApiError 400 for a constraint that cannot be kept."""
         content = content_constraint(request)
         constraint = None
         if content is not None:
-            constraint = await self._admit(content_node(content), _parts(content, NO_TOOLS))
+            constraint = await self._admit(
+                content_node(content),
+                _parts(content, NO_TOOLS),
+                budget=_budget(request, max_tokens),
+            )
         return AnswerPlan(
             constraint=constraint,
             settings=self._plain_settings(request, drop_tokens=drop_tokens),
@@ -140,9 +153,9 @@ class AnswerPlanner:
     async def validate(self, plan: AnswerPlan, choice: Choice) -> None:
         """The last look at a finished choice. A failure is our bug: it is counted and logged, and
         the client is not made to pay for it."""
-        if plan.constraint is None or not choice.ended_by_itself:
+        if plan.constraint is None or not choice.whole:
             return
-        # Not in the compilers' executor: a new grammar must not hold back an answer's end.
+        # Off the event loop: an answer may be long, and its schema large.
         failure = await asyncio.to_thread(broken_promise, plan.content, plan.tools, choice.fold)
         if failure is not None:
             self._metrics.structured_answer_invalid()
@@ -157,42 +170,45 @@ class AnswerPlanner:
             drop_tokens=drop_tokens,
         )
 
-    async def _admit(self, tree: Node, parts: Sequence[tuple[str, Node]]) -> str:
+    async def _admit(
+        self, tree: Node, parts: Sequence[tuple[str, Node]], *, budget: _Budget
+    ) -> str:
         """The constraint as the engine takes it, once it is known to compile."""
         spec = _spec(tree, parts)
-        if spec in self._admitted:
-            self._admitted.move_to_end(spec)
+        blueprint = self._compiling.known(spec)
+        if blueprint is not None:
             self._metrics.grammar_compiled(0.0, hit=True)
-            return spec
-        loop = asyncio.get_running_loop()
-        started = time.monotonic()
-        compiling = loop.run_in_executor(self._executor, self._check, spec, parts)
+        else:
+            started = time.monotonic()
+            blueprint = await self._compiled(spec, parts)
+            self._metrics.grammar_compiled(time.monotonic() - started, hit=False)
+        if budget.tokens is None or not (budget.close or _may_not_fit(tree, budget.tokens)):
+            return blueprint
         try:
-            await asyncio.wait_for(compiling, COMPILE_TIMEOUT)
-        except TimeoutError:
-            self._metrics.schema_refused("other")
-            param = parts[0][0] if parts else None
+            shortest, largest_part = json.loads(await self._compiling.ask("size", spec))
+        except ConstraintError as error:
+            raise self._refusal(error, parts[0][0] if parts else None) from None
+        if shortest > budget.tokens:
             raise bad_request(
-                "The constraint takes too long to compile.", param, "schema_too_complex"
-            ) from None
-        self._metrics.grammar_compiled(time.monotonic() - started, hit=False)
-        self._admitted[spec] = None
-        if len(self._admitted) > REMEMBERED_SPECS:
-            self._admitted.popitem(last=False)
-        return spec
+                f"The shortest answer that the constraint allows has {shortest} tokens, and the "
+                f"request allows {budget.tokens}. Raise the limit.",
+                budget.param,
+                "max_tokens_too_small",
+            )
+        return f"close {budget.tokens} {largest_part}\n{blueprint}" if budget.close else blueprint
 
-    def _check(self, spec: str, parts: Sequence[tuple[str, Node]]) -> None:
-        """Runs in the executor. A refused whole is looked at part by part, to name the field."""
+    async def _compiled(self, spec: str, parts: Sequence[tuple[str, Node]]) -> str:
+        """A refused whole is looked at part by part, to name the field."""
         try:
-            self._compiler.check(spec)
-            return
+            return await self._compiling.blueprint(spec)
         except ConstraintError as error:
             refused = error
-        for param, node in parts:
-            try:
-                self._compiler.check(_spec(node, parts))
-            except ConstraintError as error:
-                raise self._refusal(error, param) from None
+        if len(parts) > 1:
+            for param, node in parts:
+                try:
+                    await self._compiling.blueprint(_spec(node, parts))
+                except ConstraintError as error:
+                    raise self._refusal(error, param) from None
         raise self._refusal(refused, parts[0][0] if len(parts) == 1 else None)
 
     def _refusal(self, error: ConstraintError, param: str | None) -> ApiError:
@@ -254,6 +270,31 @@ def _parts(content: ContentConstraint | None, tools: ToolUse) -> list[tuple[str,
         parts.append((content.param, content_node(content)))
     parts += [(tool.param, nodes.json_value(dict(tool.schema))) for tool in tools.tools]
     return parts
+
+
+@dataclass(frozen=True)
+class _Budget:
+    tokens: int | None  # that the answer may have
+    param: str
+    close: bool  # end it in time
+
+
+def _budget(request: GenerationRequest, max_tokens: int | None) -> _Budget:
+    outputs = request.structured_outputs
+    close = outputs is not None and bool(outputs.close_within_budget)
+    chat_limit = getattr(request, "max_completion_tokens", None)
+    return _Budget(
+        max_tokens, "max_tokens" if chat_limit is None else "max_completion_tokens", close
+    )
+
+
+def _may_not_fit(tree: Node, max_tokens: int) -> bool:
+    """Worth the while of working out the shortest answer: few tokens, or a schema that asks for
+    many of something.
+    """
+    if tree["kind"] not in ("json", "regex", "choice"):
+        return False
+    return max_tokens < FEW_TOKENS or _MANY.search(json.dumps(tree)) is not None
 
 
 def _spec(tree: Node, parts: Sequence[tuple[str, Node]]) -> str:

@@ -4,15 +4,16 @@ needs when it is made.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import os
 from pathlib import Path
 
 from formgate.engine.config import EngineConfig
 from formgate.gateway.answers import AnswerPlanner
 from formgate.gateway.chat_service import ChatService
+from formgate.gateway.compile_pool import CompilePool
 from formgate.gateway.completion_service import CompletionService
 from formgate.gateway.engine_client import EngineClient
-from formgate.gateway.grammar_setup import grammar_compiler
+from formgate.gateway.grammar_setup import worker_compiler
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.model_profile import load_model_profile
 from formgate.gateway.prompts import tokenize_prompt
@@ -21,7 +22,7 @@ from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.state import GatewayState
 
-GRAMMAR_WORKERS = 2  # compiling releases the GIL; more would take cores from the engine
+MAX_COMPILE_WORKERS = 4
 
 
 def build_state(
@@ -41,12 +42,12 @@ def build_state(
         max_logprobs=engine_config.max_logprobs,
         tokenizer_dir=tokenizer_dir,
     )
-    planner = AnswerPlanner(
-        profile,
-        grammar_compiler(profile.tokenizer, model_dir, engine_config.structured_outputs_backend),
-        ThreadPoolExecutor(GRAMMAR_WORKERS, thread_name_prefix="grammar"),
-        metrics,
+    backend = engine_config.structured_outputs_backend
+    compiling = CompilePool(
+        worker_compiler(tokenizer_dir, model_dir, backend), workers=_compile_workers()
     )
+    compiling.start()
+    planner = AnswerPlanner(profile, compiling, metrics)
 
     def tokenize(request: TokenizeRequest) -> list[int]:
         return tokenize_prompt(
@@ -62,4 +63,10 @@ def build_state(
         chat=ChatService(profile, engine, planner),
         completions=CompletionService(profile, engine, planner),
         tokenize=tokenize,
+        compiling=compiling,
     )
+
+
+def _compile_workers() -> int:
+    """One for each four cores, so that a burst of new schemas leaves the engine its own."""
+    return max(1, min(MAX_COMPILE_WORKERS, (os.cpu_count() or 1) // 4))

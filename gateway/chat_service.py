@@ -152,7 +152,7 @@ class ChatService:
             logprobs=num_logprobs,
             prompt_logprobs=request.prompt_logprobs,
         )
-        plan = await self._planner.plan_chat(request, token_ids)
+        plan = await self._planner.plan_chat(request, token_ids, max_tokens=max_tokens)
         count = request.n or 1
         self._engine.ensure_admission(count)
         choices = [Choice(i, plan.settings) for i in range(count)]

@@ -89,6 +89,8 @@ class ChatChunks:
             ending = self._chunk(index, {})
             ending["choices"][0]["finish_reason"] = step.finish_reason
             ending["choices"][0]["stop_reason"] = step.stop_reason
+            if step.closed:
+                ending["choices"][0]["closed_within_budget"] = True
             chunks.append(ending)
         if self._view.num_logprobs is not None or self._view.token_ids:
             self._add_tokens(step, chunks)
@@ -178,6 +180,8 @@ def chat_choice(
         "finish_reason": last.finish_reason,
         "stop_reason": last.stop_reason,
     }
+    if last.closed:
+        choice["closed_within_budget"] = True
     if view.num_logprobs is not None:
         choice["logprobs"] = _logprobs(logprobs, tokenizer, view.num_logprobs)
     if view.token_ids:

@@ -74,6 +74,7 @@ class ChoiceStep:
     logprobs: Sequence[PositionLogprobs]
     finish_reason: str | None = None
     stop_reason: str | int | None = None
+    closed: bool = False  # ended so that it fits its budget
     first: TokenOutput | None = None  # the first output, for what only that one says
 
 
@@ -85,6 +86,7 @@ class Choice:
     num_tokens: int = 0
     num_reasoning_tokens: int = 0
     ended_by_itself: bool = False  # not cut by a limit or a stop string
+    whole: bool = False  # likewise, or closed in time
     _detokenizer: Detokenizer = field(init=False)
     _parser: Parser | None = field(init=False)
     _stops: StopStrings | None = field(init=False)
@@ -152,6 +154,8 @@ class Choice:
             step.stop_reason = self._stops.stopped
         elif finished:
             self.ended_by_itself = output.finish_reason == "stop"
+            self.whole = self.ended_by_itself or output.closed
+            step.closed = output.closed
             step.finish_reason = self._finish_reason(output)
             if output.stop_token_id not in settings.tokenizer.eos_ids:
                 step.stop_reason = output.stop_token_id

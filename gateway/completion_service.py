@@ -45,6 +45,7 @@ class _Shown:
     prompt_positions: Sequence[PositionLogprobs | None] | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
+    closed: bool = False
     offset: int = 0  # characters of text before the next token
     opened: bool = False
     score: float = 0.0  # sum of the log probabilities, for best_of
@@ -136,6 +137,7 @@ class CompletionService:
                 shown.score += sum(position.chosen.logprob for position in step.logprobs)
                 shown.finish_reason = step.finish_reason
                 shown.stop_reason = step.stop_reason
+                shown.closed = step.closed
                 if step.finish_reason is not None:
                     await self._planner.validate(answer.plan, shown.choice)
                 yield step
@@ -153,6 +155,8 @@ class CompletionService:
             "finish_reason": shown.finish_reason,
             "stop_reason": shown.stop_reason,
         }
+        if shown.closed:
+            choice["closed_within_budget"] = True
         if shown.num_logprobs is not None:
             positions: list[PositionLogprobs | None] = list(shown.logprobs)
             token_ids = shown.token_ids[: len(positions)]
@@ -206,7 +210,11 @@ class CompletionService:
                     prompt_logprobs=_prompt_logprobs(request),
                 )
             )
-        plan = await self._planner.plan_completion(request, drop_tokens=only_echo)
+        plan = await self._planner.plan_completion(
+            request,
+            drop_tokens=only_echo,
+            max_tokens=min((one.max_tokens for one in params), default=None),
+        )
         count, _ = _counts(request)
         self._engine.ensure_admission(count * len(prompts))
         shown = [

@@ -26,6 +26,7 @@ from formgate.gateway.listener import url_of
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.state import GatewayState
 
 GRACEFUL_TIMEOUT = 5  # seconds that answers under way have when the server is told to stop
 
@@ -65,6 +66,7 @@ async def _serve(
         on_progress=progress.show,
         command=engine_command,
     )
+    state: GatewayState | None = None
     await engine.start()  # its process imports and loads while this one builds the application
     try:
         try:
@@ -96,6 +98,8 @@ async def _serve(
         await serving
     finally:
         await engine.close()
+        if state is not None:
+            state.compiling.close()
 
 
 class _Server(uvicorn.Server):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from formgate.gateway.answer_service import AnswerService
+from formgate.gateway.compile_pool import CompilePool
 from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.protocol.chat import ChatCompletionRequest
@@ -30,6 +31,7 @@ class GatewayState:
     chat: AnswerService[ChatCompletionRequest]
     completions: AnswerService[CompletionRequest]
     tokenize: Callable[[TokenizeRequest], list[int]]
+    compiling: CompilePool
 
 
 async def state_of(request: Request) -> GatewayState:

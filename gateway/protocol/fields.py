@@ -47,6 +47,7 @@ class StructuredOutputs(Body):
     json_object: bool | None = None
     structural_tag: Any = None
     whitespace_pattern: str | None = None
+    close_within_budget: bool | None = None
 
 
 class GenerationRequest(Body):

@@ -34,7 +34,7 @@ class Masks:
         return json.dumps({"tree": tree, "options": {}})
 
     def start(self, tree: Mapping[str, Any]) -> GrammarConstraint:
-        return self.compiler.factory(self.spec(tree))
+        return self.compiler.compile(self.spec(tree)).start()
 
     def allowed(self, constraint: GrammarConstraint) -> set[int]:
         row = np.full(-(-self.size // 32), -1, np.int32)

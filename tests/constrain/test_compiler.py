@@ -22,15 +22,25 @@ def test_the_same_text_is_compiled_once(masks) -> None:
 
 
 def test_the_cache_is_bounded_in_bytes_and_keeps_what_was_used_last(masks) -> None:
-    limits = Limits(max_cached_bytes=3 * len(schema_of(0)) + 10)
+    limits = Limits(max_cached_bytes=40_000)
     compiler = GrammarCompiler(masks.vocabulary, padded_vocab_size=masks.size, limits=limits)
     first = compiler.compile(schema_of(0))
-    for i in range(1, 6):
-        compiler.compile(schema_of(i))
+    kept = []
+    for i in range(1, 20):
+        kept.append(compiler.compile(schema_of(i)))
         assert compiler.compile(schema_of(0)) is first
-    second = compiler.compile(schema_of(5))
-    compiler.compile(schema_of(6))
-    assert compiler.compile(schema_of(5)) is second
+    assert compiler.compile(schema_of(19)) is kept[-1]
+    assert compiler.compile(schema_of(1)) is not kept[0]
+
+
+def test_a_blueprint_says_all_that_another_process_needs(masks) -> None:
+    schema = {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True}
+    blueprint = masks.compiler.blueprint(masks.spec({"kind": "json", "schema": schema}))
+    elsewhere = GrammarCompiler(masks.vocabulary, padded_vocab_size=masks.size)
+    constraint = elsewhere.factory(blueprint)
+    for byte in b'["a", "':
+        constraint.accept(byte)
+    assert masks.allowed(constraint) == {ord("b")}
 
 
 def test_sequences_of_one_grammar_do_not_share_state(masks) -> None:
@@ -73,7 +83,7 @@ def test_a_schema_nested_without_end(masks) -> None:
 
 def test_many_threads_at_once(masks) -> None:
     def run(i: int) -> bytes:
-        constraint = masks.compiler.factory(schema_of(i % 5))
+        constraint = masks.compiler.compile(schema_of(i % 5)).start()
         row = np.zeros(-(-masks.size // 32), np.int32)
         constraint.fill_bitmask(row)
         return row.tobytes()

@@ -31,7 +31,7 @@ def fsm(longer_masks) -> GrammarCompiler:
 
 
 def agree_along_a_walk(masks, fsm: GrammarCompiler, tree, r: Random) -> None:
-    ours, other = fsm.factory(masks.spec(tree)), masks.start(tree)
+    ours, other = fsm.compile(masks.spec(tree)).start(), masks.start(tree)
     assert isinstance(ours, FsmConstraint)
     for _ in range(40):
         allowed = masks.allowed(ours)
@@ -61,18 +61,18 @@ def test_the_masks_agree_on_random_walks(masks, pattern: str) -> None:
 def test_choices_are_regular_and_escaped(longer_masks, fsm) -> None:
     items = [{"kind": "text", "value": v} for v in ("a.b", "a*", "{x}", "世 界")]
     tree = {"kind": "choice", "items": items}
-    constraint = fsm.factory(longer_masks.spec(tree))
+    constraint = fsm.compile(longer_masks.spec(tree)).start()
     for byte in b"a*":
         constraint.accept(byte)
     assert longer_masks.allowed(constraint) == {longer_masks.EOS}
-    wrong = fsm.factory(longer_masks.spec(tree))
+    wrong = fsm.compile(longer_masks.spec(tree)).start()
     wrong.accept(ord("a"))
     with pytest.raises(ValueError, match="token"):
         wrong.accept(ord("b"))
 
 
 def test_rollback_and_the_end(longer_masks, fsm) -> None:
-    constraint = fsm.factory(longer_masks.spec({"kind": "regex", "pattern": "[0-9]+"}))
+    constraint = fsm.compile(longer_masks.spec({"kind": "regex", "pattern": "[0-9]+"})).start()
     with pytest.raises(ValueError, match="end"):
         constraint.accept(longer_masks.EOS)
     start = longer_masks.allowed(constraint)
@@ -87,7 +87,7 @@ def test_rollback_and_the_end(longer_masks, fsm) -> None:
 def test_what_is_not_regular_stays_with_llguidance(longer_masks, fsm) -> None:
     schema = {"kind": "json", "schema": {"type": "object"}}
     assert regex_of(schema) is None
-    assert not isinstance(fsm.factory(longer_masks.spec(schema)), FsmConstraint)
+    assert not isinstance(fsm.compile(longer_masks.spec(schema)).start(), FsmConstraint)
     marker = {"kind": "seq", "items": [{"kind": "token", "id": longer_masks.MARKER}]}
     assert regex_of(marker) is None
 

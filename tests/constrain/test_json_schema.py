@@ -112,13 +112,20 @@ def test_random_walks_are_valid(longer_masks, schema) -> None:
 @pytest.mark.parametrize(
     ("schema", "keyword", "pointer"),
     [
-        ({"type": "array", "uniqueItems": True}, "uniqueItems", "/uniqueItems"),
-        ({"properties": {"a": {"not": {"type": "string"}}}}, "not", "/properties/a/not"),
+        ({"not": {"type": "array", "uniqueItems": True}}, "uniqueItems", "/not/uniqueItems"),
         (
-            {"properties": {"d": {"type": "string", "format": "iban"}}},
-            "format",
-            "/properties/d/format",
+            {"properties": {"a": {"not": {"multipleOf": 3}}}},
+            "multipleOf",
+            "/properties/a/not/multipleOf",
         ),
+        (
+            {"properties": {"d": {"type": "string", "pattern": r"(a)\1"}}},
+            "pattern",
+            "/properties/d/pattern",
+        ),
+        ({"patternProperties": {r"\bx": {}}}, "patternProperties", r"/patternProperties/\bx"),
+        ({"$defs": {"a": {}}, "$ref": "other.json"}, "$ref", "/$ref"),
+        ({"extends": {"type": "object"}}, "extends", "/extends"),
         ({"type": "strin"}, "type", "/type"),
         (
             {"properties": {"n": {"type": "integer", "minimum": "1"}}},

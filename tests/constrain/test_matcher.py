@@ -76,7 +76,7 @@ def test_forced_tokens_are_the_tokenizers_own(masks, embedded_tokenizer) -> None
 
     vocabulary = Vocabulary(tokens, special, (2,), encode)
     compiler = GrammarCompiler(vocabulary, padded_vocab_size=size)
-    constraint = compiler.factory(masks.spec(OBJECT))
+    constraint = compiler.compile(masks.spec(OBJECT)).start()
     forced = constraint.forced_tokens()
     assert forced
     text = embedded_tokenizer.decode(forced)

@@ -45,6 +45,8 @@ def llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class FixedAnswer:
     """Allows one sequence of tokens and then, if it is `open`, the EOS token."""
 
+    closed = False
+
     def __init__(self, answer: Sequence[int], *, open_end: bool = False) -> None:
         self.answer = list(answer)
         self.open_end = open_end

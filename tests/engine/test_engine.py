@@ -256,6 +256,8 @@ def test_a_free_step_fills_no_mask(make_engine) -> None:
 class Broken:
     """Fails where it is told to; allows everything until then."""
 
+    closed = False
+
     def __init__(self, where: str) -> None:
         self.where = where
         self.num_accepted = 0
@@ -344,6 +346,8 @@ def test_forced_tokens_on_is_off(make_engine, open_end) -> None:
 
 class ThenFree:
     """Forces five tokens after the first and then allows everything."""
+
+    closed = False
 
     def __init__(self, text: str) -> None:
         self.num_accepted = 0

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from formgate.engine.config import EngineConfig
 from formgate.engine.messages import AddRequest
 from formgate.engine.sampling_params import SamplingParams
 from formgate.gateway.app import create_app
+from formgate.gateway.compile_pool import CompilePool
 from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.errors import bad_request
+from formgate.gateway.grammar_setup import worker_compiler
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
@@ -62,19 +64,36 @@ class CountingService:
 
 
 @pytest.fixture(scope="session")
-def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """Every byte is a token."""
+def byte_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's folder as far as a compiler needs it. Every byte is a token."""
     folder = tmp_path_factory.mktemp("tokenizer")
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = tokenizers.Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.save(str(folder / "tokenizer.json"))
-    return load_tokenizer(folder)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer(byte_tokenizer_dir: Path) -> Tokenizer:
+    return load_tokenizer(byte_tokenizer_dir)
+
+
+@pytest.fixture(scope="session")
+def compile_pool(byte_tokenizer_dir: Path) -> Iterator[CompilePool]:
+    pool = CompilePool(
+        worker_compiler(byte_tokenizer_dir, byte_tokenizer_dir, "llguidance"), workers=1
+    )
+    yield pool
+    pool.close()
 
 
 @asynccontextmanager
-async def _gateway(tokenizer: Tokenizer, config: ServerConfig) -> AsyncIterator[FastAPI]:
+async def _gateway(
+    tokenizer: Tokenizer, config: ServerConfig, compiling: CompilePool
+) -> AsyncIterator[FastAPI]:
     models = ServedModels.of(config)
     metrics = Metrics(models.default)
     engine = EngineClient(
@@ -97,6 +116,7 @@ async def _gateway(tokenizer: Tokenizer, config: ServerConfig) -> AsyncIterator[
                 chat=service,
                 completions=service,
                 tokenize=lambda request: tokenizer.encode(request.prompt or ""),
+                compiling=compiling,
             )
         )
     finally:
@@ -107,12 +127,12 @@ Test = Callable[[httpx.AsyncClient, FastAPI], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture
-def with_gateway(byte_tokenizer: Tokenizer) -> Callable[..., None]:
+def with_gateway(byte_tokenizer: Tokenizer, compile_pool: CompilePool) -> Callable[..., None]:
     """Run a test coroutine with a client of a gateway made for it."""
 
     def run(test: Test, **options: Any) -> None:
         async def main() -> None:
-            async with _gateway(byte_tokenizer, ServerConfig(**options)) as app:
+            async with _gateway(byte_tokenizer, ServerConfig(**options), compile_pool) as app:
                 transport = httpx.ASGITransport(app)
                 async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                     await test(client, app)

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from formgate.engine.messages import (
     TokenOutput,
 )
 from formgate.gateway.answers import AnswerPlanner
+from formgate.gateway.grammar_setup import CompileTasks
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.model_profile import ModelProfile, load_model_profile
 from formgate.gateway.server_config import ServerConfig
@@ -238,9 +238,24 @@ def metrics() -> Metrics:
     return Metrics("tiny")
 
 
+class LocalCompiling:
+    """The compile pool's tasks in a thread of this process."""
+
+    def __init__(self, compiler: GrammarCompiler) -> None:
+        self._tasks = CompileTasks(compiler)
+        self._known: dict[str, str] = {}
+
+    def known(self, spec_text: str) -> str | None:
+        return self._known.get(spec_text)
+
+    async def blueprint(self, spec_text: str) -> str:
+        blueprint = await asyncio.to_thread(self._tasks.blueprint, spec_text)
+        return self._known.setdefault(spec_text, blueprint)
+
+    async def ask(self, task: str, text: str) -> str:
+        return await asyncio.to_thread(getattr(self._tasks, task), text)
+
+
 @pytest.fixture
-def planner(
-    profile: ModelProfile, compiler: GrammarCompiler, metrics: Metrics
-) -> Iterator[AnswerPlanner]:
-    with ThreadPoolExecutor(1) as executor:
-        yield AnswerPlanner(profile, compiler, executor, metrics)
+def planner(profile: ModelProfile, compiler: GrammarCompiler, metrics: Metrics) -> AnswerPlanner:
+    return AnswerPlanner(profile, LocalCompiling(compiler), metrics)

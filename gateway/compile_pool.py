@@ -1,0 +1,197 @@
+"""Compiles constraints in worker processes that can be killed: a schema that takes too long, too
+much memory, or takes its compiler down costs its own request and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import multiprocessing
+import resource
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from formgate.constrain.errors import ConstraintError
+
+logger = logging.getLogger(__name__)
+
+COMPILE_SECONDS = 1.5  # of one constraint
+START_SECONDS = 120.0  # of a worker, its vocabulary included
+MEMORY_BYTES = 4 << 30  # address space of a worker
+CACHED_BYTES = 64 << 20  # of blueprints
+
+# The stack of a worker is smaller than the engine's: what a worker survives, the engine does.
+_STACK_BYTES = 4 << 20
+
+TOO_LONG = "The constraint takes too long to compile."
+TOO_LARGE = "The constraint is too large to compile."
+
+
+class Compiler(Protocol):
+    """What is needed of `GrammarCompiler`."""
+
+    def blueprint(self, spec_text: str) -> str: ...
+    def schema_report(self, schema_text: str) -> str: ...
+    def size(self, spec_text: str) -> str: ...
+
+
+NewCompiler = Callable[[], Compiler]
+
+
+class CompilePool:
+    """`new_compiler` is called in each worker; it and what it holds are sent there once."""
+
+    def __init__(self, new_compiler: NewCompiler, *, workers: int) -> None:
+        self._workers = [_Worker(new_compiler) for _ in range(workers)]
+        self._free: asyncio.LifoQueue[_Worker] | None = None
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="compile")
+        self._blueprints: OrderedDict[str, str] = OrderedDict()
+        self._bytes = 0
+
+    def start(self) -> None:
+        """Start the workers, so that the first constraint finds one ready."""
+        for worker in self._workers:
+            worker.start()
+
+    def known(self, spec_text: str) -> str | None:
+        """The blueprint of a constraint that was compiled before."""
+        blueprint = self._blueprints.get(spec_text)
+        if blueprint is not None:
+            self._blueprints.move_to_end(spec_text)
+        return blueprint
+
+    async def blueprint(self, spec_text: str) -> str:
+        """Raises ConstraintError."""
+        blueprint = self.known(spec_text)
+        if blueprint is None:
+            blueprint = await self._ask("blueprint", spec_text)
+            self._remember(spec_text, blueprint)
+        return blueprint
+
+    async def ask(self, task: str, text: str) -> str:
+        """Another method of the compiler, by its name. Raises ConstraintError."""
+        return await self._ask(task, text)
+
+    async def _ask(self, task: str, text: str) -> str:
+        if self._free is None:
+            self._free = asyncio.LifoQueue()
+            for worker in self._workers:
+                self._free.put_nowait(worker)
+        worker = await self._free.get()
+        loop = asyncio.get_running_loop()
+        asked = loop.run_in_executor(self._threads, worker.ask, task, text)
+        free = self._free
+
+        def done(_: object) -> None:
+            free.put_nowait(worker)
+
+        # A client that leaves must not free a worker that is still at work.
+        asked.add_done_callback(done)
+        return await asyncio.shield(asked)
+
+    def _remember(self, spec_text: str, blueprint: str) -> None:
+        if spec_text in self._blueprints:
+            return
+        self._blueprints[spec_text] = blueprint
+        self._bytes += len(spec_text) + len(blueprint)
+        while self._bytes > CACHED_BYTES and len(self._blueprints) > 1:
+            text, dropped = self._blueprints.popitem(last=False)
+            self._bytes -= len(text) + len(dropped)
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class _Worker:
+    def __init__(self, new_compiler: NewCompiler) -> None:
+        self._new_compiler = new_compiler
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._ready = False
+
+    def start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, self._new_compiler), daemon=True, name="formgate-compile"
+        )
+        self._process.start()
+        theirs.close()
+        self._ready = False
+
+    def ask(self, task: str, text: str) -> str:
+        """Raises ConstraintError."""
+        if self._process is None or not self._process.is_alive():
+            self.start()
+        assert self._pipe is not None
+        try:
+            if not self._ready:
+                if not self._pipe.poll(START_SECONDS):
+                    raise TimeoutError
+                self._pipe.recv_bytes()
+                self._ready = True
+            self._pipe.send_bytes(json.dumps([task, text]).encode())
+            if not self._pipe.poll(COMPILE_SECONDS):
+                raise TimeoutError
+            answer = json.loads(self._pipe.recv_bytes())
+        except TimeoutError:
+            self.kill()
+            raise ConstraintError(TOO_LONG, code="schema_too_complex") from None
+        except (EOFError, OSError):  # it ran out of memory or of stack
+            self.kill()
+            raise ConstraintError(TOO_LARGE, code="schema_too_complex") from None
+        if "error" in answer:
+            raise ConstraintError(**answer["error"])
+        result: str = answer["result"]
+        return result
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process = None
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+
+def _serve(pipe: Connection, new_compiler: NewCompiler) -> None:
+    """A worker's life."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    compiler = new_compiler()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    threading.stack_size(_STACK_BYTES)
+    pipe.send_bytes(b"ready")
+    thread = threading.Thread(target=_answer, args=(pipe, compiler))
+    thread.start()
+    thread.join()
+
+
+def _answer(pipe: Connection, compiler: Compiler) -> None:
+    while True:
+        try:
+            task, text = json.loads(pipe.recv_bytes())
+        except (EOFError, KeyboardInterrupt):
+            return
+        answer: dict[str, Any]
+        try:
+            answer = {"result": getattr(compiler, task)(text)}
+        except ConstraintError as error:
+            answer = {
+                "error": {
+                    "message": error.message,
+                    "code": error.code,
+                    "pointer": error.pointer,
+                    "keyword": error.keyword,
+                }
+            }
+        except MemoryError:
+            answer = {"error": {"message": TOO_LARGE, "code": "schema_too_complex"}}
+        pipe.send_bytes(json.dumps(answer).encode())
