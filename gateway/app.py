@@ -21,8 +21,9 @@ from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.middleware import ApiKeys, BodyLimit, RequestContext, error_response
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
+from formgate.gateway.protocol.responses import ResponsesRequest
 from formgate.gateway.protocol.tokenize import DetokenizeRequest, TokenizeRequest
-from formgate.gateway.routes import docs, generation, health, models, tokenization
+from formgate.gateway.routes import docs, generation, health, models, responses, tokenization
 from formgate.gateway.state import GatewayState
 
 TITLE = "formgate"
@@ -59,11 +60,12 @@ def create_app(state: GatewayState) -> FastAPI:
     app.request_models = (
         ChatCompletionRequest,
         CompletionRequest,
+        ResponsesRequest,
         TokenizeRequest,
         DetokenizeRequest,
     )
     app.state.gateway = state
-    for module in (generation, models, tokenization, health, docs):
+    for module in (generation, responses, models, tokenization, health, docs):
         app.include_router(module.router)
 
     app.add_exception_handler(ApiError, _on_api_error)

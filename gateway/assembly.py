@@ -17,6 +17,7 @@ from formgate.gateway.metrics import Metrics
 from formgate.gateway.model_profile import load_model_profile
 from formgate.gateway.prompts import tokenize_prompt
 from formgate.gateway.protocol.tokenize import TokenizeRequest
+from formgate.gateway.responses_service import ResponsesService
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.state import GatewayState
@@ -53,13 +54,15 @@ def build_state(
             request, profile.tokenizer, profile.chat_template, profile.chat_template_kwargs
         )
 
+    chat = ChatService(profile, engine, planner)
     return GatewayState(
         config=config,
         models=models,
         metrics=metrics,
         engine=engine,
         tokenizer=profile.tokenizer,
-        chat=ChatService(profile, engine, planner),
+        chat=chat,
         completions=CompletionService(profile, engine, planner),
+        responses=ResponsesService(chat, models.default),
         tokenize=tokenize,
     )

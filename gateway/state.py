@@ -14,6 +14,7 @@ from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
+from formgate.gateway.protocol.responses import ResponsesRequest
 from formgate.gateway.protocol.tokenize import TokenizeRequest
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
@@ -29,6 +30,7 @@ class GatewayState:
     tokenizer: Tokenizer
     chat: AnswerService[ChatCompletionRequest]
     completions: AnswerService[CompletionRequest]
+    responses: AnswerService[ResponsesRequest]
     tokenize: Callable[[TokenizeRequest], list[int]]
 
 
