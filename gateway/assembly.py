@@ -9,6 +9,7 @@ from pathlib import Path
 
 from formgate.engine.config import EngineConfig
 from formgate.gateway.answers import AnswerPlanner
+from formgate.gateway.anthropic_service import MessagesService
 from formgate.gateway.chat_service import ChatService
 from formgate.gateway.completion_service import CompletionService
 from formgate.gateway.engine_client import EngineClient
@@ -63,6 +64,7 @@ def build_state(
         tokenizer=profile.tokenizer,
         chat=chat,
         completions=CompletionService(profile, engine, planner),
-        responses=ResponsesService(chat, models.default),
+        responses=ResponsesService(chat, profile),
+        messages=MessagesService(chat, profile),
         tokenize=tokenize,
     )

@@ -10,20 +10,21 @@ from typing import Any
 
 from formgate.gateway.chat_translation import ChatStream
 from formgate.gateway.errors import ApiError
+from formgate.gateway.model_profile import ModelProfile
 from formgate.gateway.protocol.responses import ResponsesRequest
 from formgate.gateway.responses_events import Event, ResponseEvents
 from formgate.gateway.responses_request import chat_request_of
 
 
 class ResponsesService:
-    def __init__(self, chat: ChatStream, default_model: str) -> None:
+    def __init__(self, chat: ChatStream, profile: ModelProfile) -> None:
         self._chat = chat
-        self._default_model = default_model
+        self._profile = profile
 
     async def stream(self, request: ResponsesRequest) -> AsyncGenerator[list[Event]]:
         """The events of each engine step. What is wrong with the request is an ApiError before
         the first of them; a later error is the response's last event."""
-        events = ResponseEvents(request, request.model or self._default_model)
+        events = ResponseEvents(request, request.model or self._profile.name)
         opened = False
         try:
             async with aclosing(self._chunks(request)) as steps:
@@ -42,7 +43,7 @@ class ResponsesService:
 
     async def complete(self, request: ResponsesRequest) -> dict[str, Any]:
         """Cancelling it aborts the request."""
-        events = ResponseEvents(request, request.model or self._default_model)
+        events = ResponseEvents(request, request.model or self._profile.name)
         async with aclosing(self._chunks(request)) as steps:
             async for chunks in steps:
                 for chunk in chunks:

@@ -61,6 +61,9 @@ class CountingService:
             parts = [chunk async for chunk in chunks]
         return {"tokens": [token for part in parts for token in part["tokens"]]}
 
+    def count_tokens(self, request: Any) -> int:
+        return len(request.messages)
+
 
 @pytest.fixture(scope="session")
 def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
@@ -98,6 +101,7 @@ async def _gateway(tokenizer: Tokenizer, config: ServerConfig) -> AsyncIterator[
                 chat=service,
                 completions=service,
                 responses=service,
+                messages=service,
                 tokenize=lambda request: tokenizer.encode(request.prompt or ""),
             )
         )

@@ -44,7 +44,7 @@ Serve = Callable[..., ResponsesService]
 
 @pytest.fixture
 def serve(profile: ModelProfile, planner: AnswerPlanner) -> Serve:
-    return lambda engine: ResponsesService(ChatService(profile, engine, planner), "tiny")
+    return lambda engine: ResponsesService(ChatService(profile, engine, planner), profile)
 
 
 def request_of(**fields: Any) -> ResponsesRequest:
