@@ -148,4 +148,7 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": cached,
         "output_tokens": usage["completion_tokens"],
+        "output_tokens_details": {
+            "thinking_tokens": usage["completion_tokens_details"]["reasoning_tokens"]
+        },
     }

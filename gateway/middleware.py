@@ -68,7 +68,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).append("x-request-id", request_id)
+                headers = MutableHeaders(scope=message)
+                headers.append("x-request-id", request_id)
+                if is_anthropic(_path(scope)):
+                    headers.append("request-id", request_id)  # where its SDK looks
             await send(message)
 
         began = time.monotonic()

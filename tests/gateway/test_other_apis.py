@@ -44,7 +44,7 @@ def anthropic_error_of(response: httpx.Response, status: int) -> dict[str, Any]:
     body = response.json()
     assert set(body) == {"type", "error", "request_id"}
     assert body["type"] == "error"
-    assert body["request_id"] == response.headers["x-request-id"]
+    assert body["request_id"] == response.headers["x-request-id"] == response.headers["request-id"]
     assert set(body["error"]) == {"type", "message", "details"}
     return body["error"]
 

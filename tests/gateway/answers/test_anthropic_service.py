@@ -207,6 +207,9 @@ def test_thinking_is_signed_and_can_be_hidden(serve: Serve, replay: Any) -> None
     thinking = complete(serve(replay(text)), **THINKING)["content"][0]
     assert thinking["thinking"] == "It is 18 / 2."
     assert thinking["signature"]
+    assert complete(serve(replay(text)), **THINKING)["usage"]["output_tokens_details"] == {
+        "thinking_tokens": 12
+    }
     omitted = {"type": "enabled", "budget_tokens": 1024, "display": "omitted"}
     shown = complete(serve(replay(text)), thinking=omitted)["content"]
     assert [block["type"] for block in shown] == ["text"]
