@@ -139,7 +139,8 @@ class _Conversation:
                     self._assistant(at, begins=True)["reasoning_content"] = text
             case "item_reference":
                 raise bad_request(
-                    "Items cannot be referred to: this server stores no responses.",
+                    "Items cannot be referred to: this server stores no responses. Send them "
+                    "whole, as many clients do when 'store' is false.",
                     at,
                     "unsupported_parameter",
                 )
