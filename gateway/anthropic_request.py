@@ -57,6 +57,8 @@ def chat_request_of(
         "response_format": _response_format(request),
         "reasoning_effort": _effort(request),
         "include_reasoning": not _hides_thinking(request.thinking),
+        # The first event of a message tells what its prompt has cost.
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         "continue_final_message": _continues(conversation.messages) or None,
     }
     if isinstance(request, MessagesRequest):

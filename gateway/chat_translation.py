@@ -14,11 +14,8 @@ from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 
-# A stream that says in every chunk what the request has cost so far.
-STREAMED: Mapping[str, Any] = {
-    "stream": True,
-    "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-}
+# A stream that ends with what the request has cost.
+_STREAMED: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 # Fields of a chat request that these endpoints have under another name, or have no place for in
 # their answers. Passing them on would change an answer in a way that it cannot show.
 _CHAT_ONLY = frozenset(
@@ -106,4 +103,4 @@ def chat_request(
             )
     given = {name: value for name, value in fields.items() if value is not None}
     with names.in_errors():
-        return parse_object(ChatCompletionRequest, {**further, **given, **STREAMED})
+        return parse_object(ChatCompletionRequest, {**further, **_STREAMED, **given})
