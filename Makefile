@@ -5,13 +5,20 @@ BIN := $(VENV)/bin
 MODEL ?=
 ARGS ?=
 
-.PHONY: serve test test-gpu check format links clean
+CLIENTS := .venv-clients
+
+.PHONY: serve test test-clients test-gpu check format links clean
 
 serve: $(VENV)/.installed
 	$(BIN)/formgate serve $(MODEL) $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# The client libraries that people call a server with, against a real one. They have an environment
+# of their own: they want much that the server does not, and each its own versions.
+test-clients: $(CLIENTS)/.installed
+	$(CLIENTS)/bin/python -m pytest tests/clients -W ignore $(ARGS)
 
 # What a reviewer runs before a merge.
 check: $(VENV)/.installed-dev links
@@ -46,5 +53,11 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --progress-bar on -e ".[dev]"
 	@touch $@ $(VENV)/.installed
 
+$(CLIENTS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --progress-bar on -e ".[dev,clients]"
+	$(CLIENTS)/bin/python -m pip install --quiet --no-deps instructor
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .links build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) .links build *.egg-info

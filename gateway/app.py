@@ -19,10 +19,20 @@ from starlette.middleware.cors import CORSMiddleware
 
 from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.middleware import ApiKeys, BodyLimit, RequestContext, error_response
+from formgate.gateway.protocol.anthropic import CountTokensRequest, MessagesRequest
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
+from formgate.gateway.protocol.responses import ResponsesRequest
 from formgate.gateway.protocol.tokenize import DetokenizeRequest, TokenizeRequest
-from formgate.gateway.routes import docs, generation, health, models, tokenization
+from formgate.gateway.routes import (
+    anthropic,
+    docs,
+    generation,
+    health,
+    models,
+    responses,
+    tokenization,
+)
 from formgate.gateway.state import GatewayState
 
 TITLE = "formgate"
@@ -59,11 +69,14 @@ def create_app(state: GatewayState) -> FastAPI:
     app.request_models = (
         ChatCompletionRequest,
         CompletionRequest,
+        ResponsesRequest,
+        MessagesRequest,
+        CountTokensRequest,
         TokenizeRequest,
         DetokenizeRequest,
     )
     app.state.gateway = state
-    for module in (generation, models, tokenization, health, docs):
+    for module in (generation, responses, anthropic, models, tokenization, health, docs):
         app.include_router(module.router)
 
     app.add_exception_handler(ApiError, _on_api_error)
@@ -85,9 +98,9 @@ def create_app(state: GatewayState) -> FastAPI:
     return app
 
 
-async def _on_api_error(_: Request, error: Exception) -> Response:
+async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -102,10 +115,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         case status:
             answer = ApiError(status, f"{http.HTTPStatus(status).phrase}.")
     answer.headers.update(error.headers or {})
-    return error_response(answer)
+    return error_response(answer, request.scope)
 
 
-async def _on_validation_error(_: Request, error: Exception) -> Response:
+async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    return error_response(bad_request(f"{first['msg']}.", str(first["loc"][-1])))
+    return error_response(bad_request(f"{first['msg']}.", str(first["loc"][-1])), request.scope)

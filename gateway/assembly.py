@@ -9,6 +9,7 @@ from pathlib import Path
 
 from formgate.engine.config import EngineConfig
 from formgate.gateway.answers import AnswerPlanner
+from formgate.gateway.anthropic_service import MessagesService
 from formgate.gateway.chat_service import ChatService
 from formgate.gateway.compile_pool import CompilePool
 from formgate.gateway.completion_service import CompletionService
@@ -18,6 +19,7 @@ from formgate.gateway.metrics import Metrics
 from formgate.gateway.model_profile import load_model_profile
 from formgate.gateway.prompts import tokenize_prompt
 from formgate.gateway.protocol.tokenize import TokenizeRequest
+from formgate.gateway.responses_service import ResponsesService
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.state import GatewayState
@@ -54,14 +56,17 @@ def build_state(
             request, profile.tokenizer, profile.chat_template, profile.chat_template_kwargs
         )
 
+    chat = ChatService(profile, engine, planner)
     return GatewayState(
         config=config,
         models=models,
         metrics=metrics,
         engine=engine,
         tokenizer=profile.tokenizer,
-        chat=ChatService(profile, engine, planner),
+        chat=chat,
         completions=CompletionService(profile, engine, planner),
+        responses=ResponsesService(chat, profile),
+        messages=MessagesService(chat, profile),
         tokenize=tokenize,
         compiling=compiling,
     )

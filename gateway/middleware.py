@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from formgate.gateway.anthropic_errors import anthropic_error, is_anthropic
 from formgate.gateway.errors import ApiError, body_too_large, internal_error, invalid_api_key
 from formgate.gateway.sse import encode_json
 
@@ -28,13 +29,22 @@ DRAIN_TIMEOUT = 2.0  # seconds
 DRAIN_BYTES = 64 * 1024 * 1024
 
 
-def error_response(error: ApiError) -> Response:
+def error_response(error: ApiError, scope: Scope) -> Response:
+    """In the shape of the API that `scope` is a call of."""
+    if is_anthropic(_path(scope)):
+        body = anthropic_error(error, scope.get("state", {}).get("request_id"))
+    else:
+        body = error.body()
     return Response(
-        encode_json(error.body()),
+        encode_json(body),
         status_code=error.status,
         headers=error.headers,
         media_type="application/json",
     )
+
+
+def _path(scope: Scope) -> str:
+    return str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
 
 
 class RequestContext:
@@ -58,7 +68,10 @@ class RequestContext:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).append("x-request-id", request_id)
+                headers = MutableHeaders(scope=message)
+                headers.append("x-request-id", request_id)
+                if is_anthropic(_path(scope)):
+                    headers.append("request-id", request_id)  # where its SDK looks
             await send(message)
 
         began = time.monotonic()
@@ -68,7 +81,7 @@ class RequestContext:
             logger.exception("Request %s failed", request_id)
             if status:
                 raise  # too late for an answer: the server cuts the connection
-            await error_response(internal_error())(scope, receive, send_with_id)
+            await error_response(internal_error(), scope)(scope, receive, send_with_id)
         finally:
             if self._log_requests and scope["path"] not in QUIET:
                 logger.info(
@@ -104,11 +117,11 @@ class ApiKeys:
         if any(matches):
             await self._app(scope, receive, send)
         else:
-            await error_response(invalid_api_key(given=bool(key)))(scope, receive, send)
+            refusal = error_response(invalid_api_key(given=bool(key)), scope)
+            await refusal(scope, receive, send)
 
     def _guards(self, scope: Scope) -> bool:
-        path = str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
-        return scope["method"] != "OPTIONS" and path.startswith(GUARDED)
+        return scope["method"] != "OPTIONS" and _path(scope).startswith(GUARDED)
 
 
 def _given_key(headers: Headers) -> str:
@@ -134,7 +147,7 @@ class BodyLimit:
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length) > self._max_bytes:
             await _drain(receive)
-            await error_response(body_too_large(self._max_bytes))(scope, receive, send)
+            await error_response(body_too_large(self._max_bytes), scope)(scope, receive, send)
             return
         received = 0
 

@@ -5,8 +5,9 @@ chunks travel, not what is in them.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -51,15 +52,40 @@ def encode_events(chunk: Chunk) -> bytes:
     return b"data: %b\n\n" % encode_json(chunk)
 
 
+def encode_named_events(chunk: Chunk) -> bytes:
+    """Events whose name is the payload's `type`."""
+    payloads = chunk if isinstance(chunk, Sequence) and not isinstance(chunk, bytes) else (chunk,)
+    return b"".join(
+        b"event: %b\ndata: %b\n\n" % (payload["type"].encode(), encode_json(payload))
+        for payload in payloads
+        if isinstance(payload, Mapping)
+    )
+
+
+@dataclass(frozen=True)
+class EventStyle:
+    """How one API writes its events, an error among them, and what it ends with."""
+
+    encode: Callable[[Chunk], bytes]
+    error: Callable[[ApiError], Payload]
+    end: bytes
+
+
+CHUNKS = EventStyle(encode_events, ApiError.body, DONE)
+
+
 class EventStream(Response):
     """Sends chunks as they come. An error before the first chunk is raised, and so becomes an
     ordinary error response; a later one is an event, as the status has gone out.
     """
 
-    def __init__(self, chunks: AsyncGenerator[Chunk], metrics: Metrics) -> None:
+    def __init__(
+        self, chunks: AsyncGenerator[Chunk], metrics: Metrics, style: EventStyle = CHUNKS
+    ) -> None:
         super().__init__()
         self._chunks = chunks
         self._metrics = metrics
+        self._style = style
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -69,6 +95,7 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         started = False
+        style = self._style
         async with aclosing(self._chunks) as chunks:
             try:
                 async for chunk in chunks:
@@ -77,19 +104,19 @@ class EventStream(Response):
                         await send(
                             {"type": "http.response.start", "status": 200, "headers": HEADERS}
                         )
-                    await _write(send, encode_events(chunk))
+                    await _write(send, style.encode(chunk))
             except ApiError as error:
                 if not started:
                     raise
-                await _write(send, encode_events(error.body()))
+                await _write(send, style.encode(style.error(error)))
             except Exception:
                 if not started:
                     raise
                 logger.exception("A stream broke off")
-                await _write(send, encode_events(internal_error().body()))
+                await _write(send, style.encode(style.error(internal_error())))
         if not started:
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        await send({"type": "http.response.body", "body": DONE, "more_body": False})
+        await send({"type": "http.response.body", "body": style.end, "more_body": False})
 
 
 async def _write(send: Send, data: bytes) -> None:

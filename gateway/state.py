@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.requests import Request
 
@@ -13,12 +14,18 @@ from formgate.gateway.answer_service import AnswerService
 from formgate.gateway.compile_pool import CompilePool
 from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.metrics import Metrics
+from formgate.gateway.protocol.anthropic import CountTokensRequest, MessagesRequest
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
+from formgate.gateway.protocol.responses import ResponsesRequest
 from formgate.gateway.protocol.tokenize import TokenizeRequest
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.tokenizer import Tokenizer
+
+
+class Messages(AnswerService[MessagesRequest], Protocol):
+    def count_tokens(self, request: CountTokensRequest) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class GatewayState:
     tokenizer: Tokenizer
     chat: AnswerService[ChatCompletionRequest]
     completions: AnswerService[CompletionRequest]
+    responses: AnswerService[ResponsesRequest]
+    messages: Messages
     tokenize: Callable[[TokenizeRequest], list[int]]
     compiling: CompilePool
 

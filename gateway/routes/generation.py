@@ -4,7 +4,7 @@ make the answer; this module only decides how it travels.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -13,13 +13,12 @@ from formgate.gateway.disconnect import ClientDisconnected, until_disconnect
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.request_body import json_body, request_body_schema
-from formgate.gateway.sse import EventStream, encode_json
+from formgate.gateway.sse import CHUNKS, EventStream, EventStyle, encode_json
 from formgate.gateway.state import GatewayState, state_of
 
 router = APIRouter(tags=["generation"])
 
 State = Annotated[GatewayState, Depends(state_of)]
-B = TypeVar("B", ChatCompletionRequest, CompletionRequest)
 
 CHAT_EXAMPLE = {
     "messages": [{"role": "user", "content": "What is the capital of France?"}],
@@ -38,7 +37,7 @@ async def create_chat_completion(
     state: State,
 ) -> Response:
     """Answer a conversation, in one piece or as server-sent events (`stream`)."""
-    return await _answer(request, body, state.chat, state)
+    return await answer(request, body, state.chat, state)
 
 
 @router.post(
@@ -50,19 +49,34 @@ async def create_completion(
     state: State,
 ) -> Response:
     """Continue a prompt, in one piece or as server-sent events (`stream`)."""
-    return await _answer(request, body, state.completions, state)
+    return await answer(request, body, state.completions, state)
 
 
-async def _answer(
-    request: Request, body: B, service: AnswerService[B], state: GatewayState
+class Generating(Protocol):
+    """What every request for an answer has."""
+
+    model: str | None
+    stream: bool | None
+
+
+B = TypeVar("B", bound=Generating)
+
+
+async def answer(
+    request: Request,
+    body: B,
+    service: AnswerService[B],
+    state: GatewayState,
+    style: EventStyle = CHUNKS,
 ) -> Response:
+    """What `service` says to `body`, in one piece or as events in the API's own style."""
     state.models.resolve(body.model)
     state.engine.ensure_admission()
     if body.stream:
-        return EventStream(service.stream(body), state.metrics)
+        return EventStream(service.stream(body), state.metrics, style)
     try:
-        answer = await until_disconnect(request.receive, service.complete(body))
+        whole = await until_disconnect(request.receive, service.complete(body))
     except ClientDisconnected:
         state.metrics.client_disconnected()
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return Response(encode_json(answer), media_type="application/json")
+    return Response(encode_json(whole), media_type="application/json")

@@ -53,6 +53,8 @@ async def root(state: State) -> PlainTextResponse:
     return PlainTextResponse(
         f"formgate {importlib.metadata.version('formgate')}, serving {state.models.default}\n\n"
         "POST /v1/chat/completions  the OpenAI API (base_url ends in /v1)\n"
+        "POST /v1/responses         its newer form, nothing stored\n"
+        "POST /v1/messages          the Anthropic API (base_url without /v1)\n"
         "GET  /docs                 every endpoint, to read and to try\n"
         "GET  /metrics              Prometheus\n"
         "GET  /health               200 when ready\n"

@@ -43,15 +43,16 @@ class CountingService:
         self._served = 0
 
     async def stream(self, request: Any) -> AsyncGenerator[Chunk]:
-        if request.max_tokens == 13:
+        max_tokens = getattr(request, "max_tokens", None)
+        if max_tokens == 13:
             raise bad_request("13 is refused.", "max_tokens", "superstition")
-        if request.max_tokens == 500:
+        if max_tokens == 500:
             raise RuntimeError("a bug of ours")
         self._served += 1
         add = AddRequest(
             f"r{self._served}",
-            [request.seed or 1],
-            SamplingParams(max_tokens=request.max_tokens or 3),
+            [getattr(request, "seed", None) or 1],
+            SamplingParams(max_tokens=max_tokens or 3),
         )
         async with aclosing(self._engine.generate(add)) as outputs:
             async for output in outputs:
@@ -61,6 +62,9 @@ class CountingService:
         async with aclosing(self.stream(request)) as chunks:
             parts = [chunk async for chunk in chunks]
         return {"tokens": [token for part in parts for token in part["tokens"]]}
+
+    def count_tokens(self, request: Any) -> int:
+        return len(request.messages)
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +119,8 @@ async def _gateway(
                 tokenizer=tokenizer,
                 chat=service,
                 completions=service,
+                responses=service,
+                messages=service,
                 tokenize=lambda request: tokenizer.encode(request.prompt or ""),
                 compiling=compiling,
             )

@@ -1,0 +1,106 @@
+"""What the endpoints that are made of chat completions share: the chat service as they see it, and
+errors about a chat request told in the words of the request that it was made of.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from formgate.gateway.errors import ApiError, bad_request
+from formgate.gateway.protocol.chat import ChatCompletionRequest
+from formgate.gateway.protocol.parse import parse_object
+
+# A stream that ends with what the request has cost.
+_STREAMED: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+# Fields of a chat request that these endpoints have under another name, or have no place for in
+# their answers. Passing them on would change an answer in a way that it cannot show.
+_CHAT_ONLY = frozenset(
+    {
+        "add_generation_prompt",
+        "continue_final_message",
+        "documents",
+        "echo",
+        "function_call",
+        "functions",
+        "include_reasoning",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "modalities",
+        "n",
+        "prompt_logprobs",
+        "reasoning_effort",
+        "response_format",
+        "return_token_ids",
+        "stream_options",
+    }
+)
+_MESSAGE = re.compile(r"messages\[(\d+)\]")
+
+
+class ChatStream(Protocol):
+    """What is needed of `ChatService`."""
+
+    def stream(self, request: ChatCompletionRequest) -> AsyncGenerator[list[dict[str, Any]]]:
+        """Chunks as they come. Bad input is an ApiError before the first of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class FieldNames:
+    """How a client calls the fields of the chat request that was made of its own."""
+
+    patterns: Sequence[tuple[str, str]]  # of the chat's field, with its replacement
+    messages: Sequence[str] = ()  # by message of the chat, the field that it came in
+
+    @contextmanager
+    def in_errors(self) -> Generator[None]:
+        try:
+            yield
+        except ApiError as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: ApiError) -> ApiError:
+        if error.param is None:
+            return error
+        field, hash_, pointer = error.param.partition("#")
+        name = self._name(field)
+        return ApiError(
+            error.status,
+            error.message.replace(f"'{field}", f"'{name}"),  # its own parts too: 'field.part'
+            name + hash_ + pointer,
+            error.code,
+            error.type,
+            headers=error.headers,
+        )
+
+    def _name(self, param: str) -> str:
+        message = _MESSAGE.match(param)
+        if message is not None and int(message[1]) < len(self.messages):
+            return self.messages[int(message[1])] + param[message.end() :]
+        for pattern, replacement in self.patterns:
+            name, found = re.subn("^" + pattern, replacement, param)
+            if found:
+                return name
+        return param
+
+
+def chat_request(
+    fields: Mapping[str, Any], extra: Mapping[str, Any] | None, names: FieldNames
+) -> ChatCompletionRequest:
+    """The streamed chat request of `fields` and of what the client wrote beyond its endpoint's own
+    fields, so that the server's extensions work everywhere. Raises ApiError 400."""
+    further = {name: value for name, value in (extra or {}).items() if value is not None}
+    for name in further:
+        if name in _CHAT_ONLY or name in fields:
+            raise bad_request(
+                f"'{name}' is no parameter of this endpoint.", name, "unsupported_parameter"
+            )
+    given = {name: value for name, value in fields.items() if value is not None}
+    with names.in_errors():
+        return parse_object(ChatCompletionRequest, {**further, **_STREAMED, **given})

@@ -1,0 +1,59 @@
+"""Responses, as OpenAI's newer API has them, made of chat completions: the same prompts, grammars
+and engine requests, in other words. A complete response is what its stream ends with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from formgate.gateway.chat_translation import ChatStream
+from formgate.gateway.errors import ApiError
+from formgate.gateway.model_profile import ModelProfile
+from formgate.gateway.protocol.responses import ResponsesRequest
+from formgate.gateway.responses_events import Event, ResponseEvents
+from formgate.gateway.responses_request import chat_request_of
+
+
+class ResponsesService:
+    def __init__(self, chat: ChatStream, profile: ModelProfile) -> None:
+        self._chat = chat
+        self._profile = profile
+
+    async def stream(self, request: ResponsesRequest) -> AsyncGenerator[list[Event]]:
+        """The events of each engine step. What is wrong with the request is an ApiError before
+        the first of them; a later error is the response's last event."""
+        events = ResponseEvents(request, request.model or self._profile.name)
+        opened = False
+        try:
+            async with aclosing(self._chunks(request)) as steps:
+                async for chunks in steps:
+                    new = [] if opened else events.opening()
+                    opened = True
+                    new += [event for chunk in chunks for event in events.of(chunk)]
+                    if new:
+                        yield new
+        except ApiError as error:
+            if not opened:
+                raise
+            yield events.failed(error)
+            return
+        yield events.closing()
+
+    async def complete(self, request: ResponsesRequest) -> dict[str, Any]:
+        """Cancelling it aborts the request."""
+        events = ResponseEvents(request, request.model or self._profile.name)
+        async with aclosing(self._chunks(request)) as steps:
+            async for chunks in steps:
+                for chunk in chunks:
+                    events.of(chunk)
+        response: dict[str, Any] = events.closing()[-1]["response"]
+        return response
+
+    async def _chunks(self, request: ResponsesRequest) -> AsyncGenerator[list[dict[str, Any]]]:
+        chat_request, names = chat_request_of(request)
+        with names.in_errors():
+            async with aclosing(self._chat.stream(chat_request)) as steps:
+                async for chunks in steps:
+                    yield chunks
