@@ -12,9 +12,9 @@ from formgate.gateway.answers import AnswerPlanner
 from formgate.gateway.anthropic_service import MessagesService
 from formgate.gateway.chat_service import ChatService
 from formgate.gateway.compile_pool import CompilePool
+from formgate.gateway.compile_worker import worker_command
 from formgate.gateway.completion_service import CompletionService
 from formgate.gateway.engine_client import EngineClient
-from formgate.gateway.grammar_setup import worker_compiler
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.model_profile import load_model_profile
 from formgate.gateway.prompts import tokenize_prompt
@@ -46,7 +46,7 @@ def build_state(
     )
     backend = engine_config.structured_outputs_backend
     compiling = CompilePool(
-        worker_compiler(tokenizer_dir, model_dir, backend), workers=_compile_workers()
+        worker_command(tokenizer_dir, model_dir, backend), workers=_compile_workers()
     )
     compiling.start()
     planner = AnswerPlanner(profile, compiling, metrics)

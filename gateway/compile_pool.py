@@ -7,14 +7,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import multiprocessing
-import resource
-import threading
+import subprocess
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from multiprocessing.connection import Connection, Pipe
 
 from formgate.constrain.errors import ConstraintError
 
@@ -22,32 +19,19 @@ logger = logging.getLogger(__name__)
 
 COMPILE_SECONDS = 1.5  # of one constraint
 START_SECONDS = 120.0  # of a worker, its vocabulary included
-MEMORY_BYTES = 4 << 30  # address space of a worker
 CACHED_BYTES = 64 << 20  # of blueprints
-
-# The stack of a worker is smaller than the engine's: what a worker survives, the engine does.
-_STACK_BYTES = 4 << 20
 
 TOO_LONG = "The constraint takes too long to compile."
 TOO_LARGE = "The constraint is too large to compile."
 
 
-class Compiler(Protocol):
-    """What is needed of `GrammarCompiler`."""
-
-    def blueprint(self, spec_text: str) -> str: ...
-    def schema_report(self, schema_text: str) -> str: ...
-    def size(self, spec_text: str) -> str: ...
-
-
-NewCompiler = Callable[[], Compiler]
-
-
 class CompilePool:
-    """`new_compiler` is called in each worker; it and what it holds are sent there once."""
+    """`command` starts a worker, as `compile_worker` does; its last argument will be the number
+    of the descriptor that it is asked through.
+    """
 
-    def __init__(self, new_compiler: NewCompiler, *, workers: int) -> None:
-        self._workers = [_Worker(new_compiler) for _ in range(workers)]
+    def __init__(self, command: Sequence[str], *, workers: int) -> None:
+        self._workers = [_Worker(command) for _ in range(workers)]
         self._free: asyncio.LifoQueue[_Worker] | None = None
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="compile")
         self._blueprints: OrderedDict[str, str] = OrderedDict()
@@ -110,25 +94,28 @@ class CompilePool:
 
 
 class _Worker:
-    def __init__(self, new_compiler: NewCompiler) -> None:
-        self._new_compiler = new_compiler
-        self._process: multiprocessing.process.BaseProcess | None = None
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._ready = False
 
     def start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, self._new_compiler), daemon=True, name="formgate-compile"
-        )
-        self._process.start()
-        theirs.close()
+        self._pipe, theirs = Pipe()
+        with theirs:
+            number = theirs.fileno()
+            # Its standard input tells it that its parent is gone; Ctrl-C is for the server.
+            self._process = subprocess.Popen(
+                [*self._command, str(number)],
+                stdin=subprocess.PIPE,
+                pass_fds=(number,),
+                start_new_session=True,
+            )
         self._ready = False
 
     def ask(self, task: str, text: str) -> str:
         """Raises ConstraintError."""
-        if self._process is None or not self._process.is_alive():
+        if self._process is None or self._process.poll() is not None:
             self.start()
         assert self._pipe is not None
         try:
@@ -155,43 +142,8 @@ class _Worker:
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.join()
+            self._process.communicate()
             self._process = None
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
-
-
-def _serve(pipe: Connection, new_compiler: NewCompiler) -> None:
-    """A worker's life."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    compiler = new_compiler()
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    threading.stack_size(_STACK_BYTES)
-    pipe.send_bytes(b"ready")
-    thread = threading.Thread(target=_answer, args=(pipe, compiler))
-    thread.start()
-    thread.join()
-
-
-def _answer(pipe: Connection, compiler: Compiler) -> None:
-    while True:
-        try:
-            task, text = json.loads(pipe.recv_bytes())
-        except (EOFError, KeyboardInterrupt):
-            return
-        answer: dict[str, Any]
-        try:
-            answer = {"result": getattr(compiler, task)(text)}
-        except ConstraintError as error:
-            answer = {
-                "error": {
-                    "message": error.message,
-                    "code": error.code,
-                    "pointer": error.pointer,
-                    "keyword": error.keyword,
-                }
-            }
-        except MemoryError:
-            answer = {"error": {"message": TOO_LARGE, "code": "schema_too_complex"}}
-        pipe.send_bytes(json.dumps(answer).encode())

@@ -54,7 +54,9 @@ def _decode_path(kind: type, value: Any) -> Any:
 
 
 def end_with_parent() -> None:
-    """For the engine process: end soon after the parent is gone, even if that was killed."""
+    """For a child whose standard input is a pipe: end soon after the parent is gone, even if that
+    was killed.
+    """
 
     def wait_for_end() -> None:
         while os.read(sys.stdin.fileno(), 4096):

@@ -145,14 +145,21 @@ def parse_serve(arguments: Sequence[str], *, prog: str) -> CommandLine:
     if (server.ssl_certfile is None) != (server.ssl_keyfile is None):
         parser.error("--ssl-certfile and --ssl-keyfile go together")
     options = {name: values[name] for name in ENGINE_FLAGS}
-    for name in POSITIVE:
-        if (number := values[name]) is not None and number <= 0:
-            parser.error(f"--{name.replace('_', '-')}: {number} is not positive")
-    if options["gpu_memory_utilization"] > 1:
-        parser.error("--gpu-memory-utilization: a part of the memory, at most 1")
-    if options["tensor_parallel_size"] != 1:
-        parser.error("--tensor-parallel-size: more than one GPU is not supported yet")
+    if (wrong := wrong_option(values)) is not None:
+        parser.error(f"--{wrong[0].replace('_', '-')}: {wrong[1]}")
     return CommandLine(server, options, tuple(values["notes"]))
+
+
+def wrong_option(values: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The first option whose value cannot be meant, and what is wrong with it."""
+    for name in POSITIVE:
+        if (number := values.get(name)) is not None and number <= 0:
+            return name, f"{number} is not positive"
+    if values.get("gpu_memory_utilization", 0.9) > 1:
+        return "gpu_memory_utilization", "a part of the memory, at most 1"
+    if values.get("tensor_parallel_size", 1) != 1:
+        return "tensor_parallel_size", "more than one GPU is not supported yet"
+    return None
 
 
 def serve_parser(prog: str) -> argparse.ArgumentParser:

@@ -22,9 +22,9 @@ from formgate.engine.messages import AddRequest
 from formgate.engine.sampling_params import SamplingParams
 from formgate.gateway.app import create_app
 from formgate.gateway.compile_pool import CompilePool
+from formgate.gateway.compile_worker import worker_command
 from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.errors import bad_request
-from formgate.gateway.grammar_setup import worker_compiler
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
@@ -88,7 +88,7 @@ def byte_tokenizer(byte_tokenizer_dir: Path) -> Tokenizer:
 @pytest.fixture(scope="session")
 def compile_pool(byte_tokenizer_dir: Path) -> Iterator[CompilePool]:
     pool = CompilePool(
-        worker_compiler(byte_tokenizer_dir, byte_tokenizer_dir, "llguidance"), workers=1
+        worker_command(byte_tokenizer_dir, byte_tokenizer_dir, "llguidance"), workers=1
     )
     yield pool
     pool.close()

@@ -24,6 +24,13 @@ EXPECTED = {
     ],
     "reasoning.py": ["(thinks) ", "80"],
     "server.py": ["health 200", "back 'Hello, 世界!'", "docs 200", "vllm:num_requests_running"],
+    "python_api.py": [
+        "Person(name='John Smith', age=30, occupation='software engineer')",
+        "Person(name='张伟', age=30, occupation='软件工程师')",
+        "Feeling.",
+        "get_weather {'city': 'Paris'",
+        "22",
+    ],
     "chat.sh": ["Tokyo"],
 }
 
