@@ -4,6 +4,7 @@ whole path, ledger, rewrites, masks and guards.
 
 from __future__ import annotations
 
+import gc
 import json
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
@@ -43,6 +44,7 @@ class Formgate:
             encode=lambda text: tok.encode(text.decode("utf-8", "ignore")),
         )
         self._compiler = GrammarCompiler(vocabulary, padded_vocab_size=len(token_bytes))
+        gc.freeze()  # as a compile worker does
         self._words = -(-len(token_bytes) // 32)
 
     def compile(self, schema: Any) -> FormgateCompiled:

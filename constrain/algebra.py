@@ -17,6 +17,7 @@ from formgate.constrain.clauses import Clause, not_negatable
 from formgate.constrain.dialect import Draft
 from formgate.constrain.emptiness import Emptiness
 from formgate.constrain.errors import ConstraintError, SelfReferenceError
+from formgate.constrain.keywords import says_nothing_but
 from formgate.constrain.object_keywords import (
     PresenceReader,
     object_clauses,
@@ -74,7 +75,10 @@ class Algebra:
         key = (schema, kind)
         known = self._shapes.get(key)
         if known is None:
-            known = self._product((partial(self.literal, one, kind) for one in schema), kind)
+            if len(schema) == 1:
+                known = self.literal(schema[0], kind)
+            else:
+                known = self._product((partial(self.literal, one, kind) for one in schema), kind)
             known = self._shapes[key] = self._resolved(known)
         return known
 
@@ -100,6 +104,23 @@ class Algebra:
             and not self._emptiness.apart(branches[one], branches[two])
         }
 
+    def without_aliases(self, schema: Conjunction) -> Conjunction:
+        """The same schemas, none of them a mere reference to another."""
+        if not any("$ref" in node.schema for node, _ in schema if node.schema not in (True, False)):
+            return schema
+        return tuple(dict.fromkeys((self._aliased(node), holds) for node, holds in schema))
+
+    def _aliased(self, node: Node) -> Node:
+        seen = {node}
+        while not isinstance(node.schema, bool) and "$ref" in node.schema:
+            if not self._draft.ref_hides_siblings and not says_nothing_but(node.schema, "$ref"):
+                break
+            node = self._resources.target(node, "$ref")
+            if node in seen:
+                break  # a circle of references, which is refused where it is read
+            seen.add(node)
+        return node
+
     # What one schema, or its negation, allows.
 
     def literal(self, literal: Literal, kind: Kind, *, tracked: bool = False) -> list[Shape]:
@@ -113,6 +134,8 @@ class Algebra:
         node, holds = literal
         if isinstance(node.schema, bool):
             return [TOP[kind]] if node.schema == holds else []
+        if self._other_type(node, kind):
+            return [] if holds else [TOP[kind]]
         if key in self._running:
             raise SelfReferenceError.at(
                 node.path, "a schema that refers to itself before it reads any value allows none"
@@ -132,6 +155,15 @@ class Algebra:
             self._running.discard(key)
         self._literals[key] = shapes
         return shapes
+
+    def _other_type(self, node: Node, kind: Kind) -> bool:
+        """Whether `type` alone rules the kind out, which spares a look at all the rest."""
+        names = node.schema.get("type")
+        if names is None or (self._draft.ref_hides_siblings and "$ref" in node.schema):
+            return False
+        if kind is Kind.NUMBER and "integer" in names:
+            return False
+        return kind.value != names if isinstance(names, str) else kind.value not in names
 
     def _clauses(self, node: Node, kind: Kind, tracked: bool) -> list[Clause]:
         schema = node.schema

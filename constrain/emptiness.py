@@ -7,11 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from formgate.constrain.errors import SelfReferenceError
-from formgate.constrain.presence import demands
-from formgate.constrain.scalars import Numbers
+from formgate.constrain.presence import demanded
+from formgate.constrain.scalars import Numbers, Strings
 from formgate.constrain.shapes import Array, Conjunction, Kind, Object, Shape, meet
 
 _DEPTH = 3  # schemas inside schemas that are looked into
+
+_FEW = frozenset(("const", "enum"))
 
 ShapesOf = Callable[[Conjunction, Kind], list[Shape]]
 
@@ -19,16 +21,19 @@ ShapesOf = Callable[[Conjunction, Kind], list[Shape]]
 class Emptiness:
     def __init__(self, shapes_of: ShapesOf) -> None:
         self._shapes_of = shapes_of
-        self._known: dict[tuple[Conjunction, int], bool] = {}
+        # The least depth from which on a schema is found empty, the greatest at which it is not.
+        self._empty: dict[Conjunction, int] = {}
+        self._not_empty: dict[Conjunction, int] = {}
+        self._tags: dict[Object, dict[str, frozenset[str]]] = {}
         self._running: set[Conjunction] = set()
 
     def of(self, schema: Conjunction, depth: int = _DEPTH) -> bool:
         if not schema or depth == 0:
             return False
-        key = (schema, depth)
-        known = self._known.get(key)
-        if known is not None:
-            return known
+        if self._not_empty.get(schema, 0) >= depth:
+            return False
+        if self._empty.get(schema, depth + 1) <= depth:
+            return True
         if schema in self._running:
             return False
         self._running.add(schema)
@@ -42,16 +47,47 @@ class Emptiness:
             return False  # it is being worked out
         finally:
             self._running.discard(schema)
-        self._known[key] = empty
+        if empty:
+            self._empty[schema] = depth
+        else:
+            self._not_empty[schema] = depth
         return empty
 
     def apart(self, one: list[Shape], two: list[Shape]) -> bool:
         """Whether no value is in both lists of alternatives of one kind."""
         return not any(
-            (met := meet(a, b)) is not None and not self.of_shape(met, _DEPTH)
+            not self._told_apart(a, b)
+            and (met := meet(a, b)) is not None
+            and not self.of_shape(met, _DEPTH)
             for a in one
             for b in two
         )
+
+    def _told_apart(self, one: Shape, two: Shape) -> bool:
+        """Whether a member that both need has other constants in each: a quick look only."""
+        if not isinstance(one, Object) or not isinstance(two, Object):
+            return False
+        tags, others = self._tags_of(one), self._tags_of(two)
+        return any(name in others and tags[name].isdisjoint(others[name]) for name in tags)
+
+    def _tags_of(self, thing: Object) -> dict[str, frozenset[str]]:
+        """The strings that needed members may be, where they can be counted."""
+        tags = self._tags.get(thing)
+        if tags is None:
+            tags = {}
+            for name in demanded(thing.presence):
+                value = thing.member(name)
+                if _is_open(value):
+                    continue
+                shapes = {kind: self._shapes_of(value, kind) for kind in Kind}
+                strings = shapes.pop(Kind.STRING)
+                if any(shapes.values()):
+                    continue
+                constants = [s.values for s in strings if isinstance(s, Strings)]
+                if all(values is not None for values in constants):
+                    tags[name] = frozenset(v for values in constants for v in values or ())
+            self._tags[thing] = tags
+        return tags
 
     def of_shape(self, shape: Shape, depth: int = _DEPTH) -> bool:
         match shape:
@@ -69,16 +105,27 @@ class Emptiness:
         return any(count.least and self.of(count.schema, depth - 1) for count in array.counts)
 
     def _of_object(self, thing: Object, depth: int) -> bool:
-        demanded = [name for name in thing.known_names() if demands(thing.presence, name)]
-        if thing.most is not None and len(demanded) > thing.most:
+        if thing.presence is True and thing.most is None:
+            return False
+        needed = demanded(thing.presence)
+        if thing.most is not None and len(needed) > thing.most:
             return True
-        if any(self.of(thing.member(name), depth - 1) for name in demanded):
+        # Constants first: by them most alternatives are told apart.
+        values = sorted((thing.member(name) for name in sorted(needed)), key=_is_open)
+        if any(self.of(value, depth - 1) for value in values):
             return True
         if thing.presence is True or isinstance(thing.presence, bool):
             return False
         absent = [
             name
             for name in thing.known_names()
-            if name not in demanded and self.of(thing.member(name), depth - 1)
+            if name not in needed and self.of(thing.member(name), depth - 1)
         ]
         return thing.without(absent) is False
+
+
+def _is_open(schema: Conjunction) -> bool:
+    return not any(
+        holds and not isinstance(node.schema, bool) and not _FEW.isdisjoint(node.schema)
+        for node, holds in schema
+    )

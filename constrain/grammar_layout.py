@@ -4,12 +4,18 @@ text, and the rule of every value.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 from formgate.constrain.algebra import Algebra
 from formgate.constrain.cfg import Cfg, Rule, Symbol, Token
+from formgate.constrain.native import NativeSchemas
 from formgate.constrain.scalar_terms import literal
 from formgate.constrain.shapes import Conjunction
+
+_LARGEST_LEAF = 2_000  # characters of a native rule that has definitions
+_CONTAINERS = frozenset(("properties", "items", "prefixItems", "anyOf", "allOf", "$ref"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,19 @@ class Layout:
         before = () if first else self.comma
         return (*before, Token(literal(text)), *self.colon)
 
+    def native(self, schema: Any) -> str:
+        """llguidance's own rule for a schema, with this layout."""
+        # Ours replaces any that came with the schema: it must not loosen its own enforcement.
+        options: dict[str, Any] = {
+            "item_separator": ", ",
+            "key_separator": ": ",
+            "whitespace_flexible": False,
+        }
+        if self.whitespace is not None:
+            options = {"whitespace_flexible": True, "whitespace_pattern": self.whitespace}
+        whole = {**(schema if schema is not True else {}), "x-guidance": options}
+        return f"%json {json.dumps(whole)}"
+
     @property
     def colon(self) -> tuple[Symbol, ...]:
         if self.whitespace is None:
@@ -53,19 +72,39 @@ class Value:
 
 
 class Grammar:
-    def __init__(self, algebra: Algebra, layout: Layout) -> None:
+    """`natives`: what can be left to llguidance's own compiler is left to it."""
+
+    def __init__(
+        self, algebra: Algebra, layout: Layout, natives: NativeSchemas | None = None
+    ) -> None:
         self.algebra = algebra
         self.layout = layout
+        self.natives = natives
         self.cfg = Cfg()
         self.values: dict[Value, Rule] = {}
         self.waiting: list[Value] = []
         self.guarded = False  # whether siblings somewhere must differ
+        self.native = False  # whether anything was left to llguidance
 
     def value(self, schema: Conjunction, *, canonical: bool) -> Rule:
         """The rule for a value; what stands in it is worked out later."""
-        value = Value(schema, canonical)
+        value = Value(self.algebra.without_aliases(schema), canonical)
         rule = self.values.get(value)
         if rule is None:
             rule = self.values[value] = self.cfg.rule()
             self.waiting.append(value)
         return rule
+
+    def leaf(self, value: Value) -> Token | None:
+        """The whole value as llguidance's own, where that can be."""
+        if self.natives is None or value.canonical or len(value.schema) != 1:
+            return None
+        node, holds = value.schema[0]
+        schema = self.natives.of(node) if holds else None
+        if not isinstance(schema, dict) or _CONTAINERS.isdisjoint(schema):
+            return None
+        text = self.layout.native(schema)
+        if "$defs" in schema and len(text) > _LARGEST_LEAF:
+            return None  # it would be written once more wherever it is referred to
+        self.native = True
+        return Token(text)

@@ -22,6 +22,9 @@ def build(grammar: Grammar, schema: Conjunction) -> Rule:
     while grammar.waiting:
         value = grammar.waiting.pop()
         rule = grammar.values[value]
+        if (leaf := grammar.leaf(value)) is not None:
+            grammar.cfg.add(rule, (leaf,))
+            continue
         for kind in Kind:
             for shape in grammar.algebra.shapes(value.schema, kind):
                 _add(grammar, rule, shape, value.canonical)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from formgate.constrain.algebra import Algebra
+from formgate.constrain.native import NativeSchemas
 from formgate.constrain.shapes import Array, Conjunction, Kind, Object, joined
 
 
@@ -49,17 +50,20 @@ class GuardPlan:
         return tuple(sorted(found))
 
 
-def guard_plan(algebra: Algebra, schema: Conjunction) -> GuardPlan | None:
-    """None if no guard is needed."""
-    plan = _Planner(algebra).plan(schema)
+def guard_plan(
+    algebra: Algebra, schema: Conjunction, natives: NativeSchemas | None = None
+) -> GuardPlan | None:
+    """None if no guard is needed. What llguidance does by itself (`natives`) needs none."""
+    plan = _Planner(algebra, natives).plan(schema)
     if any(place.items_differ or place.names_differ for place in plan.places):
         return plan
     return None
 
 
 class _Planner:
-    def __init__(self, algebra: Algebra) -> None:
+    def __init__(self, algebra: Algebra, natives: NativeSchemas | None) -> None:
         self._algebra = algebra
+        self._natives = natives
         self._numbers: dict[Conjunction, int] = {}
         self._waiting: list[Conjunction] = []
 
@@ -69,13 +73,20 @@ class _Planner:
         return GuardPlan(tuple(self._place(waiting) for waiting in self._waiting))
 
     def _number(self, schema: Conjunction) -> tuple[int, ...]:
-        if not schema:
+        schema = self._algebra.without_aliases(schema)
+        if not schema or self._needs_none(schema):
             return ()
         number = self._numbers.get(schema)
         if number is None:
             number = self._numbers[schema] = len(self._waiting)
             self._waiting.append(schema)
         return (number,)
+
+    def _needs_none(self, schema: Conjunction) -> bool:
+        natives = self._natives
+        return natives is not None and all(
+            holds and natives.of(node) is not None for node, holds in schema
+        )
 
     def _place(self, schema: Conjunction) -> Place:
         members: dict[str, set[int]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar_layout import Grammar, Layout
 from formgate.constrain.grammar_rules import build
 from formgate.constrain.guard_plan import GuardPlan, guard_plan
-from formgate.constrain.native import native_schema
+from formgate.constrain.native import NativeSchemas
 from formgate.constrain.schema_check import checked
 from formgate.constrain.shortest import Shortest, shortest
 
@@ -28,25 +27,25 @@ class SchemaGrammar:
 
 
 def schema_grammar(schema: Any, layout: Layout, name: str, *, native: bool) -> SchemaGrammar:
-    """Rules named after `name`. `native`: as llguidance's own, if that can be; it may still refuse
-    them. Raises ConstraintError.
+    """Rules named after `name`. `native`: as llguidance's own where that can be; it may still
+    refuse them. Raises ConstraintError.
     """
     resources = checked(schema)
     draft = draft_of(schema)
     algebra = Algebra(resources, draft)
-    if native and (rewritten := native_schema(resources, draft, algebra)) is not None:
-        if rewritten is False:
+    natives = NativeSchemas(resources, draft, algebra) if native else None
+    if natives is not None and (whole := natives.of(resources.root)) is not None:
+        if whole is False:
             raise ConstraintError(NO_VALUE, code="unsupported_schema")
-        text = json.dumps(_with_layout(rewritten, layout))
-        return SchemaGrammar(name, [f"{name}: %json {text}"], native=True)
-    whole = ((resources.root, True),)
-    grammar = Grammar(algebra, layout)
-    start = build(grammar, whole)
+        return SchemaGrammar(name, [f"{name}: {layout.native(whole)}"], native=True)
+    schemas = ((resources.root, True),)
+    grammar = Grammar(algebra, layout, natives)
+    start = build(grammar, schemas)
     grammar.cfg.prune()
     if not grammar.cfg.alternatives(start):
         raise ConstraintError(NO_VALUE, code="unsupported_schema")
-    plan = guard_plan(algebra, whole) if grammar.guarded else None
-    return SchemaGrammar(*grammar.cfg.lark(start, name), plan)
+    plan = guard_plan(algebra, schemas, natives) if grammar.guarded else None
+    return SchemaGrammar(*grammar.cfg.lark(start, name), plan, grammar.native)
 
 
 def shortest_instance(schema: Any, layout: Layout) -> Shortest:
@@ -56,15 +55,3 @@ def shortest_instance(schema: Any, layout: Layout) -> Shortest:
     start = build(grammar, ((resources.root, True),))
     grammar.cfg.prune()
     return shortest(grammar.cfg, start)
-
-
-def _with_layout(schema: Any, layout: Layout) -> Any:
-    # Ours replaces any that came with the schema: it must not loosen its own enforcement.
-    options: dict[str, Any] = {
-        "item_separator": ", ",
-        "key_separator": ": ",
-        "whitespace_flexible": False,
-    }
-    if layout.whitespace is not None:
-        options = {"whitespace_flexible": True, "whitespace_pattern": layout.whitespace}
-    return {**(schema if schema is not True else {}), "x-guidance": options}

@@ -219,5 +219,25 @@ def has_shape(value: Any, shape: Shape) -> bool:
             )
 
 
+# They name a schema or hold others, and say nothing of a value.
+_NAMES = frozenset(
+    {
+        *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"),
+        *("$defs", "definitions"),
+    }
+)
+
+
+def says_nothing_but(schema: Mapping[str, Any], keyword: str) -> bool:
+    """Whether no other keyword of the schema speaks of a value."""
+    return all(
+        name == keyword
+        or name in _NAMES
+        or (entry := LEDGER.get(name)) is None
+        or entry.how is How.ANNOTATION
+        for name in schema
+    )
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -31,35 +31,65 @@ _NOT_HERE = frozenset(
 )
 
 
-def native_schema(resources: Resources, draft: Draft, algebra: Algebra) -> Any | None:
-    """The schema for llguidance, or None if it needs more than that."""
-    try:
-        return _Rewriter(resources, draft, algebra).rewritten()
-    except _NotNative:
-        return None
-
-
 class _NotNative(Exception):
     pass
 
 
-class _Rewriter:
+class NativeSchemas:
+    """Each schema of a document by itself."""
+
     def __init__(self, resources: Resources, draft: Draft, algebra: Algebra) -> None:
         self._resources = resources
         self._draft = draft
         self._algebra = algebra
         self._names: dict[Node, str] = {}  # of the targets of references
-        self._waiting: list[Node] = []
+        self._known: dict[Node, Any] = {}  # None for what llguidance cannot do
+        self._references: dict[Node, list[Node]] = {}  # targets, of each schema and its parts
+        self._gathered: dict[Node, None] = {}  # of the schema in hand
 
-    def rewritten(self) -> Any:
-        root = self._schema(self._resources.root)
-        if not self._names:
-            return root
+    def of(self, node: Node) -> Any | None:
+        """The schema for llguidance, or None if it needs more than that."""
+        whole = self._rewritten(node)
+        if whole is None or not (needed := self._needed(node)):
+            return whole
         definitions = {}
-        while self._waiting:
-            node = self._waiting.pop()
-            definitions[self._names[node]] = self._schema(node)
-        return {**root, "$defs": definitions}
+        for target in needed:
+            definition = self._rewritten(target)
+            if definition is None:
+                return None
+            definitions[self._names[target]] = definition
+        return {**whole, "$defs": definitions}
+
+    def _needed(self, node: Node) -> list[Node]:
+        """All that a schema refers to, and what that refers to."""
+        needed = dict.fromkeys(self._references[node])
+        waiting = list(needed)
+        while waiting:
+            target = waiting.pop()
+            if self._rewritten(target) is None:
+                break
+            new = [each for each in self._references[target] if each not in needed]
+            needed |= dict.fromkeys(new)
+            waiting += new
+        return list(needed)
+
+    def _rewritten(self, node: Node) -> Any | None:
+        if node not in self._known:
+            outer, self._gathered = self._gathered, {}
+            try:
+                self._known[node] = self._schema(node)
+            except _NotNative:
+                self._known[node] = None
+            self._references[node] = list(self._gathered)
+            self._gathered = outer
+        self._gathered |= dict.fromkeys(self._references[node])
+        return self._known[node]
+
+    def _sub(self, node: Node) -> Any:
+        schema = self._rewritten(node)
+        if schema is None:
+            raise _NotNative
+        return schema
 
     def _schema(self, node: Node) -> Any:
         schema = node.schema
@@ -79,15 +109,15 @@ class _Rewriter:
             elif keyword == "properties":
                 if not all(map(_needs_no_escape, value)):
                     raise _NotNative
-                new[keyword] = {name: self._schema(child(node, keyword, name)) for name in value}
+                new[keyword] = {name: self._sub(child(node, keyword, name)) for name in value}
             elif keyword == "additionalProperties":
-                new[keyword] = self._schema(child(node, keyword))
+                new[keyword] = self._sub(child(node, keyword))
             elif keyword == "$ref":
                 new[keyword] = self._reference(node)
             elif keyword in ("anyOf", "allOf", "oneOf"):
                 if keyword == "oneOf" and not self._algebra.branches_apart(node):
                     raise _NotNative
-                subs = [self._schema(child(node, keyword, at)) for at in range(len(value))]
+                subs = [self._sub(child(node, keyword, at)) for at in range(len(value))]
                 name = "anyOf" if keyword == "oneOf" else keyword
                 if name in new:
                     raise _NotNative
@@ -104,7 +134,7 @@ class _Rewriter:
         name = self._names.get(target)
         if name is None:
             name = self._names[target] = f"d{len(self._names)}"
-            self._waiting.append(target)
+        self._gathered[target] = None
         return f"#/$defs/{name}"
 
     def _strings(self, schema: Any, new: dict[str, Any]) -> None:
@@ -143,12 +173,12 @@ class _Rewriter:
         if isinstance(items, list):
             prefix = "items"
             if "additionalItems" in schema:
-                new["items"] = self._schema(child(node, "additionalItems"))
+                new["items"] = self._sub(child(node, "additionalItems"))
         elif items is not None:
-            new["items"] = self._schema(child(node, "items"))
+            new["items"] = self._sub(child(node, "items"))
         if schema.get(prefix) and (prefix == "prefixItems" or isinstance(items, list)):
             new["prefixItems"] = [
-                self._schema(child(node, prefix, at)) for at in range(len(schema[prefix]))
+                self._sub(child(node, prefix, at)) for at in range(len(schema[prefix]))
             ]
 
 

@@ -58,20 +58,26 @@ def _members(node: Node, child: Child) -> Clause:
         tuple((pattern, ((sub, True),)) for pattern, sub in matching.items()),
         None if rest is None else ((rest, True),),
     )
-    fails: list[Shape] = [
-        Object(members=(Members(((name, ((sub, False),)),), evaluates=False),), presence=Has(name))
-        for name, sub in named.items()
-        if sub.schema is not True
-    ]
-    fails += [
-        Object(some=(Some(((sub, False),), pattern=pattern),))
-        for pattern, sub in matching.items()
-        if sub.schema is not True
-    ]
-    if rest is not None and rest.schema is not True:
-        some = Some(((rest, False),), but=frozenset(named), but_matching=frozenset(matching))
-        fails.append(Object(some=(some,)))
-    return listed([Object(members=(held,))], fails)
+
+    def fails() -> list[Shape]:
+        ways: list[Shape] = [
+            Object(
+                members=(Members(((name, ((sub, False),)),), evaluates=False),), presence=Has(name)
+            )
+            for name, sub in named.items()
+            if sub.schema is not True
+        ]
+        ways += [
+            Object(some=(Some(((sub, False),), pattern=pattern),))
+            for pattern, sub in matching.items()
+            if sub.schema is not True
+        ]
+        if rest is not None and rest.schema is not True:
+            some = Some(((rest, False),), but=frozenset(named), but_matching=frozenset(matching))
+            ways.append(Object(some=(some,)))
+        return ways
+
+    return Clause(lambda: [Object(members=(held,))], fails)
 
 
 def _dependencies(

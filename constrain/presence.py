@@ -132,8 +132,6 @@ def conjuncts(part: Formula) -> frozenset[Formula]:
     return part.parts if isinstance(part, All) else frozenset((part,))
 
 
-def demands(part: Formula, name: str) -> bool:
-    """Whether the formula plainly needs the member."""
-    if isinstance(part, All):
-        return Has(name) in part.parts
-    return part == Has(name)
+def demanded(part: Formula) -> frozenset[str]:
+    """The members that the formula plainly needs."""
+    return frozenset(one.name for one in conjuncts(part) if isinstance(one, Has))

@@ -31,6 +31,7 @@ class Resources:
         self._by_path: dict[Path, Node] = {}
         self._by_uri: dict[str, Node] = {}
         self._dynamic: dict[str, list[Node]] = {}
+        self._targets: dict[tuple[str, str], Node] = {}
         self._resources = 1
         self.root = self._add(root, (), "")
         stack = [self.root]
@@ -84,7 +85,10 @@ class Resources:
         ConstraintError.
         """
         reference = node.schema[keyword]
-        found = self._find(urljoin(node.base, reference), reference, node, keyword)
+        found = self._targets.get((node.base, reference))
+        if found is None:
+            found = self._find(urljoin(node.base, reference), reference, node, keyword)
+            self._targets[node.base, reference] = found
         if keyword == "$ref":
             return found
         name = "" if keyword == "$recursiveRef" else urldefrag(reference).fragment

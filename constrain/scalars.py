@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from fractions import Fraction
 from functools import lru_cache
-from math import lcm
+from math import ceil, floor, lcm
 
 from llguidance import LLMatcher, LLTokenizer
 
@@ -53,7 +54,7 @@ class Numbers:
         """True only if it is; never wrong about whole numbers and bounds."""
         if self.values is not None:
             return not self.values
-        if self.bounds.empty:
+        if self.bounds.empty or self._between_multiples():
             return True
         if self.integer:
             low, high = integer_range(self.bounds)
@@ -63,6 +64,19 @@ class Numbers:
                 if high - low <= 64:
                     return not any(self.holds(Decimal(n)) for n in range(low, high + 1))
         return False
+
+    def _between_multiples(self) -> bool:
+        """Whether the bounds leave no multiple of the step."""
+        least, most = self.bounds.least, self.bounds.most
+        if self.multiple_of is None or least is None or most is None:
+            return False
+        step = Fraction(self.multiple_of)
+        if self.integer:
+            step = Fraction(step.numerator)
+        first, last = ceil(Fraction(least) / step), floor(Fraction(most) / step)
+        first += self.bounds.above and first * step == Fraction(least)
+        last -= self.bounds.below and last * step == Fraction(most)
+        return first > last
 
     def holds(self, value: Decimal) -> bool:
         whole = value == value.to_integral_value()

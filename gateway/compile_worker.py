@@ -4,6 +4,7 @@ too much memory, or its process down.
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import sys
@@ -57,6 +58,7 @@ def main(arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     tokenizer = load_tokenizer(Path(tokenizer_dir))
     tasks = CompileTasks(grammar_compiler(tokenizer, Path(model_dir), cast(Backend, backend)))
+    gc.freeze()  # what lives as long as the worker is not looked at again and again
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     threading.stack_size(STACK_BYTES)
     thread = threading.Thread(target=serve, args=(Connection(int(descriptor)), tasks))
