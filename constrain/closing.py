@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from formgate.constrain.shortest import ending_order
@@ -22,6 +23,8 @@ class Closable(Protocol):
     """What a constraint must offer to be closed."""
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool: ...
+    def prepared(self) -> LLMatcher | None: ...
+    def finish_bitmask(self, row: NDArray[np.int32]) -> bool: ...
     def accept(self, token_id: int) -> None: ...
     def forced_tokens(self) -> list[int]: ...
     def rollback(self, num_tokens: int) -> None: ...
@@ -128,8 +131,17 @@ class ClosingConstraint:
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
         if not self._path:
             self._close_if_due()
+        return self._only_way(row) if self._path else self._inner.fill_bitmask(row)
+
+    def prepared(self) -> LLMatcher | None:
         if not self._path:
-            return self._inner.fill_bitmask(row)
+            self._close_if_due()
+        return None if self._path else self._inner.prepared()
+
+    def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
+        return self._only_way(row) if self._path else self._inner.finish_bitmask(row)
+
+    def _only_way(self, row: NDArray[np.int32]) -> bool:
         row[:] = 0
         token_id = self._path[0]
         row.view(np.uint32)[token_id >> 5] = np.uint32(1 << (token_id & 31))

@@ -18,6 +18,7 @@ from formgate.constrain.blueprint import Blueprint, Guards
 from formgate.constrain.closing import Budget, ClosingConstraint, Ways
 from formgate.constrain.distinct import GuardedConstraint, TokenBytes
 from formgate.constrain.errors import ConstraintError
+from formgate.constrain.filling import ParallelFiller
 from formgate.constrain.fsm import CompiledFsm, FsmCompiler, FsmConstraint, regex_of
 from formgate.constrain.grammar_cache import GrammarCache
 from formgate.constrain.matcher import GrammarConstraint
@@ -148,6 +149,10 @@ class GrammarCompiler:
             return inner
         _, tokens, largest_part = head.split(" ")
         return ClosingConstraint(inner, self._ways, Budget(int(tokens), int(largest_part)))
+
+    def filler(self, num_threads: int) -> ParallelFiller:
+        """For the masks of many of its constraints at once."""
+        return ParallelFiller(self._mask_bytes // 4, num_threads=num_threads)
 
     def shortest(self, spec_text: str) -> Shortest:
         """The shortest answer under a constraint. Raises ConstraintError."""

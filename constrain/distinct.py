@@ -83,6 +83,16 @@ class GuardedConstraint:
         if the grammar has run into a limit, or nothing is left.
         """
         self._grammar.fill_bitmask(row)
+        return self._guarded(row)
+
+    def prepared(self) -> LLMatcher:
+        return self._matcher
+
+    def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
+        self._grammar.finish_bitmask(row)
+        return self._guarded(row)
+
+    def _guarded(self, row: NDArray[np.int32]) -> bool:
         position = self._position
         if position is None:
             return True

@@ -55,6 +55,12 @@ class FsmConstraint:
         self._guide.write_mask_into(row.ctypes.data, self._words, row.itemsize)
         return True
 
+    def prepared(self) -> None:
+        return None
+
+    def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
+        return self.fill_bitmask(row)
+
     def accept(self, token_id: int) -> None:
         """Raises ValueError if the constraint does not allow the token."""
         if token_id != self._eos_id:

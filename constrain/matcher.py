@@ -24,8 +24,14 @@ class GrammarConstraint:
         """Write the allowed tokens into `row`, whose words past the vocabulary become 0. Releases
         the GIL. Raises ValueError if the grammar has run into a limit.
         """
-        row[self.mask_bytes // 4 :] = 0
         self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, self.mask_bytes)
+        return self.finish_bitmask(row)
+
+    def prepared(self) -> LLMatcher:
+        return self._matcher
+
+    def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
+        row[self.mask_bytes // 4 :] = 0
         if self._matcher.is_error():
             raise ValueError(self._matcher.get_error())
         return True

@@ -13,8 +13,8 @@ from formgate.engine.block_pool import BlockPool
 from formgate.engine.block_tables import BlockTables
 from formgate.engine.config import EngineConfig
 from formgate.engine.finish import Finish, FinishRules
-from formgate.engine.hooks import ConstraintFactory
-from formgate.engine.masks import MaskFiller, StepMasks
+from formgate.engine.hooks import ConstraintFactory, FillMasks
+from formgate.engine.masks import MaskFiller, StepMasks, one_by_one
 from formgate.engine.messages import (
     AddRequest,
     EngineReady,
@@ -41,7 +41,12 @@ NOTHING_TO_CHOOSE = (
 
 class Engine:
     def __init__(
-        self, config: EngineConfig, constraint_factory: ConstraintFactory, *, progress: Progress
+        self,
+        config: EngineConfig,
+        constraint_factory: ConstraintFactory,
+        *,
+        fill_masks: FillMasks = one_by_one,
+        progress: Progress,
     ) -> None:
         """Loads the model. Raises as ModelRunner does."""
         self.config = config
@@ -58,7 +63,7 @@ class Engine:
             policy=config.scheduling_policy,
         )
         self.rules = FinishRules(self.runner.eos_token_ids, self.runner.max_model_len)
-        self.masks = MaskFiller(self.runner.bitmask)
+        self.masks = MaskFiller(self.runner.bitmask, fill_masks)
         self.builder = ConstraintBuilder(constraint_factory)
         self._sequences: dict[str, Sequence] = {}  # all that are not finished
         self._early: list[TokenOutput] = []  # endings that no step brought about

@@ -4,7 +4,7 @@ satisfies it structurally and the gateway introduces the two. Nothing here knows
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -46,3 +46,16 @@ class TokenConstraint(Protocol):
 
 ConstraintFactory = Callable[[str], TokenConstraint]
 """Builds a fresh constraint from the opaque text that came with a request. May raise ValueError."""
+
+
+class FillMasks(Protocol):
+    """Fills the rows of one step together."""
+
+    def __call__(
+        self,
+        constraints: Sequence[TokenConstraint],
+        rows: Sequence[int],
+        bitmask: NDArray[np.int32],
+    ) -> list[bool | Exception]:
+        """For each constraint and its row what `fill_bitmask` would return or raise."""
+        ...

@@ -15,7 +15,8 @@ import zmq
 from formgate.engine.config import EngineConfig
 from formgate.engine.engine import Engine
 from formgate.engine.errors import EngineStartError
-from formgate.engine.hooks import ConstraintFactory
+from formgate.engine.hooks import ConstraintFactory, FillMasks
+from formgate.engine.masks import one_by_one
 from formgate.engine.messages import (
     AbortRequests,
     AddRequest,
@@ -40,6 +41,8 @@ def run_engine_loop(
     constraint_factory: ConstraintFactory,
     command_address: str,
     event_address: str,
+    *,
+    fill_masks: FillMasks = one_by_one,
 ) -> None:
     """Load the model and serve until a Shutdown arrives or the parent process is gone.
 
@@ -59,7 +62,9 @@ def run_engine_loop(
         events.connect(event_address)
         sender = EventSender(events)
         try:
-            engine = Engine(config, constraint_factory, progress=sender.progress)
+            engine = Engine(
+                config, constraint_factory, fill_masks=fill_masks, progress=sender.progress
+            )
         except Exception as error:
             sender.send(EngineFailed(_start_failure(error)))
             raise SystemExit(1) from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from formgate.engine.hooks import TokenConstraint
+from formgate.engine.hooks import FillMasks, TokenConstraint
 from formgate.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
@@ -30,9 +30,24 @@ class StepMasks:
 NOTHING_MASKED = StepMasks()
 
 
+def one_by_one(
+    constraints: ReadSequence[TokenConstraint],
+    rows: ReadSequence[int],
+    bitmask: NDArray[np.int32],
+) -> list[bool | Exception]:
+    results: list[bool | Exception] = []
+    for constraint, row in zip(constraints, rows, strict=True):
+        try:
+            results.append(constraint.fill_bitmask(bitmask[row]))
+        except Exception as error:
+            results.append(error)
+    return results
+
+
 class MaskFiller:
-    def __init__(self, bitmask: NDArray[np.int32]) -> None:
+    def __init__(self, bitmask: NDArray[np.int32], fill_masks: FillMasks) -> None:
         self._bitmask = bitmask  # [max_num_seqs, ceil(padded_vocab / 32)], pinned on CUDA
+        self._fill_masks = fill_masks
 
     def fill(self, sequences: ReadSequence[Sequence]) -> StepMasks:
         """One row for each sequence. A constraint that fails takes down its own row only."""
@@ -44,22 +59,19 @@ class MaskFiller:
         if not constrained:
             return NOTHING_MASKED
         start = time.perf_counter()
+        rows = [row for row, _ in constrained]
+        constraints = [constraint for _, constraint in constrained]
+        self._bitmask[rows] = 0
         masked_rows: list[int] = []
         failed: dict[int, str] = {}
-        for row, constraint in constrained:
-            try:
-                if self._fill_row(row, constraint):
-                    masked_rows.append(row)
-            except Exception as error:
-                logger.exception("bug: the mask of %s failed", sequences[row].request_id)
-                failed[row] = f"The constraint failed: {error}"
+        results = self._fill_masks(constraints, rows, self._bitmask)
+        for row, result in zip(rows, results, strict=True):
+            if result is True and not self._bitmask[row].any():
+                result = RuntimeError("it allows no token at all")
+            if isinstance(result, Exception):
+                request_id = sequences[row].request_id
+                logger.error("bug: the mask of %s failed", request_id, exc_info=result)
+                failed[row] = f"The constraint failed: {result}"
+            elif result:
+                masked_rows.append(row)
         return StepMasks(masked_rows, failed, time.perf_counter() - start)
-
-    def _fill_row(self, row: int, constraint: TokenConstraint) -> bool:
-        words = self._bitmask[row]
-        words.fill(0)
-        if not constraint.fill_bitmask(words):
-            return False
-        if not words.any():
-            raise RuntimeError("it allows no token at all")
-        return True

@@ -8,16 +8,19 @@ import dataclasses
 import logging
 import os
 import sys
+import threading
 
 import msgspec
 import zmq
 
 from formgate.engine.loop import run_engine_loop
 from formgate.engine.messages import EngineFailed
+from formgate.gateway.compile_worker import STACK_BYTES
 from formgate.gateway.engine_launch import EngineLaunch, end_with_parent
 from formgate.gateway.grammar_setup import grammar_compiler
 from formgate.gateway.tokenizer import load_tokenizer
 
+MAX_MASK_THREADS = 16
 LINGER = 2000  # milliseconds that the last message may take to leave
 
 
@@ -35,8 +38,16 @@ def main() -> int:
     except (OSError, ValueError) as error:
         _report(launch.event_address, f"The tokenizer cannot be used: {error}")
         return 1
+    # What a compile worker survives on its stack must be sure to survive here.
+    threading.stack_size(4 * STACK_BYTES)
     config = dataclasses.replace(launch.config, tokenizer_vocab_size=tokenizer.size)
-    run_engine_loop(config, compiler.factory, launch.command_address, launch.event_address)
+    run_engine_loop(
+        config,
+        compiler.factory,
+        launch.command_address,
+        launch.event_address,
+        fill_masks=compiler.filler(min(os.cpu_count() or 1, MAX_MASK_THREADS)),
+    )
     return 0
 
 
