@@ -11,8 +11,9 @@ from functools import lru_cache
 from llguidance import LLMatcher, LLTokenizer
 
 from formgate.constrain.cfg import Cfg, Repeat, Rule, Sequence, Symbol, Token
+from formgate.constrain.witness import witnesses
 
-_LONGEST = 20_000  # bytes of one terminal that are looked for
+_LONGEST = 2_000  # bytes of one terminal that are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,22 @@ def terminal_text(terminal: str) -> str | None:
         else:
             return text
     rule = f"start: {terminal}\n" if terminal[0] == "%" else f"start: T\nT: {terminal}\n"
-    matcher = LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_lark(rule), log_level=0)
+    matcher = LLMatcher(_byte_tokenizer(), LLMatcher.grammar_from_lark(rule), log_level=0)
+    for candidate in witnesses(terminal):
+        tokens = list(candidate.encode())
+        there = matcher.deep_copy()
+        if there.consume_tokens(tokens) and there.is_accepting():
+            return candidate
+    return _walked(matcher)
+
+
+@lru_cache(maxsize=1)
+def _byte_tokenizer() -> LLTokenizer:
+    return LLTokenizer("byte")
+
+
+def _walked(matcher: LLMatcher) -> str | None:
+    """What the masks lead to."""
     written = bytearray()
     used = [0] * 256
     while not matcher.is_accepting() and len(written) < _LONGEST:
