@@ -147,7 +147,8 @@ class GrammarCompiler:
         if isinstance(inner, FsmConstraint):
             return inner
         _, tokens, largest_part = head.split(" ")
-        return ClosingConstraint(inner, self._ways, Budget(int(tokens), int(largest_part)))
+        ways = self._ways.through(Blueprint.loads(rest).endings)
+        return ClosingConstraint(inner, ways, Budget(int(tokens), int(largest_part)))
 
     def shortest(self, spec_text: str) -> Shortest:
         """The shortest answer under a constraint. Raises ConstraintError."""
@@ -176,7 +177,7 @@ class GrammarCompiler:
         except RecursionError:
             raise _too_deep() from None
         grammar = self._grammar(matcher, lark.guards)
-        blueprint = Blueprint(lark.source, lark.guards).dumps()
+        blueprint = Blueprint(lark.source, lark.guards, endings=lark.endings).dumps()
         self._built.put(blueprint, grammar, _BYTES_PER_SOURCE_BYTE * len(lark.source))
         return blueprint
 
