@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from formgate.constrain.errors import ConstraintError
+from formgate.constrain.thinking import ThinkingBudget
 from formgate.gateway.answer_checks import broken_promise
 from formgate.gateway.choice import Choice, ChoiceSettings, Parser
 from formgate.gateway.errors import ApiError, bad_request
@@ -80,12 +81,6 @@ class AnswerPlanner:
                 "tools",
                 "unsupported_parameter",
             )
-        if request.thinking_token_budget is not None:
-            raise bad_request(
-                "'thinking_token_budget' is not supported.",
-                "thinking_token_budget",
-                "unsupported_parameter",
-            )
         special_ids = profile.tokenizer.special_ids
         state = reasoning_state_of(prompt_token_ids, profile.reasoning_format, special_ids)
         try:
@@ -98,6 +93,7 @@ class AnswerPlanner:
                 content=None if content is None else content_node(content),
                 reasoning_state=state,
                 special_ids=special_ids,
+                thinking_budget=request.thinking_token_budget,
             )
         except ValueError as error:
             # The family's own syntax for calls cannot carry these tools.
@@ -107,6 +103,9 @@ class AnswerPlanner:
             constraint = await self._admit(
                 tree, _parts(content, tools), budget=_budget(request, max_tokens)
             )
+            constraint = self._with_thinking_budget(constraint, request, state)
+        if request.thinking_token_budget == 0 and state == "optional":
+            state = "none"
         parses = tools.mode != "none" or state in ("open", "optional")
         return AnswerPlan(
             constraint=constraint,
@@ -127,6 +126,17 @@ class AnswerPlanner:
             content=content,
             tools=tools,
         )
+
+    def _with_thinking_budget(
+        self, constraint: str, request: ChatCompletionRequest, state: ReasoningState
+    ) -> str:
+        reasoning, tokens = self._profile.reasoning_format, request.thinking_token_budget
+        if reasoning is None or not tokens or state not in ("open", "optional"):
+            return constraint
+        opening, closing = reasoning.written(self._profile.tokenizer.special_ids)
+        budget = ThinkingBudget(tokens, () if state == "open" else opening, closing)
+        head, newline, blueprint = constraint.rpartition("\n")
+        return f"{head}{newline}think {budget.dumps()}\n{blueprint}"
 
     async def plan_completion(
         self,

@@ -141,6 +141,19 @@ class ReasoningFormat:
     def markers(self) -> frozenset[Marker]:
         return markers_in(self)
 
+    def written(
+        self, special_ids: SpecialIds
+    ) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]:
+        """The two markers, special tokens by id and all else as text."""
+        opening, closing = (
+            tuple(
+                special_ids.get(part.text, part.text) if isinstance(part, Marker) else part
+                for part in parts
+            )
+            for parts in (self.open, self.close)
+        )
+        return opening, closing
+
     def token_ids(self, special_ids: SpecialIds) -> tuple[int | None, int | None]:
         """Of the two markers, where they are single special tokens."""
         found = [
