@@ -27,7 +27,7 @@ from formgate.gateway.protocol.constraints import ContentConstraint, content_con
 from formgate.gateway.protocol.fields import GenerationRequest
 from formgate.gateway.tool_choice import NO_TOOLS, ToolUse, tool_use
 from formgate.parsers import nodes
-from formgate.parsers.formats import ReasoningState, Tool, ToolChoice
+from formgate.parsers.formats import ReasoningState, Tool, ToolChoice, UnsupportedArguments
 from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.nodes import Node
 from formgate.parsers.reasoning import reasoning_state_of
@@ -36,6 +36,7 @@ from formgate.parsers.stream import OutputParser
 logger = logging.getLogger(__name__)
 
 FEW_TOKENS = 256
+END_OF_PROMPT = 32  # tokens in which a marker of the reasoning may be spelled out
 _MANY = re.compile(r'"min(?:Length|Items|Properties)": [0-9.]{3,}|\{[0-9]{3,}')
 
 
@@ -82,7 +83,12 @@ class AnswerPlanner:
                 "unsupported_parameter",
             )
         special_ids = profile.tokenizer.special_ids
-        state = reasoning_state_of(prompt_token_ids, profile.reasoning_format, special_ids)
+        state = reasoning_state_of(
+            prompt_token_ids,
+            profile.reasoning_format,
+            special_ids,
+            prompt_text=profile.tokenizer.decode(prompt_token_ids[-END_OF_PROMPT:]),
+        )
         try:
             tree = answer_grammar(
                 profile.tool_format,
@@ -95,9 +101,10 @@ class AnswerPlanner:
                 special_ids=special_ids,
                 thinking_budget=request.thinking_token_budget,
             )
-        except ValueError as error:
+        except UnsupportedArguments as error:
             # The family's own syntax for calls cannot carry these tools.
-            raise bad_request(str(error), "tools", "unsupported_schema") from error
+            self._metrics.schema_refused(error.keyword)
+            raise bad_request(str(error), error.pointer, "unsupported_schema") from error
         constraint = None
         if tree is not None:
             constraint = await self._admit(
@@ -252,7 +259,7 @@ def _parser_choice(tools: ToolUse) -> ToolChoice:
 
 
 def _parser_tools(tools: ToolUse) -> list[Tool]:
-    return [Tool(tool.name, tool.schema) for tool in tools.tools]
+    return [Tool(tool.name, tool.schema, f"{tool.param}#") for tool in tools.tools]
 
 
 def content_node(content: ContentConstraint) -> Node:

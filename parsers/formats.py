@@ -58,10 +58,14 @@ class ToolChoice:
 class UnsupportedArguments(ValueError):
     """The family's own syntax for arguments cannot be held to this schema."""
 
-    def __init__(self, tool: Tool, keyword: str, pointer: str = "") -> None:
+    def __init__(
+        self, tool: Tool, keyword: str, pointer: str = "", *, unwritable: str | None = None
+    ) -> None:
+        what = f"enforce {keyword!r}"
+        if unwritable is not None:
+            what = f"write the name {unwritable[:100]!r}"
         super().__init__(
-            f"the tool call format of this model cannot enforce {keyword!r} "
-            f"in the parameters of {tool.name!r}"
+            f"The tool call format of this model cannot {what} in the parameters of {tool.name!r}."
         )
         self.tool = tool
         self.keyword = keyword
