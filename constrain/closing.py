@@ -4,7 +4,8 @@ way to the end stay allowed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from formgate.constrain.shortest import ending_order
 _LONGEST = 8_192  # tokens of a way to the end
 _IN_TEXT = b"abcdeghijk"  # outside of strings JSON has none of these
 _MARGIN = 8
+_TRIES = 64  # for each ending of a free text
 
 
 class Closable(Protocol):
@@ -40,7 +42,9 @@ class Closable(Protocol):
 
 
 class Ways:
-    """A vocabulary as a walk to the end needs it."""
+    """A vocabulary as a walk to the end needs it. `endings` are the texts that end a free text:
+    nothing in a mask tells a walk of them.
+    """
 
     def __init__(
         self, token_bytes: Sequence[bytes], special_ids: frozenset[int], eos_ids: Sequence[int]
@@ -48,10 +52,23 @@ class Ways:
         self._words = -(-len(token_bytes) // 32)
         self._eos_ids = tuple(eos_ids)
         self._specials = tuple(sorted(special_ids - set(eos_ids)))
+        self._endings: list[list[int]] = []
         self._single: dict[int, int] = {}
         for token_id, token in enumerate(token_bytes):
             if len(token) == 1 and token_id not in special_ids:
                 self._single.setdefault(token[0], token_id)
+
+    def through(self, endings: Iterable[str]) -> Ways:
+        """The same for a grammar with free texts that end so."""
+        if not endings:
+            return self
+        ways = copy(self)
+        ways._endings = [
+            [self._single[byte] for byte in text.encode()]
+            for text in endings
+            if all(byte in self._single for byte in text.encode())
+        ]
+        return ways
 
     def to_end(self, constraint: Closable) -> list[int]:
         """The tokens of a short way from a state to the end, end token included; empty if none was
@@ -60,6 +77,7 @@ class Ways:
         row = np.zeros(self._words, dtype=np.int32)
         path: list[int] = []
         used = [0] * 256
+        endings = self._endings * _TRIES
         while len(path) < _LONGEST:
             if constraint.is_terminated():
                 return path
@@ -71,20 +89,31 @@ class Ways:
                 return [*path, end]
             forced = constraint.forced_tokens()
             if not forced:
-                special = self._first_allowed(row, self._specials)
-                forced = [special if special is not None else self._next(row, used)]
+                specials = [token_id for token_id in self._specials if _holds(row, token_id)]
+                if specials:
+                    # Of those that open and those that end something, each has its turn.
+                    turns = {token_id: path.count(token_id) for token_id in specials}
+                    forced = [min(specials, key=turns.__getitem__)]
+                elif endings and self._is_free(row) and constraint.follows(endings[0]):
+                    forced, endings = endings[0], endings[1:]
+                else:
+                    stuck = path[-2:] == [self._single.get(0x22)] * 2
+                    forced = [self._next(row, used, stuck=stuck)]
             for token_id in forced:
                 constraint.accept(token_id)
             path += forced
         return []
 
-    def _next(self, row: NDArray[np.int32], used: list[int]) -> int:
+    def _next(self, row: NDArray[np.int32], used: list[int], *, stuck: bool) -> int:
+        """`stuck`: double quotes end nothing here, so single ones may."""
         allowed = [byte for byte, token_id in self._single.items() if _holds(row, token_id)]
         if not allowed:  # a text that the tokenizer writes in one way only
             bits = np.unpackbits(row.view(np.uint8), bitorder="little")
             return int(np.flatnonzero(bits)[0])
         there = set(allowed)
-        if not there.isdisjoint(_IN_TEXT):
+        if stuck and 0x27 in there:
+            byte = 0x27
+        elif not there.isdisjoint(_IN_TEXT):
             byte = min(allowed, key=lambda byte: ending_order(byte, used, b"x"))
         else:
             for closing in b"}]":
@@ -100,6 +129,10 @@ class Ways:
             )
         used[byte] += 1
         return self._single[byte]
+
+    def _is_free(self, row: NDArray[np.int32]) -> bool:
+        """No JSON has a control character like this, nor what a pattern is likely to mean."""
+        return (bell := self._single.get(0x07)) is not None and _holds(row, bell)
 
     def _first_allowed(self, row: NDArray[np.int32], ids: Sequence[int]) -> int | None:
         return next((token_id for token_id in ids if _holds(row, token_id)), None)

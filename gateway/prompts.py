@@ -105,13 +105,12 @@ def encode_conversation(
     if not conversation.messages:
         raise bad_request("'messages' must not be empty.", "messages", "empty_array")
     shield = Shield(tokenizer)
-    messages = [
-        shield.hide(
-            _template_message(message, template),
-            keep=_REASONING_MARKERS if message.role == "assistant" else frozenset(),
-        )
-        for message in conversation.messages
-    ]
+    messages = []
+    for message in conversation.messages:
+        shown = _template_message(message, template)
+        content = shown.pop("content")
+        keep = _REASONING_MARKERS if message.role == "assistant" else frozenset[str]()
+        messages.append({**shield.hide(shown), "content": shield.hide(content, keep=keep)})
     end = _mark_end(messages[-1]) if conversation.continue_final_message else None
     kwargs = shield.hide(conversation.kwargs or {})
     try:

@@ -23,7 +23,7 @@ from formgate.engine.messages import (
     TokenOutput,
 )
 from formgate.gateway.answers import AnswerPlanner
-from formgate.gateway.grammar_setup import CompileTasks
+from formgate.gateway.compile_worker import CompileTasks
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.model_profile import ModelProfile, load_model_profile
 from formgate.gateway.server_config import ServerConfig
