@@ -4,10 +4,11 @@ way to the end stay allowed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from llguidance import LLMatcher
@@ -18,6 +19,7 @@ from formgate.constrain.shortest import ending_order
 _LONGEST = 8_192  # tokens of a way to the end
 _IN_TEXT = b"abcdeghijk"  # outside of strings JSON has none of these
 _MARGIN = 8
+_SELDOM = 4  # bytes between two looks at how a string could end
 _TRIES = 64  # for each ending of a free text
 
 
@@ -42,8 +44,8 @@ class Closable(Protocol):
 
 
 class Ways:
-    """A vocabulary as a walk to the end needs it. `endings` are the texts that end a free text:
-    nothing in a mask tells a walk of them.
+    """A vocabulary as a walk to the end needs it, and what nothing in a mask tells it of: the texts
+    that end a free text, and those that end a string under a pattern.
     """
 
     def __init__(
@@ -53,22 +55,23 @@ class Ways:
         self._eos_ids = tuple(eos_ids)
         self._specials = tuple(sorted(special_ids - set(eos_ids)))
         self._endings: list[list[int]] = []
+        self._strings: list[list[int]] = []
         self._single: dict[int, int] = {}
         for token_id, token in enumerate(token_bytes):
             if len(token) == 1 and token_id not in special_ids:
                 self._single.setdefault(token[0], token_id)
 
-    def through(self, endings: Iterable[str]) -> Ways:
-        """The same for a grammar with free texts that end so."""
-        if not endings:
-            return self
+    def through(self, free: Iterable[str], strings: Iterable[str]) -> Ways:
+        """The same for a grammar whose free texts and strings end so."""
         ways = copy(self)
-        ways._endings = [
-            [self._single[byte] for byte in text.encode()]
-            for text in endings
-            if all(byte in self._single for byte in text.encode())
-        ]
+        ways._endings = list(self._spelled(free))
+        ways._strings = list(self._spelled(strings))
         return ways
+
+    def _spelled(self, texts: Iterable[str]) -> Iterator[list[int]]:
+        for text in texts:
+            if all(byte in self._single for byte in text.encode()):
+                yield [self._single[byte] for byte in text.encode()]
 
     def to_end(self, constraint: Closable) -> list[int]:
         """The tokens of a short way from a state to the end, end token included; empty if none was
@@ -96,6 +99,8 @@ class Ways:
                     forced = [min(specials, key=turns.__getitem__)]
                 elif endings and self._is_free(row) and constraint.follows(endings[0]):
                     forced, endings = endings[0], endings[1:]
+                elif (ending := self._string_ending(constraint, row, path)) is not None:
+                    forced = ending
                 else:
                     stuck = path[-2:] == [self._single.get(0x22)] * 2
                     forced = [self._next(row, used, stuck=stuck)]
@@ -103,6 +108,17 @@ class Ways:
                 constraint.accept(token_id)
             path += forced
         return []
+
+    def _string_ending(
+        self, constraint: Closable, row: NDArray[np.int32], path: list[int]
+    ) -> list[int] | None:
+        """For a string that may not end yet, and may go on with anything."""
+        quote, letter, other = (self._single.get(byte) for byte in b'"bZ')
+        if quote is None or letter is None or other is None or len(path) % _SELDOM:
+            return None
+        if _holds(row, quote) or not (_holds(row, letter) or _holds(row, other)):
+            return None
+        return next((ending for ending in self._strings if constraint.follows(ending)), None)
 
     def _next(self, row: NDArray[np.int32], used: list[int], *, stuck: bool) -> int:
         """`stuck`: double quotes end nothing here, so single ones may."""
@@ -146,6 +162,16 @@ def _holds(row: NDArray[np.int32], token_id: int) -> bool:
 class Budget:
     tokens: int  # that the answer may have, its end included
     largest_part: int  # tokens that one token more may cost at the most
+    endings: tuple[str, ...] = ()  # that strings under a pattern may need
+
+    def dumps(self) -> str:
+        """One line of JSON."""
+        return json.dumps([self.tokens, self.largest_part, self.endings])
+
+    @classmethod
+    def loads(cls, text: str) -> Self:
+        tokens, largest_part, endings = json.loads(text)
+        return cls(tokens, largest_part, tuple(endings))
 
 
 class ClosingConstraint:

@@ -141,9 +141,8 @@ class GrammarCompiler:
         return built
 
     def factory(self, blueprint_text: str) -> Constraint:
-        """A fresh constraint for one sequence. A blueprint behind a line `close N M` ends within N
-        tokens; one more token may need M others to come to its end. Behind a line `think ...`, its
-        reasoning has a budget. Raises ConstraintError.
+        """A fresh constraint for one sequence. A blueprint behind a line `close ...` ends within a
+        `Budget`; behind a line `think ...`, its reasoning has one. Raises ConstraintError.
         """
         *heads, text = blueprint_text.split("\n")
         constraint: Constraint = self.build(text).start()
@@ -157,9 +156,9 @@ class GrammarCompiler:
                 tokens = ThinkingTokens(budget, self._vocabulary, encode)
                 constraint = ThinkingConstraint(constraint, tokens)
             else:
-                most, largest_part = map(int, arguments.split(" "))
-                ways = self._ways.through(Blueprint.loads(text).endings)
-                constraint = ClosingConstraint(constraint, ways, Budget(most, largest_part))
+                closing = Budget.loads(arguments)
+                ways = self._ways.through(Blueprint.loads(text).endings, closing.endings)
+                constraint = ClosingConstraint(constraint, ways, closing)
         return constraint
 
     def filler(self, num_threads: int) -> ParallelFiller:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from formgate.constrain.closing import Closable
@@ -90,8 +91,15 @@ class ThinkingConstraint:
         self._path: list[int] = []  # of the closing marker, once it is due
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
-        if not self._due():
-            return self._inner.fill_bitmask(row)
+        return self._only_way(row) if self._due() else self._inner.fill_bitmask(row)
+
+    def prepared(self) -> LLMatcher | None:
+        return None if self._due() else self._inner.prepared()
+
+    def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
+        return self._only_way(row) if self._due() else self._inner.finish_bitmask(row)
+
+    def _only_way(self, row: NDArray[np.int32]) -> bool:
         row[:] = 0
         token_id = self._path[0]
         row.view(np.uint32)[token_id >> 5] = np.uint32(1 << (token_id & 31))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from formgate.constrain.closing import Budget
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.thinking import ThinkingBudget
 from formgate.gateway.answer_checks import broken_promise
@@ -202,7 +203,7 @@ class AnswerPlanner:
         if budget.tokens is None or not (budget.close or _may_not_fit(tree, budget.tokens)):
             return blueprint
         try:
-            shortest, largest_part = json.loads(await self._compiling.ask("size", spec))
+            shortest, closing = json.loads(await self._compiling.ask("size", spec))
         except ConstraintError as error:
             raise self._refusal(error, parts[0][0] if parts else None) from None
         if shortest > budget.tokens:
@@ -212,7 +213,9 @@ class AnswerPlanner:
                 budget.param,
                 "max_tokens_too_small",
             )
-        return f"close {budget.tokens} {largest_part}\n{blueprint}" if budget.close else blueprint
+        if not budget.close:
+            return blueprint
+        return f"close {Budget(budget.tokens, *closing).dumps()}\n{blueprint}"
 
     async def _compiled(self, spec: str, parts: Sequence[tuple[str, Node]]) -> str:
         """A refused whole is looked at part by part, to name the field."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from formgate.constrain.closing import Budget
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.vocabulary import Vocabulary
 
@@ -50,7 +51,9 @@ def test_a_free_text_is_closed_in_time(name: str, compiler: GrammarCompiler) -> 
     spec = json.dumps({"tree": tree, "options": {}})
     largest = compiler.shortest(spec).largest_part
     budget = 150
-    constraint = compiler.factory(f"close {budget} {largest}\n{compiler.blueprint(spec)}")
+    constraint = compiler.factory(
+        f"close {Budget(budget, largest).dumps()}\n{compiler.blueprint(spec)}"
+    )
     row = np.zeros(-(-len(TOKENS) // 32), np.int32)
     written: list[int] = []
     while not constraint.is_terminated():

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from formgate.constrain.closing import Budget
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.thinking import ThinkingBudget
 from formgate.constrain.vocabulary import Vocabulary
@@ -158,7 +159,9 @@ def test_rolling_back_gives_the_tokens_back(compiler: Any) -> None:
 
 def test_the_budget_of_the_whole_answer_goes_around_it(compiler: Any) -> None:
     tree = seq(*SPECIAL, GAP, ANSWER)
-    constraint = start(compiler, tree, ThinkingBudget(30, (), (CLOSE,)), "close 60 20\n")
+    constraint = start(
+        compiler, tree, ThinkingBudget(30, (), (CLOSE,)), f"close {Budget(60, 20).dumps()}\n"
+    )
     written = write(constraint, random.Random(1), avoid=(CLOSE,))
     assert written.index(CLOSE) <= 30
     assert len(written) <= 60
