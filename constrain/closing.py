@@ -60,6 +60,8 @@ class Ways:
         for token_id, token in enumerate(token_bytes):
             if len(token) == 1 and token_id not in special_ids:
                 self._single.setdefault(token[0], token_id)
+        self._single_bytes = np.array(list(self._single), dtype=np.int64)
+        self._single_ids = np.array(list(self._single.values()), dtype=np.int64)
 
     def through(self, free: Iterable[str], strings: Iterable[str]) -> Ways:
         """The same for a grammar whose free texts and strings end so."""
@@ -122,7 +124,8 @@ class Ways:
 
     def _next(self, row: NDArray[np.int32], used: list[int], *, stuck: bool) -> int:
         """`stuck`: double quotes end nothing here, so single ones may."""
-        allowed = [byte for byte, token_id in self._single.items() if _holds(row, token_id)]
+        held = (row[self._single_ids >> 5] >> (self._single_ids & 31)) & 1
+        allowed = self._single_bytes[np.flatnonzero(held)].tolist()
         if not allowed:  # a text that the tokenizer writes in one way only
             bits = np.unpackbits(row.view(np.uint8), bitorder="little")
             return int(np.flatnonzero(bits)[0])
