@@ -222,9 +222,9 @@ def _without_reasoning(case: Case, text: str, said: Said) -> str:
         return text
     opening, closing = map(case.mark, THINK[case.thinks])
     if case.state == "optional":
-        if not text.startswith(opening):
+        if not text.lstrip(" \t\r\n").startswith(opening):
             return text
-        text = text.removeprefix(opening)
+        text = text.lstrip(" \t\r\n").removeprefix(opening)
     thought, _, text = text.partition(closing)
     said.reasoning = thought.strip("\r\n")
     return text.lstrip("\r\n")

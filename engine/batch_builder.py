@@ -1,10 +1,11 @@
 """Turns the scheduled sequences into the tensors of one forward pass. A hot loop: numpy over
-buffers that live as long as the engine, and two copies to the device however many rows there are.
+buffers that live as long as the engine, and one copy to the device however many rows there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as ReadSequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,12 +15,52 @@ from formgate.engine.batch import ForwardBatch
 from formgate.engine.sequence import Sequence
 
 NO_BLOCKS: list[int] = []
+NUM_HOST_BUFFERS = 2  # one is filled while the device may still read the other
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class BatchShape:
+    """How large a batch's tensors are: one graph serves every batch that fits into its shape."""
+
+    num_tokens: int
+    num_rows: int
+    max_query_len: int
+
+    def holds(self, num_tokens: int, num_rows: int, max_query_len: int) -> bool:
+        return (
+            num_tokens <= self.num_tokens
+            and num_rows <= self.num_rows
+            and max_query_len <= self.max_query_len
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    forward: ForwardBatch
+    shape: BatchShape | None  # the static shape that it is padded to; None: it is as it came
+    rows: list[Sequence]  # those that get a row of logits, in order
+    has_pending: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _HostViews:
+    """Parts of a host buffer; the same places as the device's tensors of that shape."""
+
+    input_ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    slot_mapping: NDArray[np.int64]
+    logits_indices: NDArray[np.int64]
+    query_start: NDArray[np.int32]
+    context_lens: NDArray[np.int32]
+    tables: NDArray[np.int32]  # flat, all that is left
 
 
 class BatchBuilder:
-    """The tensors of a batch live in the builder's buffers: on the CPU they are valid until the
-    next `build`; on CUDA they are copies, and the step that uses them must have read the buffers
-    (it samples, and waits for the result) before the next `build`.
+    """Two kinds of batches: those that fit into one of `shapes` are padded to it, and their
+    tensors are always the same ones; any other has the size it needs.
+
+    The tensors are valid until the next `build` (on CUDA: in the order of the stream). Padding rows
+    have no query token, and padding tokens write no keys and values.
     """
 
     def __init__(
@@ -30,66 +71,93 @@ class BatchBuilder:
         max_blocks_per_seq: int,
         block_size: int,
         device: torch.device,
+        shapes: ReadSequence[BatchShape] = (),
     ) -> None:
         self.block_size = block_size
         self.device = device
-        pinned = device.type == "cuda"
-        # input_ids, positions, slot_mapping, then logits_indices.
-        self._longs = torch.zeros(
-            3 * max_num_tokens + max_num_seqs, dtype=torch.int64, pin_memory=pinned
+        self.shapes = tuple(sorted(shapes))  # so that the first that fits is the smallest
+        self._max_context_len = max_blocks_per_seq * block_size
+        max_num_tokens = max([max_num_tokens, *(shape.num_tokens for shape in shapes)])
+        num_longs = 3 * max_num_tokens + max_num_seqs
+        num_ints = 2 * max_num_seqs + 1 + max_num_seqs * max_blocks_per_seq
+        size = num_longs + -(-num_ints // 2)
+        on_cuda = device.type == "cuda"
+        self._device_buffer = torch.zeros(size, dtype=torch.int64, device=device)
+        self._host_buffers = (
+            [torch.zeros(size, dtype=torch.int64, pin_memory=True) for _ in range(NUM_HOST_BUFFERS)]
+            if on_cuda
+            else [self._device_buffer]
         )
-        # query_start, context_lens, then block_tables.
-        self._ints = torch.zeros(
-            2 * max_num_seqs + 1 + max_num_seqs * max_blocks_per_seq,
-            dtype=torch.int32,
-            pin_memory=pinned,
+        self._copied: list[torch.cuda.Event] = (
+            [torch.cuda.Event() for _ in self._host_buffers]  # type: ignore[no-untyped-call]
+            if on_cuda
+            else []
         )
-        self._longs_np: NDArray[np.int64] = self._longs.numpy()
-        self._ints_np: NDArray[np.int32] = self._ints.numpy()
+        self._turn = 0
+        # The tables of static shapes: rows as wide as a table can become, as a graph needs them.
+        table_rows = max((shape.num_rows for shape in shapes), default=0)
+        self._static_tables = torch.zeros(
+            (table_rows, max_blocks_per_seq), dtype=torch.int32, device=device
+        )
+        self._static_batches = {shape: self._static_batch(shape) for shape in self.shapes}
         # Row i mirrors the first `_mirrored[i]` entries of the list `_tables[i]`. A sequence keeps
         # its list while it runs, so most rows need nothing or one more entry.
         self._mirror: NDArray[np.int32] = np.zeros((max_num_seqs, max_blocks_per_seq), np.int32)
         self._tables = [NO_BLOCKS] * max_num_seqs
         self._mirrored = [0] * max_num_seqs
 
-    def build(self, sequences: ReadSequence[Sequence]) -> ForwardBatch:
+    def static_batch(self, shape: BatchShape) -> ForwardBatch:
+        """The tensors that every batch of a shape has."""
+        return self._static_batches[shape]
+
+    def build(self, sequences: ReadSequence[Sequence]) -> StepBatch:
         """Each sequence brings its next `num_scheduled_tokens`; those that catch up get a row of
-        logits, in order.
+        logits, in order. A pending token has the id that `fill_pending` replaces.
         """
         ids: list[int] = []
         counts: list[int] = []
         contexts: list[int] = []
         logits_indices: list[int] = []
+        logits_rows: list[Sequence] = []
+        has_pending = False
         for row, sequence in enumerate(sequences):
             start, count = sequence.num_computed_tokens, sequence.num_scheduled_tokens
-            if count == 1:
+            if sequence.pending_row is not None:
+                assert count == 1
+                assert start == len(sequence.token_ids)
+                has_pending = True
+                ids.append(-1 - sequence.pending_row)
+            elif count == 1:
                 ids.append(sequence.token_ids[start])
             else:
                 ids += sequence.token_ids[start : start + count]
             counts.append(count)
             contexts.append(start + count)
-            if start + count == len(sequence.token_ids):
+            if start + count == sequence.num_tokens:
                 logits_indices.append(len(ids) - 1)
+                logits_rows.append(sequence)
             self._mirror_table(row, sequence.block_table)
 
         rows, tokens, num_logits = len(counts), len(ids), len(logits_indices)
-        max_context = max(contexts)
+        max_context, max_query = max(contexts), max(counts)
         width = -(-max_context // self.block_size)
+        shape = self._shape_of(tokens, rows, max_query)
+        padded_tokens = shape.num_tokens if shape else tokens
+        padded_rows = shape.num_rows if shape else rows
+        padded_logits = shape.num_rows if shape else num_logits
 
-        ints = self._ints_np
-        ints[0] = 0
-        query_start = ints[: rows + 1]
-        context_lens = ints[rows + 1 : 2 * rows + 1]
-        tables = ints[2 * rows + 1 : 2 * rows + 1 + rows * width].reshape(rows, width)
+        host = self._next_host_buffer()
+        views = _host_views(host.numpy(), padded_tokens, padded_rows, padded_logits)
+        views.input_ids[:tokens] = ids
+        views.logits_indices[:num_logits] = logits_indices
+        query_start = views.query_start[: rows + 1]
+        query_start[0] = 0
         np.cumsum(counts, out=query_start[1:])
+        context_lens = views.context_lens[:rows]
         context_lens[:] = contexts
+        tables = views.tables[: rows * width].reshape(rows, width)
         tables[:] = self._mirror[:rows, :width]
-
-        longs = self._longs_np
-        longs[:tokens] = ids
-        positions = longs[tokens : 2 * tokens]
-        slots = longs[2 * tokens : 3 * tokens]
-        longs[3 * tokens : 3 * tokens + num_logits] = logits_indices
+        positions, slots = views.positions[:tokens], views.slot_mapping[:tokens]
         if tokens == rows:
             row_of_token = np.arange(rows)
             np.subtract(context_lens, 1, out=positions)
@@ -101,19 +169,68 @@ class BatchBuilder:
         blocks, inside = np.divmod(positions, self.block_size)
         np.multiply(tables[row_of_token, blocks], self.block_size, out=slots, dtype=np.int64)
         np.add(slots, inside, out=slots)
+        if shape is not None:
+            views.input_ids[tokens:] = 0
+            views.positions[tokens:] = 0
+            views.slot_mapping[tokens:] = -1
+            views.logits_indices[num_logits:] = 0
+            views.query_start[rows + 1 :] = tokens
+            views.context_lens[rows:] = 0
 
-        all_longs = self._to_device(self._longs[: 3 * tokens + num_logits])
-        all_ints = self._to_device(self._ints[: 2 * rows + 1 + rows * width])
+        longs = 3 * padded_tokens + padded_logits
+        ints = 2 * padded_rows + 1
+        self._copy_to_device(host, longs + -(-(ints + rows * width) // 2))
+        all_ints = self._device_buffer[longs:].view(torch.int32)
+        device_tables = all_ints[ints : ints + rows * width].view(rows, width)
+        if shape is not None:
+            self._static_tables[:rows, :width] = device_tables
+            batch = self._static_batches[shape]
+            batch.plans.clear()
+        else:
+            batch = self._batch(
+                tokens, rows, num_logits, device_tables, max_query=max_query, context=max_context
+            )
+        return StepBatch(batch, shape, logits_rows, has_pending)
+
+    def _shape_of(self, tokens: int, rows: int, max_query: int) -> BatchShape | None:
+        for shape in self.shapes:
+            if shape.holds(tokens, rows, max_query):
+                return shape
+        return None
+
+    def _static_batch(self, shape: BatchShape) -> ForwardBatch:
+        # Grids must follow from the shape, so any context has to fit.
+        return self._batch(
+            shape.num_tokens,
+            shape.num_rows,
+            shape.num_rows,
+            self._static_tables[: shape.num_rows],
+            max_query=shape.max_query_len,
+            context=self._max_context_len,
+        )
+
+    def _batch(
+        self,
+        tokens: int,
+        rows: int,
+        num_logits: int,
+        tables: torch.Tensor,
+        *,
+        max_query: int,
+        context: int,
+    ) -> ForwardBatch:
+        longs = self._device_buffer
+        ints = longs[3 * tokens + num_logits :].view(torch.int32)
         return ForwardBatch(
-            input_ids=all_longs[:tokens],
-            positions=all_longs[tokens : 2 * tokens],
-            slot_mapping=all_longs[2 * tokens : 3 * tokens],
-            logits_indices=all_longs[3 * tokens :],
-            query_start=all_ints[: rows + 1],
-            context_lens=all_ints[rows + 1 : 2 * rows + 1],
-            block_tables=all_ints[2 * rows + 1 :].view(rows, width),
-            max_query_len=max(counts),
-            max_context_len=max_context,
+            input_ids=longs[:tokens],
+            positions=longs[tokens : 2 * tokens],
+            slot_mapping=longs[2 * tokens : 3 * tokens],
+            logits_indices=longs[3 * tokens : 3 * tokens + num_logits],
+            query_start=ints[: rows + 1],
+            context_lens=ints[rows + 1 : 2 * rows + 1],
+            block_tables=tables,
+            max_query_len=max_query,
+            max_context_len=context,
         )
 
     def _mirror_table(self, row: int, table: list[int]) -> None:
@@ -123,5 +240,27 @@ class BatchBuilder:
             self._tables[row] = table
             self._mirrored[row] = len(table)
 
-    def _to_device(self, buffer: torch.Tensor) -> torch.Tensor:
-        return buffer.to(self.device, non_blocking=True)
+    def _next_host_buffer(self) -> torch.Tensor:
+        self._turn = (self._turn + 1) % len(self._host_buffers)
+        if self._copied:
+            self._copied[self._turn].synchronize()  # long ago, unless many steps sampled nothing
+        return self._host_buffers[self._turn]
+
+    def _copy_to_device(self, host: torch.Tensor, size: int) -> None:
+        if self._copied:
+            self._device_buffer[:size].copy_(host[:size], non_blocking=True)
+            self._copied[self._turn].record()
+
+
+def _host_views(longs: NDArray[np.int64], tokens: int, rows: int, num_logits: int) -> _HostViews:
+    end = 3 * tokens + num_logits
+    ints: NDArray[np.int32] = longs[end:].view(np.int32)
+    return _HostViews(
+        input_ids=longs[:tokens],
+        positions=longs[tokens : 2 * tokens],
+        slot_mapping=longs[2 * tokens : 3 * tokens],
+        logits_indices=longs[3 * tokens : end],
+        query_start=ints[: rows + 1],
+        context_lens=ints[rows + 1 : 2 * rows + 1],
+        tables=ints[2 * rows + 1 :],
+    )

@@ -78,20 +78,22 @@ class BlockTables:
         self.pool.acquire(prefix)
         sequence.block_table = list(prefix)
         sequence.num_computed_tokens = len(prefix) * self.block_size
+        sequence.num_offered_blocks = len(prefix)
 
-    def cache_computed(self, sequence: Sequence, num_computed_before: int) -> None:
-        """Let others find the blocks that were filled since `num_computed_before`."""
+    def cache_computed(self, sequence: Sequence) -> None:
+        """Let others find the blocks that are full of computed tokens; those of a pending token
+        are found once it is known.
+        """
         if not self.prefix_caching:
             return
-        for index in range(
-            num_computed_before // self.block_size,
-            sequence.num_computed_tokens // self.block_size,
-        ):
+        filled = min(sequence.num_computed_tokens, len(sequence.token_ids)) // self.block_size
+        for index in range(sequence.num_offered_blocks, filled):
             self.pool.cache.insert(
                 self.hash_of(sequence, index),
                 self._tokens_of(sequence, index),
                 sequence.block_table[index],
             )
+        sequence.num_offered_blocks = max(filled, sequence.num_offered_blocks)
 
     def release(self, sequence: Sequence) -> list[int]:
         """Returns the blocks that nobody uses now. Their contents can still be found."""
@@ -99,6 +101,7 @@ class BlockTables:
         # A new list: the runner recognises a table by its identity.
         sequence.block_table = []
         sequence.num_computed_tokens = 0
+        sequence.num_offered_blocks = 0
         return freed
 
     def _tokens_of(self, sequence: Sequence, index: int) -> list[int]:

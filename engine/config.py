@@ -26,6 +26,8 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     enforce_eager: bool = False
+    max_cudagraph_capture_size: int | None = None  # None: max_num_seqs on CUDA, 0 on a CPU
+    async_scheduling: bool | None = None  # launch a step before the last one's tokens are known
     max_logprobs: int = 20
     seed: int = 0
     tensor_parallel_size: int = 1

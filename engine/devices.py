@@ -22,6 +22,21 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy that nobody waits for: from pageable memory CUDA would wait for the whole stream."""
+    if device.type == "cpu":
+        return values
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(values: torch.Tensor) -> torch.Tensor:
+    """Good once an event that is recorded after this call has happened."""
+    if values.device.type == "cpu":
+        return values
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return host.copy_(values, non_blocking=True)
+
+
 def usable_cpus() -> int:
     """The cores that this process may run on, and a container's share of them."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from formgate.engine.admission import ConstraintBuilder
 from formgate.engine.block_pool import BlockPool
@@ -23,9 +24,9 @@ from formgate.engine.messages import (
     StepOutputs,
     TokenOutput,
 )
-from formgate.engine.runner import Forward, ModelRunner
+from formgate.engine.runner import Forward, ModelRunner, Sampling
 from formgate.engine.sampler import SampledTokens
-from formgate.engine.scheduler import Schedule, Scheduler
+from formgate.engine.scheduler import Scheduler
 from formgate.engine.sequence import Sequence
 from formgate.engine.weights import Progress
 
@@ -39,7 +40,21 @@ NOTHING_TO_CHOOSE = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A step that is launched and whose tokens the CPU does not know yet."""
+
+    forward: Forward = field(default_factory=Forward)
+    masks: StepMasks = field(default_factory=StepMasks)
+    sampling: Sampling = field(default_factory=Sampling)
+
+
 class Engine:
+    """Steps overlap where `async_scheduling` says so: each is launched before the tokens of the one
+    before have reached the CPU. A sequence that these tokens end, or lead on by forced ones, has
+    then a row too many in the step under way, which is computed for nothing and never looked at.
+    """
+
     def __init__(
         self,
         config: EngineConfig,
@@ -67,6 +82,9 @@ class Engine:
         self.builder = ConstraintBuilder(constraint_factory)
         self._sequences: dict[str, Sequence] = {}  # all that are not finished
         self._early: list[TokenOutput] = []  # endings that no step brought about
+        self._flight = Flight()
+        given = config.async_scheduling
+        self._overlap = self.runner.on_cuda if given is None else given
 
     @property
     def ready(self) -> EngineReady:
@@ -114,12 +132,28 @@ class Engine:
 
     def step(self) -> StepOutputs:
         self._admit()
+        stats = EngineStats(0, 0, 0.0)
+        outputs: list[TokenOutput] = []
+        overlap = self._overlap and not self._waits_for_forced_tokens()
+        if not overlap:
+            self._land(outputs, stats)
         schedule = self.scheduler.schedule()
         forward = self.runner.forward(schedule.sequences)  # launched, not awaited
         self.scheduler.advance(schedule)
+        self._land(outputs, stats)  # the step before; its tokens are still on the device till here
         masks = self.masks.fill(forward.rows)  # while the device computes
-        tokens = self.runner.sample(forward, masks)
-        return self._emit(schedule, forward, masks, tokens)
+        self._launch(Flight(forward, masks, self.runner.sample(forward, masks)))
+        if not overlap:
+            self._land(outputs, stats)
+        stats.num_preemptions = schedule.num_preemptions
+        stats.prefix_cache_queries = schedule.prefix_queries
+        stats.prefix_cache_hits = schedule.prefix_hits
+        stats.num_batched_tokens = schedule.num_tokens
+        stats.num_running = len(self.scheduler.running)
+        stats.num_waiting = len(self._sequences) - stats.num_running
+        stats.kv_cache_usage = self.pool.num_used / self.pool.num_blocks
+        early, self._early = self._early, []
+        return StepOutputs(early + outputs, stats)
 
     def check_integrity(self) -> None:
         """Asserts that every block belongs to whom it should; when idle, to nobody."""
@@ -156,29 +190,34 @@ class Engine:
             sequence.constraint = built
             self.scheduler.add(sequence)
 
-    def _emit(
-        self, schedule: Schedule, forward: Forward, masks: StepMasks, tokens: SampledTokens
-    ) -> StepOutputs:
-        self.runner.collect_prompt_logprobs(forward)
-        outputs, self._early = self._early, []
-        num_forced = 0
-        for row, sequence in enumerate(forward.rows):
+    def _waits_for_forced_tokens(self) -> bool:
+        """Where a grammar may force the next tokens, the step waits for the last one: a run of
+        them then goes into one step, and no row is computed for nothing.
+        """
+        return self.config.forced_tokens and any(map(_may_be_forced, self.scheduler.running))
+
+    def _launch(self, flight: Flight) -> None:
+        assert not self._flight.forward.rows
+        self._flight = flight
+        for row, sequence in enumerate(flight.forward.rows):
+            # Else the tokens that just landed have ended it, or led on beyond this step.
+            if not sequence.is_finished and sequence.num_uncomputed_tokens == 0:
+                sequence.pending_row = row
+
+    def _land(self, outputs: list[TokenOutput], stats: EngineStats) -> None:
+        """Take in the tokens of the step that was launched last."""
+        flight, self._flight = self._flight, Flight()
+        tokens = flight.sampling.fetch()
+        self.runner.collect_prompt_logprobs(flight.forward)
+        for row, sequence in enumerate(flight.forward.rows):
+            if sequence.pending_row != row:  # aborted, or it was a row too many
+                continue
+            sequence.pending_row = None
             forced_before = sequence.num_forced_tokens
-            outputs.append(self._emit_row(row, sequence, masks, tokens))
-            num_forced += sequence.num_forced_tokens - forced_before
-        stats = EngineStats(
-            num_running=len(self.scheduler.running),
-            num_waiting=len(self._sequences) - len(self.scheduler.running),
-            kv_cache_usage=self.pool.num_used / self.pool.num_blocks,
-            num_preemptions=schedule.num_preemptions,
-            prefix_cache_queries=schedule.prefix_queries,
-            prefix_cache_hits=schedule.prefix_hits,
-            num_batched_tokens=schedule.num_tokens,
-            num_forced_tokens=num_forced,
-            mask_time=masks.seconds,
-            mask_wait=tokens.mask_wait,
-        )
-        return StepOutputs(outputs, stats)
+            outputs.append(self._emit_row(row, sequence, flight.masks, tokens))
+            stats.num_forced_tokens += sequence.num_forced_tokens - forced_before
+        stats.mask_time += flight.masks.seconds
+        stats.mask_wait += tokens.mask_wait
 
     def _emit_row(
         self, row: int, sequence: Sequence, masks: StepMasks, tokens: SampledTokens
@@ -229,6 +268,8 @@ class Engine:
 
     def _drop(self, sequence: Sequence) -> list[int]:
         del self._sequences[sequence.request_id]
+        sequence.pending_row = None
+        sequence.constraint = None  # no mask for what may still be computed of it
         return self.scheduler.finish(sequence)
 
 

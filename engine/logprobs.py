@@ -8,18 +8,28 @@ from dataclasses import dataclass
 
 import torch
 
+from formgate.engine.devices import to_host
 from formgate.engine.messages import PositionLogprobs, TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
 class Logprobs:
-    """On the device; `positions` is what copies them to the CPU."""
+    """`to_host` begins their way to the CPU, `positions` is for what has arrived there."""
 
     token_ids: torch.Tensor  # int64 [n], chosen
     chosen: torch.Tensor  # float32 [n]
     ranks: torch.Tensor  # int64 [n]; 1 is the most likely token of the vocabulary
     top_ids: torch.Tensor  # int64 [n, k], best first
     top: torch.Tensor  # float32 [n, k]
+
+    def to_host(self) -> Logprobs:
+        return Logprobs(
+            to_host(self.token_ids),
+            to_host(self.chosen),
+            to_host(self.ranks),
+            to_host(self.top_ids),
+            to_host(self.top),
+        )
 
     def positions(self, num_top: list[int]) -> list[PositionLogprobs]:
         """`num_top`: how many of the best each row asked for."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import torch
 
+from formgate.engine.devices import to_device
 from formgate.engine.sampling_params import SamplingParams
 from formgate.engine.sequence import Sequence
 
@@ -46,7 +47,7 @@ class TokenCounts:
             tokens += new
             self._num_counted[row] += len(new)
         if rows:
-            index = torch.tensor((rows, tokens), device=self.device)
+            index = to_device(torch.tensor((rows, tokens)), self.device)
             ones = torch.ones(len(rows), device=self.device)
             self.in_output.index_put_((index[0], index[1]), ones, accumulate=True)
 
@@ -69,11 +70,11 @@ class TokenCounts:
             rows += [row] * len(prompt)
             tokens += prompt
         if kept:
-            new, old_index = torch.tensor(kept, device=self.device).unbind(1)
+            new, old_index = to_device(torch.tensor(kept), self.device).unbind(1)
             in_prompt[new] = self.in_prompt[old_index]
             in_output[new] = self.in_output[old_index]
         if rows:
-            index = torch.tensor((rows, tokens), device=self.device)
+            index = to_device(torch.tensor((rows, tokens)), self.device)
             in_prompt[index[0], index[1]] = True
         self.in_prompt, self.in_output = in_prompt, in_output
         self._sequences, self._num_counted = list(sequences), num_counted
@@ -83,7 +84,7 @@ class Penalties:
     """The penalties of some rows of one batch, as columns."""
 
     def __init__(self, rows: list[int], sequences: list[Sequence], device: torch.device) -> None:
-        self.rows = torch.tensor(rows, device=device)
+        self.rows = to_device(torch.tensor(rows), device)
         self.sequences = [sequences[row] for row in rows]
         params = [sequence.params for sequence in self.sequences]
         self.repetition = _column([p.repetition_penalty for p in params], 1.0, device)
@@ -110,7 +111,7 @@ def _column(values: list[float], off: float, device: torch.device) -> torch.Tens
     """float32 [rows, 1]; None if no row needs it"""
     if all(value == off for value in values):
         return None
-    return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)
+    return to_device(torch.tensor(values, dtype=torch.float32), device).unsqueeze(1)
 
 
 def _same(first: list[Sequence], second: list[Sequence]) -> bool:

@@ -14,25 +14,28 @@ from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
 from formgate.engine.batch import ForwardBatch
-from formgate.engine.batch_builder import BatchBuilder
+from formgate.engine.batch_builder import BatchBuilder, BatchShape
 from formgate.engine.config import EngineConfig
 from formgate.engine.devices import limit_cpu_threads, resolve_device
 from formgate.engine.errors import EngineStartError
 from formgate.engine.generation_config import eos_token_ids
-from formgate.engine.kv_cache import (
-    CPU_CACHE_BYTES,
-    GIB,
-    KVCaches,
-    KVCacheShape,
-    KVCacheSize,
-    size_kv_cache,
-)
+from formgate.engine.graphs import StaticShapes, static_shapes
+from formgate.engine.kv_cache import KVCaches, KVCacheShape
 from formgate.engine.layers.packed import linear_method_for
 from formgate.engine.masks import StepMasks
+from formgate.engine.memory import (
+    allocate_kv_cache,
+    buffers_fit,
+    fit_kv_cache,
+    graphs_fit,
+    largest_batch,
+    max_num_batched_tokens,
+    weights_fit,
+)
 from formgate.engine.models.decoder import CausalLM
 from formgate.engine.models.registry import build_model, model_spec
 from formgate.engine.prompt_logprobs import prompt_logprobs
-from formgate.engine.sampler import SampledTokens, Sampler
+from formgate.engine.sampler import DeviceSample, SampledTokens, Sampler
 from formgate.engine.sequence import Sequence
 from formgate.engine.weights import (
     Progress,
@@ -41,9 +44,7 @@ from formgate.engine.weights import (
     load_weights,
     resolve_dtype,
 )
-
-BATCHED_TOKENS_CUDA = 8192
-BATCHED_TOKENS_CPU = 1024  # a longer chunk would hold up the decoding rows for too long
+from formgate.kernels.fill_pending import fill_pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class PromptRows:
 
     sequence: Sequence
     first_row: int
+    first_target: int  # where in the prompt the targets begin
     targets: list[int]
 
 
@@ -63,12 +65,32 @@ class Forward:
         default_factory=list
     )  # those that catch up, one row of logits each
     logits: torch.Tensor | None = None  # float32 [len(rows), vocab_size]
-    hidden: torch.Tensor | None = None  # [num_tokens, hidden_size]
+    hidden: torch.Tensor | None = None  # [num_tokens, hidden_size], if `prompt_rows` need it
     prompt_rows: list[PromptRows] = field(default_factory=list)
-    done: torch.cuda.Event | None = None  # None: it was done when `forward` returned
+    done: torch.cuda.Event | None = None  # None: nobody will ask when it was done
 
 
 NO_TOKENS = SampledTokens([], frozenset(), [])
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Tokens that are being chosen; `fetch` waits for them."""
+
+    sample: DeviceSample | None = None
+    mask_wait: float = 0.0  # seconds, if there are no events to tell
+    computed: torch.cuda.Event | None = None
+    masked: torch.cuda.Event | None = None
+
+    def fetch(self) -> SampledTokens:
+        if self.sample is None:
+            return NO_TOKENS
+        tokens = self.sample.fetch()
+        wait = self.mask_wait
+        if self.computed is not None and self.masked is not None:
+            # Between the two events the device had nothing to do: milliseconds.
+            wait = self.computed.elapsed_time(self.masked) / 1000
+        return replace(tokens, mask_wait=wait)
 
 
 class ModelRunner:
@@ -79,7 +101,8 @@ class ModelRunner:
         if config.quantization is not None:
             raise EngineStartError(f"--quantization {config.quantization} is not supported yet")
         self.device = resolve_device(config.device)
-        if self.device.type == "cpu":
+        self.on_cuda = self.device.type == "cuda"
+        if not self.on_cuda:
             limit_cpu_threads()
         hf_config = load_model_config(config.model_dir)
         self.spec = model_spec(hf_config)
@@ -87,7 +110,7 @@ class ModelRunner:
         self.eos_token_ids = eos_token_ids(config.model_dir, self.spec.eos_token_ids)
         self.block_size = config.block_size
         self.max_num_seqs = config.max_num_seqs
-        self.max_num_batched_tokens = _max_num_batched_tokens(config, self.device)
+        self.max_num_batched_tokens = max_num_batched_tokens(config, self.device)
         max_model_len = self._max_model_len(config)
 
         self.model = self._load_model(config, hf_config, progress)
@@ -100,23 +123,46 @@ class ModelRunner:
             device=self.device,
             seed=config.seed,
         )
-        size = self._fit_kv_cache(config, max_model_len)
+        max_batch = _max_static_batch(config, self.device)
+        shapes = static_shapes(max_batch, forced_tokens=config.forced_tokens)
+        with buffers_fit(config):
+            self._make_buffers(max_batch)
+        self._kv_shape = KVCacheShape(
+            num_layers=self.spec.num_layers,
+            block_size=config.block_size,
+            num_kv_heads=self.spec.num_kv_heads,
+            head_dim=self.spec.head_dim,
+            dtype=self.dtype,
+        )
+        size = fit_kv_cache(
+            config,
+            self._kv_shape,
+            self.device,
+            max_model_len=max_model_len,
+            max_num_tokens=self.max_num_batched_tokens,
+            num_graphs=len(shapes),
+            run_largest_step=lambda: self._run_largest_step(max_model_len),
+        )
         self.max_model_len = size.max_model_len
         self.num_blocks = size.num_blocks
         progress("allocating the KV cache", 0, 1)
-        self.kv_caches = self._allocate(config, size.num_blocks)
+        self.kv_caches: KVCaches = allocate_kv_cache(
+            config, self._kv_shape, size.num_blocks, self.device
+        )
         progress("allocating the KV cache", 1, 1)
-        self._builder = BatchBuilder(
-            max_num_seqs=self.max_num_seqs,
-            max_num_tokens=self.max_num_batched_tokens,
-            max_blocks_per_seq=self._kv_shape.blocks_for(self.max_model_len),
-            block_size=self.block_size,
-            device=self.device,
-        )
-        words = -(-self.spec.vocab_size // 32)
-        self._bitmask = torch.zeros(
-            (self.max_num_seqs, words), dtype=torch.int32, pin_memory=self.device.type == "cuda"
-        )
+        with buffers_fit(config):
+            self._builder = BatchBuilder(
+                max_num_seqs=self.max_num_seqs,
+                max_num_tokens=self.max_num_batched_tokens,
+                max_blocks_per_seq=self._kv_shape.blocks_for(self.max_model_len),
+                block_size=self.block_size,
+                device=self.device,
+                shapes=shapes,
+            )
+        self._static = StaticShapes(shapes, self._compute_static)
+        if self.on_cuda:
+            with graphs_fit(config, max_batch), torch.inference_mode():
+                self._static.capture(progress)
 
     @property
     def bitmask(self) -> NDArray[np.int32]:
@@ -127,34 +173,47 @@ class ModelRunner:
     @torch.inference_mode()
     def forward(self, sequences: ReadSequence[Sequence]) -> Forward:
         """Launch the pass that computes each sequence's next `num_scheduled_tokens`. On CUDA it
-        returns at once.
+        returns at once. Pending tokens are those of the last `sample`.
         """
         if not sequences:
             return Forward()
-        batch = self._builder.build(sequences)
-        hidden = self.model(batch, self.kv_caches)
-        rows = [sequence for sequence in sequences if sequence.catches_up]
-        logits = self.model.compute_logits(hidden[batch.logits_indices]) if rows else None
-        done = _record_event() if self.device.type == "cuda" else None
-        return Forward(rows, logits, hidden, _prompt_rows(sequences), done)
+        step = self._builder.build(sequences)
+        prompt_rows = _prompt_rows(sequences)
+        logits: torch.Tensor | None = None
+        hidden: torch.Tensor | None = None
+        if step.shape is not None and not prompt_rows:
+            self._static.run(step.shape)
+            logits = self._static_logits[: len(step.rows)] if step.rows else None
+        else:
+            if step.has_pending:
+                fill_pending(step.forward.input_ids, self._last_tokens)
+            hidden = self.model(step.forward, self.kv_caches)
+            if step.rows:
+                indices = step.forward.logits_indices[: len(step.rows)]
+                out = self._static_logits[: len(step.rows)] if len(self._static) else None
+                logits = self.model.compute_logits(hidden.index_select(0, indices), out)
+        timed = self.on_cuda and any(row.constraint is not None for row in step.rows)
+        done = _record_event() if timed else None
+        return Forward(step.rows, logits, hidden if prompt_rows else None, prompt_rows, done)
 
     @torch.inference_mode()
-    def sample(self, forward: Forward, masks: StepMasks) -> SampledTokens:
-        """Wait for the pass and choose a token for each of its rows."""
+    def sample(self, forward: Forward, masks: StepMasks) -> Sampling:
+        """Choose a token for each row of the pass. On CUDA it returns at once."""
         if forward.logits is None:
-            return NO_TOKENS
+            return Sampling()
+        num_rows = len(forward.rows)
         bitmask = None
         masked: torch.cuda.Event | None = None
         if masks.masked_rows:
+            bitmask = self._send_masks(num_rows)
             if forward.done is not None:
                 masked = _record_event()
-            bitmask = self._bitmask[: len(forward.rows)].to(self.device, non_blocking=True)
-        sampled = self.sampler.sample(forward.logits, forward.rows, bitmask, masks.masked_rows)
-        mask_wait = masks.seconds
-        if forward.done is not None:
-            # Between the two events the device had nothing to do: milliseconds.
-            mask_wait = forward.done.elapsed_time(masked) / 1000 if masked is not None else 0.0
-        return replace(sampled, mask_wait=mask_wait)
+        sample = self.sampler.launch(forward.logits, forward.rows, bitmask, masks.masked_rows)
+        # A broken row's token is never seen, but the next step may be launched with it.
+        torch.clamp(sample.device_ids, min=0, out=self._last_tokens[:num_rows])
+        if not self.on_cuda:
+            return Sampling(sample, masks.seconds)
+        return Sampling(sample, 0.0, forward.done, masked)
 
     @torch.inference_mode()
     def collect_prompt_logprobs(self, forward: Forward) -> None:
@@ -163,7 +222,8 @@ class ModelRunner:
             assert forward.hidden is not None
             num_top = rows.sequence.params.prompt_logprobs
             assert num_top is not None
-            rows.sequence.prompt_logprobs += prompt_logprobs(
+            # A sequence that was preempted meanwhile comes back to the same places.
+            rows.sequence.prompt_logprobs[rows.first_target - 1 :] = prompt_logprobs(
                 self.model.compute_logits,
                 forward.hidden[rows.first_row : rows.first_row + len(rows.targets)],
                 rows.targets,
@@ -180,10 +240,41 @@ class ModelRunner:
             keys.index_fill_(0, indices, 0.0)
             values.index_fill_(0, indices, 0.0)
 
+    def _compute_static(self, shape: BatchShape) -> None:
+        batch = self._builder.static_batch(shape)
+        fill_pending(batch.input_ids, self._last_tokens)
+        hidden = self.model(batch, self.kv_caches)
+        hidden = hidden.index_select(0, batch.logits_indices)
+        self.model.compute_logits(hidden, self._static_logits[: shape.num_rows])
+
+    def _send_masks(self, num_rows: int) -> torch.Tensor:
+        """Copied beside the forward pass, not behind it."""
+        if self._mask_stream is None:
+            return self._bitmask[:num_rows]
+        with torch.cuda.stream(self._mask_stream):
+            # The sampling that read it last is over: its tokens have been fetched.
+            self._device_bitmask[:num_rows].copy_(self._bitmask[:num_rows], non_blocking=True)
+        torch.cuda.current_stream().wait_stream(self._mask_stream)
+        return self._device_bitmask[:num_rows]
+
+    def _make_buffers(self, max_batch: int) -> None:
+        vocab_size, rows = self.spec.vocab_size, self.max_num_seqs
+        words = -(-vocab_size // 32)
+        self._bitmask = torch.zeros((rows, words), dtype=torch.int32, pin_memory=self.on_cuda)
+        self._device_bitmask = self._bitmask.to(self.device)
+        self._mask_stream: torch.cuda.Stream | None = None
+        if self.on_cuda:
+            self._mask_stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        # The device's own record of the last tokens: a next step need not wait for the CPU's.
+        self._last_tokens = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        self._static_logits = torch.zeros(
+            (rows if max_batch else 0, vocab_size), dtype=torch.float32, device=self.device
+        )
+
     def _load_model(
         self, config: EngineConfig, hf_config: PreTrainedConfig, progress: Progress
     ) -> CausalLM:
-        try:
+        with weights_fit(self.device):
             model = build_model(
                 hf_config,
                 self.dtype,
@@ -194,12 +285,6 @@ class ModelRunner:
                 dummy_weights(model, config.seed)
             else:
                 load_weights(model, config.model_dir, progress=progress)
-        except torch.OutOfMemoryError as error:
-            total = torch.cuda.get_device_properties(self.device).total_memory
-            raise EngineStartError(
-                f"Out of GPU memory while loading the weights (the GPU has {total / GIB:.1f} GiB): "
-                "free it from other programs, or serve a smaller model"
-            ) from error
         model.requires_grad_(False)
         return model
 
@@ -214,105 +299,19 @@ class ModelRunner:
             )
         return config.max_model_len
 
-    # Memory.
-
-    def _fit_kv_cache(self, config: EngineConfig, max_model_len: int) -> KVCacheSize:
-        self._kv_shape = KVCacheShape(
-            num_layers=self.spec.num_layers,
-            block_size=config.block_size,
-            num_kv_heads=self.spec.num_kv_heads,
-            head_dim=self.spec.head_dim,
-            dtype=self.dtype,
-        )
-        one_sequence = self._kv_shape.blocks_for(max_model_len) * self._kv_shape.bytes_per_block
-        more_memory = f"raise --kv-cache-memory-bytes to {one_sequence}"
-        if config.kv_cache_memory_bytes is not None:
-            available = config.kv_cache_memory_bytes
-        elif self.device.type == "cpu":
-            available = CPU_CACHE_BYTES
-        else:
-            available = self._profile_gpu_memory(config, max_model_len)
-            more_memory = (
-                "raise --gpu-memory-utilization to 0.95"
-                if config.gpu_memory_utilization < 0.95
-                else f"lower --max-num-batched-tokens to {max(self.max_num_batched_tokens // 2, 1)}"
-            )
-        return size_kv_cache(
-            self._kv_shape,
-            available,
-            max_model_len=max_model_len,
-            max_model_len_given=config.max_model_len is not None,
-            max_num_seqs=config.max_num_seqs,
-            more_memory=more_memory,
-        )
-
-    def _profile_gpu_memory(self, config: EngineConfig, max_model_len: int) -> int:
-        """Bytes of the GPU's share that the largest step leaves free."""
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(self.device)
-        try:
-            self._run_largest_step(max_model_len)
-        except torch.OutOfMemoryError as error:
-            half = max(self.max_num_batched_tokens // 2, 1)
-            raise EngineStartError(
-                f"Out of GPU memory in a step of {self.max_num_batched_tokens} tokens: lower "
-                f"--max-num-batched-tokens to {half}"
-            ) from error
-        torch.cuda.synchronize(self.device)
-        peak = torch.cuda.max_memory_allocated(self.device)
-        torch.cuda.empty_cache()
-        free, total = torch.cuda.mem_get_info(self.device)
-        # The CUDA context, libraries' workspaces, and other programs on the same GPU.
-        outside_torch = total - free - torch.cuda.memory_reserved(self.device)
-        return int(total * config.gpu_memory_utilization) - peak - outside_torch
-
     @torch.inference_mode()
     def _run_largest_step(self, max_model_len: int) -> None:
-        """As many tokens and rows as a step may have. All read and none writes block 0 of a cache
-        of one block.
-        """
-        num_seqs = self.max_num_seqs
-        base, longer = divmod(self.max_num_batched_tokens, num_seqs)
-        counts = torch.full((num_seqs,), base)
-        counts[:longer] += 1
-        counts.clamp_(max=max_model_len)
-        query_start = torch.zeros(num_seqs + 1, dtype=torch.int32)
-        query_start[1:] = counts.cumsum(0)
-        longest = int(counts.max())
-        tokens = int(query_start[-1])
-        batch = ForwardBatch(
-            input_ids=torch.zeros(tokens, dtype=torch.int64, device=self.device),
-            positions=torch.cat([torch.arange(int(n)) for n in counts]).to(self.device),
-            slot_mapping=torch.full((tokens,), -1, device=self.device),
-            block_tables=torch.zeros(
-                (num_seqs, self._kv_shape.blocks_for(longest)),
-                dtype=torch.int32,
-                device=self.device,
-            ),
-            query_start=query_start.to(self.device),
-            context_lens=counts.to(self.device, torch.int32),
-            logits_indices=(query_start[1:].long() - 1).to(self.device),
-            max_query_len=longest,
-            max_context_len=longest,
+        batch: ForwardBatch = largest_batch(
+            num_seqs=self.max_num_seqs,
+            max_num_tokens=self.max_num_batched_tokens,
+            max_model_len=max_model_len,
+            block_size=self.block_size,
+            device=self.device,
         )
         hidden = self.model(batch, self._kv_shape.allocate(1, self.device))
         logits = self.model.compute_logits(hidden[batch.logits_indices])
         # The sampler sorts: at most two more tensors as large as the logits, and indices.
         logits.sort(dim=-1)
-
-    def _allocate(self, config: EngineConfig, num_blocks: int) -> KVCaches:
-        try:
-            return self._kv_shape.allocate(num_blocks, self.device)
-        except torch.OutOfMemoryError as error:
-            if config.kv_cache_memory_bytes is not None:
-                free, _ = torch.cuda.mem_get_info(self.device)
-                lower = f"--kv-cache-memory-bytes to {free * 9 // 10}"
-            else:
-                share = max(config.gpu_memory_utilization - 0.1, 0.1)
-                lower = f"--gpu-memory-utilization to {share:.2f}"
-            raise EngineStartError(
-                f"Out of GPU memory while allocating the KV cache: lower {lower}"
-            ) from error
 
 
 def _record_event() -> torch.cuda.Event:
@@ -321,17 +320,13 @@ def _record_event() -> torch.cuda.Event:
     return event
 
 
-def _max_num_batched_tokens(config: EngineConfig, device: torch.device) -> int:
-    if config.max_num_batched_tokens is None:
-        default = BATCHED_TOKENS_CUDA if device.type == "cuda" else BATCHED_TOKENS_CPU
-        return max(default, config.max_num_seqs)
-    if config.max_num_batched_tokens < config.max_num_seqs:
-        raise EngineStartError(
-            f"--max-num-batched-tokens {config.max_num_batched_tokens} is less than "
-            f"--max-num-seqs {config.max_num_seqs}: lower --max-num-seqs to "
-            f"{config.max_num_batched_tokens}"
-        )
-    return config.max_num_batched_tokens
+def _max_static_batch(config: EngineConfig, device: torch.device) -> int:
+    """The largest decode batch that is padded to a static shape."""
+    if config.enforce_eager:
+        return 0
+    default = config.max_num_seqs if device.type == "cuda" else 0
+    given = config.max_cudagraph_capture_size
+    return min(default if given is None else given, config.max_num_seqs)
 
 
 def _prompt_rows(sequences: ReadSequence[Sequence]) -> list[PromptRows]:
@@ -340,8 +335,9 @@ def _prompt_rows(sequences: ReadSequence[Sequence]) -> list[PromptRows]:
     for sequence in sequences:
         if sequence.params.prompt_logprobs is not None and sequence.num_output_tokens == 0:
             start = sequence.num_computed_tokens + 1
-            targets = sequence.token_ids[start : start + sequence.num_scheduled_tokens]
-            if targets:
-                found.append(PromptRows(sequence, first_row, targets))
+            end = min(start + sequence.num_scheduled_tokens, sequence.num_prompt_tokens)
+            if start < end:
+                targets = sequence.token_ids[start:end]
+                found.append(PromptRows(sequence, first_row, start, targets))
         first_row += sequence.num_scheduled_tokens
     return found

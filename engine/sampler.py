@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from formgate.engine.devices import to_device, to_host
 from formgate.engine.logprobs import Logprobs, compute_logprobs
 from formgate.engine.messages import PositionLogprobs
 from formgate.engine.penalties import Penalties, TokenCounts, is_penalized
@@ -37,15 +38,19 @@ class SampledTokens:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSample:
-    """What `launch` leaves on the device; `fetch` waits for it."""
+    """What `launch` leaves on the device, on its way to the CPU; `fetch` waits for it."""
 
-    token_ids: torch.Tensor  # int64 [rows], BROKEN where the logits were no numbers
-    logprobs: Logprobs | None
+    device_ids: torch.Tensor  # int64 [rows], BROKEN where the logits were no numbers
+    host_ids: torch.Tensor
+    logprobs: Logprobs | None  # on the host
     logprob_rows: list[int]
     num_top: list[int]  # per row of `logprob_rows`
+    arrived: torch.cuda.Event | None  # None: at once
 
     def fetch(self) -> SampledTokens:
-        token_ids: list[int] = self.token_ids.tolist()
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        token_ids: list[int] = self.host_ids.tolist()
         logprobs: list[PositionLogprobs | None] = [None] * len(token_ids)
         if self.logprobs is not None:
             positions = self.logprobs.positions(self.num_top)
@@ -71,6 +76,7 @@ class _Plan:
     # Of the rows that are drawn; None of a field: no row needs it.
     random_rows: list[int] = field(default_factory=list)
     random_index: torch.Tensor | None = None
+    seeded: list[tuple[int, int]] = field(default_factory=list)  # (place in random_rows, row)
     temperature: torch.Tensor | None = None  # float32 [r, 1], as are the others but top_k
     top_k: torch.Tensor | None = None  # int64 [r, 1], the vocabulary's size where off
     largest_top_k: int = 0  # of the rows where it is on
@@ -143,8 +149,13 @@ class Sampler:
         logprobs: Logprobs | None = None
         if raw is not None and plan.logprob_index is not None:
             chosen = token_ids.index_select(0, plan.logprob_index).clamp_min_(0)
-            logprobs = compute_logprobs(raw, chosen, max(plan.num_top))
-        return DeviceSample(token_ids, logprobs, plan.logprob_rows, plan.num_top)
+            logprobs = compute_logprobs(raw, chosen, max(plan.num_top)).to_host()
+        host_ids = to_host(token_ids)
+        arrived: torch.cuda.Event | None = None
+        if self.device.type == "cuda":
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record()
+        return DeviceSample(token_ids, host_ids, logprobs, plan.logprob_rows, plan.num_top, arrived)
 
     def _edit(self, logits: torch.Tensor, plan: _Plan) -> None:
         """Everything that shapes logits before the mask."""
@@ -233,11 +244,12 @@ class Sampler:
     def _uniform(self, plan: _Plan) -> torch.Tensor:
         """float32 [r] in [0, 1)"""
         numbers = torch.rand(len(plan.random_rows), generator=self._generator)
-        for place, row in enumerate(plan.random_rows):
+        seeded = numbers.numpy()
+        for place, row in plan.seeded:
             sequence = plan.sequences[row]
-            if sequence.params.seed is not None:
-                numbers[place] = _seeded_uniform(sequence.params.seed, sequence.num_output_tokens)
-        return numbers.clamp_(max=LARGEST_UNIFORM).to(self.device, non_blocking=True)
+            assert sequence.params.seed is not None
+            seeded[place] = _seeded_uniform(sequence.params.seed, sequence.num_output_tokens)
+        return to_device(numbers.clamp_(max=LARGEST_UNIFORM), self.device)
 
     def _plan_of(self, sequences: list[Sequence]) -> _Plan:
         known = self._plan.sequences
@@ -270,7 +282,7 @@ class Sampler:
         if biased:
             plan.static_rows = self._index(biased)
             biases = [self._static_bias(sequences[row]) for row in biased]
-            plan.static_bias = torch.stack(biases).to(self.device)
+            plan.static_bias = to_device(torch.stack(biases), self.device)
         if penalized:
             plan.penalties = Penalties(penalized, sequences, self.device)
         if plan.logprob_rows:
@@ -281,6 +293,11 @@ class Sampler:
 
     def _plan_draw(self, plan: _Plan) -> None:
         params = [plan.sequences[row].params for row in plan.random_rows]
+        plan.seeded = [
+            (place, row)
+            for place, row in enumerate(plan.random_rows)
+            if params[place].seed is not None
+        ]
         plan.random_index = self._index(plan.random_rows)
         plan.temperature = self._column([p.temperature for p in params])
         top_ks = [p.top_k if 0 < p.top_k < self.vocab_size else 0 for p in params]
@@ -309,10 +326,10 @@ class Sampler:
         return bias
 
     def _index(self, numbers: list[int] | list[tuple[int, int]] | None) -> torch.Tensor:
-        return torch.tensor(numbers, dtype=torch.int64, device=self.device)
+        return to_device(torch.tensor(numbers, dtype=torch.int64), self.device)
 
     def _column(self, values: list[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=self.device).unsqueeze(1)
+        return to_device(torch.tensor(values, dtype=torch.float32), self.device).unsqueeze(1)
 
 
 def _head(probs: torch.Tensor, plan: _Plan) -> torch.Tensor:

@@ -101,10 +101,9 @@ class Scheduler:
     def advance(self, schedule: Schedule) -> None:
         """The step is launched: what it computes may be built on."""
         for sequence in schedule.sequences:
-            before = sequence.num_computed_tokens
             sequence.num_computed_tokens += sequence.num_scheduled_tokens
             sequence.num_scheduled_tokens = 0
-            self.tables.cache_computed(sequence, before)
+            self.tables.cache_computed(sequence)
 
     def finish(self, sequence: Sequence) -> list[int]:
         """Drop a sequence, wherever it is. Returns the blocks that nobody uses any more."""
@@ -112,6 +111,7 @@ class Scheduler:
             self.waiting.remove(sequence)
         elif sequence.status is SequenceStatus.RUNNING:
             self._leave(sequence)
+            self.tables.cache_computed(sequence)  # its last token was pending until now
         sequence.status = SequenceStatus.FINISHED
         return self.tables.release(sequence)
 
@@ -129,7 +129,7 @@ class Scheduler:
 
     def _continue(self, sequence: Sequence, schedule: Schedule) -> None:
         num_tokens = self._chunk_of(sequence, schedule)
-        if num_tokens == 0:
+        if num_tokens == 0 or self._ends_when_known(sequence):
             return
         end = sequence.num_computed_tokens + num_tokens
         while not self.tables.can_grow(sequence, end):
@@ -184,6 +184,13 @@ class Scheduler:
             sequence.num_uncomputed_tokens, self.max_num_batched_tokens - schedule.num_tokens
         )
 
+    def _ends_when_known(self, sequence: Sequence) -> bool:
+        """True if its pending token reaches a limit, whichever token it is."""
+        return sequence.pending_row is not None and (
+            sequence.num_output_tokens + 1 >= sequence.params.max_tokens
+            or sequence.num_tokens >= self.max_model_len
+        )
+
     def _run(self, sequence: Sequence, num_tokens: int, schedule: Schedule) -> None:
         start, end = sequence.num_computed_tokens, sequence.num_computed_tokens + num_tokens
         self.tables.grow(sequence, end)
@@ -201,7 +208,6 @@ class Scheduler:
         schedule.num_preemptions += 1
         self._leave(sequence)
         self.tables.release(sequence)
-        sequence.prompt_logprobs.clear()  # collected again with the prompt
         self._wait(sequence)
 
     def _wait(self, sequence: Sequence) -> None:
@@ -217,4 +223,4 @@ class Scheduler:
 
 
 def _num_uncomputed(sequence: Sequence) -> int:
-    return len(sequence.token_ids) - sequence.num_computed_tokens
+    return sequence.num_tokens - sequence.num_computed_tokens

@@ -26,6 +26,9 @@ class Sequence:
     A step brings `num_computed_tokens` closer to `num_tokens`: a whole prompt, a chunk of one, one
     decoded token and a run of forced tokens are the same case. Tokens are sampled only from a
     sequence that the step catches up.
+
+    A token that is sampled but still on the device is pending: the next step may already compute
+    with it, and only then does the CPU learn which one it is. A pending token is always the last.
     """
 
     request_id: str
@@ -45,21 +48,24 @@ class Sequence:
     block_hashes: list[bytes] = field(default_factory=list)  # of the full blocks, as far as known
     num_computed_tokens: int = 0  # keys and values of these lie in the cache
     num_scheduled_tokens: int = 0  # query tokens of the step under way
+    pending_row: int | None = None  # of the last step's logits, where its next token is sampled
+    num_offered_blocks: int = 0  # the first of its blocks: others may find them
     num_cached_tokens: int = 0  # prompt tokens that the first prefill found in the prefix cache
     num_forced_tokens: int = 0  # output tokens that the constraint left no choice for
     prompt_logprobs: list[PositionLogprobs | None] = field(default_factory=list)  # so far
 
     @property
     def num_tokens(self) -> int:
-        return len(self.token_ids)
+        return len(self.token_ids) + (self.pending_row is not None)
 
     @property
     def num_output_tokens(self) -> int:
+        """Of the tokens that are known."""
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
     def num_uncomputed_tokens(self) -> int:
-        return len(self.token_ids) - self.num_computed_tokens
+        return self.num_tokens - self.num_computed_tokens
 
     @property
     def is_finished(self) -> bool:

@@ -18,7 +18,7 @@ from formgate.constrain.errors import ConstraintError
 from formgate.constrain.schema_report import schema_report
 from formgate.gateway.engine_launch import end_with_parent
 from formgate.gateway.grammar_setup import grammar_compiler
-from formgate.gateway.tokenizer import load_tokenizer
+from formgate.gateway.tokenizer_folder import load_tokenizer
 
 COMMAND = (sys.executable, "-m", "formgate.gateway.compile_worker")
 MEMORY_BYTES = 4 << 30  # of address space

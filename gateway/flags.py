@@ -30,6 +30,8 @@ ENGINE_FLAGS: Mapping[str, tuple[str, str]] = {
     "forced_tokens": (ENGINE, "append what a grammar forces instead of sampling it"),
     "structured_outputs_backend": (ENGINE, "outlines: its finite-state index for what is regular"),
     "enforce_eager": (ENGINE, "no CUDA graphs"),
+    "max_cudagraph_capture_size": (ENGINE, "largest decode batch with a CUDA graph"),
+    "async_scheduling": (ENGINE, "launch a step before the last one's tokens are known"),
     "seed": (ENGINE, "of the sampler"),
     "max_logprobs": (ENGINE, "most logprobs that a request may ask for"),
     "max_model_len": (MEMORY, "longest prompt and answer together, in tokens (8192, 8k, 8K)"),
@@ -110,7 +112,8 @@ class _Help(argparse.HelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
         if isinstance(action, argparse.BooleanOptionalAction):
-            return f"{action.help} (default: {'on' if default else 'off'})"
+            word = "on a GPU" if default is None else "on" if default else "off"
+            return f"{action.help} (default: {word})"
         if isinstance(default, int | float | str) and default and default != argparse.SUPPRESS:
             return f"{action.help} (default: {default})"
         return action.help

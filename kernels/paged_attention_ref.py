@@ -145,10 +145,16 @@ def _plan_group(
             hidden |= positions < ends - window
         penalty = torch.zeros(hidden.shape, dtype=torch.float32, device=device)
         penalty = penalty.masked_fill_(hidden, float("-inf")).unsqueeze(1)
+    blocks = tables[:, first_block:end_block]
+    if min(contexts) <= end - block_size:
+        # Where a row's table ends it reads a block of its own again: 0 times another's NaN is NaN.
+        held = torch.tensor([-(-c // block_size) - first_block for c in contexts], device=device)
+        past = torch.arange(end_block - first_block, device=device) >= held.unsqueeze(1)
+        blocks = torch.where(past, blocks[:, :1], blocks)
     return DecodeGroup(
         None if tokens is None else torch.tensor(tokens, device=device),
         len(contexts),
-        tables[:, first_block:end_block].flatten(),
+        blocks.flatten(),
         penalty,
     )
 

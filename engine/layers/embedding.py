@@ -84,10 +84,11 @@ class LMHead(Layer):
         # The plain matrix stays: it may be the embedding's too.
         self.method.finish_loading(self.tensors)
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [m, hidden_size] -> float32 [m, vocab_size]"""
+    def forward(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """hidden [m, hidden_size] -> float32 [m, vocab_size], written to `out` if there is one"""
         logits = self.parallel.all_gather(self.method.apply(self.tensors, hidden))
-        logits = logits[:, : self.vocab_size].float()
+        logits = logits[:, : self.vocab_size]
+        logits = logits.float() if out is None else out.copy_(logits)
         if self.softcap:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits

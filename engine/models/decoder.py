@@ -173,9 +173,9 @@ class CausalLM(Layer):
         hidden: torch.Tensor = self.model(batch, kv_caches)
         return hidden
 
-    def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [m, hidden_size] -> float32 [m, vocab_size]"""
-        logits: torch.Tensor = self.lm_head(hidden)
+    def compute_logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """hidden [m, hidden_size] -> float32 [m, vocab_size], written to `out` if there is one"""
+        logits: torch.Tensor = self.lm_head(hidden, out)
         return logits
 
     def parameter_of(self, checkpoint_name: str) -> tuple[str, str | None] | None:

@@ -45,7 +45,10 @@ def assert_batch_of(builder: BatchBuilder, sequences: list[Sequence]) -> None:
         contexts.append(end)
         if end == sequence.num_tokens:
             logits.append(len(ids) - 1)
-    batch = builder.build(sequences)
+    step = builder.build(sequences)
+    batch = step.forward
+    assert step.shape is None
+    assert step.rows == [s for s in sequences if s.catches_up]
     assert batch.input_ids.tolist() == ids
     assert batch.positions.tolist() == positions
     assert batch.slot_mapping.tolist() == slots

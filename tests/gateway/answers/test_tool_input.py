@@ -20,7 +20,8 @@ from formgate.gateway.prompts import conversation_of, encode_conversation
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.rules import check_chat
-from formgate.gateway.tokenizer import Tokenizer, load_tokenizer
+from formgate.gateway.tokenizer import Tokenizer
+from formgate.gateway.tokenizer_folder import load_tokenizer
 from formgate.parsers.reasoning import reasoning_state_of
 from formgate.parsers.registry import FORMATS, REASONING
 

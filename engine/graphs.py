@@ -1,0 +1,80 @@
+"""CUDA graphs: which batch shapes are worth one, and their capture and replay. Where nothing is
+captured (a CPU, `--enforce-eager`) the same work runs step by step over the same tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from formgate.engine.batch_builder import BatchShape
+from formgate.engine.weights import Progress
+
+SMALL_BATCHES = (1, 2, 4)
+BATCH_STEP = 8
+# Runs of forced tokens: so many query tokens a row, while weights are still what a step waits for.
+SHORT_QUERY = 8
+SHORT_QUERY_BATCHES = (1, 2, 4, 8)
+# Decoding rows beside a short prompt, or more forced tokens than above: any mix of so many tokens.
+MIXED_TOKENS = (64, 128, 256, 512)
+# What a graph of some hundred kernels itself takes on the device, beside the shared pool.
+BYTES_PER_GRAPH = 8 << 20
+
+
+def decode_batches(max_batch: int) -> list[int]:
+    """1, 2, 4, 8, 16, 24, ... max_batch"""
+    sizes = {size for size in SMALL_BATCHES if size < max_batch}
+    sizes.update(range(BATCH_STEP, max_batch, BATCH_STEP))
+    return sorted(sizes | {max_batch}) if max_batch else []
+
+
+def static_shapes(max_batch: int, *, forced_tokens: bool) -> list[BatchShape]:
+    """`max_batch`: the largest decode batch that has a shape of its own; 0: nothing has."""
+    shapes = {BatchShape(size, size, 1) for size in decode_batches(max_batch)}
+    if forced_tokens:
+        shapes.update(
+            BatchShape(size * SHORT_QUERY, size, SHORT_QUERY)
+            for size in SHORT_QUERY_BATCHES
+            if size <= max_batch
+        )
+    shapes.update(
+        BatchShape(tokens, min(tokens, max_batch), tokens) for tokens in MIXED_TOKENS if max_batch
+    )
+    return sorted(shapes)
+
+
+class StaticShapes:
+    """`compute` does a shape's work on its static tensors and allocates nothing that outlives it;
+    all graphs share one memory pool, so only one of them may be in use at a time.
+    """
+
+    def __init__(self, shapes: Iterable[BatchShape], compute: Callable[[BatchShape], None]) -> None:
+        self._shapes = sorted(shapes, reverse=True)  # the largest first: the others fit its memory
+        self._compute = compute
+        self._graphs: dict[BatchShape, torch.cuda.CUDAGraph] = {}
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def capture(self, progress: Progress) -> None:
+        if not self._shapes:
+            return
+        pool = torch.cuda.graph_pool_handle()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        for done, shape in enumerate(self._shapes):
+            progress("capturing CUDA graphs", done, len(self._shapes))
+            self._compute(shape)  # what is compiled or chosen at a first call must be by now
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool, stream=stream):
+                self._compute(shape)
+            self._graphs[shape] = graph
+        progress("capturing CUDA graphs", len(self._shapes), len(self._shapes))
+
+    def run(self, shape: BatchShape) -> None:
+        graph = self._graphs.get(shape)
+        if graph is None:
+            self._compute(shape)
+        else:
+            graph.replay()

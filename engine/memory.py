@@ -1,0 +1,178 @@
+"""How much memory a GPU leaves to the KV cache, and what to tell the operator where some step of
+the start does not fit: always the flag to lower, and to what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from formgate.engine.batch import ForwardBatch
+from formgate.engine.config import EngineConfig
+from formgate.engine.errors import EngineStartError
+from formgate.engine.graphs import BYTES_PER_GRAPH
+from formgate.engine.kv_cache import (
+    CPU_CACHE_BYTES,
+    GIB,
+    KVCaches,
+    KVCacheShape,
+    KVCacheSize,
+    size_kv_cache,
+)
+
+BATCHED_TOKENS_CUDA = 8192
+BATCHED_TOKENS_CPU = 1024  # a longer chunk would hold up the decoding rows for too long
+
+
+def max_num_batched_tokens(config: EngineConfig, device: torch.device) -> int:
+    if config.max_num_batched_tokens is None:
+        default = BATCHED_TOKENS_CUDA if device.type == "cuda" else BATCHED_TOKENS_CPU
+        return max(default, config.max_num_seqs)
+    if config.max_num_batched_tokens < config.max_num_seqs:
+        raise EngineStartError(
+            f"--max-num-batched-tokens {config.max_num_batched_tokens} is less than "
+            f"--max-num-seqs {config.max_num_seqs}: lower --max-num-seqs to "
+            f"{config.max_num_batched_tokens}"
+        )
+    return config.max_num_batched_tokens
+
+
+@contextmanager
+def weights_fit(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        total = torch.cuda.get_device_properties(device).total_memory
+        raise EngineStartError(
+            f"Out of GPU memory while loading the weights (the GPU has {total / GIB:.1f} GiB): "
+            "free it from other programs, or serve a smaller model"
+        ) from error
+
+
+@contextmanager
+def graphs_fit(config: EngineConfig, max_batch: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        share = max(config.gpu_memory_utilization - 0.05, 0.1)
+        raise EngineStartError(
+            f"Out of GPU memory while capturing CUDA graphs: lower --gpu-memory-utilization to "
+            f"{share:.2f}, or --max-cudagraph-capture-size to {max_batch // 2}"
+        ) from error
+
+
+@contextmanager
+def buffers_fit(config: EngineConfig) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EngineStartError(
+            f"Out of GPU memory for the buffers of {config.max_num_seqs} sequences: lower "
+            f"--max-num-seqs to {max(config.max_num_seqs // 2, 1)}"
+        ) from error
+
+
+def fit_kv_cache(
+    config: EngineConfig,
+    shape: KVCacheShape,
+    device: torch.device,
+    *,
+    max_model_len: int,
+    max_num_tokens: int,
+    num_graphs: int,
+    run_largest_step: Callable[[], None],
+) -> KVCacheSize:
+    """As many blocks as the config, or what the GPU has left, allows."""
+    one_sequence = shape.blocks_for(max_model_len) * shape.bytes_per_block
+    more_memory = f"raise --kv-cache-memory-bytes to {one_sequence}"
+    if config.kv_cache_memory_bytes is not None:
+        available = config.kv_cache_memory_bytes
+    elif device.type == "cpu":
+        available = CPU_CACHE_BYTES
+    else:
+        available = _free_gpu_memory(config, device, max_num_tokens, run_largest_step)
+        available -= num_graphs * BYTES_PER_GRAPH
+        more_memory = (
+            "raise --gpu-memory-utilization to 0.95"
+            if config.gpu_memory_utilization < 0.95
+            else f"lower --max-num-batched-tokens to {max(max_num_tokens // 2, 1)}"
+        )
+    return size_kv_cache(
+        shape,
+        available,
+        max_model_len=max_model_len,
+        max_model_len_given=config.max_model_len is not None,
+        max_num_seqs=config.max_num_seqs,
+        more_memory=more_memory,
+    )
+
+
+def allocate_kv_cache(
+    config: EngineConfig, shape: KVCacheShape, num_blocks: int, device: torch.device
+) -> KVCaches:
+    try:
+        return shape.allocate(num_blocks, device)
+    except torch.OutOfMemoryError as error:
+        if config.kv_cache_memory_bytes is not None:
+            free, _ = torch.cuda.mem_get_info(device)
+            lower = f"--kv-cache-memory-bytes to {free * 9 // 10}"
+        else:
+            share = max(config.gpu_memory_utilization - 0.1, 0.1)
+            lower = f"--gpu-memory-utilization to {share:.2f}"
+        raise EngineStartError(
+            f"Out of GPU memory while allocating the KV cache: lower {lower}"
+        ) from error
+
+
+def largest_batch(
+    *, num_seqs: int, max_num_tokens: int, max_model_len: int, block_size: int, device: torch.device
+) -> ForwardBatch:
+    """As many tokens and rows as a step may have. All read and none writes block 0."""
+    base, longer = divmod(max_num_tokens, num_seqs)
+    counts = torch.full((num_seqs,), base)
+    counts[:longer] += 1
+    counts.clamp_(max=max_model_len)
+    query_start = torch.zeros(num_seqs + 1, dtype=torch.int32)
+    query_start[1:] = counts.cumsum(0)
+    longest = int(counts.max())
+    tokens = int(query_start[-1])
+    return ForwardBatch(
+        input_ids=torch.zeros(tokens, dtype=torch.int64, device=device),
+        positions=torch.cat([torch.arange(int(n)) for n in counts]).to(device),
+        slot_mapping=torch.full((tokens,), -1, device=device),
+        block_tables=torch.zeros(
+            (num_seqs, -(-longest // block_size)), dtype=torch.int32, device=device
+        ),
+        query_start=query_start.to(device),
+        context_lens=counts.to(device, torch.int32),
+        logits_indices=(query_start[1:].long() - 1).to(device),
+        max_query_len=longest,
+        max_context_len=longest,
+    )
+
+
+def _free_gpu_memory(
+    config: EngineConfig,
+    device: torch.device,
+    max_num_tokens: int,
+    run_largest_step: Callable[[], None],
+) -> int:
+    """Bytes of the GPU's share that the largest step leaves free."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        run_largest_step()
+    except torch.OutOfMemoryError as error:
+        raise EngineStartError(
+            f"Out of GPU memory in a step of {max_num_tokens} tokens: lower "
+            f"--max-num-batched-tokens to {max(max_num_tokens // 2, 1)}"
+        ) from error
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device)
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    # The CUDA context, libraries' workspaces, and other programs on the same GPU.
+    outside_torch = total - free - torch.cuda.memory_reserved(device)
+    return int(total * config.gpu_memory_utilization) - peak - outside_torch
