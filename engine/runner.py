@@ -163,6 +163,7 @@ class ModelRunner:
         if self.on_cuda:
             with graphs_fit(config, max_batch), torch.inference_mode():
                 self._static.capture(progress)
+                self.clear_blocks([0])  # what was computed on the way to the graphs
 
     @property
     def bitmask(self) -> NDArray[np.int32]:
@@ -310,8 +311,9 @@ class ModelRunner:
         )
         hidden = self.model(batch, self._kv_shape.allocate(1, self.device))
         logits = self.model.compute_logits(hidden[batch.logits_indices])
-        # The sampler sorts: at most two more tensors as large as the logits, and indices.
-        logits.sort(dim=-1)
+        # Penalties and logprobs copy the logits: at most twice at a time.
+        copies = [torch.empty_like(logits) for _ in range(2)]
+        del copies
 
 
 def _record_event() -> torch.cuda.Event:

@@ -17,13 +17,10 @@ from formgate.engine.messages import PositionLogprobs
 from formgate.engine.penalties import Penalties, TokenCounts, is_penalized
 from formgate.engine.sequence import Sequence
 from formgate.kernels.apply_bitmask import apply_bitmask
+from formgate.kernels.sample_tokens import BROKEN, sample_tokens
 
-# On a CPU the best few are found much faster than a vocabulary is sorted, and mostly they hold
-# all the mass that top_p asks for.
-CPU_HEADS = (64, 1024)
 # A uniform number times a float32 total must stay below that total.
 LARGEST_UNIFORM = 1.0 - 2.0**-23
-BROKEN = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +70,11 @@ class _Plan:
     logprob_rows: list[int] = field(default_factory=list)
     num_top: list[int] = field(default_factory=list)
     logprob_index: torch.Tensor | None = None
-    # Of the rows that are drawn; None of a field: no row needs it.
-    random_rows: list[int] = field(default_factory=list)
-    random_index: torch.Tensor | None = None
-    seeded: list[tuple[int, int]] = field(default_factory=list)  # (place in random_rows, row)
-    temperature: torch.Tensor | None = None  # float32 [r, 1], as are the others but top_k
-    top_k: torch.Tensor | None = None  # int64 [r, 1], the vocabulary's size where off
-    largest_top_k: int = 0  # of the rows where it is on
+    random: bool = False  # any row is drawn
+    seeded_rows: list[int] = field(default_factory=list)
+    # Of all rows; None of the last three: no row needs it.
+    temperature: torch.Tensor = field(default_factory=lambda: torch.zeros(0))  # float32 [rows]
+    top_k: torch.Tensor | None = None  # int64 [rows], the vocabulary's size where off
     top_p: torch.Tensor | None = None
     min_p: torch.Tensor | None = None
 
@@ -134,17 +129,9 @@ class Sampler:
             apply_bitmask(logits, bitmask, self._index(masked_rows) if some else None)
         self._withhold_stops(logits, plan)
 
-        if plan.random_index is None:
-            highest, token_ids = logits.max(dim=-1)
-        elif len(plan.random_rows) == len(sequences):
-            highest = logits.amax(-1)
-            token_ids = self._draw(logits, highest, plan)
-        else:
-            highest, token_ids = logits.max(dim=-1)
-            rows = plan.random_index
-            drawn = self._draw(logits.index_select(0, rows), highest.index_select(0, rows), plan)
-            token_ids.index_copy_(0, rows, drawn)
-        token_ids = torch.where(highest.isfinite(), token_ids, BROKEN)
+        token_ids = sample_tokens(
+            logits, self._uniform(plan), plan.temperature, plan.top_k, plan.top_p, plan.min_p
+        )
 
         logprobs: Logprobs | None = None
         if raw is not None and plan.logprob_index is not None:
@@ -196,59 +183,16 @@ class Sampler:
             stops.update(self.eos_token_ids)
         return {token_id for token_id in stops if token_id < self.vocab_size}
 
-    def _draw(self, logits: torch.Tensor, highest: torch.Tensor, plan: _Plan) -> torch.Tensor:
-        """int64 [r], drawn by inverting the cumulative distribution: one uniform number a row, so
-        that a seeded row needs neither its own generator nor noise as wide as the vocabulary.
-        """
-        assert plan.temperature is not None
-        # The highest logit comes to 0, so no temperature is too low to divide by.
-        probs = ((logits - highest.unsqueeze(1)) / plan.temperature).softmax(-1)
-        threshold = self._threshold(probs, plan)
-        if threshold is not None:
-            probs *= probs >= threshold
-        cumulative = probs.cumsum(-1)
-        targets = self._uniform(plan).unsqueeze(1) * cumulative[:, -1:]
-        found = torch.searchsorted(cumulative, targets, right=True)
-        found.clamp_(max=self.vocab_size - 1)  # of a row of NaN
-        if probs.is_cuda:
-            # A parallel sum may rise by a rounding where there is no mass; a token that a mask
-            # forbids must not be found there.
-            best = probs.argmax(-1, keepdim=True)
-            found = torch.where(probs.gather(1, found) > 0, found, best)
-        return found.squeeze(1)
-
-    def _threshold(self, probs: torch.Tensor, plan: _Plan) -> torch.Tensor | None:
-        """[r, 1]: the smallest probability that top_k, then top_p, then min_p leave; None: all."""
-        threshold: torch.Tensor | None = None
-        if plan.top_k is not None or plan.top_p is not None:
-            head = _head(probs, plan)  # [r, m], descending
-            cumulative = head.cumsum(-1)
-            last = torch.full_like(cumulative[:, :1], head.shape[1] - 1, dtype=torch.int64)
-            total = torch.ones_like(cumulative[:, :1])
-            if plan.top_k is not None:
-                limited = plan.top_k <= head.shape[1]
-                last = torch.where(limited, plan.top_k - 1, last)
-                total = torch.where(limited, cumulative.gather(1, last), total)
-            off = last == head.shape[1] - 1 if plan.top_k is None else ~limited
-            if plan.top_p is not None:
-                # Kept: a token before which less than top_p has been gathered.
-                kept = (cumulative - head < plan.top_p * total).sum(-1, keepdim=True)
-                last = torch.minimum(last, kept.clamp_(min=1) - 1)
-                off = off & (plan.top_p >= 1.0)
-            threshold = head.gather(1, last).masked_fill_(off, 0.0)
-        if plan.min_p is not None:
-            relative = plan.min_p * probs.amax(-1, keepdim=True)
-            threshold = relative if threshold is None else torch.maximum(threshold, relative)
-        return threshold
-
     def _uniform(self, plan: _Plan) -> torch.Tensor:
-        """float32 [r] in [0, 1)"""
-        numbers = torch.rand(len(plan.random_rows), generator=self._generator)
+        """float32 [rows] in [0, 1)"""
+        if not plan.random:
+            return plan.temperature  # nothing is drawn
+        numbers = torch.rand(len(plan.sequences), generator=self._generator)
         seeded = numbers.numpy()
-        for place, row in plan.seeded:
+        for row in plan.seeded_rows:
             sequence = plan.sequences[row]
             assert sequence.params.seed is not None
-            seeded[place] = _seeded_uniform(sequence.params.seed, sequence.num_output_tokens)
+            seeded[row] = _seeded_uniform(sequence.params.seed, sequence.num_output_tokens)
         return to_device(numbers.clamp_(max=LARGEST_UNIFORM), self.device)
 
     def _plan_of(self, sequences: list[Sequence]) -> _Plan:
@@ -277,8 +221,8 @@ class Sampler:
             if params.logprobs is not None:
                 plan.logprob_rows.append(row)
                 plan.num_top.append(params.logprobs)
-            if params.temperature > 0.0:
-                plan.random_rows.append(row)
+            if params.temperature > 0.0 and params.seed is not None:
+                plan.seeded_rows.append(row)
         if biased:
             plan.static_rows = self._index(biased)
             biases = [self._static_bias(sequences[row]) for row in biased]
@@ -287,28 +231,21 @@ class Sampler:
             plan.penalties = Penalties(penalized, sequences, self.device)
         if plan.logprob_rows:
             plan.logprob_index = self._index(plan.logprob_rows)
-        if plan.random_rows:
-            self._plan_draw(plan)
+        self._plan_draw(plan)
         return plan
 
     def _plan_draw(self, plan: _Plan) -> None:
-        params = [plan.sequences[row].params for row in plan.random_rows]
-        plan.seeded = [
-            (place, row)
-            for place, row in enumerate(plan.random_rows)
-            if params[place].seed is not None
-        ]
-        plan.random_index = self._index(plan.random_rows)
-        plan.temperature = self._column([p.temperature for p in params])
-        top_ks = [p.top_k if 0 < p.top_k < self.vocab_size else 0 for p in params]
-        if any(top_ks):
-            limits = [top_k or self.vocab_size for top_k in top_ks]
-            plan.top_k = self._index(limits).unsqueeze(1)
-            plan.largest_top_k = max(top_ks)
-        if any(p.top_p < 1.0 for p in params):
-            plan.top_p = self._column([p.top_p for p in params])
-        if any(p.min_p > 0.0 for p in params):
-            plan.min_p = self._column([p.min_p for p in params])
+        params = [sequence.params for sequence in plan.sequences]
+        plan.temperature = self._numbers([p.temperature for p in params])
+        drawn = [p for p in params if p.temperature > 0.0]
+        plan.random = bool(drawn)
+        if any(0 < p.top_k < self.vocab_size for p in drawn):
+            limits = [p.top_k if 0 < p.top_k < self.vocab_size else self.vocab_size for p in params]
+            plan.top_k = self._index(limits)
+        if any(p.top_p < 1.0 for p in drawn):
+            plan.top_p = self._numbers([p.top_p for p in params])
+        if any(p.min_p > 0.0 for p in drawn):
+            plan.min_p = self._numbers([p.min_p for p in params])
 
     def _static_bias(self, sequence: Sequence) -> torch.Tensor:
         """float32 [vocab], on the CPU. Ids past the vocabulary name nothing and are left out."""
@@ -328,28 +265,8 @@ class Sampler:
     def _index(self, numbers: list[int] | list[tuple[int, int]] | None) -> torch.Tensor:
         return to_device(torch.tensor(numbers, dtype=torch.int64), self.device)
 
-    def _column(self, values: list[float]) -> torch.Tensor:
-        return to_device(torch.tensor(values, dtype=torch.float32), self.device).unsqueeze(1)
-
-
-def _head(probs: torch.Tensor, plan: _Plan) -> torch.Tensor:
-    """The largest probabilities of each row, descending: as many as top_k and top_p can need."""
-    vocab_size = probs.shape[1]
-    if plan.top_p is None:
-        return probs.topk(plan.largest_top_k).values
-    if probs.device.type == "cpu":
-        for size in CPU_HEADS:
-            size = max(size, plan.largest_top_k)
-            if size >= vocab_size:
-                break
-            head = probs.topk(size).values
-            enough = head.sum(-1, keepdim=True) >= plan.top_p
-            enough |= plan.top_p >= 1.0
-            if plan.top_k is not None:
-                enough |= plan.top_k <= size
-            if bool(enough.all()):
-                return head
-    return probs.sort(dim=-1, descending=True).values
+    def _numbers(self, values: list[float]) -> torch.Tensor:
+        return to_device(torch.tensor(values, dtype=torch.float32), self.device)
 
 
 def _seeded_uniform(seed: int, num_output_tokens: int) -> float:

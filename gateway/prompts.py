@@ -116,6 +116,11 @@ def encode_conversation(
         )
     if not conversation.messages:
         raise bad_request("'messages' must not be empty.", "messages", "empty_array")
+    if conversation.continue_final_message and conversation.messages[-1].tool_calls:
+        raise bad_request(
+            "The final message calls tools, so it is over and cannot be continued.",
+            "continue_final_message",
+        )
     shield = Shield(tokenizer)
     messages = []
     for message in conversation.messages:
@@ -243,6 +248,8 @@ def _template_message(message: Message, template: Wishes) -> dict[str, Any]:
 def _content(message: Message, template: Wishes) -> str | list[dict[str, str]] | None:
     content = message.content
     if content is None:
+        if template.wants_parts:
+            return []
         # DeepSeek's template shows the calls only of a message without content.
         return None if message.tool_calls else ""
     text = content if isinstance(content, str) else _text_of(content)
@@ -292,6 +299,8 @@ def _mark_end(message: dict[str, Any]) -> str:
     mark = "q" + hashlib.sha256(json.dumps(message).encode()).hexdigest()
     if isinstance(content, str):
         message["content"] = content + mark
+    elif not content:
+        message["content"] = [{"type": "text", "text": mark}]
     else:
         message["content"] = [*content[:-1], {"type": "text", "text": content[-1]["text"] + mark}]
     return mark

@@ -1,5 +1,5 @@
-"""Attention over the paged cache: writes this step's keys and values to their slots, then lets
-every query token see its sequence's blocks. It knows no projection and no position encoding.
+"""Attention over the paged cache: every query token sees its sequence's blocks, where this step's
+keys and values lie already. It knows no projection and no position encoding.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import torch
 from formgate.engine.batch import ForwardBatch
 from formgate.engine.layers.layer import Layer
 from formgate.kernels.paged_attention import paged_attention
-from formgate.kernels.write_kv import write_kv
 
 KVCache = tuple[torch.Tensor, torch.Tensor]  # two of [blocks, block_size, num_kv_heads, head_dim]
 
@@ -26,13 +25,10 @@ class PagedAttention(Layer):
     def forward(
         self,
         query: torch.Tensor,  # [num_tokens, num_heads, head_dim]
-        key: torch.Tensor,  # [num_tokens, num_kv_heads, head_dim]
-        value: torch.Tensor,
         kv_cache: KVCache,
         batch: ForwardBatch,
     ) -> torch.Tensor:  # [num_tokens, num_heads, head_dim]
         key_cache, value_cache = kv_cache
-        write_kv(key, value, key_cache, value_cache, batch.slot_mapping)
         attended: torch.Tensor = paged_attention(
             query,
             key_cache,

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
+from formgate.engine.batch import ForwardBatch
+from formgate.engine.layers.attention import KVCache
 from formgate.engine.layers.layer import Layer
-from formgate.kernels.rotary import rotary
+from formgate.kernels.rotary_write_kv import rotary_write_kv
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +117,23 @@ class Rotary(Layer):
         self.cos_sin = cos_sin_table(rope).to(device)
 
     def forward(
-        self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """positions int64 [n], query [n, h, d], key [n, kvh, d]; may work in place."""
-        rotated_query: torch.Tensor
-        rotated_key: torch.Tensor
-        rotated_query, rotated_key = rotary(positions, query, key, self.cos_sin)
-        return rotated_query, rotated_key
+        self,
+        query: torch.Tensor,  # [num_tokens, num_heads, head_dim]
+        key: torch.Tensor,  # [num_tokens, num_kv_heads, head_dim]
+        value: torch.Tensor,
+        kv_cache: KVCache,
+        batch: ForwardBatch,
+    ) -> torch.Tensor:
+        """The turned queries, perhaps in place. Turned keys, and values, go to the cache."""
+        key_cache, value_cache = kv_cache
+        turned: torch.Tensor = rotary_write_kv(
+            batch.positions,
+            query,
+            key,
+            value,
+            self.cos_sin,
+            key_cache,
+            value_cache,
+            batch.slot_mapping,
+        )
+        return turned

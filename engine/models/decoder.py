@@ -63,8 +63,8 @@ class SelfAttention(Layer):
         if self.q_norm is not None and self.k_norm is not None:
             query = self.q_norm(query.reshape(-1, self.head_dim)).view(query.shape)
             key = self.k_norm(key.reshape(-1, self.head_dim)).view(key.shape)
-        query, key = self.rotary(batch.positions, query, key)
-        attended = self.attention(query, key, value, kv_cache, batch)
+        query = self.rotary(query, key, value, kv_cache, batch)
+        attended = self.attention(query, kv_cache, batch)
         out: torch.Tensor = self.o_proj(attended.reshape(num_tokens, heads * self.head_dim))
         return out
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from formgate.engine.logprobs import compute_logprobs
-from formgate.engine.sampler import BROKEN, Sampler
+from formgate.engine.sampler import Sampler
 from formgate.engine.sampling_params import SamplingParams
 from formgate.engine.sequence import Sequence
+from formgate.kernels.sample_tokens import BROKEN
 
 VOCAB, PADDED, EOS = 50, 64, 2
 CPU = torch.device("cpu")

@@ -1,0 +1,173 @@
+"""Turns a step's queries and keys by their positions and writes keys and values to their slots of
+the paged cache: one launch where `rotary` and `write_kv` are two, and keys are written once.
+"""
+
+import torch
+
+from formgate.kernels.jit import is_float_tensor, tl, triton
+from formgate.kernels.rotary import rotary_ref
+from formgate.kernels.write_kv import write_kv_ref
+
+
+def rotary_write_kv_ref(
+    positions: torch.Tensor,  # int64 [n]
+    query: torch.Tensor,  # [n, num_heads, head_dim]
+    key: torch.Tensor,  # [n, num_kv_heads, head_dim]
+    value: torch.Tensor,
+    cos_sin: torch.Tensor,  # float32 [max_position, rot_dim]
+    key_cache: torch.Tensor,  # [blocks, block_size, num_kv_heads, head_dim]
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,  # int64 [n]; -1 writes nothing
+) -> torch.Tensor:
+    """The turned queries, perhaps in the place of the old ones."""
+    query, key = rotary_ref(positions, query, key, cos_sin)
+    write_kv_ref(key, value, key_cache, value_cache, slot_mapping)
+    return query
+
+
+@triton.jit
+def _rotary_write_kv_kernel(
+    positions_ptr,
+    query_ptr,
+    key_ptr,
+    value_ptr,
+    cos_sin_ptr,
+    key_cache_ptr,
+    value_cache_ptr,
+    slot_mapping_ptr,
+    query_stride,
+    query_head_stride,
+    key_stride,
+    key_head_stride,
+    value_stride,
+    value_head_stride,
+    num_kv_heads,
+    half,
+    head_dim,
+    GROUP: tl.constexpr,
+    HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    DIMS: tl.constexpr,
+) -> None:
+    """Grid (tokens, KV heads): one KV head of a token and the query heads of its group."""
+    token = tl.program_id(0).to(tl.int64)
+    kv_head = tl.program_id(1)
+    columns = tl.arange(0, HALF)
+    turning = columns < half
+    row_ptr = cos_sin_ptr + tl.load(positions_ptr + token) * 2 * half + columns
+    cos = tl.load(row_ptr, mask=turning, other=0.0)
+    sin = tl.load(row_ptr + half, mask=turning, other=0.0)
+
+    heads = tl.arange(0, HEADS)[:, None]
+    inside = (heads < GROUP) & turning[None, :]
+    first_ptr = query_ptr + token * query_stride
+    first_ptr += (kv_head * GROUP + heads) * query_head_stride + columns[None, :]
+    first = tl.load(first_ptr, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(first_ptr + half, mask=inside, other=0.0).to(tl.float32)
+    turned = first * cos[None, :] - second * sin[None, :]
+    tl.store(first_ptr, turned.to(query_ptr.dtype.element_ty), mask=inside)
+    turned = second * cos[None, :] + first * sin[None, :]
+    tl.store(first_ptr + half, turned.to(query_ptr.dtype.element_ty), mask=inside)
+
+    slot = tl.load(slot_mapping_ptr + token)
+    if slot >= 0:
+        # int64 by way of the slot: a big cache has more than 2**31 numbers.
+        target = (slot * num_kv_heads + kv_head) * head_dim
+        source_ptr = key_ptr + token * key_stride + kv_head * key_head_stride
+        first_key = tl.load(source_ptr + columns, mask=turning, other=0.0).to(tl.float32)
+        second_key = tl.load(source_ptr + half + columns, mask=turning, other=0.0).to(tl.float32)
+        turned_key = first_key * cos - second_key * sin
+        key_type = key_cache_ptr.dtype.element_ty
+        tl.store(key_cache_ptr + target + columns, turned_key.to(key_type), mask=turning)
+        turned_key = second_key * cos + first_key * sin
+        tl.store(key_cache_ptr + target + half + columns, turned_key.to(key_type), mask=turning)
+
+        dims = tl.arange(0, DIMS)
+        rest = (dims >= 2 * half) & (dims < head_dim)
+        tl.store(
+            key_cache_ptr + target + dims,
+            tl.load(source_ptr + dims, mask=rest, other=0.0).to(key_type),
+            mask=rest,
+        )
+        source_ptr = value_ptr + token * value_stride + kv_head * value_head_stride
+        value = tl.load(source_ptr + dims, mask=dims < head_dim, other=0.0)
+        tl.store(
+            value_cache_ptr + target + dims,
+            value.to(value_cache_ptr.dtype.element_ty),
+            mask=dims < head_dim,
+        )
+
+
+def rotary_write_kv_triton(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cos_sin: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+) -> torch.Tensor:
+    """In place; query, key and value may be strided views of one projection."""
+    n, num_heads, head_dim = query.shape
+    num_kv_heads = key.shape[1]
+    rot_dim = cos_sin.shape[1]
+    assert is_float_tensor(query)
+    assert query.dtype == key.dtype == value.dtype
+    assert key.shape == value.shape == (n, num_kv_heads, head_dim)
+    assert num_heads % num_kv_heads == 0
+    for indices in (positions, slot_mapping):
+        assert indices.shape == (n,)
+        assert indices.dtype == torch.int64
+        assert indices.is_contiguous()
+    assert cos_sin.dtype == torch.float32
+    assert cos_sin.is_contiguous()
+    assert rot_dim % 2 == 0
+    assert rot_dim <= head_dim
+    assert query.stride(2) == key.stride(2) == value.stride(2) == 1
+    assert key_cache.shape == value_cache.shape
+    assert key_cache.dtype == value_cache.dtype
+    assert key_cache.shape[2:] == (num_kv_heads, head_dim)
+    assert key_cache.is_contiguous()
+    assert value_cache.is_contiguous()
+    group = num_heads // num_kv_heads
+    if n:
+        _rotary_write_kv_kernel[(n, num_kv_heads)](
+            positions,
+            query,
+            key,
+            value,
+            cos_sin,
+            key_cache,
+            value_cache,
+            slot_mapping,
+            query.stride(0),
+            query.stride(1),
+            key.stride(0),
+            key.stride(1),
+            value.stride(0),
+            value.stride(1),
+            num_kv_heads,
+            rot_dim // 2,
+            head_dim,
+            GROUP=group,
+            HEADS=triton.next_power_of_2(group),
+            HALF=triton.next_power_of_2(rot_dim // 2),
+            DIMS=triton.next_power_of_2(head_dim),
+            num_warps=1 if group * rot_dim <= 1024 else 4,
+        )
+    return query
+
+
+def rotary_write_kv(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cos_sin: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+) -> torch.Tensor:
+    op = rotary_write_kv_triton if query.is_cuda else rotary_write_kv_ref
+    return op(positions, query, key, value, cos_sin, key_cache, value_cache, slot_mapping)

@@ -1,0 +1,301 @@
+"""Draws a token from every row of logits: temperature, top-k, top-p and min-p, then the inverse of
+the cumulative distribution at one uniform number a row. The kernels sort nothing: a row without
+truncation is read twice, and a limit is found by bisection over the bits of a float.
+"""
+
+import torch
+
+from formgate.kernels.jit import tl, triton
+from formgate.kernels.sample_tokens_ref import BROKEN, check, sample_tokens_ref
+
+__all__ = ["BROKEN", "sample_tokens", "sample_tokens_ref", "sample_tokens_triton"]
+
+CHUNK = 4096
+
+
+@triton.jit
+def _chunk_kernel(
+    logits_ptr,
+    temperature_ptr,
+    lowest_ptr,
+    highest_ptr,
+    best_ptr,
+    total_ptr,
+    logits_stride,
+    vocab_size,
+    num_chunks,
+    LIMITED: tl.constexpr,
+    CHUNK: tl.constexpr,
+) -> None:
+    """Grid (rows, chunks): of one chunk the highest logit (NaN if there is one), its token, and the
+    mass relative to it of all logits from `lowest` on.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    chunk = tl.program_id(1)
+    tokens = chunk * CHUNK + tl.arange(0, CHUNK)
+    logits = tl.load(
+        logits_ptr + row * logits_stride + tokens, mask=tokens < vocab_size, other=float("-inf")
+    )
+    broken = tl.max((logits != logits).to(tl.int32), axis=0) > 0
+    logits = tl.where(logits != logits, float("-inf"), logits)
+    highest = tl.max(logits, axis=0)
+    best = tl.min(tl.where(logits == highest, tokens, vocab_size), axis=0)
+    temperature = tl.load(temperature_ptr + row)
+    # No difference of infinities: neither of a chunk without tokens nor of a broken one.
+    finite = (highest > float("-inf")) & (highest < float("inf"))
+    scaled = (logits - tl.where(finite, highest, 0.0)) / tl.where(temperature > 0, temperature, 1.0)
+    mass = tl.exp(tl.minimum(scaled, 0.0))
+    if LIMITED:
+        mass = tl.where(logits >= tl.load(lowest_ptr + row), mass, 0.0)
+    out = row * num_chunks + chunk
+    tl.store(highest_ptr + out, tl.where(broken, float("nan"), highest))
+    tl.store(best_ptr + out, best)
+    tl.store(total_ptr + out, tl.sum(mass, axis=0))
+
+
+@triton.jit
+def _as_float(key):  # noqa: ANN202
+    """The float32 of an integer key; keys are ordered as their floats are."""
+    return tl.where(key >= 0, key, key ^ 0x7FFFFFFF).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _as_key(value):  # noqa: ANN202
+    bits = value.to(tl.int32, bitcast=True)
+    return tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)
+
+
+@triton.jit
+def _above(  # noqa: ANN202
+    row_ptr, bound, highest, temperature, vocab_size, COUNT: tl.constexpr, CHUNK: tl.constexpr
+):
+    """How many logits lie above `bound`, or their mass relative to the highest."""
+    total = 0.0
+    for start in range(0, vocab_size, CHUNK):
+        tokens = start + tl.arange(0, CHUNK)
+        logits = tl.load(row_ptr + tokens, mask=tokens < vocab_size, other=float("-inf"))
+        if COUNT:
+            weights = tl.where(logits > bound, 1.0, 0.0)
+        else:
+            weights = tl.where(logits > bound, tl.exp((logits - highest) / temperature), 0.0)
+        total += tl.sum(weights, axis=0)
+    return total
+
+
+@triton.jit
+def _lowest_kernel(
+    logits_ptr,
+    temperature_ptr,
+    top_k_ptr,
+    top_p_ptr,
+    min_p_ptr,
+    highest_ptr,
+    lowest_ptr,
+    logits_stride,
+    vocab_size,
+    num_chunks,
+    HAS_TOP_K: tl.constexpr,
+    HAS_TOP_P: tl.constexpr,
+    HAS_MIN_P: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    CHUNK: tl.constexpr,
+) -> None:
+    """Grid (rows,): the lowest logit that is kept, or a number between it and the next lower."""
+    row = tl.program_id(0).to(tl.int64)
+    row_ptr = logits_ptr + row * logits_stride
+    chunks = tl.arange(0, CHUNKS)
+    parts = tl.load(
+        highest_ptr + row * num_chunks + chunks, mask=chunks < num_chunks, other=float("-inf")
+    )
+    sound = tl.max((parts != parts).to(tl.int32), axis=0) == 0
+    highest = tl.max(tl.where(parts != parts, float("-inf"), parts), axis=0)
+    temperature = tl.load(temperature_ptr + row)
+    lowest = tl.full((), float("-inf"), tl.float32)
+    sound = sound & (highest > float("-inf")) & (highest < float("inf"))
+    if sound & (temperature > 0):
+        # No finite logit lies below this key.
+        bottom = -2139095040
+        if HAS_TOP_K:
+            top_k = tl.load(top_k_ptr + row)
+            if top_k < vocab_size:
+                # The smallest bound above which there are fewer than top_k.
+                low = bottom
+                high = _as_key(highest)
+                while low < high:
+                    middle = (low & high) + ((low ^ high) >> 1)
+                    count = _above(
+                        row_ptr, _as_float(middle), highest, temperature, vocab_size, True, CHUNK
+                    )
+                    if count < top_k:
+                        high = middle
+                    else:
+                        low = middle + 1
+                lowest = _as_float(low)
+        if HAS_TOP_P:
+            top_p = tl.load(top_p_ptr + row)
+            if top_p < 1.0:
+                before = tl.where(lowest == float("-inf"), bottom, _as_key(lowest) - 1)
+                total = _above(
+                    row_ptr, _as_float(before), highest, temperature, vocab_size, False, CHUNK
+                )
+                low = before
+                high = _as_key(highest)
+                while low < high:
+                    middle = (low & high) + ((low ^ high) >> 1)
+                    mass = _above(
+                        row_ptr, _as_float(middle), highest, temperature, vocab_size, False, CHUNK
+                    )
+                    if mass < top_p * total:
+                        high = middle
+                    else:
+                        low = middle + 1
+                lowest = tl.maximum(lowest, _as_float(low))
+        if HAS_MIN_P:
+            min_p = tl.load(min_p_ptr + row)
+            if min_p > 0.0:
+                lowest = tl.maximum(lowest, highest + temperature * tl.log(min_p))
+        lowest = tl.minimum(lowest, highest)
+    tl.store(lowest_ptr + row, lowest)
+
+
+@triton.jit
+def _choose_kernel(
+    logits_ptr,
+    uniform_ptr,
+    temperature_ptr,
+    lowest_ptr,
+    highest_ptr,
+    best_ptr,
+    total_ptr,
+    tokens_ptr,
+    logits_stride,
+    vocab_size,
+    num_chunks,
+    LIMITED: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    CHUNK: tl.constexpr,
+) -> None:
+    """Grid (rows,): the chunk that the uniform number falls into, then the token in it."""
+    row = tl.program_id(0).to(tl.int64)
+    chunks = tl.arange(0, CHUNKS)
+    inside = chunks < num_chunks
+    parts = row * num_chunks + chunks
+    highs = tl.load(highest_ptr + parts, mask=inside, other=float("-inf"))
+    sound = tl.max((highs != highs).to(tl.int32), axis=0) == 0
+    highs = tl.where(highs != highs, float("-inf"), highs)
+    highest = tl.max(highs, axis=0)
+    sound = sound & (highest > float("-inf")) & (highest < float("inf"))
+    bests = tl.load(best_ptr + parts, mask=inside, other=vocab_size)
+    token = tl.min(tl.where(highs == highest, bests, vocab_size), axis=0)
+    temperature = tl.load(temperature_ptr + row)
+    if sound & (temperature > 0):
+        totals = tl.load(total_ptr + parts, mask=inside, other=0.0)
+        # A chunk of nothing but -inf has no mass.
+        totals = tl.where(totals > 0, totals * tl.exp((highs - highest) / temperature), 0.0)
+        cumulative = tl.cumsum(totals, axis=0)
+        target = tl.load(uniform_ptr + row) * tl.max(cumulative, axis=0)
+        reached = (cumulative > target) & (totals > 0)
+        chunk = tl.min(tl.where(reached, chunks, CHUNKS), axis=0)
+        if chunk < CHUNKS:
+            before = tl.sum(tl.where(chunks < chunk, totals, 0.0), axis=0)
+            tokens = chunk * CHUNK + tl.arange(0, CHUNK)
+            logits = tl.load(
+                logits_ptr + row * logits_stride + tokens,
+                mask=tokens < vocab_size,
+                other=float("-inf"),
+            )
+            mass = tl.exp((logits - highest) / temperature)
+            if LIMITED:
+                mass = tl.where(logits >= tl.load(lowest_ptr + row), mass, 0.0)
+            # Where rounding finds nothing above the target, the last token with mass is it.
+            found = (tl.cumsum(mass, axis=0) > target - before) & (mass > 0)
+            first = tl.min(tl.where(found, tokens, vocab_size), axis=0)
+            last = tl.max(tl.where(mass > 0, tokens, -1), axis=0)
+            token = tl.where(first < vocab_size, first, tl.where(last >= 0, last, token))
+    tl.store(tokens_ptr + row, tl.where(sound, token, -1).to(tl.int64))
+
+
+def sample_tokens_triton(
+    logits: torch.Tensor,
+    uniform: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor | None = None,
+    top_p: torch.Tensor | None = None,
+    min_p: torch.Tensor | None = None,
+) -> torch.Tensor:
+    check(logits, uniform, temperature, top_k, top_p, min_p)
+    assert logits.stride(1) == 1
+    rows, vocab_size = logits.shape
+    device = logits.device
+    tokens = torch.empty(rows, dtype=torch.int64, device=device)
+    if not rows:
+        return tokens
+    num_chunks = triton.cdiv(vocab_size, CHUNK)
+    chunks = triton.next_power_of_2(num_chunks)
+    highest, total = torch.empty((2, rows, num_chunks), dtype=torch.float32, device=device)
+    best = torch.empty((rows, num_chunks), dtype=torch.int32, device=device)
+    limited = top_k is not None or top_p is not None or min_p is not None
+    lowest = torch.empty(rows, dtype=torch.float32, device=device) if limited else temperature
+    sizes = (logits.stride(0), vocab_size, num_chunks)
+
+    def sum_chunks(use_limits: bool) -> None:
+        _chunk_kernel[(rows, num_chunks)](
+            logits,
+            temperature,
+            lowest,
+            highest,
+            best,
+            total,
+            *sizes,
+            LIMITED=use_limits,
+            CHUNK=CHUNK,
+            num_warps=8,
+        )
+
+    sum_chunks(False)
+    if limited:
+        _lowest_kernel[(rows,)](
+            logits,
+            temperature,
+            temperature if top_k is None else top_k,
+            temperature if top_p is None else top_p,
+            temperature if min_p is None else min_p,
+            highest,
+            lowest,
+            *sizes,
+            HAS_TOP_K=top_k is not None,
+            HAS_TOP_P=top_p is not None,
+            HAS_MIN_P=min_p is not None,
+            CHUNKS=chunks,
+            CHUNK=CHUNK,
+            num_warps=16,
+        )
+        sum_chunks(True)
+    _choose_kernel[(rows,)](
+        logits,
+        uniform,
+        temperature,
+        lowest,
+        highest,
+        best,
+        total,
+        tokens,
+        *sizes,
+        LIMITED=limited,
+        CHUNKS=chunks,
+        CHUNK=CHUNK,
+        num_warps=8,
+    )
+    return tokens
+
+
+def sample_tokens(
+    logits: torch.Tensor,
+    uniform: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor | None = None,
+    top_p: torch.Tensor | None = None,
+    min_p: torch.Tensor | None = None,
+) -> torch.Tensor:
+    op = sample_tokens_triton if logits.is_cuda else sample_tokens_ref
+    return op(logits, uniform, temperature, top_k, top_p, min_p)
