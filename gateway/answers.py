@@ -128,7 +128,7 @@ class AnswerPlanner:
                 stops=request.stops,
                 include_stop=request.include_stop_str_in_output,
                 skip_special_tokens=request.skip_special_tokens,
-                at_start=constraint is None and not request.continue_final_message,
+                at_start=content is None and not request.continue_final_message,
                 calls_end_with_stop=tools.named,
             ),
             content=content,
