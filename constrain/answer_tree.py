@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llguidance.gbnf_to_lark import any_to_lark
-
 from formgate.constrain.errors import ConstraintError
+from formgate.constrain.gbnf import is_gbnf
+from formgate.constrain.gbnf_lark import gbnf_to_lark
 from formgate.constrain.grammar_layout import Layout
 from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.json_schema import schema_grammar
@@ -179,10 +179,5 @@ def _whole_match(pattern: str) -> str:
 
 
 def _lark_source(source: str) -> str:
-    try:
-        lark: str = any_to_lark(source)
-    except Exception as error:  # the converter's own error type is not exported
-        raise ConstraintError(f"The grammar is not valid: {error}", code="invalid_grammar") from (
-            error
-        )
-    return lark
+    """Users write both notations in one field."""
+    return gbnf_to_lark(source) if is_gbnf(source) else source
