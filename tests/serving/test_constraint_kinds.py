@@ -44,7 +44,8 @@ def is_person(text: str) -> bool:
 
 
 def is_wide_person(text: str) -> bool:
-    return is_person(text) and re.match(r'\{\n *"name":', text) is not None
+    """White space between the parts is the pattern's, or none."""
+    return is_person(text) and re.search(r"\s", re.sub(r"\n {2}|\"[^\"]*\"", "", text)) is None
 
 
 def is_object(text: str) -> bool:
@@ -111,7 +112,7 @@ def test_each_kind_whole_and_streamed(
         "messages": [{"role": "user", "content": "Tell me about John Smith, who is 30."}],
         "temperature": 1.0,
         "seed": 7,
-        "max_tokens": 300,
+        "max_tokens": 120,
         **fields,
     }
     whole = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=120)
