@@ -13,9 +13,9 @@ from formgate.constrain.errors import ConstraintError, pointer_of
 from formgate.constrain.formats import FORMATS
 from formgate.constrain.keywords import LEDGER, How
 from formgate.constrain.resources import Node
-from formgate.constrain.schema_check import MAX_DEPTH, MAX_NODES, checked
+from formgate.constrain.schema_check import MAX_DEPTH, checked
 
-LIMITS = {"schema_depth": MAX_DEPTH, "schemas": MAX_NODES}
+LIMITS = {"pointer_parts": 2 * MAX_DEPTH}  # of the place of a schema inside a schema
 
 
 def schema_report(schema: Any, compiler: GrammarCompiler) -> dict[str, Any]:
