@@ -35,10 +35,11 @@ def shortest_answer(node: Mapping[str, Any], token_bytes: Sequence[bytes]) -> Sh
             return Shortest(
                 min((part.text for part in parts), key=len),
                 max(part.largest_part for part in parts),
+                _endings_of(parts),
             )
         case "repeat":
             item = shortest_answer(node["item"], token_bytes)
-            return Shortest(item.text * node["min"], item.largest_part)
+            return Shortest(item.text * node["min"], item.largest_part, item.endings)
     return Shortest("", 0)
 
 
@@ -48,7 +49,12 @@ def _of_text(text: str) -> Shortest:
 
 def _joined(parts: Sequence[Shortest]) -> Shortest:
     text = "".join(part.text for part in parts)
-    return Shortest(text, max([len(text.encode()), *(part.largest_part for part in parts)]))
+    largest_part = max([len(text.encode()), *(part.largest_part for part in parts)])
+    return Shortest(text, largest_part, _endings_of(parts))
+
+
+def _endings_of(parts: Sequence[Shortest]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(ending for part in parts for ending in part.endings))
 
 
 def _slashed(pattern: str) -> str:

@@ -24,11 +24,13 @@ Node = Mapping[str, Any]
 class LarkGrammar:
     """`guards`: the texts right behind which a guarded JSON text begins ("" is the beginning of the
     answer), each with its plan. `native`: some of it is left to llguidance's own JSON compiler.
+    `endings`: what ends its free texts.
     """
 
     source: str
     guards: tuple[tuple[bytes, GuardPlan], ...]
     native: bool
+    endings: tuple[str, ...] = ()
 
 
 def to_lark(root: Node, token_bytes: Sequence[bytes], *, native: bool) -> LarkGrammar:
@@ -36,7 +38,8 @@ def to_lark(root: Node, token_bytes: Sequence[bytes], *, native: bool) -> LarkGr
     writer = _Writer(token_bytes, native)
     start = writer.expression(root)
     source = "\n".join([f"start: {start}", *writer.rules, ""])
-    return LarkGrammar(source, tuple(writer.guards), writer.is_native)
+    endings = tuple(dict.fromkeys(writer.endings))
+    return LarkGrammar(source, tuple(writer.guards), writer.is_native, endings)
 
 
 class _Writer:
@@ -46,6 +49,7 @@ class _Writer:
         self.rules: list[str] = []
         self.guards: list[tuple[bytes, GuardPlan]] = []
         self.is_native = False
+        self.endings: list[str] = []
         # The text that surely stands right before the node in hand, and whether it is all of it.
         self._before = b""
         self._from_start = True
@@ -81,6 +85,7 @@ class _Writer:
             case "free":
                 return self._rule("FREE", "/(?s:.*)/")
             case "free_text_until":
+                self.endings.append(node["text"])
                 pattern = re.escape(node["text"]).replace("/", "\\/")
                 return self._rule("until", f"/(?s:.*){pattern}/", "[lazy]")
         raise AssertionError(f"unknown node {node['kind']!r}")

@@ -13,12 +13,13 @@ Guards = tuple[tuple[bytes, GuardPlan], ...]
 @dataclass(frozen=True, slots=True)
 class Blueprint:
     """Either a grammar in llguidance's Lark dialect, with its guards, or the pattern of an index of
-    Outlines.
+    Outlines. `endings`: what ends the free texts in the grammar.
     """
 
     source: str = ""
     guards: Guards = ()
     pattern: str | None = None
+    endings: tuple[str, ...] = ()
 
     def dumps(self) -> str:
         """One line of JSON."""
@@ -26,7 +27,14 @@ class Blueprint:
             [anchor.decode("latin-1"), [asdict(place) for place in plan.places]]
             for anchor, plan in self.guards
         ]
-        return json.dumps({"source": self.source, "guards": guards, "pattern": self.pattern})
+        return json.dumps(
+            {
+                "source": self.source,
+                "guards": guards,
+                "pattern": self.pattern,
+                "endings": self.endings,
+            }
+        )
 
     @classmethod
     def loads(cls, text: str) -> Blueprint:
@@ -35,7 +43,7 @@ class Blueprint:
             (anchor.encode("latin-1"), GuardPlan(tuple(_place(place) for place in places)))
             for anchor, places in found["guards"]
         )
-        return cls(found["source"], guards, found["pattern"])
+        return cls(found["source"], guards, found["pattern"], tuple(found["endings"]))
 
 
 def _place(found: dict[str, object]) -> Place:

@@ -4,9 +4,11 @@ way to the end stay allowed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from llguidance import LLMatcher
@@ -17,6 +19,8 @@ from formgate.constrain.shortest import ending_order
 _LONGEST = 8_192  # tokens of a way to the end
 _IN_TEXT = b"abcdeghijk"  # outside of strings JSON has none of these
 _MARGIN = 8
+_SELDOM = 4  # bytes between two looks at how a string could end
+_TRIES = 64  # for each ending of a free text
 
 
 class Closable(Protocol):
@@ -40,7 +44,9 @@ class Closable(Protocol):
 
 
 class Ways:
-    """A vocabulary as a walk to the end needs it."""
+    """A vocabulary as a walk to the end needs it, and what nothing in a mask tells it of: the texts
+    that end a free text, and those that end a string under a pattern.
+    """
 
     def __init__(
         self, token_bytes: Sequence[bytes], special_ids: frozenset[int], eos_ids: Sequence[int]
@@ -48,10 +54,26 @@ class Ways:
         self._words = -(-len(token_bytes) // 32)
         self._eos_ids = tuple(eos_ids)
         self._specials = tuple(sorted(special_ids - set(eos_ids)))
+        self._endings: list[list[int]] = []
+        self._strings: list[list[int]] = []
         self._single: dict[int, int] = {}
         for token_id, token in enumerate(token_bytes):
             if len(token) == 1 and token_id not in special_ids:
                 self._single.setdefault(token[0], token_id)
+        self._single_bytes = np.array(list(self._single), dtype=np.int64)
+        self._single_ids = np.array(list(self._single.values()), dtype=np.int64)
+
+    def through(self, free: Iterable[str], strings: Iterable[str]) -> Ways:
+        """The same for a grammar whose free texts and strings end so."""
+        ways = copy(self)
+        ways._endings = list(self._spelled(free))
+        ways._strings = list(self._spelled(strings))
+        return ways
+
+    def _spelled(self, texts: Iterable[str]) -> Iterator[list[int]]:
+        for text in texts:
+            if all(byte in self._single for byte in text.encode()):
+                yield [self._single[byte] for byte in text.encode()]
 
     def to_end(self, constraint: Closable) -> list[int]:
         """The tokens of a short way from a state to the end, end token included; empty if none was
@@ -60,6 +82,7 @@ class Ways:
         row = np.zeros(self._words, dtype=np.int32)
         path: list[int] = []
         used = [0] * 256
+        endings = self._endings * _TRIES
         while len(path) < _LONGEST:
             if constraint.is_terminated():
                 return path
@@ -71,20 +94,45 @@ class Ways:
                 return [*path, end]
             forced = constraint.forced_tokens()
             if not forced:
-                special = self._first_allowed(row, self._specials)
-                forced = [special if special is not None else self._next(row, used)]
+                specials = [token_id for token_id in self._specials if _holds(row, token_id)]
+                if specials:
+                    # Of those that open and those that end something, each has its turn.
+                    turns = {token_id: path.count(token_id) for token_id in specials}
+                    forced = [min(specials, key=turns.__getitem__)]
+                elif endings and self._is_free(row) and constraint.follows(endings[0]):
+                    forced, endings = endings[0], endings[1:]
+                elif (ending := self._string_ending(constraint, row, path)) is not None:
+                    forced = ending
+                else:
+                    stuck = path[-2:] == [self._single.get(0x22)] * 2
+                    forced = [self._next(row, used, stuck=stuck)]
             for token_id in forced:
                 constraint.accept(token_id)
             path += forced
         return []
 
-    def _next(self, row: NDArray[np.int32], used: list[int]) -> int:
-        allowed = [byte for byte, token_id in self._single.items() if _holds(row, token_id)]
+    def _string_ending(
+        self, constraint: Closable, row: NDArray[np.int32], path: list[int]
+    ) -> list[int] | None:
+        """For a string that may not end yet, and may go on with anything."""
+        quote, letter, other = (self._single.get(byte) for byte in b'"bZ')
+        if quote is None or letter is None or other is None or len(path) % _SELDOM:
+            return None
+        if _holds(row, quote) or not (_holds(row, letter) or _holds(row, other)):
+            return None
+        return next((ending for ending in self._strings if constraint.follows(ending)), None)
+
+    def _next(self, row: NDArray[np.int32], used: list[int], *, stuck: bool) -> int:
+        """`stuck`: double quotes end nothing here, so single ones may."""
+        held = (row[self._single_ids >> 5] >> (self._single_ids & 31)) & 1
+        allowed = self._single_bytes[np.flatnonzero(held)].tolist()
         if not allowed:  # a text that the tokenizer writes in one way only
             bits = np.unpackbits(row.view(np.uint8), bitorder="little")
             return int(np.flatnonzero(bits)[0])
         there = set(allowed)
-        if not there.isdisjoint(_IN_TEXT):
+        if stuck and 0x27 in there:
+            byte = 0x27
+        elif not there.isdisjoint(_IN_TEXT):
             byte = min(allowed, key=lambda byte: ending_order(byte, used, b"x"))
         else:
             for closing in b"}]":
@@ -101,6 +149,10 @@ class Ways:
         used[byte] += 1
         return self._single[byte]
 
+    def _is_free(self, row: NDArray[np.int32]) -> bool:
+        """No JSON has a control character like this, nor what a pattern is likely to mean."""
+        return (bell := self._single.get(0x07)) is not None and _holds(row, bell)
+
     def _first_allowed(self, row: NDArray[np.int32], ids: Sequence[int]) -> int | None:
         return next((token_id for token_id in ids if _holds(row, token_id)), None)
 
@@ -113,6 +165,16 @@ def _holds(row: NDArray[np.int32], token_id: int) -> bool:
 class Budget:
     tokens: int  # that the answer may have, its end included
     largest_part: int  # tokens that one token more may cost at the most
+    endings: tuple[str, ...] = ()  # that strings under a pattern may need
+
+    def dumps(self) -> str:
+        """One line of JSON."""
+        return json.dumps([self.tokens, self.largest_part, self.endings])
+
+    @classmethod
+    def loads(cls, text: str) -> Self:
+        tokens, largest_part, endings = json.loads(text)
+        return cls(tokens, largest_part, tuple(endings))
 
 
 class ClosingConstraint:

@@ -23,9 +23,12 @@ from formgate.constrain.fsm import CompiledFsm, FsmCompiler, FsmConstraint, rege
 from formgate.constrain.grammar_cache import GrammarCache
 from formgate.constrain.matcher import GrammarConstraint
 from formgate.constrain.shortest import Shortest
+from formgate.constrain.thinking import ThinkingBudget, ThinkingConstraint, ThinkingTokens
 from formgate.constrain.vocabulary import Vocabulary
 
-Constraint = GrammarConstraint | GuardedConstraint | FsmConstraint | ClosingConstraint
+Constraint = (
+    GrammarConstraint | GuardedConstraint | FsmConstraint | ThinkingConstraint | ClosingConstraint
+)
 Backend = Literal["llguidance", "outlines"]
 
 # What a compiled grammar takes beside its text, measured: bytes for each byte of its Lark source.
@@ -138,17 +141,25 @@ class GrammarCompiler:
         return built
 
     def factory(self, blueprint_text: str) -> Constraint:
-        """A fresh constraint for one sequence. A blueprint behind a line `close N M` ends within N
-        tokens; one more token may need M others to come to its end. Raises ConstraintError.
+        """A fresh constraint for one sequence. A blueprint behind a line `close ...` ends within a
+        `Budget`; behind a line `think ...`, its reasoning has one. Raises ConstraintError.
         """
-        head, newline, rest = blueprint_text.partition("\n")
-        if not newline:
-            return self.build(blueprint_text).start()
-        inner = self.build(rest).start()
-        if isinstance(inner, FsmConstraint):
-            return inner
-        _, tokens, largest_part = head.split(" ")
-        return ClosingConstraint(inner, self._ways, Budget(int(tokens), int(largest_part)))
+        *heads, text = blueprint_text.split("\n")
+        constraint: Constraint = self.build(text).start()
+        for head in reversed(heads):
+            if isinstance(constraint, FsmConstraint | ClosingConstraint):
+                return constraint  # has neither reasoning nor a way to its end
+            kind, _, arguments = head.partition(" ")
+            if kind == "think":
+                budget = ThinkingBudget.loads(arguments)
+                encode = self._tokenizer.tokenize_str
+                tokens = ThinkingTokens(budget, self._vocabulary, encode)
+                constraint = ThinkingConstraint(constraint, tokens)
+            else:
+                closing = Budget.loads(arguments)
+                ways = self._ways.through(Blueprint.loads(text).endings, closing.endings)
+                constraint = ClosingConstraint(constraint, ways, closing)
+        return constraint
 
     def filler(self, num_threads: int) -> ParallelFiller:
         """For the masks of many of its constraints at once."""
@@ -181,7 +192,7 @@ class GrammarCompiler:
         except RecursionError:
             raise _too_deep() from None
         grammar = self._grammar(matcher, lark.guards)
-        blueprint = Blueprint(lark.source, lark.guards).dumps()
+        blueprint = Blueprint(lark.source, lark.guards, endings=lark.endings).dumps()
         self._built.put(blueprint, grammar, _BYTES_PER_SOURCE_BYTE * len(lark.source))
         return blueprint
 

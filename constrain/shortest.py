@@ -5,20 +5,24 @@ Generalization of Dijkstra's Algorithm" (1977), by relaxation.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from llguidance import LLMatcher, LLTokenizer
 
 from formgate.constrain.cfg import Cfg, Repeat, Rule, Sequence, Symbol, Token
+from formgate.constrain.witness import witnesses
 
-_LONGEST = 20_000  # bytes of one terminal that are looked for
+_MOST_ENDINGS = 64
+_LONGEST = 2_000  # bytes of one terminal that are looked for
 
 
 @dataclass(frozen=True, slots=True)
 class Shortest:
     text: str
     largest_part: int  # bytes of the longest among the shortest texts of the grammar's rules
+    endings: tuple[str, ...] = ()  # of strings: what stands behind the opening quote
 
 
 def shortest(cfg: Cfg, start: Rule) -> Shortest:
@@ -45,8 +49,34 @@ def shortest(cfg: Cfg, start: Rule) -> Shortest:
             texts[number] = found
             waiting += users.get(number, ())
     return Shortest(
-        texts.get(start.number, ""), max((len(text.encode()) for text in texts.values()), default=0)
+        texts.get(start.number, ""),
+        max((len(text.encode()) for text in texts.values()), default=0),
+        _endings(cfg),
     )
+
+
+def _endings(cfg: Cfg) -> tuple[str, ...]:
+    """What strings under a pattern may end with, whatever stands before it. Nothing in a mask tells
+    of it as long as anything else may come.
+    """
+    found: dict[str, None] = {}
+    for number in range(len(cfg)):
+        for sequence in cfg.alternatives(Rule(number)):
+            for terminal in _terminals_in(sequence):
+                if '/"' not in terminal:
+                    continue
+                text = terminal_text(terminal) or ""
+                if len(text) > 2 and text.startswith('"'):
+                    found[text[1:]] = None
+    return tuple(sorted(found, key=len)[:_MOST_ENDINGS])
+
+
+def _terminals_in(sequence: Sequence) -> Iterator[str]:
+    for symbol in sequence:
+        if isinstance(symbol, Token):
+            yield symbol.text
+        elif isinstance(symbol, Repeat):
+            yield from _terminals_in(symbol.parts)
 
 
 def _rules_in(sequence: Sequence) -> set[int]:
@@ -89,7 +119,22 @@ def terminal_text(terminal: str) -> str | None:
         else:
             return text
     rule = f"start: {terminal}\n" if terminal[0] == "%" else f"start: T\nT: {terminal}\n"
-    matcher = LLMatcher(LLTokenizer("byte"), LLMatcher.grammar_from_lark(rule), log_level=0)
+    matcher = LLMatcher(_byte_tokenizer(), LLMatcher.grammar_from_lark(rule), log_level=0)
+    for candidate in witnesses(terminal):
+        tokens = list(candidate.encode())
+        there = matcher.deep_copy()
+        if there.consume_tokens(tokens) and there.is_accepting():
+            return candidate
+    return _walked(matcher)
+
+
+@lru_cache(maxsize=1)
+def _byte_tokenizer() -> LLTokenizer:
+    return LLTokenizer("byte")
+
+
+def _walked(matcher: LLMatcher) -> str | None:
+    """What the masks lead to."""
     written = bytearray()
     used = [0] * 256
     while not matcher.is_accepting() and len(written) < _LONGEST:

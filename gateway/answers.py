@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from formgate.constrain.closing import Budget
 from formgate.constrain.errors import ConstraintError
+from formgate.constrain.thinking import ThinkingBudget
 from formgate.gateway.answer_checks import broken_promise
 from formgate.gateway.choice import Choice, ChoiceSettings, Parser
 from formgate.gateway.errors import ApiError, bad_request
@@ -26,7 +28,7 @@ from formgate.gateway.protocol.constraints import ContentConstraint, content_con
 from formgate.gateway.protocol.fields import GenerationRequest
 from formgate.gateway.tool_choice import NO_TOOLS, ToolUse, tool_use
 from formgate.parsers import nodes
-from formgate.parsers.formats import ReasoningState, Tool, ToolChoice
+from formgate.parsers.formats import ReasoningState, Tool, ToolChoice, UnsupportedArguments
 from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.nodes import Node
 from formgate.parsers.reasoning import reasoning_state_of
@@ -35,6 +37,7 @@ from formgate.parsers.stream import OutputParser
 logger = logging.getLogger(__name__)
 
 FEW_TOKENS = 256
+END_OF_PROMPT = 32  # tokens in which a marker of the reasoning may be spelled out
 _MANY = re.compile(r'"min(?:Length|Items|Properties)": [0-9.]{3,}|\{[0-9]{3,}')
 
 
@@ -80,14 +83,13 @@ class AnswerPlanner:
                 "tools",
                 "unsupported_parameter",
             )
-        if request.thinking_token_budget is not None:
-            raise bad_request(
-                "'thinking_token_budget' is not supported.",
-                "thinking_token_budget",
-                "unsupported_parameter",
-            )
         special_ids = profile.tokenizer.special_ids
-        state = reasoning_state_of(prompt_token_ids, profile.reasoning_format, special_ids)
+        state = reasoning_state_of(
+            prompt_token_ids,
+            profile.reasoning_format,
+            special_ids,
+            prompt_text=profile.tokenizer.decode(prompt_token_ids[-END_OF_PROMPT:]),
+        )
         try:
             tree = answer_grammar(
                 profile.tool_format,
@@ -98,15 +100,20 @@ class AnswerPlanner:
                 content=None if content is None else content_node(content),
                 reasoning_state=state,
                 special_ids=special_ids,
+                thinking_budget=request.thinking_token_budget,
             )
-        except ValueError as error:
+        except UnsupportedArguments as error:
             # The family's own syntax for calls cannot carry these tools.
-            raise bad_request(str(error), "tools", "unsupported_schema") from error
+            self._metrics.schema_refused(error.keyword)
+            raise bad_request(str(error), error.pointer, "unsupported_schema") from error
         constraint = None
         if tree is not None:
             constraint = await self._admit(
                 tree, _parts(content, tools), budget=_budget(request, max_tokens)
             )
+            constraint = self._with_thinking_budget(constraint, request, state)
+        if request.thinking_token_budget == 0 and state == "optional":
+            state = "none"
         parses = tools.mode != "none" or state in ("open", "optional")
         return AnswerPlan(
             constraint=constraint,
@@ -127,6 +134,17 @@ class AnswerPlanner:
             content=content,
             tools=tools,
         )
+
+    def _with_thinking_budget(
+        self, constraint: str, request: ChatCompletionRequest, state: ReasoningState
+    ) -> str:
+        reasoning, tokens = self._profile.reasoning_format, request.thinking_token_budget
+        if reasoning is None or not tokens or state not in ("open", "optional"):
+            return constraint
+        opening, closing = reasoning.written(self._profile.tokenizer.special_ids)
+        budget = ThinkingBudget(tokens, () if state == "open" else opening, closing)
+        head, newline, blueprint = constraint.rpartition("\n")
+        return f"{head}{newline}think {budget.dumps()}\n{blueprint}"
 
     async def plan_completion(
         self,
@@ -185,7 +203,7 @@ class AnswerPlanner:
         if budget.tokens is None or not (budget.close or _may_not_fit(tree, budget.tokens)):
             return blueprint
         try:
-            shortest, largest_part = json.loads(await self._compiling.ask("size", spec))
+            shortest, closing = json.loads(await self._compiling.ask("size", spec))
         except ConstraintError as error:
             raise self._refusal(error, parts[0][0] if parts else None) from None
         if shortest > budget.tokens:
@@ -195,7 +213,9 @@ class AnswerPlanner:
                 budget.param,
                 "max_tokens_too_small",
             )
-        return f"close {budget.tokens} {largest_part}\n{blueprint}" if budget.close else blueprint
+        if not budget.close:
+            return blueprint
+        return f"close {Budget(budget.tokens, *closing).dumps()}\n{blueprint}"
 
     async def _compiled(self, spec: str, parts: Sequence[tuple[str, Node]]) -> str:
         """A refused whole is looked at part by part, to name the field."""
@@ -242,7 +262,7 @@ def _parser_choice(tools: ToolUse) -> ToolChoice:
 
 
 def _parser_tools(tools: ToolUse) -> list[Tool]:
-    return [Tool(tool.name, tool.schema) for tool in tools.tools]
+    return [Tool(tool.name, tool.schema, f"{tool.param}#") for tool in tools.tools]
 
 
 def content_node(content: ContentConstraint) -> Node:

@@ -18,7 +18,7 @@ from formgate.constrain.errors import ConstraintError
 from formgate.constrain.schema_report import schema_report
 from formgate.gateway.engine_launch import end_with_parent
 from formgate.gateway.grammar_setup import grammar_compiler
-from formgate.gateway.tokenizer import load_tokenizer
+from formgate.gateway.tokenizer_folder import load_tokenizer
 
 COMMAND = (sys.executable, "-m", "formgate.gateway.compile_worker")
 MEMORY_BYTES = 4 << 30  # of address space
@@ -44,9 +44,10 @@ class CompileTasks:
         return self._compiler.blueprint(spec_text)
 
     def size(self, spec_text: str) -> str:
-        """`[tokens of the shortest answer, tokens of its grammar's largest part]` as JSON."""
+        """`[tokens of the shortest answer, what closing needs to know of the grammar]` as JSON."""
         shortest = self._compiler.shortest(spec_text)
-        return json.dumps([self._compiler.num_tokens(shortest.text), shortest.largest_part])
+        parts = [shortest.largest_part, shortest.endings]
+        return json.dumps([self._compiler.num_tokens(shortest.text), parts])
 
     def schema_report(self, schema_text: str) -> str:
         return json.dumps(schema_report(json.loads(schema_text), self._compiler))

@@ -18,7 +18,7 @@ from formgate.engine.messages import EngineFailed
 from formgate.gateway.compile_worker import STACK_BYTES
 from formgate.gateway.engine_launch import EngineLaunch, end_with_parent
 from formgate.gateway.grammar_setup import grammar_compiler
-from formgate.gateway.tokenizer import load_tokenizer
+from formgate.gateway.tokenizer_folder import load_tokenizer
 
 MAX_MASK_THREADS = 16
 LINGER = 2000  # milliseconds that the last message may take to leave

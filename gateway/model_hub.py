@@ -21,8 +21,8 @@ from huggingface_hub.errors import (
 
 from formgate import embedded
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-TOKENIZER_PATTERNS = ["*.json", "*.jinja", "*.model", "*.txt"]
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+TOKENIZER_PATTERNS = ["*.json", "*.jinja", "*.model", "tokenizer.model.v*", "*.txt"]
 WEIGHT_PATTERNS = ["*.safetensors"]
 IGNORED = ["original/*", "metal/*", "consolidated*"]  # the same weights in other formats
 
@@ -121,7 +121,8 @@ def check_model_folder(model_dir: Path, tokenizer_dir: Path, *, weights: bool) -
         raise ModelError(f"{config} is not a JSON object.")
     if weights:
         _check_weights(model_dir)
-    if not any((tokenizer_dir / name).is_file() for name in TOKENIZER_FILES):
+    versioned = any(tokenizer_dir.glob("tokenizer.model.v*"))
+    if not versioned and not any((tokenizer_dir / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(f"{tokenizer_dir} has no tokenizer.json.")
 
 

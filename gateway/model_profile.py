@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from formgate.gateway.chat_template import ChatTemplate, ChatTemplateError
 from formgate.gateway.sampling import SamplingDefaults, load_sampling_defaults
 from formgate.gateway.server_config import ServerConfig
-from formgate.gateway.tokenizer import Tokenizer, load_tokenizer
+from formgate.gateway.tokenizer import Tokenizer
+from formgate.gateway.tokenizer_folder import load_tokenizer
 from formgate.parsers.formats import Format, ReasoningFormat
 from formgate.parsers.registry import (
     FORMATS,

@@ -9,10 +9,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from formgate.gateway.chat_template import ChatTemplate, ChatTemplateError
 from formgate.gateway.errors import ApiError, bad_request
+from formgate.gateway.mistral_tokenizer import MistralTokenizer
 from formgate.gateway.protocol.chat import (
     ChatCompletionRequest,
     ContentPart,
@@ -28,6 +29,15 @@ from formgate.gateway.tokenizer import Tokenizer
 # An assistant's past text may hold its reasoning, which templates cut away by these.
 _REASONING_MARKERS = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]"})
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
+
+
+class Wishes(Protocol):
+    """How what writes the prompt wants its messages; a `ChatTemplate` says so of itself."""
+
+    knows_developer: bool
+    wants_parts: bool
+    wants_short_call_ids: bool
+    wants_arguments_text: bool
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,8 @@ def encode_conversation(
     conversation: Conversation, tokenizer: Tokenizer, template: ChatTemplate | None
 ) -> list[int]:
     """The prompt's ids. No text of the client becomes a special token. Raises ApiError 400."""
+    if template is None and isinstance(tokenizer, MistralTokenizer):
+        return _encode_by_mistral(conversation, tokenizer)
     if template is None:
         raise bad_request(
             "The model has no chat template. Start the server with --chat-template, or use "
@@ -104,14 +116,18 @@ def encode_conversation(
         )
     if not conversation.messages:
         raise bad_request("'messages' must not be empty.", "messages", "empty_array")
-    shield = Shield(tokenizer)
-    messages = [
-        shield.hide(
-            _template_message(message, template),
-            keep=_REASONING_MARKERS if message.role == "assistant" else frozenset(),
+    if conversation.continue_final_message and conversation.messages[-1].tool_calls:
+        raise bad_request(
+            "The final message calls tools, so it is over and cannot be continued.",
+            "continue_final_message",
         )
-        for message in conversation.messages
-    ]
+    shield = Shield(tokenizer)
+    messages = []
+    for message in conversation.messages:
+        shown = _template_message(message, template)
+        content = shown.pop("content")
+        keep = _REASONING_MARKERS if message.role == "assistant" else frozenset[str]()
+        messages.append({**shield.hide(shown), "content": shield.hide(content, keep=keep)})
     end = _mark_end(messages[-1]) if conversation.continue_final_message else None
     kwargs = shield.hide(conversation.kwargs or {})
     try:
@@ -134,6 +150,21 @@ def encode_conversation(
                 "continue_final_message",
             )
     return shield.encode(text, add_special_tokens=conversation.add_special_tokens)
+
+
+def _encode_by_mistral(conversation: Conversation, tokenizer: MistralTokenizer) -> list[int]:
+    if not conversation.messages:
+        raise bad_request("'messages' must not be empty.", "messages", "empty_array")
+    try:
+        return tokenizer.encode_chat(
+            [_template_message(message, tokenizer) for message in conversation.messages],
+            template_tools(conversation.tools),
+            continue_final_message=conversation.continue_final_message,
+        )
+    except ValueError as error:
+        raise bad_request(
+            f"The model's tokenizer refused the conversation: {error}", "messages"
+        ) from error
 
 
 _RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
@@ -194,7 +225,7 @@ def template_tools(tools: Sequence[ToolDefinition]) -> list[dict[str, Any]]:
     return shown
 
 
-def _template_message(message: Message, template: ChatTemplate) -> dict[str, Any]:
+def _template_message(message: Message, template: Wishes) -> dict[str, Any]:
     role: str = message.role
     if role == "developer" and not template.knows_developer:
         role = "system"
@@ -214,9 +245,11 @@ def _template_message(message: Message, template: ChatTemplate) -> dict[str, Any
     return shown
 
 
-def _content(message: Message, template: ChatTemplate) -> str | list[dict[str, str]] | None:
+def _content(message: Message, template: Wishes) -> str | list[dict[str, str]] | None:
     content = message.content
     if content is None:
+        if template.wants_parts:
+            return []
         # DeepSeek's template shows the calls only of a message without content.
         return None if message.tool_calls else ""
     text = content if isinstance(content, str) else _text_of(content)
@@ -230,7 +263,7 @@ def _text_of(parts: Sequence[ContentPart]) -> str:
     return "\n".join(part.text or "" for part in parts if part.type in TEXT_PARTS)
 
 
-def _tool_call(call: ToolCall, template: ChatTemplate) -> dict[str, Any]:
+def _tool_call(call: ToolCall, template: Wishes) -> dict[str, Any]:
     arguments: Any = call.function.arguments
     if isinstance(arguments, str) and not template.wants_arguments_text:
         try:
@@ -252,7 +285,7 @@ def _tool_call(call: ToolCall, template: ChatTemplate) -> dict[str, Any]:
     return shown
 
 
-def _call_id(call_id: str, template: ChatTemplate) -> str:
+def _call_id(call_id: str, template: Wishes) -> str:
     """Mistral's templates refuse ids that are not nine characters; a conversation that began on
     another server has longer ones. The same id always becomes the same."""
     if not template.wants_short_call_ids or _SHORT_ID.fullmatch(call_id):
@@ -266,6 +299,8 @@ def _mark_end(message: dict[str, Any]) -> str:
     mark = "q" + hashlib.sha256(json.dumps(message).encode()).hexdigest()
     if isinstance(content, str):
         message["content"] = content + mark
+    elif not content:
+        message["content"] = [{"type": "text", "text": mark}]
     else:
         message["content"] = [*content[:-1], {"type": "text", "text": content[-1]["text"] + mark}]
     return mark

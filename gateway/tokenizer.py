@@ -55,7 +55,7 @@ class Tokenizer:
     or not: ordinary text never encodes into one through `encode_plain`.
     """
 
-    backend: tokenizers.Tokenizer
+    backend: Any  # tokenizers.Tokenizer; a subclass may have another
     kind: TokenizerKind
     drops_first_space: bool
     token_bytes: tuple[bytes, ...]  # by id; of a special token, its text; empty where no token is
@@ -77,7 +77,8 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Special tokens written in `text` become themselves: for prompts that we wrote."""
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
 
     def encode_plain(self, text: str, *, continues: bool = False) -> list[int]:
         """`text` as ordinary tokens only. With `continues`, it comes after a special token."""
@@ -89,7 +90,8 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         if skip_special_tokens:
             token_ids = [t for t in token_ids if t not in self.skipped_ids]
-        return self.backend.decode(list(token_ids), skip_special_tokens=False)
+        text: str = self.backend.decode(list(token_ids), skip_special_tokens=False)
+        return text
 
     def token_text(self, token_id: int) -> str:
         """One token by itself; bytes that are no whole character come out as U+FFFD."""
@@ -159,7 +161,7 @@ class Tokenizer:
         return ids
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_fast_tokenizer(folder: Path) -> Tokenizer:
     """Raises FileNotFoundError or ValueError with one clear line."""
     config = _read_json(folder / "tokenizer_config.json")
     backend = _load_backend(folder)
@@ -184,11 +186,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         token_bytes[token_id] = piece.encode() if is_added else piece_bytes(piece, kind)
 
     named = {name: text for name in _NAMED_TOKENS if (text := _content(config.get(name)))}
-    eos = [
-        *_ids(_read_json(folder / "generation_config.json").get("eos_token_id")),
-        *_ids(_read_json(folder / "config.json").get("eos_token_id")),
-        *_ids(vocabulary.get(named.get("eos_token", ""))),
-    ]
+    eos = [*declared_eos_ids(folder), *_ids(vocabulary.get(named.get("eos_token", "")))]
     return Tokenizer(
         backend=backend,
         kind=kind,
@@ -201,6 +199,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         named_tokens=MappingProxyType(named),
         chat_templates=MappingProxyType(_chat_templates(folder, config)),
     )
+
+
+def declared_eos_ids(folder: Path) -> list[int]:
+    """The end tokens that a model's configurations name."""
+    return [
+        *_ids(_read_json(folder / "generation_config.json").get("eos_token_id")),
+        *_ids(_read_json(folder / "config.json").get("eos_token_id")),
+    ]
 
 
 def _load_backend(folder: Path) -> tokenizers.Tokenizer:

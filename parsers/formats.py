@@ -58,10 +58,14 @@ class ToolChoice:
 class UnsupportedArguments(ValueError):
     """The family's own syntax for arguments cannot be held to this schema."""
 
-    def __init__(self, tool: Tool, keyword: str, pointer: str = "") -> None:
+    def __init__(
+        self, tool: Tool, keyword: str, pointer: str = "", *, unwritable: str | None = None
+    ) -> None:
+        what = f"enforce {keyword!r}"
+        if unwritable is not None:
+            what = f"write the name {unwritable[:100]!r}"
         super().__init__(
-            f"the tool call format of this model cannot enforce {keyword!r} "
-            f"in the parameters of {tool.name!r}"
+            f"The tool call format of this model cannot {what} in the parameters of {tool.name!r}."
         )
         self.tool = tool
         self.keyword = keyword
@@ -140,6 +144,19 @@ class ReasoningFormat:
 
     def markers(self) -> frozenset[Marker]:
         return markers_in(self)
+
+    def written(
+        self, special_ids: SpecialIds
+    ) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]:
+        """The two markers, special tokens by id and all else as text."""
+        opening, closing = (
+            tuple(
+                special_ids.get(part.text, part.text) if isinstance(part, Marker) else part
+                for part in parts
+            )
+            for parts in (self.open, self.close)
+        )
+        return opening, closing
 
     def token_ids(self, special_ids: SpecialIds) -> tuple[int | None, int | None]:
         """Of the two markers, where they are single special tokens."""

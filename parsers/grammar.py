@@ -6,6 +6,7 @@ how a tree becomes a mask.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from formgate.parsers import nodes
 from formgate.parsers.formats import (
@@ -32,17 +33,23 @@ def answer_grammar(
     content: Node | None,
     reasoning_state: ReasoningState,
     special_ids: SpecialIds,
+    thinking_budget: int | None = None,
 ) -> Node | None:
     """What the model may write from its first token to before the end of the sequence.
 
     `content` is the node of a response_format; None: free text. The result is None if nothing is
-    to be constrained. Raises ValueError if a call is demanded and there is no tool, and
-    `UnsupportedArguments` for parameters that the family's syntax cannot be held to.
+    to be constrained. With a `thinking_budget` the reasoning, where there may be some, comes once
+    at the most, and not at all if it is 0; counting tokens is left to others. Raises ValueError if
+    a call is demanded and there is no tool, and `UnsupportedArguments` for parameters that the
+    family's syntax cannot be held to.
     """
+    thoughts = _Thoughts(format, reasoning, reasoning_state, special_ids, thinking_budget)
     chosen = tool_choice.allowed(tools) if format is not None else []
     must_call = tool_choice.mode in ("required", "named")
     if must_call and not chosen:
         raise ValueError("a tool call is required, but there is no tool to call")
+    if content is None and not chosen and thoughts.limited:
+        content = nodes.free()
     if content is not None:
         content = nodes.seq(
             [*literals(format.content_opening if format else (), special_ids), content]
@@ -50,7 +57,7 @@ def answer_grammar(
     if format is None or not chosen:
         if content is None:
             return None
-        return _after_reasoning(content, format, reasoning, reasoning_state, special_ids)
+        return thoughts.before(content)
     once = not parallel or tool_choice.mode == "named"
     calls = _Calls(format, chosen, special_ids, 1 if once else format.max_calls)
     if must_call:
@@ -59,7 +66,7 @@ def answer_grammar(
         answer = nodes.choice([content, calls.first(structured_content=True)])
     else:
         answer = calls.or_free_text()
-    return _after_reasoning(answer, format, reasoning, reasoning_state, special_ids)
+    return thoughts.before(answer)
 
 
 class _Calls:
@@ -145,28 +152,43 @@ class _Calls:
         )
 
 
-def _after_reasoning(
-    answer: Node,
-    format: Format | None,
-    reasoning: ReasoningFormat | None,
-    state: ReasoningState,
-    special_ids: SpecialIds,
-) -> Node:
-    if reasoning is None or state in ("none", "closed"):
-        return answer
-    glue = literals(format.glue if format else (), special_ids)
-    gap = (
-        [nodes.regex(rf"\n{{0,{reasoning.gap}}}")]
-        if reasoning.gap and not _takes_space(answer)
-        else []
-    )
-    region = [through(reasoning.close, special_ids), *gap, *glue]
-    if state == "open":
-        return nodes.seq([*region, answer])
-    thought = nodes.seq([*literals(reasoning.open, special_ids), *region])
-    if reasoning.reopens:
-        return nodes.seq([nodes.repeat(thought, 0, None), answer])
-    return nodes.seq([nodes.optional(thought), answer])
+@dataclass(frozen=True)
+class _Thoughts:
+    """The reasoning that may come before an answer."""
+
+    format: Format | None
+    reasoning: ReasoningFormat | None
+    state: ReasoningState
+    special_ids: SpecialIds
+    budget: int | None
+
+    @property
+    def limited(self) -> bool:
+        may_reason = self.reasoning is not None and self.state in ("open", "optional")
+        return may_reason and self.budget is not None
+
+    def before(self, answer: Node) -> Node:
+        reasoning, ids = self.reasoning, self.special_ids
+        if reasoning is None or self.state in ("none", "closed"):
+            return answer
+        glue = literals(self.format.glue if self.format else (), ids)
+        gap = (
+            [nodes.regex(rf"\n{{0,{reasoning.gap}}}")]
+            if reasoning.gap and not _takes_space(answer)
+            else []
+        )
+        if self.state == "open":
+            close = literals(reasoning.close, ids)
+            end = close if self.budget == 0 else [through(reasoning.close, ids)]
+            return nodes.seq([*end, *gap, *glue, answer])
+        if self.budget == 0:
+            return answer
+        thought = nodes.seq(
+            [*literals(reasoning.open, ids), through(reasoning.close, ids), *gap, *glue]
+        )
+        if reasoning.reopens and self.budget is None:
+            return nodes.seq([nodes.repeat(thought, 0, None), answer])
+        return nodes.seq([nodes.optional(thought), answer])
 
 
 def _takes_space(answer: Node) -> bool:

@@ -56,7 +56,11 @@ class Layout:
                 markers.add(alphabet.written(calls.marker))
             markers.update(map(alphabet.written, calls.other_markers))
             leftovers.update(_each_marker(calls.after, alphabet))
-        silent = set(map(alphabet.written, format.silent)) if format is not None else set()
+        silent: set[str] = set()
+        for framing in map(alphabet.written, format.silent if format is not None else ()):
+            # Its characters typed out may be content, where content is not announced.
+            is_framing = alphabet.begins_with_token(framing) or (format and format.content_opening)
+            (silent if is_framing else leftovers).add(framing)
         opening = closing = ""
         if reasoning is not None:
             opening, closing = alphabet.written(reasoning.open), alphabet.written(reasoning.close)
@@ -65,8 +69,8 @@ class Layout:
         reopening = {opening} if reasoning and reasoning.reopens and state != "none" else set()
         # The marker of a call ends the reasoning too, where it cannot be a quotation.
         interrupting = {marker for marker in markers if alphabet.begins_with_token(marker)}
-        framing = markers_in(format.silent) if format is not None else frozenset()
-        known = framing | markers_in(calls) | markers_in(reasoning)
+        framed = markers_in(format.silent) if format is not None else frozenset()
+        known = framed | markers_in(calls) | markers_in(reasoning)
         return cls(
             alphabet=alphabet,
             calls=calls,

@@ -66,7 +66,7 @@ def parameters_of(tool: Tool, name_pattern: str) -> list[Parameter]:
         escaped = name.replace("~", "~0").replace("/", "~1")
         pointer = f"{at}/properties/{escaped}"
         if not re.fullmatch(name_pattern, name):
-            raise UnsupportedArguments(tool, "properties", pointer)
+            raise UnsupportedArguments(tool, "properties", pointer, unwritable=name)
         made.append(
             Parameter(
                 name, _alone(tool, sub, root, pointer), name in required, tool.pointer + pointer

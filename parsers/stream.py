@@ -44,6 +44,7 @@ class OutputParser:
             tools_enabled=tools_enabled,
             structured_content=structured_content,
         )
+        self._structured = structured_content
         self._lead = format.content_lead if format is not None else ""
         self._state: ReasoningState = reasoning_state if reasoning is not None else "none"
         self._reader = Reader(
@@ -127,19 +128,24 @@ class OutputParser:
 
     def _content(self) -> Steps[None]:
         """To the end of the answer. Whitespace next to a call separates and says nothing, so it
-        is held until what comes next is known."""
+        is held until what comes next is known. In content that is under a grammar, the characters
+        of a marker are what they are."""
         reader, layout = self._reader, self._layout
         scanner = layout.content_scanner
+        begun = False
         while True:
             text, mark = reader.text, reader.mark
             found = scanner.find(text, mark)
             end = found[0] if found else scanner.held_from(text, mark)
             if layout.calls is not None:
                 end = mark + len(text[mark:end].rstrip(WHITESPACE))
+            begun = begun or not (end == mark or text[mark:end].isspace())
             reader.content(end)
             if found:
                 reader.pos = found[0] + len(found[1])
-                if found[1] in layout.markers:
+                if begun and self._structured and not layout.alphabet.begins_with_token(found[1]):
+                    reader.content(reader.pos)
+                elif found[1] in layout.markers:
                     yield from self._calls()
                 elif found[1] == layout.opening:
                     self._state = "open"

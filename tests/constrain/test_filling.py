@@ -8,6 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from formgate.constrain.closing import Budget
 from formgate.constrain.filling import ParallelFiller
 
 TREES = (
@@ -23,7 +24,7 @@ TREES = (
 
 def specs(masks) -> list[str]:
     blueprints = [masks.compiler.blueprint(masks.spec(tree)) for tree in TREES]
-    closing = [f"close 12 4\n{blueprint}" for blueprint in blueprints]
+    closing = [f"close {Budget(12, 4).dumps()}\n{blueprint}" for blueprint in blueprints]
     return (blueprints + closing) * 2
 
 

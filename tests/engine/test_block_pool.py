@@ -30,7 +30,7 @@ def compute(tables: BlockTables, sequence: Sequence) -> int:
     cached = sequence.num_computed_tokens
     tables.grow(sequence, sequence.num_tokens)
     sequence.num_computed_tokens = sequence.num_tokens
-    tables.cache_computed(sequence, cached)
+    tables.cache_computed(sequence)
     return cached
 
 

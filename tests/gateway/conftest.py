@@ -30,7 +30,8 @@ from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.sse import Chunk, Payload
 from formgate.gateway.state import GatewayState
-from formgate.gateway.tokenizer import Tokenizer, load_tokenizer
+from formgate.gateway.tokenizer import Tokenizer
+from formgate.gateway.tokenizer_folder import load_tokenizer
 
 SCRIPTED_ENGINE = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
 

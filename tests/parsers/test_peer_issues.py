@@ -203,9 +203,11 @@ def test_a_truncated_opener_is_content(text: str, streams: Any) -> None:
     assert every_way(streams, "hermes", text).content == text
 
 
-# vllm 48020, 48342, 48294, 48347, 31501: what comes in one chunk is parsed as if it came in many.
+# vllm 48020, 48342, 48294, 48347, 31501, 47907; sglang 37634: what comes in one chunk is parsed as
+# if it came in many.
 @pytest.mark.parametrize(
-    "name", ["deepseek_v3", "deepseek_v31", "llama3_json", "qwen3_coder", "glm45"]
+    "name",
+    ["deepseek_v3", "deepseek_v31", "llama3_json", "qwen3_coder", "glm45", "hermes", "granite"],
 )
 def test_two_calls_in_one_chunk_are_two_calls(name: str, streams: Any) -> None:
     v3 = (
@@ -221,7 +223,11 @@ def test_two_calls_in_one_chunk_are_two_calls(name: str, streams: Any) -> None:
         "<arg_key>state</arg_key>\n<arg_value>TX</arg_value>\n</tool_call>"
     )
     llama = f'{{"name": "get_weather", "parameters": {ARGUMENTS}}}'
+    plain = json.dumps(CALL)
+    hermes = f"<tool_call>\n{plain}\n</tool_call>"
     text = {
+        "hermes": f"{hermes}\n{hermes}",
+        "granite": f"<|tool_call|>[{plain}, {plain}]",
         "deepseek_v3": f"<｜tool▁calls▁begin｜>{v3}\n{v3}<｜tool▁calls▁end｜>",
         "deepseek_v31": f"<｜tool▁calls▁begin｜>{v31}{v31}<｜tool▁calls▁end｜>",
         "qwen3_coder": f"{coder}\n{coder}",

@@ -23,11 +23,12 @@ from formgate.engine.messages import (
     TokenOutput,
 )
 from formgate.gateway.answers import AnswerPlanner
-from formgate.gateway.grammar_setup import CompileTasks
+from formgate.gateway.compile_worker import CompileTasks
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.model_profile import ModelProfile, load_model_profile
 from formgate.gateway.server_config import ServerConfig
-from formgate.gateway.tokenizer import Tokenizer, load_tokenizer
+from formgate.gateway.tokenizer import Tokenizer
+from formgate.gateway.tokenizer_folder import load_tokenizer
 
 SPECIAL = [
     "<unk>",

@@ -169,7 +169,6 @@ BAD = {"type": "object", "properties": {"a/b": {"type": "array", "$dynamicRef": 
         ({"guided_json": {"const": float("nan")}}, "guided_json"),
         ({"tools": [tool("f", {"type": "string"})]}, "tools[0].function.parameters#/type"),
         ({"tools": [tool("f", False)]}, "tools[0].function.parameters"),
-        ({"thinking_token_budget": 5}, "thinking_token_budget"),
     ],
 )
 def test_a_constraint_that_cannot_be_kept_is_a_400_that_points_at_it(

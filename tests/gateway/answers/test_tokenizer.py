@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from formgate.gateway.tokenizer import Tokenizer, load_tokenizer
+from formgate.gateway.tokenizer import Tokenizer
+from formgate.gateway.tokenizer_folder import load_tokenizer
 
 TEXTS = [
     "Hello, world!",

@@ -1,0 +1,285 @@
+"""A short text of a terminal of llguidance's Lark dialect, read off its regexes: the least that
+each part needs. It reads what formgate writes and most of what users do; what it does not
+understand it has no text for, and whoever asks must check what it says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import product
+
+_MOST = 8  # candidates that are kept of any part
+_LONGEST = 20_000  # characters of a text
+_ORDER = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" + "".join(
+    map(chr, (*range(0x20, 0x30), *range(0x3A, 0x41), *range(0x5B, 0x61), *range(0x7B, 0x7F)))
+)
+_RARE = "".join(map(chr, range(0x20))) + "\x7f\x85éßЖ中\u2028\ud7ff\ufeff😀"
+_NAMED = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "a": "\a", "0": "\0"}
+
+Test = Callable[[str], bool]
+
+
+class _NotUnderstood(Exception):
+    pass
+
+
+def witnesses(terminal: str) -> list[str]:
+    """Candidates, the shortest first."""
+    try:
+        found = _Terms(terminal).parsed()
+    except (_NotUnderstood, IndexError, ValueError):
+        return []
+    return sorted(dict.fromkeys(found), key=len)
+
+
+class _Terms:
+    """Reads literals, regexes, and `&`, `|`, `~` over them."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+
+    def parsed(self) -> list[str]:
+        found = self._either()
+        if self._peek():
+            raise _NotUnderstood
+        return found
+
+    def _peek(self) -> str:
+        while self._text[self._at : self._at + 1] == " ":
+            self._at += 1
+        return self._text[self._at : self._at + 1]
+
+    def _either(self) -> list[str]:
+        found = self._both()
+        while self._peek() == "|":
+            self._at += 1
+            found = found + self._both()
+        return sorted(dict.fromkeys(found), key=len)[:_MOST]
+
+    def _both(self) -> list[str]:
+        parts = [self._row()]
+        while self._peek() == "&":
+            self._at += 1
+            parts.append(self._row())
+        parts = [part for part in parts if part]
+        if len(parts) < 2:
+            return parts[0] if parts else []
+        least = max(min(map(len, part)) for part in parts)
+        found = [text for part in parts for text in part]
+        found += [longer for text in found for longer in _padded(text, least)]
+        return list(dict.fromkeys(found))[: 4 * _MOST]
+
+    def _row(self) -> list[str]:
+        found = [""]
+        unknown = True
+        while (char := self._peek()) and char not in "|&)":
+            if char == "~":
+                self._at += 1
+                self._atom()
+                continue
+            unknown = False
+            found = ["".join(pair) for pair in product(found, self._atom())][:_MOST]
+        return [] if unknown else found
+
+    def _atom(self) -> list[str]:
+        match self._peek():
+            case "(":
+                self._at += 1
+                found = self._either()
+                if self._peek() != ")":
+                    raise _NotUnderstood
+                self._at += 1
+                return found
+            case "/":
+                return [_regex_witness(self._until_slash())]
+            case '"':
+                text, end = json.JSONDecoder().raw_decode(self._text, self._at)
+                self._at = end
+                return [text]
+        raise _NotUnderstood
+
+    def _until_slash(self) -> str:
+        start = self._at = self._at + 1
+        while self._text[self._at] != "/":
+            self._at += 2 if self._text[self._at] == "\\" else 1
+        self._at += 1
+        return self._text[start : self._at - 1]
+
+
+def _padded(text: str, length: int) -> Iterator[str]:
+    """The string with more characters in it."""
+    more = "a" * (length - len(text))
+    if more and text.endswith('"'):
+        yield text[:-1] + more + '"'
+        yield '"' + more + text[1:]
+
+
+def _regex_witness(pattern: str) -> str:
+    reader = _Regex(pattern)
+    text = reader.alternatives()
+    if reader.at < len(pattern):
+        raise _NotUnderstood
+    return text
+
+
+class _Regex:
+    """Reads the syntax of Rust's regexes, less look-around and anchors."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self.at = 0
+
+    def _next(self) -> str:
+        return self._pattern[self.at : self.at + 1]
+
+    def _take(self, text: str) -> bool:
+        if self._pattern.startswith(text, self.at):
+            self.at += len(text)
+            return True
+        return False
+
+    def alternatives(self) -> str:
+        shortest = self._row()
+        while self._take("|"):
+            shortest = min(shortest, self._row(), key=len)
+        return shortest
+
+    def _row(self) -> str:
+        parts: list[str] = []
+        while self._next() not in ("", "|", ")"):
+            part = self._atom()
+            parts.append(part * self._times())
+            if sum(map(len, parts)) > _LONGEST:
+                raise _NotUnderstood
+        return "".join(parts)
+
+    def _times(self) -> int:
+        times = 1
+        while True:
+            if self._take("*") or self._take("?"):
+                times = 0
+            elif self._take("+"):
+                continue
+            elif self._next() == "{":
+                end = self._pattern.index("}", self.at)
+                times *= int(self._pattern[self.at + 1 : end].partition(",")[0])
+                self.at = end + 1
+            else:
+                return times
+
+    def _atom(self) -> str:
+        if self._take("("):
+            if self._take("?"):
+                end = self._pattern.index(":", self.at)
+                if not all(flag in "simuxU-" for flag in self._pattern[self.at : end]):
+                    raise _NotUnderstood
+                self.at = end + 1
+            text = self.alternatives()
+            if not self._take(")"):
+                raise _NotUnderstood
+            return text
+        if self._next() == "[":
+            return _first(self._members())
+        if self._take("."):
+            return "0"
+        if self._next() in "^$":
+            raise _NotUnderstood
+        if self._next() == "\\":
+            return _first(self._escape())
+        self.at += 1
+        return self._pattern[self.at - 1]
+
+    def _escape(self) -> Test:
+        self.at += 1
+        char = self._next()
+        self.at += 1
+        match char:
+            case "d":
+                return lambda c: c in "0123456789"
+            case "w":
+                return lambda c: c.isalnum() or c == "_"
+            case "s":
+                return str.isspace
+            case "D":
+                return lambda c: not c.isdecimal()
+            case "W":
+                return lambda c: not (c.isalnum() or c == "_")
+            case "S":
+                return lambda c: not c.isspace()
+            case "x" | "u":
+                if self._take("{"):
+                    end = self._pattern.index("}", self.at)
+                    digits, self.at = self._pattern[self.at : end], end + 1
+                else:
+                    length = 2 if char == "x" else 4
+                    digits = self._pattern[self.at : self.at + length]
+                    self.at += length
+                return _Code(int(digits, 16))
+        if char.isalnum() and char not in _NAMED:
+            raise _NotUnderstood
+        return _Code(ord(_NAMED.get(char, char)))
+
+    def _members(self) -> Test:
+        self.at += 1
+        negated = self._take("^")
+        sets: list[list[Test]] = [[]]
+        while True:
+            if self._take("]") and (sets != [[]] or self._next() != "]"):
+                break
+            if self._take("&&"):
+                sets.append([])
+            elif self._next() == "[":
+                sets[-1].append(self._members())
+            else:
+                sets[-1].append(self._range())
+        whole = all_of([any_of(tests) for tests in sets])
+        return (lambda c: not whole(c)) if negated else whole
+
+    def _range(self) -> Test:
+        low = self._single()
+        if not isinstance(low, _Code) or self._next() != "-" or self._pattern[self.at + 1] == "]":
+            return low
+        self.at += 1
+        high = self._single()
+        if not isinstance(high, _Code):
+            raise _NotUnderstood
+        return _Range(low.code, high.code)
+
+    def _single(self) -> Test:
+        if self._next() == "\\":
+            return self._escape()
+        self.at += 1
+        return _Code(ord(self._pattern[self.at - 1]))
+
+
+class _Range:
+    def __init__(self, low: int, high: int) -> None:
+        self.low, self.high = low, high
+
+    def __call__(self, char: str) -> bool:
+        return self.low <= ord(char) <= self.high
+
+
+class _Code(_Range):
+    def __init__(self, code: int) -> None:
+        super().__init__(code, code)
+        self.code = code
+
+
+def any_of(tests: list[Test]) -> Test:
+    return lambda char: any(test(char) for test in tests)
+
+
+def all_of(tests: list[Test]) -> Test:
+    return lambda char: all(test(char) for test in tests)
+
+
+def _first(test: Test) -> str:
+    if isinstance(test, _Code):
+        return chr(test.code)
+    for char in _ORDER + _RARE:
+        if test(char):
+            return char
+    raise _NotUnderstood
