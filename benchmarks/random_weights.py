@@ -208,11 +208,17 @@ def check(body: dict[str, Any], said: Said) -> None:
     assert said.finish_reason in (reason, "length")
 
 
+class Refused(Exception):
+    """The format cannot write these tools, and the server said so."""
+
+
 async def ask(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Said:
     """The request streamed and whole. Raises for whatever is not as it should be."""
     streamed = Said()
     options = {"stream": True, "stream_options": {"include_usage": True}}
     async with client.stream("POST", url, json=body | options) as response:
+        if response.status_code == 400 and b"unsupported_schema" in await response.aread():
+            raise Refused
         assert response.status_code == 200, (await response.aread())[:400]
         async for line in response.aiter_lines():
             if line.startswith("data: {"):
@@ -235,6 +241,9 @@ async def ask_all(url: str, bodies: list[dict[str, Any]]) -> tuple[Counter[str],
         async with gate:
             try:
                 said = await ask(client, url + "/v1/chat/completions", body)
+            except Refused:
+                seen["refused"] += 1
+                return
             except Exception as error:
                 failures.append(f"request {number}: {type(error).__name__}: {str(error)[:800]}")
                 return

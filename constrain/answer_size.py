@@ -24,7 +24,8 @@ def shortest_answer(node: Mapping[str, Any], token_bytes: Sequence[bytes]) -> Sh
         case "json_object":
             return _of_text("{}")
         case "regex":
-            return _of_text(terminal_text(f"/(?:{_slashed(node['pattern'])})/") or "")
+            text = terminal_text(f"/(?:{_slashed(node['pattern'])})/") or ""
+            return _of_text(text + node.get("until", ""))
         case "free_text_until":
             return _of_text(node["text"])
         case "seq":

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llguidance.gbnf_to_lark import any_to_lark
-
 from formgate.constrain.errors import ConstraintError
+from formgate.constrain.gbnf import is_gbnf
+from formgate.constrain.gbnf_lark import gbnf_to_lark
 from formgate.constrain.grammar_layout import Layout
 from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.json_schema import schema_grammar
@@ -70,6 +70,8 @@ class _Writer:
                 return self._repeat(node)
         rule = self._leaf(node)
         self._unknown_before()
+        if node["kind"] == "free_text_until":
+            self._before = node["text"].encode()
         return rule
 
     def _leaf(self, node: Node) -> str:
@@ -79,16 +81,27 @@ class _Writer:
             case "json_object":
                 return self._json({"type": "object"}, node.get("whitespace_pattern"))
             case "regex":
-                return self._rule("REGEX", f"/{_whole_match(node['pattern'])}/")
+                return self._regex(node)
             case "lark":
                 return self._rule("grammar", f"%lark {{\n{_lark_source(node['source'])}\n}}")
             case "free":
-                return self._rule("FREE", "/(?s:.*)/")
+                return self._rule("FREE", "/(?s:.*)/" + _without(node))
             case "free_text_until":
                 self.endings.append(node["text"])
-                pattern = re.escape(node["text"]).replace("/", "\\/")
-                return self._rule("until", f"/(?s:.*){pattern}/", "[lazy]")
+                return self._lazy(f"/(?s:.*){_quoted(node['text'])}/" + _without(node))
         raise AssertionError(f"unknown node {node['kind']!r}")
+
+    def _regex(self, node: Node) -> str:
+        """With `until`, up to that text: `lazy`, where it first comes, or as far as may be."""
+        pattern = _whole_match(node["pattern"])
+        if "until" not in node:
+            return self._rule("REGEX", f"/{pattern}/" + _without(node))
+        term = f"/(?:{pattern}){_quoted(node['until'])}/" + _without(node)
+        return self._lazy(term) if node["lazy"] else self._rule("REGEX", term)
+
+    def _lazy(self, term: str) -> str:
+        """A rule that ends as soon as it can."""
+        return self._rule("until", self._rule("UNTIL", term), "[lazy]")
 
     def _choice(self, items: Sequence[Node]) -> str:
         before, from_start = self._before, self._from_start
@@ -123,7 +136,7 @@ class _Writer:
         self._unknown_before()
         least, most = node["min"], node["max"]
         separator = node.get("separator")
-        if separator is None:
+        if separator is None or most == 1:
             return f"({item}){_times(least, most)}"
         more = None if most is None else most - 1
         rest = f"({self.expression(separator)} {item}){_times(max(0, least - 1), more)}"
@@ -135,6 +148,17 @@ class _Writer:
         name = f"{kind}_{len(self.rules)}"
         self.rules.append(f"{name}{attributes}: {body}")
         return name
+
+
+def _without(node: Node) -> str:
+    """What takes the texts away that hold one of these."""
+    texts = "|".join(_quoted(text) for text in node.get("without", ()))
+    return f" & ~/(?s:.*)(?:{texts})(?s:.*)/" if texts else ""
+
+
+def _quoted(text: str) -> str:
+    escaped = re.escape(text).replace("/", "\\/")
+    return escaped.replace("\\\n", "\\n").replace("\\\r", "\\r").replace("\\\t", "\\t")
 
 
 def _times(least: int, most: int | None) -> str:
@@ -155,10 +179,5 @@ def _whole_match(pattern: str) -> str:
 
 
 def _lark_source(source: str) -> str:
-    try:
-        lark: str = any_to_lark(source)
-    except Exception as error:  # the converter's own error type is not exported
-        raise ConstraintError(f"The grammar is not valid: {error}", code="invalid_grammar") from (
-            error
-        )
-    return lark
+    """Users write both notations in one field."""
+    return gbnf_to_lark(source) if is_gbnf(source) else source

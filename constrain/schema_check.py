@@ -12,8 +12,7 @@ from formgate.constrain.errors import ConstraintError
 from formgate.constrain.keywords import LEDGER, How, has_shape
 from formgate.constrain.resources import Resources
 
-MAX_DEPTH = 200  # schemas inside schemas
-MAX_NODES = 50_000
+MAX_DEPTH = 200  # schemas inside schemas, where each is under a name of a keyword
 
 
 def checked(schema: Any) -> Resources:

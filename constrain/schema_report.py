@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from formgate.constrain.blueprint import Blueprint
@@ -12,42 +12,60 @@ from formgate.constrain.dialect import draft_of
 from formgate.constrain.errors import ConstraintError, pointer_of
 from formgate.constrain.formats import FORMATS
 from formgate.constrain.keywords import LEDGER, How
-from formgate.constrain.resources import Node, Resources
-from formgate.constrain.schema_check import MAX_DEPTH
+from formgate.constrain.resources import Node
+from formgate.constrain.schema_check import MAX_DEPTH, checked
+
+LIMITS = {"pointer_parts": 2 * MAX_DEPTH}  # of the place of a schema inside a schema
 
 
 def schema_report(schema: Any, compiler: GrammarCompiler) -> dict[str, Any]:
-    """Raises ConstraintError only for what is no schema at all."""
-    report: dict[str, Any] = {
-        "supported": True,
-        "draft": draft_of(schema).name.removeprefix("D"),
-        "keywords": [],
-        "refused": None,
-    }
+    """Never raises ConstraintError: what is refused is said in the report."""
+    keywords: list[dict[str, str]] = []
     spec = json.dumps({"tree": {"kind": "json", "schema": schema}})
     try:
-        report["keywords"] = [
-            entry for node in Resources(schema, MAX_DEPTH) for entry in _keywords(node)
-        ]
+        for node in checked(schema):
+            keywords.extend(_keywords(node))
         blueprint = Blueprint.loads(compiler.blueprint(spec))
         shortest = compiler.shortest(spec)
     except ConstraintError as error:
-        report["supported"] = False
-        report["refused"] = {
+        return refused_report(schema, error, keywords)
+    return _report(schema, keywords) | {
+        "guarded": bool(blueprint.guards),
+        "grammar_bytes": len(blueprint.source),
+        "shortest": {
+            "text": shortest.text,
+            "tokens": compiler.num_tokens(shortest.text),
+            "value": json.loads(shortest.text),
+        },
+    }
+
+
+def refused_report(
+    schema: Any, error: ConstraintError, keywords: Sequence[dict[str, str]] = ()
+) -> dict[str, Any]:
+    """The report of a schema that `error` refuses."""
+    return _report(schema, keywords) | {
+        "supported": False,
+        "refused": {
             "pointer": error.pointer,
             "keyword": error.keyword,
             "code": error.code,
             "message": error.message,
-        }
-        return report
-    report["guarded"] = bool(blueprint.guards)
-    report["grammar_bytes"] = len(blueprint.source)
-    report["shortest"] = {
-        "text": shortest.text,
-        "tokens": compiler.num_tokens(shortest.text),
-        "value": json.loads(shortest.text),
+        },
     }
-    return report
+
+
+def _report(schema: Any, keywords: Sequence[dict[str, str]]) -> dict[str, Any]:
+    return {
+        "supported": True,
+        "draft": draft_of(schema).name.removeprefix("D"),
+        "keywords": list(keywords),
+        "refused": None,
+        "guarded": None,
+        "grammar_bytes": None,
+        "shortest": None,
+        "limits": LIMITS,
+    }
 
 
 def _keywords(node: Node) -> Iterator[dict[str, str]]:

@@ -39,8 +39,8 @@ def _wrong_content(constraint: ContentConstraint, text: str) -> str | None:
             return None if text in constraint.value else "the content is none of the choices"
         case "regex":
             return _wrong_by_pattern(constraint.value, text)
-        case "grammar":
-            return None  # no second engine reads these grammars
+        case "grammar" | "structural_tag":
+            return None  # no second engine reads these
 
 
 def _wrong_by_pattern(pattern: str, text: str) -> str | None:

@@ -19,6 +19,7 @@ from formgate.constrain.errors import ConstraintError
 from formgate.constrain.thinking import ThinkingBudget
 from formgate.gateway.answer_checks import broken_promise
 from formgate.gateway.choice import Choice, ChoiceSettings, Parser
+from formgate.gateway.content_nodes import content_node, content_parts
 from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.model_profile import ModelProfile
@@ -75,6 +76,7 @@ class AnswerPlanner:
         """
         profile = self._profile
         content = content_constraint(request)
+        node = self._node(content)
         tools = tool_use(request, auto_tool_choice=profile.auto_tool_choice)
         if tools.mode != "none" and profile.tool_format is None:
             raise bad_request(
@@ -97,7 +99,7 @@ class AnswerPlanner:
                 tools=_parser_tools(tools),
                 tool_choice=_parser_choice(tools),
                 parallel=tools.parallel,
-                content=None if content is None else content_node(content),
+                content=node,
                 reasoning_state=state,
                 special_ids=special_ids,
                 thinking_budget=request.thinking_token_budget,
@@ -109,7 +111,7 @@ class AnswerPlanner:
         constraint = None
         if tree is not None:
             constraint = await self._admit(
-                tree, _parts(content, tools), budget=_budget(request, max_tokens)
+                tree, _parts(content, node, tools), budget=_budget(request, max_tokens)
             )
             constraint = self._with_thinking_budget(constraint, request, state)
         if request.thinking_token_budget == 0 and state == "optional":
@@ -128,7 +130,7 @@ class AnswerPlanner:
                 stops=request.stops,
                 include_stop=request.include_stop_str_in_output,
                 skip_special_tokens=request.skip_special_tokens,
-                at_start=constraint is None and not request.continue_final_message,
+                at_start=content is None and not request.continue_final_message,
                 calls_end_with_stop=tools.named,
             ),
             content=content,
@@ -155,11 +157,12 @@ class AnswerPlanner:
     ) -> AnswerPlan:
         """Raises ApiError 400 for a constraint that cannot be kept."""
         content = content_constraint(request)
+        node = self._node(content)
         constraint = None
-        if content is not None:
+        if node is not None:
             constraint = await self._admit(
-                content_node(content),
-                _parts(content, NO_TOOLS),
+                node,
+                _parts(content, node, NO_TOOLS),
                 budget=_budget(request, max_tokens),
             )
         return AnswerPlan(
@@ -187,6 +190,14 @@ class AnswerPlanner:
             skip_special_tokens=request.skip_special_tokens,
             drop_tokens=drop_tokens,
         )
+
+    def _node(self, content: ContentConstraint | None) -> Node | None:
+        if content is None:
+            return None
+        try:
+            return content_node(content, self._profile.tokenizer.special_ids)
+        except ConstraintError as error:
+            raise self._refusal(error, content.param) from None
 
     async def _admit(
         self, tree: Node, parts: Sequence[tuple[str, Node]], *, budget: _Budget
@@ -234,7 +245,7 @@ class AnswerPlanner:
     def _refusal(self, error: ConstraintError, param: str | None) -> ApiError:
         self._metrics.schema_refused(error.keyword or "other")
         if param is not None and error.pointer:
-            param = f"{param}#{error.pointer}"
+            param = f"{param}{'' if '#' in param else '#'}{error.pointer}"
         return bad_request(error.message, param, error.code)
 
     def _parser_factory(
@@ -265,29 +276,13 @@ def _parser_tools(tools: ToolUse) -> list[Tool]:
     return [Tool(tool.name, tool.schema, f"{tool.param}#") for tool in tools.tools]
 
 
-def content_node(content: ContentConstraint) -> Node:
-    """A constraint on content as the answer tree says it."""
-    match content.kind:
-        case "json":
-            node = nodes.json_value(content.value)
-            if content.whitespace_pattern is not None:
-                node["whitespace_pattern"] = content.whitespace_pattern
-            return node
-        case "json_object":
-            return {"kind": "json_object"}
-        case "regex":
-            return nodes.regex(content.value)
-        case "grammar":
-            return {"kind": "lark", "source": content.value}
-        case "choice":
-            return nodes.choice(nodes.text(value) for value in content.value)
-
-
-def _parts(content: ContentConstraint | None, tools: ToolUse) -> list[tuple[str, Node]]:
+def _parts(
+    content: ContentConstraint | None, node: Node | None, tools: ToolUse
+) -> list[tuple[str, Node]]:
     """What the client wrote, each with the field that it stands in."""
     parts: list[tuple[str, Node]] = []
-    if content is not None:
-        parts.append((content.param, content_node(content)))
+    if content is not None and node is not None:
+        parts += content_parts(content, node)
     parts += [(tool.param, nodes.json_value(dict(tool.schema))) for tool in tools.tools]
     return parts
 

@@ -30,6 +30,7 @@ _FIELDS = (
     (r"response_format\.json_schema\b", "output_config.format"),
     (r"response_format\b", "output_config.format"),
     (r"reasoning_effort\b", "output_config.effort"),
+    (r"thinking_token_budget\b", "thinking.budget_tokens"),
     (r"stop\b", "stop_sequences"),
     (r"user\b", "metadata.user_id"),
 )
@@ -56,6 +57,7 @@ def chat_request_of(
         ),
         "response_format": _response_format(request),
         "reasoning_effort": _effort(request),
+        "thinking_token_budget": _thinking_budget(request.thinking),
         "include_reasoning": not _hides_thinking(request.thinking),
         # The first event of a message tells what its prompt has cost.
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
@@ -234,6 +236,10 @@ def _effort(request: CountTokensRequest) -> str | None:
         return "none"
     effort = request.output_config.effort if request.output_config else None
     return "xhigh" if effort == "max" else effort or "medium"
+
+
+def _thinking_budget(thinking: ThinkingConfig | None) -> int | None:
+    return thinking.budget_tokens if thinking is not None and thinking.type == "enabled" else None
 
 
 def _hides_thinking(thinking: ThinkingConfig | None) -> bool:

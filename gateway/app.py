@@ -23,6 +23,7 @@ from formgate.gateway.protocol.anthropic import CountTokensRequest, MessagesRequ
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.responses import ResponsesRequest
+from formgate.gateway.protocol.schema_check import SchemaCheckRequest
 from formgate.gateway.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from formgate.gateway.routes import (
     anthropic,
@@ -31,6 +32,7 @@ from formgate.gateway.routes import (
     health,
     models,
     responses,
+    schema_check,
     tokenization,
 )
 from formgate.gateway.state import GatewayState
@@ -74,9 +76,19 @@ def create_app(state: GatewayState) -> FastAPI:
         CountTokensRequest,
         TokenizeRequest,
         DetokenizeRequest,
+        SchemaCheckRequest,
     )
     app.state.gateway = state
-    for module in (generation, responses, anthropic, models, tokenization, health, docs):
+    for module in (
+        generation,
+        responses,
+        anthropic,
+        models,
+        tokenization,
+        schema_check,
+        health,
+        docs,
+    ):
         app.include_router(module.router)
 
     app.add_exception_handler(ApiError, _on_api_error)

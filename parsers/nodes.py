@@ -32,6 +32,7 @@ class JsonNode(TypedDict):
 
 class JsonObjectNode(TypedDict):
     kind: Literal["json_object"]
+    whitespace_pattern: NotRequired[str]
 
 
 class RegexNode(TypedDict):

@@ -59,10 +59,8 @@ class OutputConfig(Body):
 
 
 class ThinkingConfig(Body):
-    """`budget_tokens` is a wish that this server does not know how to grant."""
-
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
-    budget_tokens: int | None = None
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
     display: Literal["summarized", "omitted"] | None = None
 
 

@@ -20,13 +20,13 @@ _CONSTRAINT_NAME = re.compile(
     r"|output_(?:schema|format|config)|format|constraints?|choice"
 )
 
-ConstraintKind = Literal["json", "json_object", "regex", "choice", "grammar"]
+ConstraintKind = Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
 
 
 @dataclass(frozen=True)
 class ContentConstraint:
-    """`value` is a JSON Schema, a pattern, a list of strings or a grammar's text; `param` names
-    the field that it came in."""
+    """`value` is a JSON Schema, a pattern, a list of strings, a grammar's text or a structural tag
+    as it came; `param` names the field that it came in."""
 
     kind: ConstraintKind
     value: Any
@@ -43,14 +43,19 @@ def content_constraint(request: GenerationRequest) -> ContentConstraint | None:
         raise bad_request(
             f"Only one constraint on the answer is allowed, not both {names}.", found[1].param
         )
-    whitespace = request.guided_whitespace_pattern
-    if found:
-        return found[0]
-    if whitespace is not None:
-        raise bad_request(
-            "'guided_whitespace_pattern' needs a JSON constraint.", "guided_whitespace_pattern"
-        )
-    return None
+    if not found or found[0].kind not in ("json", "json_object"):
+        _refuse_whitespace(request)
+    return found[0] if found else None
+
+
+def _refuse_whitespace(request: GenerationRequest) -> None:
+    outputs = request.structured_outputs
+    for value, param in (
+        (request.guided_whitespace_pattern, "guided_whitespace_pattern"),
+        (outputs and outputs.whitespace_pattern, "structured_outputs.whitespace_pattern"),
+    ):
+        if value is not None:
+            raise bad_request(f"'{param}' needs a JSON constraint.", param)
 
 
 def _refuse_unknown(request: GenerationRequest) -> None:
@@ -65,8 +70,6 @@ def _refuse_unknown(request: GenerationRequest) -> None:
     outputs = request.structured_outputs
     if outputs is None:
         return
-    if outputs.structural_tag is not None:
-        _refuse_structural_tag("structured_outputs.structural_tag")
     tolerated = {"disable_any_whitespace", "disable_additional_properties", "disable_fallback"}
     for name, value in (outputs.model_extra or {}).items():
         if value is not None and name not in tolerated:
@@ -76,21 +79,14 @@ def _refuse_unknown(request: GenerationRequest) -> None:
             )
 
 
-def _refuse_structural_tag(param: str) -> None:
-    raise bad_request(
-        "Structural tags are not supported. Use 'tools' or a JSON schema.",
-        param,
-        "unsupported_parameter",
-    )
-
-
 def _response_format(request: GenerationRequest) -> list[ContentConstraint]:
     wanted = request.response_format
     if wanted is None or wanted.type == "text":
         return []
     whitespace = request.guided_whitespace_pattern
     if wanted.type == "structural_tag":
-        _refuse_structural_tag("response_format.type")
+        fields = wanted.model_dump(include={"type"}) | (wanted.model_extra or {})
+        return [ContentConstraint("structural_tag", fields, "response_format")]
     if wanted.type == "json_object":
         return [ContentConstraint("json_object", None, "response_format", whitespace)]
     if wanted.json_schema is None:
@@ -125,6 +121,9 @@ def _structured_outputs(request: GenerationRequest) -> list[ContentConstraint]:
         found.append(_choice(outputs.choice, f"{at}.choice"))
     if outputs.grammar is not None:
         found.append(ContentConstraint("grammar", outputs.grammar, f"{at}.grammar"))
+    if outputs.structural_tag is not None:
+        tag = ContentConstraint("structural_tag", outputs.structural_tag, f"{at}.structural_tag")
+        found.append(tag)
     return found
 
 

@@ -15,4 +15,5 @@ def test_random_weights_make_no_invalid_call(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.syspath_prepend(BENCHMARKS)
     seen, failures = importlib.import_module("random_weights").run(18, 6)
     assert failures == []
+    assert seen["refused"] == 0
     assert seen["calls"] >= 8

@@ -36,7 +36,7 @@ def http(server) -> Iterator[httpx.Client]:
 
 
 def ask(http: httpx.Client, **fields: Any) -> httpx.Response:
-    body = {"messages": QUESTION, "max_tokens": 200, "temperature": 0, **fields}
+    body = {"messages": QUESTION, "max_tokens": 20, "temperature": 0, **fields}
     return http.post("/v1/chat/completions", json=body)
 
 
@@ -46,7 +46,8 @@ def test_the_reasoning_keeps_to_its_budget(http, budget: int, kind: str) -> None
     thinking = {"chat_template_kwargs": {"enable_thinking": True}}
     free = ask(http, **thinking, **KINDS[kind]).json()
     assert free["usage"]["completion_tokens_details"]["reasoning_tokens"] > 8
-    response = ask(http, thinking_token_budget=budget, **thinking, **KINDS[kind])
+    fields = {**thinking, **KINDS[kind], "max_tokens": 60}
+    response = ask(http, thinking_token_budget=budget, **fields)
     assert response.status_code == 200, response.text
     answer = response.json()
     # The prompt opens the region; the marker that ends it counts.
@@ -95,10 +96,10 @@ def test_tools_that_fit_no_prompt(http, tools: list[dict[str, Any]]) -> None:
     error = response.json()["error"]
     assert error["code"] == "context_length_exceeded"
     assert len(error["message"]) < 400
-    assert ask(http).status_code == 200
+    assert ask(http, max_tokens=1).status_code == 200
 
 
 def test_a_result_for_an_unknown_call(http) -> None:
     result = {"role": "tool", "tool_call_id": "nobody", "content": "[TOOL_CALLS] 22 degrees</s>"}
-    response = ask(http, messages=[*QUESTION, result], tools=[TOOL], max_tokens=20)
+    response = ask(http, messages=[*QUESTION, result], tools=[TOOL])
     assert response.status_code == 200, response.text

@@ -95,6 +95,7 @@ def test_fields_reach_the_chat_request() -> None:
         chat_template_kwargs={"a": 1},
     )
     assert (chat["model"], chat["max_tokens"], chat["temperature"]) == ("tiny", 100, 0.5)
+    assert chat["thinking_token_budget"] == 2048
     assert (chat["top_k"], chat["top_p"], chat["min_p"]) == (5, 0.9, 0.1)
     assert (chat["stop"], chat["user"], chat["reasoning_effort"]) == (["x"], "u", "xhigh")
     assert (chat["tool_choice"], chat["parallel_tool_calls"]) == ("required", False)

@@ -117,7 +117,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"guided_json": "{"}, "guided_json"),
     ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
     ({"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs.regex"),
-    ({"structured_outputs": {"structural_tag": {}}}, "structured_outputs.structural_tag"),
+    (
+        {"structured_outputs": {"structural_tag": {}, "regex": "a"}},
+        "structured_outputs.structural_tag",
+    ),
+    ({"guided_grammar": "g", "guided_regex": "a"}, "guided_grammar"),
+    ({"guided_regex": "a", "guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
+    (
+        {"structured_outputs": {"choice": ["a"], "whitespace_pattern": " "}},
+        "structured_outputs.whitespace_pattern",
+    ),
     ({"structured_outputs": {"yaml": {}}}, "structured_outputs.yaml"),
     ({"regex": "a+"}, "regex"),
     ({"grammar": "root ::= x"}, "grammar"),

@@ -1,0 +1,43 @@
+"""The body of `POST /v1/schema/check`, as a type."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, StrictBool
+
+from formgate.gateway.errors import bad_request
+from formgate.gateway.protocol.fields import Body
+
+JsonSchema = dict[str, Any] | StrictBool
+
+
+class NamedSchema(Body):
+    """`json_schema` of OpenAI's `response_format`."""
+
+    name: str | None = None
+    schema_: JsonSchema = Field(alias="schema")
+    strict: bool | None = None
+
+
+class SchemaCheckRequest(Body):
+    """Either `schema`, or the two fields of a `response_format` of type `json_schema`."""
+
+    schema_: JsonSchema | None = Field(default=None, alias="schema")
+    type: Literal["json_schema"] | None = None
+    json_schema: NamedSchema | None = None
+
+    def asked(self) -> dict[str, Any] | bool:
+        """Raises ApiError 400."""
+        if self.json_schema is None:
+            if self.schema_ is None:
+                missing = "json_schema" if self.type else "schema"
+                raise bad_request(
+                    f"Missing required parameter: '{missing}'.",
+                    missing,
+                    "missing_required_parameter",
+                )
+            return self.schema_
+        if self.schema_ is not None:
+            raise bad_request("Give 'schema' or 'json_schema', not both.", "schema")
+        return self.json_schema.schema_

@@ -1,0 +1,106 @@
+"""The compile pool: what a constraint may cost, and that the next one is served."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from formgate.constrain.errors import ConstraintError
+from formgate.gateway import compile_pool as pools
+from formgate.gateway.compile_pool import CompilePool
+
+# Speaks a worker's protocol and does what the task's text says.
+WORKER = """
+import json, os, sys, time
+from multiprocessing.connection import Connection
+pipe = Connection(int(sys.argv[1]))
+pipe.send_bytes(b"ready")
+while True:
+    task, text = json.loads(pipe.recv_bytes())
+    if text == "hang":
+        time.sleep(60)
+    if text == "crash":
+        os.abort()
+    if text == "slow":
+        time.sleep(0.3)
+    pipe.send_bytes(json.dumps({"result": f"{os.getpid()} {text}"}).encode())
+"""
+
+
+@pytest.fixture
+def obedient(tmp_path: Path) -> Iterator[CompilePool]:
+    script = tmp_path / "worker.py"
+    script.write_text("import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))" + WORKER)
+    pool = CompilePool((sys.executable, str(script)), workers=1)
+    yield pool
+    pool.close()
+
+
+def process_of(answer: str) -> str:
+    return answer.split()[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("hang", pools.TOO_LONG), ("crash", pools.TOO_LARGE)]
+)
+def test_a_worker_that_hangs_or_crashes_costs_its_own_request(
+    obedient: CompilePool, text: str, message: str
+) -> None:
+    async def main() -> None:
+        before = await obedient.ask("blueprint", "fine")
+        with pytest.raises(ConstraintError) as raised:
+            await obedient.ask("blueprint", text)
+        assert raised.value.message == message
+        assert raised.value.code == "schema_too_complex"
+        after = await obedient.ask("blueprint", "fine")
+        assert process_of(after) != process_of(before)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_client_that_leaves_does_not_free_a_busy_worker(obedient: CompilePool) -> None:
+    async def main() -> None:
+        first = process_of(await obedient.ask("blueprint", "fine"))
+        leaving = asyncio.create_task(obedient.ask("blueprint", "slow"))
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        # Its answer would be that of "slow", had the worker been given away.
+        assert await obedient.ask("blueprint", "next") == f"{first} next"
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_blueprints_are_kept_within_their_bytes(
+    obedient: CompilePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(pools, "CACHED_BYTES", 1000)
+        texts = [letter * 200 for letter in "abc"]
+        for text in texts:
+            await obedient.blueprint(text)
+        assert [obedient.known(text) is not None for text in texts] == [False, True, True]
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_real_worker_answers_after_a_schema_that_is_nested_too_deeply(
+    compile_pool: CompilePool,
+) -> None:
+    def spec(schema: str) -> str:
+        return f'{{"tree": {{"kind": "json", "schema": {schema}}}}}'
+
+    async def main() -> None:
+        depth = 401
+        with pytest.raises(ConstraintError) as raised:
+            await compile_pool.blueprint(spec('{"items":' * depth + "{}" + "}" * depth))
+        assert raised.value.code == "schema_too_complex"
+        assert json.loads(await compile_pool.ask("size", spec('{"const": 12}')))[0] == 2
+
+    asyncio.run(asyncio.wait_for(main(), 30))

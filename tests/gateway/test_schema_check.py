@@ -1,0 +1,97 @@
+"""`POST /v1/schema/check` with a real compile worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+CHECK = "/v1/schema/check"
+PERSON = {
+    "type": "object",
+    "properties": {"tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True}},
+    "required": ["tags"],
+    "additionalProperties": False,
+    "title": "Person",
+}
+Run = Callable[..., None]
+
+
+def test_a_schema_in_both_forms(with_gateway: Run) -> None:
+    async def test(client: httpx.AsyncClient, _: FastAPI) -> None:
+        report = (await client.post(CHECK, json={"schema": PERSON})).json()
+        assert report["supported"] is True
+        assert report["refused"] is None
+        assert report["draft"] == "2020"
+        assert report["guarded"] is True
+        assert report["shortest"]["value"] == {"tags": []}
+        assert report["shortest"]["tokens"] == len(report["shortest"]["text"])  # bytes
+        held = {entry["pointer"]: entry["how"] for entry in report["keywords"]}
+        assert held["/properties/tags/uniqueItems"] == "guard"
+        assert held["/title"] == "annotation"
+        assert held["/additionalProperties"] == "mask"
+        form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+        assert (await client.post(CHECK, json=form)).json() == report
+
+    with_gateway(test)
+
+
+@pytest.mark.parametrize(
+    ("schema", "pointer", "keyword", "code"),
+    [
+        (
+            {"properties": {"a": {"divisibleBy": 2}}},
+            "/properties/a/divisibleBy",
+            "divisibleBy",
+            "unsupported_schema",
+        ),
+        ({"minLength": "x"}, "/minLength", "minLength", "invalid_schema"),
+    ],
+)
+def test_a_refused_schema_is_a_report(
+    with_gateway: Run, schema: Any, pointer: str, keyword: str, code: str
+) -> None:
+    async def test(client: httpx.AsyncClient, _: FastAPI) -> None:
+        response = await client.post(CHECK, json={"schema": schema})
+        assert response.status_code == 200
+        report = response.json()
+        assert report["supported"] is False
+        assert report["shortest"] is None
+        refused = report["refused"]
+        found = (refused["pointer"], refused["keyword"], refused["code"])
+        assert found == (pointer, keyword, code)
+        assert keyword in refused["message"]
+
+    with_gateway(test)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "schema"),
+        ({"schema": 5}, "schema"),
+        ({"type": "json_schema"}, "json_schema"),
+        ({"type": "json_schema", "json_schema": {"name": "x"}}, "json_schema.schema"),
+        ({"schema": {}, "json_schema": {"schema": {}}}, "schema"),
+    ],
+)
+def test_a_bad_body(with_gateway: Run, body: Any, param: str) -> None:
+    async def test(client: httpx.AsyncClient, _: FastAPI) -> None:
+        response = await client.post(CHECK, json=body)
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == param
+
+    with_gateway(test)
+
+
+def test_it_is_behind_the_key(with_gateway: Run) -> None:
+    async def test(client: httpx.AsyncClient, _: FastAPI) -> None:
+        assert (await client.post(CHECK, json={"schema": PERSON})).status_code == 401
+        headers = {"Authorization": "Bearer sesame"}
+        response = await client.post(CHECK, json={"schema": PERSON}, headers=headers)
+        assert response.json()["supported"] is True
+
+    with_gateway(test, api_key=["sesame"])
