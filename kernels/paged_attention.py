@@ -18,6 +18,7 @@ MAX_HEAD_DIM = 256
 SHORT_ROWS = 64  # query rows (tokens times heads of a group) that one split-K tile takes
 KEYS_PER_SPLIT = 256  # fewer are not worth a program and its part of the combination
 MAX_SPLITS = 32
+PROGRAMS_PER_PROCESSOR = 4  # two run at a time; short ones hide each other's start and end
 
 
 # These numbers differ from step to step: a variant for each that is 1 or a multiple of 16 would be
@@ -339,10 +340,11 @@ def paged_attention_triton(
 
 
 def _choose_splits(num_programs: int, max_context_len: int, device: torch.device) -> int:
-    """Enough to give every multiprocessor two programs; a power of two, to compile few variants."""
+    """Enough programs for every multiprocessor; a power of two, to compile few variants."""
     if device.type != "cuda":
         return 1
-    wanted = 2 * torch.cuda.get_device_properties(device).multi_processor_count // num_programs
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    wanted = PROGRAMS_PER_PROCESSOR * processors // num_programs
     useful = max_context_len // KEYS_PER_SPLIT
     return 1 << (max(min(wanted, useful, MAX_SPLITS), 1).bit_length() - 1)
 
