@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.json_position import Frame, JsonPosition, Siblings, semantic_key
-from formgate.constrain.matcher import GrammarConstraint
+from formgate.constrain.matcher import GrammarConstraint, Prepared
 
 _TERMINATORS = (b",", b"]", b" ", b"\n", b"\t", b"\r")
 _MAX_LOOKBACK = 64  # bytes of an element that are searched for another way
@@ -85,8 +85,8 @@ class GuardedConstraint:
         self._grammar.fill_bitmask(row)
         return self._guarded(row)
 
-    def prepared(self) -> LLMatcher:
-        return self._matcher
+    def prepared(self) -> Prepared:
+        return self._grammar.prepared()
 
     def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
         self._grammar.finish_bitmask(row)
