@@ -1,5 +1,5 @@
-"""A compiled grammar, ready for many sequences at once. Copies of one matcher share its lexer, whose
-states are kept once they were met: that makes later masks quick, but only one thread may look at it
+"""A compiled grammar, ready for many sequences at once. Copies of one matcher share its lexer, which
+keeps the states that it has met: later masks are quick by that, but only one thread may look at it
 at a time. So a grammar that many sequences use has several matchers.
 """
 
