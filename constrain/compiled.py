@@ -1,6 +1,6 @@
-"""A compiled grammar, ready for many sequences at once. Copies of one matcher share its lexer, which
-keeps the states that it has met: later masks are quick by that, but only one thread may look at it
-at a time. So a grammar that many sequences use has several matchers.
+"""A compiled grammar, ready for many sequences at once. Copies of one matcher share its lexer,
+which keeps the states that it has met: later masks are quick by that, but only one thread may look
+at it at a time. So a grammar that many sequences use has several matchers.
 """
 
 from __future__ import annotations

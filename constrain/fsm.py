@@ -4,13 +4,13 @@ every state's allowed tokens are worked out when the constraint is compiled, non
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from outlines.types.dsl import String, to_regex
 from outlines_core import Guide, Index
 from outlines_core import Vocabulary as IndexVocabulary
 
@@ -26,7 +26,7 @@ def regex_of(node: Mapping[str, Any]) -> str | None:
         case "regex":
             return f"(?:{node['pattern']})"
         case "text":
-            return str(to_regex(String(node["value"])))
+            return re.escape(node["value"])
         case "seq" | "choice":
             parts = [regex_of(item) for item in node["items"]]
             known = [part for part in parts if part is not None]
