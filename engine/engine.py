@@ -239,6 +239,8 @@ class Engine:
         logprobs = tokens.logprobs[row]
         if logprobs is not None:
             output.logprobs = [logprobs][: len(output.token_ids)]
+        if sequence.params.trace:
+            output.trace = [tokens.traces[row]][: len(output.token_ids)]
         if finish is not None:
             output.finish_reason, output.stop_token_id = finish.reason, finish.stop_token_id
             output.closed = finish.closed
@@ -279,6 +281,7 @@ def _may_be_forced(sequence: Sequence) -> bool:
     return (
         sequence.constraint is not None
         and params.logprobs is None
+        and not params.trace
         and not params.bad_words
         and params.allowed_token_ids is None
     )
