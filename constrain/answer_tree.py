@@ -126,7 +126,7 @@ class _Writer:
                     "before the JSON text.",
                     code="unsupported_schema",
                 )
-            self.guards.append((b"" if self._from_start else self._before, grammar.plan))
+            self.guards.append((self._before, grammar.plan))
         self.rules += grammar.rules
         return grammar.start
 
