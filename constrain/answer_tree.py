@@ -16,6 +16,8 @@ from formgate.constrain.gbnf_lark import gbnf_to_lark
 from formgate.constrain.grammar_layout import Layout
 from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.json_schema import schema_grammar
+from formgate.constrain.lark_grammar import check_lark
+from formgate.constrain.white_space import white_space
 
 Node = Mapping[str, Any]
 
@@ -117,7 +119,11 @@ class _Writer:
 
     def _json(self, schema: Any, whitespace_pattern: str | None) -> str:
         name = f"json_{len(self.rules)}"
-        grammar = schema_grammar(schema, Layout(whitespace_pattern), name, native=self._native)
+        native = self._native
+        if whitespace_pattern is not None:
+            whitespace_pattern = white_space(whitespace_pattern)
+            native = False  # llguidance's own compiler takes white space as what may be left out
+        grammar = schema_grammar(schema, Layout(whitespace_pattern), name, native=native)
         self.is_native |= grammar.native
         if grammar.plan is not None:
             if not self._before and not self._from_start:
@@ -126,7 +132,7 @@ class _Writer:
                     "before the JSON text.",
                     code="unsupported_schema",
                 )
-            self.guards.append((b"" if self._from_start else self._before, grammar.plan))
+            self.guards.append((self._before, grammar.plan))
         self.rules += grammar.rules
         return grammar.start
 
@@ -180,4 +186,7 @@ def _whole_match(pattern: str) -> str:
 
 def _lark_source(source: str) -> str:
     """Users write both notations in one field."""
-    return gbnf_to_lark(source) if is_gbnf(source) else source
+    if is_gbnf(source):
+        return gbnf_to_lark(source)
+    check_lark(source)
+    return source

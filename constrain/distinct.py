@@ -68,6 +68,7 @@ class GuardedConstraint:
         self._tokens = tokens
         self._anchors = anchors
         self._accepted: list[int] = []
+        self._no_anchors: set[tuple[int, int]] = set()  # tokens accepted, bytes of the last one
         self._begin()
 
     def _begin(self) -> None:
@@ -169,7 +170,7 @@ class GuardedConstraint:
         token = self._tokens.of_token[token_id]
         for at, byte in enumerate(token):
             if self._position is None:
-                self._look_for_anchor(byte)
+                self._look_for_anchor(byte, token[: at + 1], replayed=replayed)
                 continue
             position = self._position
             if (ended := position.feed(byte)) is not None:
@@ -192,12 +193,28 @@ class GuardedConstraint:
                 return None
         return matcher
 
-    def _look_for_anchor(self, byte: int) -> None:
+    def _look_for_anchor(self, byte: int, begun: bytes, *, replayed: bool) -> None:
         longest = max(len(anchor) for anchor, _ in self._anchors)
         self._before = (self._before + bytes((byte,)))[-longest:] if longest else b""
-        for anchor, plan in self._anchors:
-            if anchor and self._before.endswith(anchor):
-                self._position = JsonPosition(plan)
+        found = [one for one in self._anchors if one[0] and self._before.endswith(one[0])]
+        if not found:
+            return
+        place = (len(self._accepted), len(begun))
+        if not replayed and self._is_free_text(begun):
+            self._no_anchors.add(place)
+        if place not in self._no_anchors:
+            _, plan = max(found, key=lambda one: len(one[0]))
+            self._position = JsonPosition(plan)
+
+    def _is_free_text(self, begun: bytes) -> bool:
+        """Whether what an anchor says stands in a text that may say anything: there the grammar
+        goes on with what begins no JSON.
+        """
+        matcher = self._state_before(begun)
+        single = self._tokens.single
+        return matcher is not None and all(
+            byte in single and matcher.validate_tokens([single[byte]]) == 1 for byte in b"xQ#"
+        )
 
     def _element_ended(self, position: JsonPosition, frame: Frame, *, replayed: bool) -> None:
         text = position.element_text(frame)
@@ -258,6 +275,7 @@ class GuardedConstraint:
         self._grammar.rollback(num_tokens)
         kept = self._accepted[: len(self._accepted) - num_tokens]
         self._accepted = []
+        self._no_anchors = {place for place in self._no_anchors if place[0] <= len(kept)}
         self._begin()
         for token_id in kept:  # without the grammar's states of then: only exact repeats are known
             self._accepted.append(token_id)
@@ -269,6 +287,7 @@ class GuardedConstraint:
         new = GuardedConstraint(grammar, matcher, self._tokens, self._anchors)
         new._accepted = self._accepted[:]
         new._before = self._before
+        new._no_anchors = set(self._no_anchors)
         new._position = None if self._position is None else self._position.copy(siblings=True)
         new._element_starts = dict(self._element_starts)
         return new

@@ -26,7 +26,7 @@ def regex_of(node: Mapping[str, Any]) -> str | None:
         case "regex":
             return f"(?:{node['pattern']})"
         case "text":
-            return re.escape(node["value"])
+            return str(re.escape(node["value"]))
         case "seq" | "choice":
             parts = [regex_of(item) for item in node["items"]]
             known = [part for part in parts if part is not None]

@@ -120,6 +120,8 @@ class JsonPosition:
                 self._opened(frame, byte == 0x7B)
             case 0x5D | 0x7D:  # ] }
                 ended = self._scalar_ended(at)
+                if len(self.frames) == 1:  # what follows a number that is all of the text
+                    return ended
                 self.frames.pop()
                 return self._value_ended(at + 1) or ended
             case 0x2C:  # ,

@@ -119,7 +119,7 @@ def terminal_text(terminal: str) -> str | None:
         else:
             return text
     rule = f"start: {terminal}\n" if terminal[0] == "%" else f"start: T\nT: {terminal}\n"
-    matcher = LLMatcher(_byte_tokenizer(), LLMatcher.grammar_from_lark(rule), log_level=0)
+    matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(rule), log_level=0)
     for candidate in witnesses(terminal):
         tokens = list(candidate.encode())
         there = matcher.deep_copy()
@@ -129,7 +129,7 @@ def terminal_text(terminal: str) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _byte_tokenizer() -> LLTokenizer:
+def byte_tokenizer() -> LLTokenizer:
     return LLTokenizer("byte")
 
 

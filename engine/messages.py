@@ -46,6 +46,13 @@ class PositionLogprobs(msgspec.Struct, array_like=True):
     top: list[TokenLogprob]
 
 
+class TokenTrace(msgspec.Struct, array_like=True):
+    """What the mask did before a token was chosen."""
+
+    allowed: int  # tokens
+    masked: float  # of the model's own probability at temperature 1, what was taken away
+
+
 class TokenOutput(msgspec.Struct, array_like=True):
     """What one step added to one sequence. The last one carries `finish_reason`."""
 
@@ -58,6 +65,7 @@ class TokenOutput(msgspec.Struct, array_like=True):
     num_cached_tokens: int = 0  # prompt tokens served from the prefix cache; on the first output
     queue_time: float = 0.0  # seconds from arrival to first schedule; on the first output
     error: str | None = None  # with finish_reason "error": what to tell the client
+    trace: list[TokenTrace] | None = None  # one per token of `token_ids`
     closed: bool = False  # with finish_reason "length": a constraint ended the answer in time
 
 

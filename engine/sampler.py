@@ -13,9 +13,10 @@ import torch
 
 from formgate.engine.devices import to_device, to_host
 from formgate.engine.logprobs import Logprobs, compute_logprobs
-from formgate.engine.messages import PositionLogprobs
+from formgate.engine.messages import PositionLogprobs, TokenTrace
 from formgate.engine.penalties import Penalties, TokenCounts, is_penalized
 from formgate.engine.sequence import Sequence
+from formgate.engine.trace import Traces, launch_traces
 from formgate.kernels.apply_bitmask import apply_bitmask
 from formgate.kernels.sample_tokens import BROKEN, sample_tokens
 
@@ -31,6 +32,7 @@ class SampledTokens:
     broken_rows: frozenset[int]  # their logits held NaN or nothing finite
     logprobs: list[PositionLogprobs | None]
     mask_wait: float = 0.0  # seconds; whoever waited for the masks knows
+    traces: dict[int, TokenTrace] = field(default_factory=dict)  # of the rows that asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class DeviceSample:
     logprob_rows: list[int]
     num_top: list[int]  # per row of `logprob_rows`
     arrived: torch.cuda.Event | None  # None: at once
+    traces: Traces | None  # on the host
 
     def fetch(self) -> SampledTokens:
         if self.arrived is not None:
@@ -54,7 +57,8 @@ class DeviceSample:
             for row, position in zip(self.logprob_rows, positions, strict=True):
                 logprobs[row] = position
         broken = frozenset(row for row, token_id in enumerate(token_ids) if token_id == BROKEN)
-        return SampledTokens(token_ids, broken, logprobs)
+        traces = {} if self.traces is None else self.traces.fetch()
+        return SampledTokens(token_ids, broken, logprobs, traces=traces)
 
 
 @dataclass(slots=True)
@@ -70,6 +74,7 @@ class _Plan:
     logprob_rows: list[int] = field(default_factory=list)
     num_top: list[int] = field(default_factory=list)
     logprob_index: torch.Tensor | None = None
+    trace_rows: list[int] = field(default_factory=list)
     random: bool = False  # any row is drawn
     seeded_rows: list[int] = field(default_factory=list)
     # Of all rows; None of the last three: no row needs it.
@@ -122,6 +127,7 @@ class Sampler:
         plan = self._plan_of(sequences)
         logits = logits[:, : self.vocab_size]
         raw = None if plan.logprob_index is None else logits.index_select(0, plan.logprob_index)
+        traces = launch_traces(logits, bitmask, masked_rows, plan.trace_rows)
 
         self._edit(logits, plan)
         if bitmask is not None and (masked_rows is None or masked_rows):
@@ -142,7 +148,9 @@ class Sampler:
         if self.device.type == "cuda":
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
-        return DeviceSample(token_ids, host_ids, logprobs, plan.logprob_rows, plan.num_top, arrived)
+        return DeviceSample(
+            token_ids, host_ids, logprobs, plan.logprob_rows, plan.num_top, arrived, traces
+        )
 
     def _edit(self, logits: torch.Tensor, plan: _Plan) -> None:
         """Everything that shapes logits before the mask."""
@@ -221,6 +229,8 @@ class Sampler:
             if params.logprobs is not None:
                 plan.logprob_rows.append(row)
                 plan.num_top.append(params.logprobs)
+            if params.trace:
+                plan.trace_rows.append(row)
             if params.temperature > 0.0 and params.seed is not None:
                 plan.seeded_rows.append(row)
         if biased:

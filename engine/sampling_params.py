@@ -34,3 +34,4 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         None  # None: off; k: the sampled token's and the k best (0 = sampled only)
     )
     prompt_logprobs: int | None = None
+    trace: bool = False  # say what the mask did to each token's distribution

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from formgate.constrain.closing import Budget
@@ -28,6 +29,7 @@ from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.constraints import ContentConstraint, content_constraint
 from formgate.gateway.protocol.fields import GenerationRequest
 from formgate.gateway.tool_choice import NO_TOOLS, ToolUse, tool_use
+from formgate.gateway.trace import Tracer
 from formgate.parsers import nodes
 from formgate.parsers.formats import ReasoningState, Tool, ToolChoice, UnsupportedArguments
 from formgate.parsers.grammar import answer_grammar
@@ -116,6 +118,8 @@ class AnswerPlanner:
             constraint = self._with_thinking_budget(constraint, request, state)
         if request.thinking_token_budget == 0 and state == "optional":
             state = "none"
+        if constraint is None:
+            _refuse_trace(request)
         parses = tools.mode != "none" or state in ("open", "optional")
         return AnswerPlan(
             constraint=constraint,
@@ -132,6 +136,7 @@ class AnswerPlanner:
                 skip_special_tokens=request.skip_special_tokens,
                 at_start=content is None and not request.continue_final_message,
                 calls_end_with_stop=tools.named,
+                new_tracer=self._tracer_factory(request, None if tools.tools else content),
             ),
             content=content,
             tools=tools,
@@ -159,7 +164,9 @@ class AnswerPlanner:
         content = content_constraint(request)
         node = self._node(content)
         constraint = None
-        if node is not None:
+        if node is None:
+            _refuse_trace(request)
+        else:
             constraint = await self._admit(
                 node,
                 _parts(content, node, NO_TOOLS),
@@ -167,7 +174,7 @@ class AnswerPlanner:
             )
         return AnswerPlan(
             constraint=constraint,
-            settings=self._plain_settings(request, drop_tokens=drop_tokens),
+            settings=self._plain_settings(request, content, drop_tokens=drop_tokens),
             content=content,
         )
 
@@ -182,14 +189,25 @@ class AnswerPlanner:
             self._metrics.structured_answer_invalid()
             logger.error("A structured answer failed the last validation: %s", failure)
 
-    def _plain_settings(self, request: GenerationRequest, *, drop_tokens: bool) -> ChoiceSettings:
+    def _plain_settings(
+        self, request: GenerationRequest, content: ContentConstraint | None, *, drop_tokens: bool
+    ) -> ChoiceSettings:
         return ChoiceSettings(
             tokenizer=self._profile.tokenizer,
             stops=request.stops,
             include_stop=request.include_stop_str_in_output,
             skip_special_tokens=request.skip_special_tokens,
             drop_tokens=drop_tokens,
+            new_tracer=self._tracer_factory(request, content),
         )
+
+    def _tracer_factory(
+        self, request: GenerationRequest, content: ContentConstraint | None
+    ) -> Callable[[], Tracer] | None:
+        if not request.traced:
+            return None
+        json_text = content is not None and content.kind in ("json", "json_object")
+        return partial(Tracer, self._profile.tokenizer, json=json_text)
 
     def _node(self, content: ContentConstraint | None) -> Node | None:
         if content is None:
@@ -266,6 +284,12 @@ class AnswerPlanner:
             )
 
         return new_parser
+
+
+def _refuse_trace(request: GenerationRequest) -> None:
+    if request.traced:
+        param = "structured_outputs.trace"
+        raise bad_request(f"'{param}' needs a constraint to follow.", param)
 
 
 def _parser_choice(tools: ToolUse) -> ToolChoice:

@@ -77,12 +77,14 @@ class ChatService:
         answer = await self._prepare(request)
         token_ids: list[list[int]] = [[] for _ in answer.choices]
         logprobs: list[list[Any]] = [[] for _ in answer.choices]
+        trace: list[list[Any]] = [[] for _ in answer.choices]
         last: dict[int, ChoiceStep] = {}
         shown_prompt_logprobs: Any = None
         async with aclosing(self._steps(answer)) as steps:
             async for step in steps:
                 token_ids[step.index] += step.token_ids
                 logprobs[step.index] += step.logprobs
+                trace[step.index] += step.trace
                 last[step.index] = step
                 if step.index == 0 and step.first and step.first.prompt_logprobs is not None:
                     shown_prompt_logprobs = prompt_logprobs(
@@ -100,6 +102,7 @@ class ChatService:
                     echo=answer.echo,
                     token_ids=token_ids[choice.index],
                     logprobs=logprobs[choice.index],
+                    trace=trace[choice.index],
                 )
                 for choice in answer.choices
             ],
@@ -170,6 +173,7 @@ class ChatService:
                 include_usage=request.include_usage,
                 usage_in_every_chunk=request.usage_in_every_chunk,
                 token_ids=bool(request.return_token_ids),
+                trace=request.traced,
             ),
             plan=plan,
             prompt_token_ids=token_ids,

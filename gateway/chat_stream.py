@@ -51,6 +51,7 @@ class ChatView:
     include_usage: bool = False
     usage_in_every_chunk: bool = False
     token_ids: bool = False
+    trace: bool = False
 
 
 class ChatChunks:
@@ -92,7 +93,7 @@ class ChatChunks:
             if step.closed:
                 ending["choices"][0]["closed_within_budget"] = True
             chunks.append(ending)
-        if self._view.num_logprobs is not None or self._view.token_ids:
+        if self._view.num_logprobs is not None or self._view.token_ids or self._view.trace:
             self._add_tokens(step, chunks)
         return chunks
 
@@ -127,18 +128,21 @@ class ChatChunks:
     def _add_tokens(self, step: ChoiceStep, chunks: list[dict[str, Any]]) -> None:
         """Tokens ride on the first chunk of their step, or on a later step's if theirs has none."""
         waiting = self._waiting.pop(step.index, None)
-        token_ids, logprobs = list(step.token_ids), list(step.logprobs)
+        token_ids, logprobs, trace = list(step.token_ids), list(step.logprobs), list(step.trace)
         if waiting is not None:
             token_ids = [*waiting.token_ids, *token_ids]
             logprobs = [*waiting.logprobs, *logprobs]
+            trace = [*waiting.trace, *trace]
         if not chunks:
-            self._waiting[step.index] = ChoiceStep(step.index, [], token_ids, logprobs)
+            self._waiting[step.index] = ChoiceStep(step.index, [], token_ids, logprobs, trace=trace)
             return
         choice = chunks[0]["choices"][0]
         if self._view.num_logprobs is not None and logprobs:
             choice["logprobs"] = _logprobs(logprobs, self._tokenizer, self._view.num_logprobs)
         if self._view.token_ids:
             choice["token_ids"] = token_ids
+        if self._view.trace and trace:
+            choice["trace"] = trace
 
 
 def chat_choice(
@@ -151,8 +155,10 @@ def chat_choice(
     echo: str = "",
     token_ids: Sequence[int] = (),
     logprobs: Sequence[Any] = (),
+    trace: Sequence[Any] = (),
 ) -> dict[str, Any]:
-    """One choice of a whole response. `token_ids` and `logprobs` are those of all its steps."""
+    """One choice of a whole response. `token_ids`, `logprobs` and `trace` are those of all its
+    steps."""
     content: str | None = echo + fold.content
     if not content and (fold.calls or fold.reasoning):
         content = None
@@ -186,6 +192,8 @@ def chat_choice(
         choice["logprobs"] = _logprobs(logprobs, tokenizer, view.num_logprobs)
     if view.token_ids:
         choice["token_ids"] = list(token_ids)
+    if view.trace:
+        choice["trace"] = list(trace)
     return choice
 
 

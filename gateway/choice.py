@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from formgate.engine.messages import AddRequest, EngineReady, PositionLogprobs, TokenOutput
 from formgate.gateway.answer_fold import AnswerFold
 from formgate.gateway.detokenizer import Detokenizer
 from formgate.gateway.stop_strings import StopStrings
 from formgate.gateway.tokenizer import Tokenizer
+from formgate.gateway.trace import Tracer
 from formgate.parsers.events import (
     ContentDelta,
     OutputDelta,
@@ -61,6 +62,7 @@ class ChoiceSettings:
     skip_special_tokens: bool = True
     at_start: bool = False
     calls_end_with_stop: bool = False  # a named choice
+    new_tracer: Callable[[], Tracer] | None = None
     drop_tokens: bool = False  # one token had to be generated, and none was asked for
 
 
@@ -75,6 +77,7 @@ class ChoiceStep:
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     closed: bool = False  # ended so that it fits its budget
+    trace: Sequence[dict[str, Any]] = ()
     first: TokenOutput | None = None  # the first output, for what only that one says
 
 
@@ -90,6 +93,7 @@ class Choice:
     _detokenizer: Detokenizer = field(init=False)
     _parser: Parser | None = field(init=False)
     _stops: StopStrings | None = field(init=False)
+    _tracer: Tracer | None = field(init=False)
     _region: type[ContentDelta] | type[ReasoningDelta] = ContentDelta
 
     def __post_init__(self) -> None:
@@ -101,6 +105,7 @@ class Choice:
             skip_special_tokens=settings.skip_special_tokens,
             at_start=settings.at_start,
         )
+        self._tracer = settings.new_tracer() if settings.new_tracer else None
         self._stops = None
         if settings.stops:
             self._stops = StopStrings(settings.stops, include=settings.include_stop)
@@ -137,6 +142,7 @@ class Choice:
         ):
             shown = token_ids[:-1]
             logprobs = logprobs[: len(shown)]
+        reasoned = self._in_reasoning
         deltas = self._deltas(shown)
         finished = output.finish_reason is not None
         if finished:
@@ -149,6 +155,13 @@ class Choice:
         for delta in deltas:
             add(delta)
         step = ChoiceStep(self.index, deltas, token_ids, logprobs)
+        if self._tracer is not None and output.trace is not None:
+            # A row that is traced brings its tokens one by one.
+            reasoned |= self._in_reasoning
+            step.trace = [
+                self._tracer.entry(token_id, trace, in_content=not reasoned and place < len(shown))
+                for place, (token_id, trace) in enumerate(zip(token_ids, output.trace, strict=True))
+            ]
         if self._stops is not None and self._stops.stopped is not None:
             step.finish_reason = "stop"
             step.stop_reason = self._stops.stopped
@@ -165,6 +178,10 @@ class Choice:
         if self.ended_by_itself and self.fold.calls and not self.settings.calls_end_with_stop:
             return "tool_calls"
         return output.finish_reason
+
+    @property
+    def _in_reasoning(self) -> bool:
+        return self._parser is not None and self._parser.in_reasoning
 
     def _deltas(self, token_ids: Sequence[int]) -> list[OutputDelta]:
         parser = self._parser

@@ -42,6 +42,7 @@ class _Shown:
     text: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[PositionLogprobs] = field(default_factory=list)
+    trace: list[Any] = field(default_factory=list)
     prompt_positions: Sequence[PositionLogprobs | None] | None = None
     finish_reason: str | None = None
     stop_reason: str | int | None = None
@@ -85,7 +86,7 @@ class CompletionService:
                 if not (text or ends or opens):
                     continue
                 choice = self._choice(answer, shown)
-                shown.text, shown.token_ids, shown.logprobs = [], [], []
+                shown.text, shown.token_ids, shown.logprobs, shown.trace = [], [], [], []
                 chunk = {**fields, "choices": [choice]}
                 if request.include_usage:
                     every = request.usage_in_every_chunk
@@ -134,6 +135,7 @@ class CompletionService:
                 shown.text += [d.text for d in step.deltas if isinstance(d, ContentDelta)]
                 shown.token_ids += step.token_ids
                 shown.logprobs += step.logprobs
+                shown.trace += step.trace
                 shown.score += sum(position.chosen.logprob for position in step.logprobs)
                 shown.finish_reason = step.finish_reason
                 shown.stop_reason = step.stop_reason
@@ -174,6 +176,8 @@ class CompletionService:
             choice["prompt_logprobs"] = prompt_logprobs(
                 shown.prompt_positions, self._profile.tokenizer
             )
+        if request.traced:
+            choice["trace"] = list(shown.trace)
         if request.return_token_ids:
             choice["token_ids"] = list(shown.token_ids)
             choice["prompt_token_ids"] = shown.prompt_token_ids if opening else None

@@ -35,6 +35,10 @@ def content_node(content: ContentConstraint, special_ids: Mapping[str, int]) -> 
 
 def content_parts(content: ContentConstraint, node: Node) -> list[tuple[str, Node]]:
     """What can be refused by itself, each with the field that it stands in."""
+    if content.whitespace_pattern is not None:
+        spaced = nodes.json_value(True)
+        spaced["whitespace_pattern"] = content.whitespace_pattern
+        return [(content.whitespace_param, spaced), (content.param, node)]
     if content.kind != "structural_tag":
         return [(content.param, node)]
     return [(f"{content.param}#{leaf['pointer']}", cast(Node, leaf)) for leaf in leaves(dict(node))]

@@ -91,6 +91,7 @@ def sampling_params(
         allowed_token_ids=None if allowed is None else tuple(allowed),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        trace=request.traced,
     )
 
 

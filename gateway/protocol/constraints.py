@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from formgate.gateway.errors import bad_request
@@ -32,6 +32,7 @@ class ContentConstraint:
     value: Any
     param: str
     whitespace_pattern: str | None = None
+    whitespace_param: str = ""  # the field that it came in
 
 
 def content_constraint(request: GenerationRequest) -> ContentConstraint | None:
@@ -43,19 +44,28 @@ def content_constraint(request: GenerationRequest) -> ContentConstraint | None:
         raise bad_request(
             f"Only one constraint on the answer is allowed, not both {names}.", found[1].param
         )
+    if (white := _whitespace(request)) is None:
+        return found[0] if found else None
+    pattern, param = white
     if not found or found[0].kind not in ("json", "json_object"):
-        _refuse_whitespace(request)
-    return found[0] if found else None
+        raise bad_request(f"'{param}' needs a JSON constraint.", param)
+    return replace(found[0], whitespace_pattern=pattern, whitespace_param=param)
 
 
-def _refuse_whitespace(request: GenerationRequest) -> None:
+def _whitespace(request: GenerationRequest) -> tuple[str, str] | None:
+    """The pattern, and the field that it came in."""
     outputs = request.structured_outputs
-    for value, param in (
-        (request.guided_whitespace_pattern, "guided_whitespace_pattern"),
-        (outputs and outputs.whitespace_pattern, "structured_outputs.whitespace_pattern"),
-    ):
-        if value is not None:
-            raise bad_request(f"'{param}' needs a JSON constraint.", param)
+    newer = None if outputs is None else outputs.whitespace_pattern
+    older = request.guided_whitespace_pattern
+    if newer is None:
+        return None if older is None else (older, "guided_whitespace_pattern")
+    if older is not None:
+        raise bad_request(
+            "Only one pattern of white space is allowed, not both "
+            "'structured_outputs.whitespace_pattern' and 'guided_whitespace_pattern'.",
+            "guided_whitespace_pattern",
+        )
+    return newer, "structured_outputs.whitespace_pattern"
 
 
 def _refuse_unknown(request: GenerationRequest) -> None:
@@ -83,12 +93,11 @@ def _response_format(request: GenerationRequest) -> list[ContentConstraint]:
     wanted = request.response_format
     if wanted is None or wanted.type == "text":
         return []
-    whitespace = request.guided_whitespace_pattern
     if wanted.type == "structural_tag":
         fields = wanted.model_dump(include={"type"}) | (wanted.model_extra or {})
         return [ContentConstraint("structural_tag", fields, "response_format")]
     if wanted.type == "json_object":
-        return [ContentConstraint("json_object", None, "response_format", whitespace)]
+        return [ContentConstraint("json_object", None, "response_format")]
     if wanted.json_schema is None:
         raise bad_request(
             "Missing required parameter: 'response_format.json_schema'.",
@@ -101,7 +110,7 @@ def _response_format(request: GenerationRequest) -> list[ContentConstraint]:
             f"Missing required parameter: '{param}'.", param, "missing_required_parameter"
         )
     schema = wanted.json_schema.json_schema
-    return [_json({} if schema is None else schema, param, whitespace)]
+    return [_json({} if schema is None else schema, param)]
 
 
 def _structured_outputs(request: GenerationRequest) -> list[ContentConstraint]:
@@ -109,12 +118,11 @@ def _structured_outputs(request: GenerationRequest) -> list[ContentConstraint]:
     if outputs is None:
         return []
     at = "structured_outputs"
-    whitespace = outputs.whitespace_pattern or request.guided_whitespace_pattern
     found: list[ContentConstraint] = []
     if outputs.json_schema is not None:
-        found.append(_json(outputs.json_schema, f"{at}.json", whitespace))
+        found.append(_json(outputs.json_schema, f"{at}.json"))
     if outputs.json_object:
-        found.append(ContentConstraint("json_object", None, f"{at}.json_object", whitespace))
+        found.append(ContentConstraint("json_object", None, f"{at}.json_object"))
     if outputs.regex is not None:
         found.append(ContentConstraint("regex", outputs.regex, f"{at}.regex"))
     if outputs.choice is not None:
@@ -129,9 +137,8 @@ def _structured_outputs(request: GenerationRequest) -> list[ContentConstraint]:
 
 def _guided(request: GenerationRequest) -> list[ContentConstraint]:
     found: list[ContentConstraint] = []
-    whitespace = request.guided_whitespace_pattern
     if request.guided_json is not None:
-        found.append(_json(request.guided_json, "guided_json", whitespace))
+        found.append(_json(request.guided_json, "guided_json"))
     if request.guided_regex is not None:
         found.append(ContentConstraint("regex", request.guided_regex, "guided_regex"))
     if request.guided_choice is not None:
@@ -141,7 +148,7 @@ def _guided(request: GenerationRequest) -> list[ContentConstraint]:
     return found
 
 
-def _json(schema: object, param: str, whitespace: str | None) -> ContentConstraint:
+def _json(schema: object, param: str) -> ContentConstraint:
     """vLLM takes a schema as an object or as its text."""
     if isinstance(schema, str):
         try:
@@ -150,7 +157,7 @@ def _json(schema: object, param: str, whitespace: str | None) -> ContentConstrai
             raise bad_request(f"'{param}' is not valid JSON.", param, "invalid_schema") from error
         if not isinstance(schema, dict | bool):
             raise bad_request(f"'{param}' is not a JSON Schema.", param, "invalid_schema")
-    return ContentConstraint("json", schema, param, whitespace)
+    return ContentConstraint("json", schema, param)
 
 
 def _choice(values: list[str], param: str) -> ContentConstraint:

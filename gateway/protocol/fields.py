@@ -48,6 +48,7 @@ class StructuredOutputs(Body):
     structural_tag: Any = None
     whitespace_pattern: str | None = None
     close_within_budget: bool | None = None
+    trace: bool | None = None
 
 
 class GenerationRequest(Body):
@@ -95,6 +96,10 @@ class GenerationRequest(Body):
     guided_choice: list[Text] | None = None
     guided_grammar: str | None = None
     guided_whitespace_pattern: str | None = None
+
+    @property
+    def traced(self) -> bool:
+        return self.structured_outputs is not None and bool(self.structured_outputs.trace)
 
     @property
     def stops(self) -> list[str]:
