@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import resource
 import sys
 import threading
@@ -25,6 +26,9 @@ MEMORY_BYTES = 4 << 30  # of address space
 
 # The stack of a worker is smaller than the engine's: what a worker survives, the engine does.
 STACK_BYTES = 4 << 20
+
+# A step of the engine comes first: where it runs on the CPU, every other request waits for it.
+NICENESS = 10
 
 TOO_LARGE = "The constraint is too large to compile."
 
@@ -59,6 +63,7 @@ def main(arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     tokenizer = load_tokenizer(Path(tokenizer_dir))
     tasks = CompileTasks(grammar_compiler(tokenizer, Path(model_dir), cast(Backend, backend)))
+    os.nice(NICENESS)
     gc.freeze()  # what lives as long as the worker is not looked at again and again
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     threading.stack_size(STACK_BYTES)
