@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
-from llguidance import LLMatcher
 from numpy.typing import NDArray
 
+from formgate.constrain.matcher import Prepared
 from formgate.constrain.shortest import ending_order
 
 _LONGEST = 8_192  # tokens of a way to the end
@@ -27,7 +27,7 @@ class Closable(Protocol):
     """What a constraint must offer to be closed."""
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool: ...
-    def prepared(self) -> LLMatcher | None: ...
+    def prepared(self) -> Prepared | None: ...
     def finish_bitmask(self, row: NDArray[np.int32]) -> bool: ...
     def accept(self, token_id: int) -> None: ...
     def forced_tokens(self) -> list[int]: ...
@@ -195,7 +195,7 @@ class ClosingConstraint:
             self._close_if_due()
         return self._only_way(row) if self._path else self._inner.fill_bitmask(row)
 
-    def prepared(self) -> LLMatcher | None:
+    def prepared(self) -> Prepared | None:
         if not self._path:
             self._close_if_due()
         return None if self._path else self._inner.prepared()

@@ -5,9 +5,8 @@ a sequence needs is a copy of their first state.
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from llguidance import LLMatcher, LLParserLimits
@@ -16,6 +15,7 @@ from formgate.constrain.answer_size import shortest_answer
 from formgate.constrain.answer_tree import to_lark
 from formgate.constrain.blueprint import Blueprint, Guards
 from formgate.constrain.closing import Budget, ClosingConstraint, Ways
+from formgate.constrain.compiled import CompiledGrammar
 from formgate.constrain.distinct import GuardedConstraint, TokenBytes
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.filling import ParallelFiller
@@ -54,31 +54,6 @@ class Limits:
             step_max_items=self.step_max_items,
             verbose_errors=False,
         )
-
-
-class CompiledGrammar:
-    """The first state of a grammar, shared by every sequence that is under it."""
-
-    def __init__(
-        self,
-        matcher: LLMatcher,
-        mask_bytes: int,
-        guards: Guards = (),
-        tokens: TokenBytes | None = None,
-    ) -> None:
-        self._matcher = matcher
-        self._mask_bytes = mask_bytes
-        self._guards = guards
-        self._tokens = tokens
-        self._lock = threading.Lock()  # the matcher may not be borrowed twice at once
-
-    def start(self) -> GrammarConstraint | GuardedConstraint:
-        with self._lock:
-            matcher = self._matcher.deep_copy()
-        constraint = GrammarConstraint(matcher, self._mask_bytes)
-        if self._tokens is None:
-            return constraint
-        return GuardedConstraint(constraint, matcher, self._tokens, self._guards)
 
 
 class GrammarCompiler:
@@ -135,7 +110,9 @@ class GrammarCompiler:
                 assert self._fsm is not None, "the blueprint was made for another backend"
                 built = self._fsm.compile(blueprint.pattern)
             else:
-                built = self._grammar(self._matcher(blueprint.source), blueprint.guards)
+                built = self._grammar(blueprint.source, blueprint.guards)
+                if built.first.is_error():
+                    raise _refused(built.first.get_error())
             size = _BYTES_PER_SOURCE_BYTE * len(blueprint.source)
             self._built.put(blueprint_text, built, size)
         return built
@@ -184,22 +161,22 @@ class GrammarCompiler:
         token_bytes = self._vocabulary.token_bytes
         try:
             lark = to_lark(tree, token_bytes, native=True)
-            matcher = self._matcher(lark.source)
-            if matcher.is_error() and lark.native:
+            grammar = self._grammar(lark.source, lark.guards)
+            if grammar.first.is_error() and lark.native:
                 # The algebra takes more than llguidance's own compiler, and says why not.
                 lark = to_lark(tree, token_bytes, native=False)
-                matcher = self._matcher(lark.source)
+                grammar = self._grammar(lark.source, lark.guards)
         except RecursionError:
             raise _too_deep() from None
-        grammar = self._grammar(matcher, lark.guards)
+        if grammar.first.is_error():
+            raise _refused(grammar.first.get_error())
         blueprint = Blueprint(lark.source, lark.guards, endings=lark.endings).dumps()
         self._built.put(blueprint, grammar, _BYTES_PER_SOURCE_BYTE * len(lark.source))
         return blueprint
 
-    def _grammar(self, matcher: LLMatcher, guards: Guards) -> CompiledGrammar:
-        if matcher.is_error():
-            raise _refused(matcher.get_error())
-        return CompiledGrammar(matcher, self._mask_bytes, guards, self._tokens if guards else None)
+    def _grammar(self, source: str, guards: Guards) -> CompiledGrammar:
+        tokens = self._tokens if guards else None
+        return CompiledGrammar(partial(self._matcher, source), self._mask_bytes, guards, tokens)
 
     def _matcher(self, source: str) -> LLMatcher:
         grammar = LLMatcher.grammar_from_lark(source)

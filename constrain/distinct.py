@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.json_position import Frame, JsonPosition, Siblings, semantic_key
-from formgate.constrain.matcher import GrammarConstraint
+from formgate.constrain.matcher import GrammarConstraint, Prepared
 
 _TERMINATORS = (b",", b"]", b" ", b"\n", b"\t", b"\r")
 _MAX_LOOKBACK = 64  # bytes of an element that are searched for another way
@@ -31,9 +31,9 @@ class TokenBytes:
         self._sorted = [token_bytes[i] for i in order]
         self.single = {token[0]: i for i, token in enumerate(token_bytes) if len(token) == 1}
         self.first = np.array([token[0] if token else 0 for token in token_bytes], dtype=np.uint8)
-        # Tokens that may end one element and hold (part of) the next.
+        # Tokens that may end one element and lead to the next.
         self.crossing_string = self._matching(rb'"\s*[,\]}]')
-        self.crossing = self._matching(rb",\s*[^\s]")
+        self.crossing = self._matching(rb",")
 
     def _matching(self, pattern: bytes) -> NDArray[np.int64]:
         search = re.compile(pattern, re.DOTALL).search
@@ -86,8 +86,8 @@ class GuardedConstraint:
         self._grammar.fill_bitmask(row)
         return self._guarded(row)
 
-    def prepared(self) -> LLMatcher:
-        return self._matcher
+    def prepared(self) -> Prepared:
+        return self._grammar.prepared()
 
     def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
         self._grammar.finish_bitmask(row)
@@ -136,13 +136,24 @@ class GuardedConstraint:
                 _forbid(words, self._tokens.beginning_with(lead + dead))
 
     def _repeats(self, position: JsonPosition, token: bytes) -> bool:
-        """Whether a token that runs over the end of an element repeats one."""
+        """Whether a token that runs over the end of an element repeats one, or asks for another
+        where none is left.
+        """
+        base = len(position.text)
         position = position.copy()
         fresh: dict[int, set[bytes]] = {}
+        last: tuple[Frame, int] | None = None  # whose element has ended, and where it began
         for byte in token:
             if position.ended:
                 return False
             ended = position.feed(byte)
+            if ended is not None and ended.element is not None:
+                last = (ended, ended.element)
+            if byte == 0x2C and last is not None and not position.in_string:
+                begun = token[: last[1] - base] if last[1] >= base else None
+                if self._is_last(position, *last, begun):
+                    return True
+                last = None
             if ended is not None:
                 text = position.element_text(ended).rstrip(b", \n\t\r")
                 text = text[:-1] if byte == 0x5D and not text.startswith(b"[") else text
@@ -159,6 +170,33 @@ class GuardedConstraint:
                     if frame.siblings.is_dead(begun):
                         return True
         return False
+
+    def _is_last(
+        self, position: JsonPosition, frame: Frame, began: int, begun: bytes | None
+    ) -> bool:
+        """Whether no item is left behind one that has just ended with a comma. `begun` is what
+        stands before it of the token in hand; None: it began before that token.
+        """
+        depth = next((i for i, one in enumerate(position.frames) if one is frame), -1)
+        if frame.is_object or depth < 0 or not position.next_is_alike(frame):
+            return False
+        start = self._matcher if begun is not None else self._element_starts.get(depth)
+        if start is None:
+            return False
+        matcher = start.deep_copy()
+        for byte in begun or b"":
+            token_id = self._tokens.single.get(byte)
+            if token_id is None or not matcher.consume_token(token_id):
+                return False
+        text = bytes(position.text[began:]).rstrip(b", \n\t\r")
+        siblings = frame.siblings.copy()
+        bare = text[:1] not in (b'"', b"[", b"{")
+        siblings.add_dead(text)
+        if bare:
+            for end in _TERMINATORS:
+                siblings.add_dead(text + end)
+        self._find_dead(matcher, siblings, text, bare=bare)
+        return siblings.is_dead(b"")
 
     def accept(self, token_id: int) -> None:
         """Raises ValueError if the grammar does not allow the token."""

@@ -5,11 +5,14 @@ once, without the GIL, and each constraint then finishes its own row.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher
 from numpy.typing import NDArray
+
+from formgate.constrain.matcher import Prepared
 
 FEW = 4  # rows for which waking other threads does not pay
 
@@ -17,8 +20,8 @@ FEW = 4  # rows for which waking other threads does not pay
 class Fillable(Protocol):
     """A constraint that can be filled in two steps."""
 
-    def prepared(self) -> LLMatcher | None:
-        """The matcher whose mask the row begins as; None if the row needs none."""
+    def prepared(self) -> Prepared | None:
+        """Whose mask the row begins as; None if the row needs none."""
         ...
 
     def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
@@ -43,17 +46,19 @@ class ParallelFiller:
         """
         assert bitmask.flags["C_CONTIGUOUS"]
         results: list[bool | Exception] = [True] * len(rows)
-        masked: list[tuple[LLMatcher, int]] = []
+        prepared: list[tuple[int, int, LLMatcher]] = []
         fillable: Sequence[Fillable] = constraints
         for at, constraint in enumerate(fillable):
             try:
-                matcher = constraint.prepared()
+                begun = constraint.prepared()
             except Exception as error:
                 results[at] = error
             else:
-                if matcher is not None:
-                    masked.append((matcher, rows[at]))
-        self._compute(masked, bitmask)
+                if begun is not None:
+                    prepared.append((begun[0], rows[at], begun[1]))
+        # Threads take neighbours, and only one may look at a lexer at a time.
+        prepared.sort(key=itemgetter(0))
+        self._compute([(matcher, row) for _, row, matcher in prepared], bitmask)
         for at, constraint in enumerate(fillable):
             if results[at] is True:
                 try:

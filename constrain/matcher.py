@@ -8,16 +8,21 @@ import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
+# The number of a matcher's lexer, and the matcher.
+Prepared = tuple[int, LLMatcher]
+
 
 class GrammarConstraint:
     """Satisfies the engine's `TokenConstraint`. Cheap to make, for one sequence only."""
 
-    __slots__ = ("_matcher", "mask_bytes")
+    __slots__ = ("__weakref__", "_lexer", "_matcher", "mask_bytes")
 
     closed = False  # it never ends an answer early
 
-    def __init__(self, matcher: LLMatcher, mask_bytes: int) -> None:
+    def __init__(self, matcher: LLMatcher, mask_bytes: int, *, lexer: int = 0) -> None:
+        """`lexer` tells apart matchers that several threads may use at once."""
         self._matcher = matcher
+        self._lexer = lexer
         self.mask_bytes = mask_bytes
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
@@ -27,8 +32,8 @@ class GrammarConstraint:
         self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, self.mask_bytes)
         return self.finish_bitmask(row)
 
-    def prepared(self) -> LLMatcher:
-        return self._matcher
+    def prepared(self) -> Prepared:
+        return self._lexer, self._matcher
 
     def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
         row[self.mask_bytes // 4 :] = 0
@@ -52,7 +57,7 @@ class GrammarConstraint:
             raise ValueError(self._matcher.get_error())
 
     def copy(self) -> GrammarConstraint:
-        return GrammarConstraint(self._matcher.deep_copy(), self.mask_bytes)
+        return GrammarConstraint(self._matcher.deep_copy(), self.mask_bytes, lexer=self._lexer)
 
     def follows(self, token_ids: list[int]) -> bool:
         """Whether these tokens may come next, in a row."""

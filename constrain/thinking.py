@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from llguidance import LLMatcher
 from numpy.typing import NDArray
 
 from formgate.constrain.closing import Closable
+from formgate.constrain.matcher import Prepared
 from formgate.constrain.vocabulary import Vocabulary
 
 Part = int | str  # a special token's id, or text
@@ -93,7 +93,7 @@ class ThinkingConstraint:
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
         return self._only_way(row) if self._due() else self._inner.fill_bitmask(row)
 
-    def prepared(self) -> LLMatcher | None:
+    def prepared(self) -> Prepared | None:
         return None if self._due() else self._inner.prepared()
 
     def finish_bitmask(self, row: NDArray[np.int32]) -> bool:

@@ -20,11 +20,32 @@ class Vocabulary:
     special_ids: frozenset[int]
     eos_ids: tuple[int, ...]
     encode: Callable[[bytes], list[int]] | None = None
+    tokenizer_json: str | None = None
+    """The same tokenizer as Hugging Face's library writes it down, without special tokens in texts:
+    where there is one, no mask waits for Python."""
 
     def ll_tokenizer(self) -> LLTokenizer:
         """The vocabulary as a token trie: about a second per 100,000 tokens, so build it once."""
-        return LLTokenizer(
-            TokenizerWrapper(_WrappedVocabulary(self)), eos_token=list(self.eos_ids) or None
+        eos_ids = list(self.eos_ids) or None
+        if self.tokenizer_json is not None:
+            size = len(self.token_bytes)
+            native = LLTokenizer(self.tokenizer_json, n_vocab=size, eos_token=eos_ids)
+            if self._is_same(native):
+                return native
+        return LLTokenizer(TokenizerWrapper(_WrappedVocabulary(self)), eos_token=eos_ids)
+
+    def _is_same(self, native: LLTokenizer) -> bool:
+        special = self.special_ids | set(self.eos_ids)
+
+        def agrees(token_id: int, token: bytes) -> bool:
+            if token == b"\xff":  # by which llguidance knows special tokens, and no text has it
+                return True
+            if native.is_special_token(token_id) != (token_id in special):
+                return False
+            return token_id in special or native.decode_bytes([token_id]) == token
+
+        return native.vocab_size == len(self.token_bytes) and all(
+            agrees(token_id, token) for token_id, token in enumerate(self.token_bytes)
         )
 
 

@@ -43,6 +43,35 @@ class StepBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the parts of a buffer begin, each at a multiple of 16 bytes: a kernel is compiled anew
+    for a pointer that is not.
+    """
+
+    num_tokens: int
+    num_rows: int
+    num_logits: int
+
+    @property
+    def tokens(self) -> int:
+        """Of a part with a number for each token."""
+        return -(-self.num_tokens // 2) * 2
+
+    @property
+    def longs(self) -> int:
+        """Of the first part of int64, here the integers of 32 bits begin."""
+        return 3 * self.tokens + -(-self.num_logits // 2) * 2
+
+    @property
+    def contexts(self) -> int:
+        return -(-(self.num_rows + 1) // 4) * 4
+
+    @property
+    def tables(self) -> int:
+        return self.contexts + -(-self.num_rows // 4) * 4
+
+
+@dataclass(frozen=True, slots=True)
 class _HostViews:
     """Parts of a host buffer; the same places as the device's tensors of that shape."""
 
@@ -78,9 +107,8 @@ class BatchBuilder:
         self.shapes = tuple(sorted(shapes))  # so that the first that fits is the smallest
         self._max_context_len = max_blocks_per_seq * block_size
         max_num_tokens = max([max_num_tokens, *(shape.num_tokens for shape in shapes)])
-        num_longs = 3 * max_num_tokens + max_num_seqs
-        num_ints = 2 * max_num_seqs + 1 + max_num_seqs * max_blocks_per_seq
-        size = num_longs + -(-num_ints // 2)
+        largest = _Layout(max_num_tokens, max_num_seqs, max_num_seqs)
+        size = largest.longs + -(-(largest.tables + max_num_seqs * max_blocks_per_seq) // 2)
         on_cuda = device.type == "cuda"
         self._device_buffer = torch.zeros(size, dtype=torch.int64, device=device)
         self._host_buffers = (
@@ -147,7 +175,8 @@ class BatchBuilder:
         padded_logits = shape.num_rows if shape else num_logits
 
         host = self._next_host_buffer()
-        views = _host_views(host.numpy(), padded_tokens, padded_rows, padded_logits)
+        layout = _Layout(padded_tokens, padded_rows, padded_logits)
+        views = _host_views(host.numpy(), layout)
         views.input_ids[:tokens] = ids
         views.logits_indices[:num_logits] = logits_indices
         query_start = views.query_start[: rows + 1]
@@ -177,19 +206,16 @@ class BatchBuilder:
             views.query_start[rows + 1 :] = tokens
             views.context_lens[rows:] = 0
 
-        longs = 3 * padded_tokens + padded_logits
-        ints = 2 * padded_rows + 1
-        self._copy_to_device(host, longs + -(-(ints + rows * width) // 2))
-        all_ints = self._device_buffer[longs:].view(torch.int32)
-        device_tables = all_ints[ints : ints + rows * width].view(rows, width)
+        end = layout.tables + rows * width
+        self._copy_to_device(host, layout.longs + -(-end // 2))
+        all_ints = self._device_buffer[layout.longs :].view(torch.int32)
+        device_tables = all_ints[layout.tables : end].view(rows, width)
         if shape is not None:
             self._static_tables[:rows, :width] = device_tables
             batch = self._static_batches[shape]
             batch.plans.clear()
         else:
-            batch = self._batch(
-                tokens, rows, num_logits, device_tables, max_query=max_query, context=max_context
-            )
+            batch = self._batch(layout, device_tables, max_query=max_query, context=max_context)
         return StepBatch(batch, shape, logits_rows, has_pending)
 
     def _shape_of(self, tokens: int, rows: int, max_query: int) -> BatchShape | None:
@@ -201,33 +227,24 @@ class BatchBuilder:
     def _static_batch(self, shape: BatchShape) -> ForwardBatch:
         # Grids must follow from the shape, so any context has to fit.
         return self._batch(
-            shape.num_tokens,
-            shape.num_rows,
-            shape.num_rows,
+            _Layout(shape.num_tokens, shape.num_rows, shape.num_rows),
             self._static_tables[: shape.num_rows],
             max_query=shape.max_query_len,
             context=self._max_context_len,
         )
 
     def _batch(
-        self,
-        tokens: int,
-        rows: int,
-        num_logits: int,
-        tables: torch.Tensor,
-        *,
-        max_query: int,
-        context: int,
+        self, layout: _Layout, tables: torch.Tensor, *, max_query: int, context: int
     ) -> ForwardBatch:
-        longs = self._device_buffer
-        ints = longs[3 * tokens + num_logits :].view(torch.int32)
+        longs, start, size = self._device_buffer, layout.tokens, layout.num_tokens
+        ints = longs[layout.longs :].view(torch.int32)
         return ForwardBatch(
-            input_ids=longs[:tokens],
-            positions=longs[tokens : 2 * tokens],
-            slot_mapping=longs[2 * tokens : 3 * tokens],
-            logits_indices=longs[3 * tokens : 3 * tokens + num_logits],
-            query_start=ints[: rows + 1],
-            context_lens=ints[rows + 1 : 2 * rows + 1],
+            input_ids=longs[:size],
+            positions=longs[start : start + size],
+            slot_mapping=longs[2 * start : 2 * start + size],
+            logits_indices=longs[3 * start : 3 * start + layout.num_logits],
+            query_start=ints[: layout.num_rows + 1],
+            context_lens=ints[layout.contexts : layout.contexts + layout.num_rows],
             block_tables=tables,
             max_query_len=max_query,
             max_context_len=context,
@@ -252,15 +269,15 @@ class BatchBuilder:
             self._copied[self._turn].record()
 
 
-def _host_views(longs: NDArray[np.int64], tokens: int, rows: int, num_logits: int) -> _HostViews:
-    end = 3 * tokens + num_logits
-    ints: NDArray[np.int32] = longs[end:].view(np.int32)
+def _host_views(longs: NDArray[np.int64], layout: _Layout) -> _HostViews:
+    start, size = layout.tokens, layout.num_tokens
+    ints: NDArray[np.int32] = longs[layout.longs :].view(np.int32)
     return _HostViews(
-        input_ids=longs[:tokens],
-        positions=longs[tokens : 2 * tokens],
-        slot_mapping=longs[2 * tokens : 3 * tokens],
-        logits_indices=longs[3 * tokens : end],
-        query_start=ints[: rows + 1],
-        context_lens=ints[rows + 1 : 2 * rows + 1],
-        tables=ints[2 * rows + 1 :],
+        input_ids=longs[:size],
+        positions=longs[start : start + size],
+        slot_mapping=longs[2 * start : 2 * start + size],
+        logits_indices=longs[3 * start : 3 * start + layout.num_logits],
+        query_start=ints[: layout.num_rows + 1],
+        context_lens=ints[layout.contexts : layout.contexts + layout.num_rows],
+        tables=ints[layout.tables :],
     )

@@ -13,8 +13,9 @@ from formgate.engine.weights import Progress
 
 SMALL_BATCHES = (1, 2, 4)
 BATCH_STEP = 8
-# Runs of forced tokens: so many query tokens a row, while weights are still what a step waits for.
-SHORT_QUERY = 8
+# A run of forced tokens, or what a prefix hit leaves of a prompt: so many query tokens a row, while
+# weights are still what a step waits for and attention splits a long context.
+SHORT_QUERY = 16
 SHORT_QUERY_BATCHES = (1, 2, 4, 8)
 # Decoding rows beside a short prompt, or more forced tokens than above: any mix of so many tokens.
 MIXED_TOKENS = (64, 128, 256, 512)
@@ -29,15 +30,14 @@ def decode_batches(max_batch: int) -> list[int]:
     return sorted(sizes | {max_batch}) if max_batch else []
 
 
-def static_shapes(max_batch: int, *, forced_tokens: bool) -> list[BatchShape]:
+def static_shapes(max_batch: int) -> list[BatchShape]:
     """`max_batch`: the largest decode batch that has a shape of its own; 0: nothing has."""
     shapes = {BatchShape(size, size, 1) for size in decode_batches(max_batch)}
-    if forced_tokens:
-        shapes.update(
-            BatchShape(size * SHORT_QUERY, size, SHORT_QUERY)
-            for size in SHORT_QUERY_BATCHES
-            if size <= max_batch
-        )
+    shapes.update(
+        BatchShape(size * SHORT_QUERY, size, SHORT_QUERY)
+        for size in SHORT_QUERY_BATCHES
+        if size <= max_batch
+    )
     shapes.update(
         BatchShape(tokens, min(tokens, max_batch), tokens) for tokens in MIXED_TOKENS if max_batch
     )

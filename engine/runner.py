@@ -124,7 +124,7 @@ class ModelRunner:
             seed=config.seed,
         )
         max_batch = _max_static_batch(config, self.device)
-        shapes = static_shapes(max_batch, forced_tokens=config.forced_tokens)
+        shapes = static_shapes(max_batch)
         with buffers_fit(config):
             self._make_buffers(max_batch)
         self._kv_shape = KVCacheShape(

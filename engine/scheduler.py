@@ -157,7 +157,10 @@ class Scheduler:
             self.running.append(sequence)
             if sequence.first_scheduled_time is None:
                 sequence.first_scheduled_time = time.monotonic()
-                sequence.num_cached_tokens = sequence.num_computed_tokens
+                # What is forced behind the prompt may be found too, and is none of it.
+                sequence.num_cached_tokens = min(
+                    sequence.num_computed_tokens, sequence.num_prompt_tokens
+                )
                 if self.tables.finds_prefix_of(sequence):
                     schedule.prefix_queries += sequence.num_prompt_tokens
                     schedule.prefix_hits += sequence.num_cached_tokens

@@ -51,6 +51,7 @@ class Sequence:
     pending_row: int | None = None  # of the last step's logits, where its next token is sampled
     num_offered_blocks: int = 0  # the first of its blocks: others may find them
     num_cached_tokens: int = 0  # prompt tokens that the first prefill found in the prefix cache
+    num_told_tokens: int = 0  # output tokens that were handed out
     num_forced_tokens: int = 0  # output tokens that the constraint left no choice for
     prompt_logprobs: list[PositionLogprobs | None] = field(default_factory=list)  # so far
 

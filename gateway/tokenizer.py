@@ -17,6 +17,7 @@ from typing import Any
 import tokenizers
 
 from formgate.constrain.vocabulary import Vocabulary
+from formgate.gateway.plain_tokenizer import plain_json
 from formgate.gateway.token_bytes import (
     TokenizerKind,
     drops_first_space,
@@ -113,7 +114,14 @@ class Tokenizer:
             special_ids=self.marker_ids,
             eos_ids=self.eos_ids,
             encode=self.encode_bytes,
+            tokenizer_json=self._plain_json(),
         )
+
+    def _plain_json(self) -> str | None:
+        if self.kind != "byte_level" or not isinstance(self.backend, tokenizers.Tokenizer):
+            return None
+        layout = json.loads(self.backend.to_str())
+        return None if layout["model"]["type"] != "BPE" else plain_json(layout, self.special_ids)
 
     def encode_bytes(self, text: bytes) -> list[int]:
         """Ordinary tokens that spell exactly `text` in the middle of an answer: the tokenizer's

@@ -15,7 +15,7 @@ def fill_pending_ref(input_ids: torch.Tensor, sampled: torch.Tensor) -> None:
     input_ids.copy_(torch.where(input_ids < 0, sampled.index_select(0, rows), input_ids))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])  # another number of tokens is no reason to compile again
 def _fill_pending_kernel(input_ids_ptr, sampled_ptr, n, BLOCK: tl.constexpr) -> None:
     tokens = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     ids = tl.load(input_ids_ptr + tokens, mask=tokens < n, other=0)

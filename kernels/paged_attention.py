@@ -18,9 +18,12 @@ MAX_HEAD_DIM = 256
 SHORT_ROWS = 64  # query rows (tokens times heads of a group) that one split-K tile takes
 KEYS_PER_SPLIT = 256  # fewer are not worth a program and its part of the combination
 MAX_SPLITS = 32
+PROGRAMS_PER_PROCESSOR = 4  # two run at a time; short ones hide each other's start and end
 
 
-@triton.jit
+# These numbers differ from step to step: a variant for each that is 1 or a multiple of 16 would be
+# compiled in the middle of serving, and hold up everybody for a second.
+@triton.jit(do_not_specialize=["table_stride", "num_seqs", "shortest_query", "longest_query"])
 def _attend_kernel(
     query_ptr,
     key_cache_ptr,
@@ -166,7 +169,7 @@ def _attend_kernel(
             tl.store(partial_log_ptr + parts, log_total, mask=row_inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["longest_query"])
 def _combine_kernel(
     partial_ptr,  # float32 [num_seqs * TILE_TOKENS, num_heads, SPLITS, HEAD_DIM]
     partial_log_ptr,  # float32 [num_seqs * TILE_TOKENS, num_heads, SPLITS], to base 2
@@ -246,8 +249,10 @@ def paged_attention_triton(
         return out
     group = num_heads // num_kv_heads
     dims = max(triton.next_power_of_2(head_dim), 16)
-    all_short = max_query_len == 1 or max_query_len * group <= SHORT_ROWS
-    short_query = max_query_len if all_short else 1
+    short_query = triton.next_power_of_2(max_query_len)  # few variants to compile
+    all_short = max_query_len == 1 or short_query * group <= SHORT_ROWS
+    if not all_short:
+        short_query = 1
     shape = {
         "NUM_KV_HEADS": num_kv_heads,
         "GROUP": group,
@@ -335,10 +340,11 @@ def paged_attention_triton(
 
 
 def _choose_splits(num_programs: int, max_context_len: int, device: torch.device) -> int:
-    """Enough to give every multiprocessor two programs; a power of two, to compile few variants."""
+    """Enough programs for every multiprocessor; a power of two, to compile few variants."""
     if device.type != "cuda":
         return 1
-    wanted = 2 * torch.cuda.get_device_properties(device).multi_processor_count // num_programs
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    wanted = PROGRAMS_PER_PROCESSOR * processors // num_programs
     useful = max_context_len // KEYS_PER_SPLIT
     return 1 << (max(min(wanted, useful, MAX_SPLITS), 1).bit_length() - 1)
 

@@ -1,12 +1,12 @@
-"""Turns a step's queries and keys by their positions and writes keys and values to their slots of
-the paged cache: one launch where `rotary` and `write_kv` are two, and keys are written once.
+"""Turns a step's queries and keys by their positions (rotary embedding, NeoX style: dimension `i`
+turns together with dimension `i + rot_dim / 2`, those past `rot_dim` stay as they are) and writes
+keys and values to their slots of the paged cache. Slot `s` is offset `s % block_size` of block
+`s // block_size`; slot -1 (padding) is written nowhere.
 """
 
 import torch
 
 from formgate.kernels.jit import is_float_tensor, tl, triton
-from formgate.kernels.rotary import rotary_ref
-from formgate.kernels.write_kv import write_kv_ref
 
 
 def rotary_write_kv_ref(
@@ -14,15 +14,51 @@ def rotary_write_kv_ref(
     query: torch.Tensor,  # [n, num_heads, head_dim]
     key: torch.Tensor,  # [n, num_kv_heads, head_dim]
     value: torch.Tensor,
-    cos_sin: torch.Tensor,  # float32 [max_position, rot_dim]
+    cos_sin: torch.Tensor,  # float32 [max_position, rot_dim]: cosines, then sines
     key_cache: torch.Tensor,  # [blocks, block_size, num_kv_heads, head_dim]
     value_cache: torch.Tensor,
     slot_mapping: torch.Tensor,  # int64 [n]; -1 writes nothing
 ) -> torch.Tensor:
     """The turned queries, perhaps in the place of the old ones."""
-    query, key = rotary_ref(positions, query, key, cos_sin)
-    write_kv_ref(key, value, key_cache, value_cache, slot_mapping)
+    query, key = _rotate_ref(positions, query, key, cos_sin)
+    _write_ref(key, value, key_cache, value_cache, slot_mapping)
     return query
+
+
+def _rotate_ref(
+    positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor, cos_sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns new tensors, views of one."""
+    rot_dim = cos_sin.shape[1]
+    cos, sin = cos_sin.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
+    both = torch.cat((query, key), dim=1)  # one copy, then everything in place: half the calls
+    turned = both if both.dtype == torch.float32 else both[..., :rot_dim].float()
+    first, second = turned[..., :rot_dim].chunk(2, dim=-1)
+    first_sin = first * sin
+    first.mul_(cos).addcmul_(second, sin, value=-1.0)
+    second.mul_(cos).add_(first_sin)
+    if turned is not both:
+        both[..., :rot_dim] = turned
+    return both[:, : query.shape[1]], both[:, query.shape[1] :]
+
+
+def _write_ref(
+    key: torch.Tensor,  # [n, num_kv_heads, head_dim]
+    value: torch.Tensor,
+    key_cache: torch.Tensor,  # [blocks, block_size, num_kv_heads, head_dim]
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,  # int64 [n]
+) -> None:
+    if slot_mapping.numel() == 0:
+        return
+    if int(slot_mapping.min()) < 0:
+        kept = (slot_mapping >= 0).nonzero().squeeze(1)
+        slot_mapping = slot_mapping.index_select(0, kept)
+        key, value = key.index_select(0, kept), value.index_select(0, kept)
+    key_cache.view(-1, *key_cache.shape[2:]).index_copy_(0, slot_mapping, key.to(key_cache.dtype))
+    value_cache.view(-1, *value_cache.shape[2:]).index_copy_(
+        0, slot_mapping, value.to(value_cache.dtype)
+    )
 
 
 @triton.jit

@@ -57,6 +57,11 @@ def assert_batch_of(builder: BatchBuilder, sequences: list[Sequence]) -> None:
     assert batch.logits_indices.tolist() == logits
     assert batch.max_context_len == max(contexts)
     assert batch.max_query_len == max(s.num_scheduled_tokens for s in sequences)
+    # A kernel is compiled anew for a pointer that is not aligned.
+    base = batch.input_ids.data_ptr()
+    for tensor in (batch.positions, batch.slot_mapping, batch.query_start, batch.context_lens):
+        assert (tensor.data_ptr() - base) % 16 == 0
+    assert (batch.block_tables.data_ptr() - base) % 16 == 0
     for row, sequence in enumerate(sequences):
         used = -(-contexts[row] // BLOCK_SIZE)
         assert batch.block_tables[row, :used].tolist() == sequence.block_table[:used]

@@ -340,8 +340,26 @@ def test_forced_tokens_on_is_off(make_engine, open_end) -> None:
         slow.last.stop_token_id,
     )
     assert len(on.stats) < len(off.stats) / 5
-    assert sum(stats.num_forced_tokens for stats in on.stats) == 19
+    assert sum(stats.num_forced_tokens for stats in on.stats) == 20
     assert sum(stats.num_forced_tokens for stats in off.stats) == 0
+
+
+def test_what_is_forced_from_the_start_is_computed_with_the_prompt(make_engine) -> None:
+    driver = make_engine(forced_tokens=True)
+    for _ in range(2):
+        answer = driver.generate(
+            PROMPTS[2], constraint="20 21 22 ...", params={"max_tokens": 9, "ignore_eos": False}
+        )
+        assert answer.token_ids == [20, 21, 22, 2]
+        assert [output.token_ids for output in answer.outputs] == [[20, 21, 22, 2]]
+    # The second finds 24 of the 26 tokens, and 23 of these are the prompt.
+    assert sum(stats.num_batched_tokens for stats in driver.stats) == 26 + 2
+    assert answer.outputs[0].num_cached_tokens == 23
+    steps = len(driver.stats)
+    whole = driver.generate(PROMPTS[2], constraint="20 21 22")
+    assert (whole.token_ids, whole.finish_reason) == ([20, 21, 22], "stop")
+    assert sum(stats.num_batched_tokens for stats in driver.stats[steps:]) == 0
+    assert sum(stats.num_forced_tokens for stats in driver.stats) == 9
 
 
 class ThenFree:

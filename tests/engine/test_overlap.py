@@ -204,14 +204,14 @@ def test_shapes_are_few_and_cover_every_batch() -> None:
     assert decode_batches(20) == [1, 2, 4, 8, 16, 20]
     assert decode_batches(1) == [1]
     assert decode_batches(0) == []
-    assert static_shapes(0, forced_tokens=True) == []
-    shapes = static_shapes(256, forced_tokens=True)
+    assert static_shapes(0) == []
+    shapes = static_shapes(256)
     assert len(shapes) < 48
     for rows in range(1, 257):
         shape = next(s for s in shapes if s.holds(rows, rows, 1))
         assert shape.max_query_len == 1
         assert shape.num_rows - rows < 8
-    assert next(s for s in shapes if s.holds(6, 2, 5)) == BatchShape(16, 2, 8)
+    assert next(s for s in shapes if s.holds(6, 2, 5)) == BatchShape(32, 2, 16)
     assert next(s for s in shapes if s.holds(90, 80, 5)) == BatchShape(128, 128, 128)
 
 

@@ -9,7 +9,6 @@ from formgate.kernels.rms_norm import (
     rms_norm_ref,
     rms_norm_triton,
 )
-from formgate.kernels.rotary import rotary, rotary_ref, rotary_triton
 from formgate.kernels.silu_and_mul import silu_and_mul, silu_and_mul_ref, silu_and_mul_triton
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -63,43 +62,3 @@ def test_silu_and_mul(device, assert_close, dtype, n, d):
     assert_close(silu_and_mul_triton(x), expected, dtype, scale=2)
     assert_close(silu_and_mul_ref(x), expected, dtype, scale=2)
     assert silu_and_mul(x).dtype is dtype
-
-
-def dense_rotary(positions, x, cos_sin):
-    """As a product of complex numbers, which shares no formula with the kernels."""
-    half = cos_sin.shape[1] // 2
-    cos_sin = cos_sin.double()[positions]
-    turn = torch.complex(cos_sin[:, :half], cos_sin[:, half:]).unsqueeze(1)
-    x = x.double().clone()
-    turned = torch.complex(x[..., :half], x[..., half : 2 * half]) * turn
-    x[..., :half], x[..., half : 2 * half] = turned.real, turned.imag
-    return x
-
-
-@dtypes
-@pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_dim", "rot_dim"),
-    [(6, 2, 64, 64), (3, 3, 80, 80), (4, 1, 64, 16), (5, 5, 20, 12)],
-)
-def test_rotary(device, assert_close, dtype, heads, kv_heads, head_dim, rot_dim):
-    n = 5
-    packed = torch.randn(n, (heads + 2 * kv_heads) * head_dim, device=device).to(dtype)
-    query, key, _ = packed.split([heads * head_dim, kv_heads * head_dim, kv_heads * head_dim], 1)
-    query, key = query.view(n, heads, head_dim), key.view(n, kv_heads, head_dim)
-    positions = torch.tensor([0, 1, 499, 7, 7], device=device)
-    angles = torch.rand(500, rot_dim // 2, device=device) * 6
-    cos_sin = torch.cat((angles.cos(), angles.sin()), dim=1)
-    expected = [dense_rotary(positions, x, cos_sin) for x in (query, key)]
-    value_before = packed[:, (heads + kv_heads) * head_dim :].clone()
-    for op in (rotary_ref, rotary_triton):  # the second may write in place
-        for actual, wanted in zip(op(positions, query, key, cos_sin), expected, strict=True):
-            assert actual.dtype is dtype
-            assert_close(actual, wanted, dtype, scale=2)
-    assert torch.equal(packed[:, (heads + kv_heads) * head_dim :], value_before)
-
-
-def test_rotary_dispatches_by_device(device):
-    query, key = torch.randn(2, 2, 8, device=device), torch.randn(2, 1, 8, device=device)
-    table = torch.cat((torch.ones(4, 4), torch.zeros(4, 4)), dim=1).to(device)
-    turned, _ = rotary(torch.tensor([0, 3], device=device), query.clone(), key, table)
-    assert torch.equal(turned, query)
