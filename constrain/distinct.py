@@ -69,6 +69,8 @@ class GuardedConstraint:
         self._anchors = anchors
         self._accepted: list[int] = []
         self._no_anchors: set[tuple[int, int]] = set()  # tokens accepted, bytes of the last one
+        # Whether an item is the last: by tokens accepted, its beginning and its text.
+        self._last: dict[tuple[int, int, bytes], bool] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -180,6 +182,15 @@ class GuardedConstraint:
         depth = next((i for i, one in enumerate(position.frames) if one is frame), -1)
         if frame.is_object or depth < 0 or not position.next_is_alike(frame):
             return False
+        text = bytes(position.text[began:]).rstrip(b", \n\t\r")
+        place = (len(self._accepted), began, text)
+        if place not in self._last:
+            if self._last and next(iter(self._last))[0] != len(self._accepted):
+                self._last.clear()  # of other masks
+            self._last[place] = self._leaves_nothing(frame, depth, text, begun)
+        return self._last[place]
+
+    def _leaves_nothing(self, frame: Frame, depth: int, text: bytes, begun: bytes | None) -> bool:
         start = self._matcher if begun is not None else self._element_starts.get(depth)
         if start is None:
             return False
@@ -188,7 +199,6 @@ class GuardedConstraint:
             token_id = self._tokens.single.get(byte)
             if token_id is None or not matcher.consume_token(token_id):
                 return False
-        text = bytes(position.text[began:]).rstrip(b", \n\t\r")
         siblings = frame.siblings.copy()
         bare = text[:1] not in (b'"', b"[", b"{")
         siblings.add_dead(text)
@@ -313,6 +323,7 @@ class GuardedConstraint:
         self._grammar.rollback(num_tokens)
         kept = self._accepted[: len(self._accepted) - num_tokens]
         self._accepted = []
+        self._last.clear()
         self._no_anchors = {place for place in self._no_anchors if place[0] <= len(kept)}
         self._begin()
         for token_id in kept:  # without the grammar's states of then: only exact repeats are known
