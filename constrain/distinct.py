@@ -31,9 +31,9 @@ class TokenBytes:
         self._sorted = [token_bytes[i] for i in order]
         self.single = {token[0]: i for i, token in enumerate(token_bytes) if len(token) == 1}
         self.first = np.array([token[0] if token else 0 for token in token_bytes], dtype=np.uint8)
-        # Tokens that may end one element and hold (part of) the next.
+        # Tokens that may end one element and lead to the next.
         self.crossing_string = self._matching(rb'"\s*[,\]}]')
-        self.crossing = self._matching(rb",\s*[^\s]")
+        self.crossing = self._matching(rb",")
 
     def _matching(self, pattern: bytes) -> NDArray[np.int64]:
         search = re.compile(pattern, re.DOTALL).search
@@ -69,6 +69,8 @@ class GuardedConstraint:
         self._anchors = anchors
         self._accepted: list[int] = []
         self._no_anchors: set[tuple[int, int]] = set()  # tokens accepted, bytes of the last one
+        # Whether an item is the last: by tokens accepted, its beginning and its text.
+        self._last: dict[tuple[int, int, bytes], bool] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -136,13 +138,24 @@ class GuardedConstraint:
                 _forbid(words, self._tokens.beginning_with(lead + dead))
 
     def _repeats(self, position: JsonPosition, token: bytes) -> bool:
-        """Whether a token that runs over the end of an element repeats one."""
+        """Whether a token that runs over the end of an element repeats one, or asks for another
+        where none is left.
+        """
+        base = len(position.text)
         position = position.copy()
         fresh: dict[int, set[bytes]] = {}
+        last: tuple[Frame, int] | None = None  # whose element has ended, and where it began
         for byte in token:
             if position.ended:
                 return False
             ended = position.feed(byte)
+            if ended is not None and ended.element is not None:
+                last = (ended, ended.element)
+            if byte == 0x2C and last is not None and not position.in_string:
+                begun = token[: last[1] - base] if last[1] >= base else None
+                if self._is_last(position, *last, begun):
+                    return True
+                last = None
             if ended is not None:
                 text = position.element_text(ended).rstrip(b", \n\t\r")
                 text = text[:-1] if byte == 0x5D and not text.startswith(b"[") else text
@@ -159,6 +172,41 @@ class GuardedConstraint:
                     if frame.siblings.is_dead(begun):
                         return True
         return False
+
+    def _is_last(
+        self, position: JsonPosition, frame: Frame, began: int, begun: bytes | None
+    ) -> bool:
+        """Whether no item is left behind one that has just ended with a comma. `begun` is what
+        stands before it of the token in hand; None: it began before that token.
+        """
+        depth = next((i for i, one in enumerate(position.frames) if one is frame), -1)
+        if frame.is_object or depth < 0 or not position.next_is_alike(frame):
+            return False
+        text = bytes(position.text[began:]).rstrip(b", \n\t\r")
+        place = (len(self._accepted), began, text)
+        if place not in self._last:
+            if self._last and next(iter(self._last))[0] != len(self._accepted):
+                self._last.clear()  # of other masks
+            self._last[place] = self._leaves_nothing(frame, depth, text, begun)
+        return self._last[place]
+
+    def _leaves_nothing(self, frame: Frame, depth: int, text: bytes, begun: bytes | None) -> bool:
+        start = self._matcher if begun is not None else self._element_starts.get(depth)
+        if start is None:
+            return False
+        matcher = start.deep_copy()
+        for byte in begun or b"":
+            token_id = self._tokens.single.get(byte)
+            if token_id is None or not matcher.consume_token(token_id):
+                return False
+        siblings = frame.siblings.copy()
+        bare = text[:1] not in (b'"', b"[", b"{")
+        siblings.add_dead(text)
+        if bare:
+            for end in _TERMINATORS:
+                siblings.add_dead(text + end)
+        self._find_dead(matcher, siblings, text, bare=bare)
+        return siblings.is_dead(b"")
 
     def accept(self, token_id: int) -> None:
         """Raises ValueError if the grammar does not allow the token."""
@@ -275,6 +323,7 @@ class GuardedConstraint:
         self._grammar.rollback(num_tokens)
         kept = self._accepted[: len(self._accepted) - num_tokens]
         self._accepted = []
+        self._last.clear()
         self._no_anchors = {place for place in self._no_anchors if place[0] <= len(kept)}
         self._begin()
         for token_id in kept:  # without the grammar's states of then: only exact repeats are known

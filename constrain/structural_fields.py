@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from formgate.constrain.errors import ConstraintCode, ConstraintError, pointer_of
 
 Path = tuple[str | int, ...]
+
+JSON_FIRST = frozenset('{["-0123456789tfn')  # what a JSON text may begin with
 
 
 def wrong(path: Path, why: str) -> ConstraintError:
@@ -78,3 +80,30 @@ def schema_of(value: Any, path: Path) -> Any:
     if not isinstance(value, dict | bool):
         raise wrong(path, "must be a JSON Schema")
     return value
+
+
+def check_begins(tags: Sequence[tuple[Path, str, Any, str]]) -> None:
+    """Of two texts that may come, the longer is looked for as long as it may still come: a tag
+    whose beginning goes on as the content of another would take that one's place.
+    """
+    ordered = sorted(tags, key=lambda tag: tag[1])
+    for i, (_, begin, content, _) in enumerate(ordered):
+        is_json = not isinstance(content, dict) or content.get("type") == "json_schema"
+        for path, longer, _, _ in ordered[i + 1 :]:
+            if not longer.startswith(begin):
+                break
+            if longer != begin and (not is_json or longer[len(begin)] in JSON_FIRST):
+                raise unsupported(
+                    (*path, "begin"),
+                    f"goes on where the content of the tag that begins {begin!r:.60} would begin",
+                )
+
+
+def check_separator(separator: str, then: str, begins: Iterable[str], path: Path) -> None:
+    """Likewise of a separator and what comes behind all tags."""
+    rest = then[len(separator) :] if then.startswith(separator) else ""
+    if separator and rest and any(begin.startswith(rest[0]) for begin in begins):
+        raise unsupported(
+            (*path, "separator"),
+            f"begins as {then!r:.60} behind the tags, and a tag as what is left of that",
+        )

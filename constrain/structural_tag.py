@@ -12,8 +12,10 @@ from typing import Any
 from formgate.constrain.errors import ConstraintError, pointer_of
 from formgate.constrain.structural_fields import (
     Path,
+    check_begins,
     check_fields,
     check_object,
+    check_separator,
     excluded_texts,
     flag,
     items,
@@ -301,6 +303,7 @@ class _Writer:
             raise unsupported(path, "needs fixed text behind it, which says where it ends")
         ends = [then] if then else []
         _check_apart([*triggers, *ends], path)
+        check_begins(tags)
         by_trigger: dict[str, list[tuple[Path, str, Any, str]]] = {t: [] for t in triggers}
         for tag in tags:
             found = [trigger for trigger in triggers if tag[1].startswith(trigger)]
@@ -330,6 +333,8 @@ class _Writer:
         tags = self._tags(value, path)
         separator = string(value, "separator", path)
         once = flag(value, "stop_after_first", path)
+        check_begins(tags)
+        check_separator(separator, then or "", (tag[1] for tag in tags), path)
         node: Node = {
             "kind": "repeat",
             "item": _choice(self._written(tag, 0, None) for tag in tags),

@@ -82,6 +82,7 @@ class Engine:
         self.builder = ConstraintBuilder(constraint_factory)
         self._sequences: dict[str, Sequence] = {}  # all that are not finished
         self._early: list[TokenOutput] = []  # endings that no step brought about
+        self._num_forced = 0  # since the last step
         self._flight = Flight()
         given = config.async_scheduling
         self._overlap = self.runner.on_cuda if given is None else given
@@ -149,6 +150,7 @@ class Engine:
         stats.prefix_cache_queries = schedule.prefix_queries
         stats.prefix_cache_hits = schedule.prefix_hits
         stats.num_batched_tokens = schedule.num_tokens
+        stats.num_forced_tokens, self._num_forced = self._num_forced, 0
         stats.num_running = len(self.scheduler.running)
         stats.num_waiting = len(self._sequences) - stats.num_running
         stats.kv_cache_usage = self.pool.num_used / self.pool.num_blocks
@@ -188,7 +190,22 @@ class Engine:
                 self._early.append(self._fail(sequence, f"The constraint cannot be built: {built}"))
                 continue
             sequence.constraint = built
+            self._start(sequence)
+
+    def _start(self, sequence: Sequence) -> None:
+        """What the grammar forces from the start is computed together with the prompt."""
+        finish: Finish | None = None
+        params = sequence.params
+        if params.max_tokens > 0 and params.prompt_logprobs is None:
+            try:
+                finish = self._force(sequence)
+            except Exception as error:
+                self._early.append(self._constraint_failed(sequence, error))
+                return
+        if finish is None:
             self.scheduler.add(sequence)
+        else:
+            self._early.append(self._new_tokens(sequence, finish))
 
     def _waits_for_forced_tokens(self) -> bool:
         """Where a grammar may force the next tokens, the step waits for the last one: a run of
@@ -213,9 +230,7 @@ class Engine:
             if sequence.pending_row != row:  # aborted, or it was a row too many
                 continue
             sequence.pending_row = None
-            forced_before = sequence.num_forced_tokens
             outputs.append(self._emit_row(row, sequence, flight.masks, tokens))
-            stats.num_forced_tokens += sequence.num_forced_tokens - forced_before
         stats.mask_time += flight.masks.seconds
         stats.mask_wait += tokens.mask_wait
 
@@ -227,20 +242,27 @@ class Engine:
         if row in tokens.broken_rows:
             logger.error("no token can be chosen for %s", sequence.request_id)
             return self._fail(sequence, NOTHING_TO_CHOOSE, poisoned=True)
-        start = sequence.num_tokens
         try:
             finish = self._take(sequence, tokens.token_ids[row])
         except Exception as error:
-            logger.exception("bug: the constraint of %s failed", sequence.request_id)
-            return self._fail(sequence, f"The constraint failed: {error}")
-        output = TokenOutput(sequence.request_id, sequence.token_ids[start:])
-        if start == sequence.num_prompt_tokens:
-            _describe_prompt(output, sequence)
+            return self._constraint_failed(sequence, error)
+        output = self._new_tokens(sequence, finish)
         logprobs = tokens.logprobs[row]
         if logprobs is not None:
             output.logprobs = [logprobs][: len(output.token_ids)]
         if sequence.params.trace:
             output.trace = [tokens.traces[row]][: len(output.token_ids)]
+        return output
+
+    def _new_tokens(self, sequence: Sequence, finish: Finish | None) -> TokenOutput:
+        """What the client has not been told yet."""
+        told = sequence.num_told_tokens
+        output = TokenOutput(
+            sequence.request_id, sequence.token_ids[sequence.num_prompt_tokens + told :]
+        )
+        if told == 0:
+            _describe_prompt(output, sequence)
+        sequence.num_told_tokens = sequence.num_output_tokens
         if finish is not None:
             output.finish_reason, output.stop_token_id = finish.reason, finish.stop_token_id
             output.closed = finish.closed
@@ -248,18 +270,25 @@ class Engine:
         return output
 
     def _take(self, sequence: Sequence, token_id: int) -> Finish | None:
-        """Append a sampled token and, if the config says so, what the constraint forces then."""
+        """Append a sampled token and what the constraint forces then."""
         if sequence.params.max_tokens == 0:  # only the prompt's logprobs were wanted
             return self.rules.limit_reached(sequence)
-        finish = self.rules.accept(sequence, token_id)
-        if finish is None and self.config.forced_tokens and _may_be_forced(sequence):
+        return self.rules.accept(sequence, token_id) or self._force(sequence)
+
+    def _force(self, sequence: Sequence) -> Finish | None:
+        if self.config.forced_tokens and _may_be_forced(sequence):
             assert sequence.constraint is not None
-            for forced in sequence.constraint.forced_tokens():
-                finish = self.rules.accept(sequence, forced)
+            for token_id in sequence.constraint.forced_tokens():
+                finish = self.rules.accept(sequence, token_id)
                 sequence.num_forced_tokens += 1
+                self._num_forced += 1
                 if finish is not None:
-                    break
-        return finish
+                    return finish
+        return None
+
+    def _constraint_failed(self, sequence: Sequence, error: Exception) -> TokenOutput:
+        logger.error("bug: the constraint of %s failed", sequence.request_id, exc_info=error)
+        return self._fail(sequence, f"The constraint failed: {error}")
 
     def _fail(self, sequence: Sequence, problem: str, *, poisoned: bool = False) -> TokenOutput:
         freed = self._drop(sequence)

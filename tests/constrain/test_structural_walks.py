@@ -330,3 +330,24 @@ def test_a_regex_that_could_swallow_what_follows_is_refused() -> None:
     form = {"type": "sequence", "elements": [regex("[^}]*"), PAIR]}
     with pytest.raises(ConstraintError, match="fixed text behind it"):
         structural_tag_tree({"type": "structural_tag", "format": form}, {})
+
+
+@pytest.mark.parametrize(
+    ("form", "why"),
+    [
+        ({**CALLS, "triggers": ["<"], "tags": [tag("<f", regex("[a-z]+"), ">"), tag("<fa", PAIR, ">")]},
+         "goes on where"),
+        (tag("[", {"type": "tags_with_separator", "tags": TWO, "separator": "\n"}, "\n<]"),
+         "behind the tags"),
+    ],
+    ids=["begin", "separator"],
+)  # fmt: skip
+def test_what_could_not_be_told_apart_is_refused(form: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConstraintError, match=why):
+        structural_tag_tree({"type": "structural_tag", "format": form}, {})
+
+
+def test_beginnings_that_the_content_tells_apart(masks) -> None:
+    tags = [tag("<f", PAIR, ">"), tag("<fa", PAIR, ">")]
+    tree = structural_tag_tree({"format": {**CALLS, "triggers": ["<"], "tags": tags}}, {})
+    assert masks.accepts(tree, 'x<f{"a": 1}>y<fa{"a": 2}>')
