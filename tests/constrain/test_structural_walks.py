@@ -335,8 +335,8 @@ def test_a_regex_that_could_swallow_what_follows_is_refused() -> None:
 @pytest.mark.parametrize(
     ("form", "why"),
     [
-        ({**CALLS, "triggers": ["<"], "tags": [tag("<f", regex("[a-z]+"), ">"), tag("<fa", PAIR, ">")]},
-         "goes on where"),
+        ({**CALLS, "triggers": ["<"],
+          "tags": [tag("<f", regex("[a-z]+"), ">"), tag("<fa", PAIR, ">")]}, "goes on where"),
         (tag("[", {"type": "tags_with_separator", "tags": TWO, "separator": "\n"}, "\n<]"),
          "behind the tags"),
     ],
