@@ -16,7 +16,7 @@ from formgate.constrain.blueprint import Guards
 from formgate.constrain.distinct import GuardedConstraint, TokenBytes
 from formgate.constrain.matcher import GrammarConstraint
 
-SHARING = 8  # sequences of one matcher, until another one is built
+SHARING = 4  # sequences of one matcher, until another one is built
 MOST_MATCHERS = 16
 QUICK = 0.03  # seconds to build a matcher that is worth it
 # A lexer's states are never forgotten; after so many sequences it starts anew.

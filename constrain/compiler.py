@@ -69,12 +69,13 @@ class GrammarCompiler:
         padded_vocab_size: int,
         limits: Limits | None = None,
         backend: Backend = "llguidance",
+        for_masks: bool = True,
     ) -> None:
         assert padded_vocab_size >= len(vocabulary.token_bytes)
         self._limits = limits or Limits()
         self._parser_limits = self._limits.for_parser()
         self._vocabulary = vocabulary
-        self._tokenizer = vocabulary.ll_tokenizer()
+        self._tokenizer = vocabulary.ll_tokenizer(for_masks=for_masks)
         self._mask_bytes = 4 * (-(-self._tokenizer.vocab_size // 32))
         self._fsm = FsmCompiler(vocabulary) if backend == "outlines" else None
         most = self._limits.max_cached_bytes

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 from llguidance import LLTokenizer, TokenizerWrapper
 
+# Tokens of so many characters of a JSON string are looked at once, not in each mask: the longer the
+# string may still become, the more of them it takes (docs/optimizations.md of llguidance). These
+# are more lengths than llguidance's own choice, for strings with a maxLength.
+_IN_STRING = r'[^"\\\x00-\x1F\x7F]'
+_LENGTHS = (4, 8, 12, 16, 24, 40)
+_SLICES = [r"[\x20\x0A\x0D\x09]+", *(f"{_IN_STRING}{{1,{n}}}" for n in _LENGTHS), f"{_IN_STRING}+"]
+
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
@@ -24,15 +31,21 @@ class Vocabulary:
     """The same tokenizer as Hugging Face's library writes it down, without special tokens in texts:
     where there is one, no mask waits for Python."""
 
-    def ll_tokenizer(self) -> LLTokenizer:
-        """The vocabulary as a token trie: about a second per 100,000 tokens, so build it once."""
+    def ll_tokenizer(self, *, for_masks: bool = True) -> LLTokenizer:
+        """The vocabulary as a token trie: about a second per 100,000 tokens, so build it once.
+        Without `for_masks` sooner, but its masks are slow.
+        """
         eos_ids = list(self.eos_ids) or None
+        slices = _SLICES if for_masks else []
         if self.tokenizer_json is not None:
             size = len(self.token_bytes)
-            native = LLTokenizer(self.tokenizer_json, n_vocab=size, eos_token=eos_ids)
+            native = LLTokenizer(
+                self.tokenizer_json, n_vocab=size, eos_token=eos_ids, slices=slices
+            )
             if self._is_same(native):
                 return native
-        return LLTokenizer(TokenizerWrapper(_WrappedVocabulary(self)), eos_token=eos_ids)
+        wrapped = TokenizerWrapper(_WrappedVocabulary(self))
+        return LLTokenizer(wrapped, eos_token=eos_ids, slices=slices)
 
     def _is_same(self, native: LLTokenizer) -> bool:
         special = self.special_ids | set(self.eos_ids)

@@ -36,7 +36,7 @@ BUILD_WAIT = 0.002  # seconds an idle step waits for a constraint, before comman
 
 NOTHING_TO_CHOOSE = (
     "No token can be chosen: the model's numbers are not valid, or the request's own settings "
-    "exclude every token."
+    "or its constraint exclude every token."
 )
 
 
@@ -100,7 +100,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences or self._early)
+        """False also if all that there is waits for a `release`."""
+        return bool(self._early or self.builder.num_pending or self.scheduler.has_work)
 
     def add_request(self, request: AddRequest) -> None:
         """A request that cannot be served is answered by an output with an error."""
@@ -118,10 +119,19 @@ class Engine:
         self._sequences[request.request_id] = sequence
         if problem := self._problem_with(sequence):
             self._early.append(self._fail(sequence, problem))
+        elif request.held:
+            sequence.held = True
+            self.scheduler.add(sequence)
         elif request.constraint is not None:
             self.builder.submit(sequence, request.constraint)
         else:
             self.scheduler.add(sequence)
+
+    def release(self, request_id: str, constraint: str) -> None:
+        """A held request has its constraint. Unknown ids may just have been aborted."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            self.builder.submit(sequence, constraint)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Their blocks are free at once. Unknown ids may just have finished: they are ignored."""
@@ -202,7 +212,9 @@ class Engine:
             except Exception as error:
                 self._early.append(self._constraint_failed(sequence, error))
                 return
-        if finish is None:
+        if finish is None and sequence.held:
+            sequence.held = False
+        elif finish is None:
             self.scheduler.add(sequence)
         else:
             self._early.append(self._new_tokens(sequence, finish))

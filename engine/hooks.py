@@ -24,7 +24,9 @@ class TokenConstraint(Protocol):
     """True once the constraint leaves nothing but the end, so that the answer fits its budget."""
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
-        """Write the tokens that may come next. False: anything goes, and the row is untouched."""
+        """Write the tokens that may come next into every word of the row, which holds anything
+        before. False: anything goes, and the row is not looked at.
+        """
         ...
 
     def accept(self, token_id: int) -> None:

@@ -24,6 +24,7 @@ from formgate.engine.messages import (
     EngineEvent,
     EngineFailed,
     LoadProgress,
+    Release,
     Shutdown,
 )
 from formgate.engine.models.spec import UnsupportedModelError
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 LINGER = 2000  # milliseconds that the last events may take to leave
 PARENT_CHECK_INTERVAL = 1.0  # seconds
+IDLE_WAIT = 0.001  # seconds behind a step that found nothing to do
 PROGRESS_INTERVAL = 0.05  # seconds
 
 
@@ -113,14 +115,18 @@ class EngineLoop:
         self._running = True
 
     def run(self) -> None:
+        wait = 0.0
         while self._running and self._parent_lives():
-            self._take_commands()
+            self._take_commands(wait if self.engine.has_work else PARENT_CHECK_INTERVAL)
             if self.engine.has_work:
-                self._sender.send(self.engine.step())
+                step = self.engine.step()
+                self._sender.send(step)
+                # Who waits may have no room until others get their constraints.
+                wait = 0.0 if step.stats.num_batched_tokens or step.outputs else IDLE_WAIT
 
-    def _take_commands(self) -> None:
-        """All that have arrived; without work, wait for one."""
-        if not self.engine.has_work and not self._commands.poll(int(PARENT_CHECK_INTERVAL * 1000)):
+    def _take_commands(self, wait: float) -> None:
+        """All that have arrived; up to `wait` seconds for the first."""
+        if wait and not self._commands.poll(int(wait * 1000)):
             return
         while self._running:
             try:
@@ -133,6 +139,8 @@ class EngineLoop:
         match command:
             case AddRequest():
                 self.engine.add_request(command)
+            case Release():
+                self.engine.release(command.request_id, command.constraint)
             case AbortRequests():
                 self.engine.abort(command.request_ids)
             case Shutdown():

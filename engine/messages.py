@@ -17,9 +17,17 @@ class AddRequest(msgspec.Struct, tag="add", omit_defaults=True):
     prompt_token_ids: list[int]
     params: SamplingParams
     constraint: str | None = None  # opaque to the engine; handed to the ConstraintFactory
+    held: bool = False  # the prompt is computed, and nothing sampled before a Release
     lora_name: str | None = None
     priority: int = 0  # lower runs earlier under the priority policy
     cache_salt: str | None = None
+
+
+class Release(msgspec.Struct, tag="release"):
+    """The constraint of a held request, which may be sampled from with it."""
+
+    request_id: str
+    constraint: str
 
 
 class AbortRequests(msgspec.Struct, tag="abort"):
@@ -30,7 +38,7 @@ class Shutdown(msgspec.Struct, tag="shutdown"):
     pass
 
 
-EngineCommand = AddRequest | AbortRequests | Shutdown
+EngineCommand = AddRequest | Release | AbortRequests | Shutdown
 
 
 class TokenLogprob(msgspec.Struct, array_like=True):

@@ -75,7 +75,8 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.waiting or self.running)
+        """False if nothing is left but to wait for the constraints of those that are held."""
+        return bool(self.waiting) or any(s.num_computable_tokens for s in self.running)
 
     def add(self, sequence: Sequence) -> None:
         if sequence.num_tokens >= self.max_model_len:
@@ -164,7 +165,8 @@ class Scheduler:
                 if self.tables.finds_prefix_of(sequence):
                     schedule.prefix_queries += sequence.num_prompt_tokens
                     schedule.prefix_hits += sequence.num_cached_tokens
-            self._run(sequence, self._chunk_of(sequence, schedule), schedule)
+            if num_tokens := self._chunk_of(sequence, schedule):
+                self._run(sequence, num_tokens, schedule)
 
     def _has_room_for(self, sequence: Sequence, prefix: list[int]) -> bool:
         """Room for all its tokens, and for one more block of each running sequence: admitting it
@@ -184,7 +186,7 @@ class Scheduler:
 
     def _chunk_of(self, sequence: Sequence, schedule: Schedule) -> int:
         return min(
-            sequence.num_uncomputed_tokens, self.max_num_batched_tokens - schedule.num_tokens
+            sequence.num_computable_tokens, self.max_num_batched_tokens - schedule.num_tokens
         )
 
     def _ends_when_known(self, sequence: Sequence) -> bool:

@@ -36,6 +36,7 @@ class Sequence:
     num_prompt_tokens: int
     params: SamplingParams
     constraint: TokenConstraint | None = None
+    held: bool = False  # waits for its constraint: all but its last token may be computed
     lora_name: str | None = None
     lora_content: str | None = None  # hash of the adapter's weights; part of every block's hash
     priority: int = 0
@@ -67,6 +68,10 @@ class Sequence:
     @property
     def num_uncomputed_tokens(self) -> int:
         return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def num_computable_tokens(self) -> int:
+        return self.num_uncomputed_tokens - self.held
 
     @property
     def is_finished(self) -> bool:

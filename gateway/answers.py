@@ -44,12 +44,15 @@ END_OF_PROMPT = 32  # tokens in which a marker of the reasoning may be spelled o
 _MANY = re.compile(r'"min(?:Length|Items|Properties)": [0-9.]{3,}|\{[0-9]{3,}')
 
 
+def _nothing() -> None:
+    pass
+
+
 class Compiling(Protocol):
     """What is needed of `CompilePool`."""
 
-    def known(self, spec_text: str) -> str | None: ...
-    async def blueprint(self, spec_text: str) -> str: ...
-    async def ask(self, task: str, text: str) -> str: ...
+    def known(self, task: str, spec_text: str) -> str | None: ...
+    async def compiled(self, task: str, spec_text: str) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,10 @@ class AnswerPlanner:
         prompt_token_ids: Sequence[int],
         *,
         max_tokens: int | None = None,
+        meanwhile: Callable[[], None] = _nothing,
     ) -> AnswerPlan:
-        """`max_tokens` is what the answer may have. Raises ApiError 400 for a constraint that
-        cannot be kept.
+        """`max_tokens` is what the answer may have; `meanwhile` is called if there is something to
+        compile, and all else is well. Raises ApiError 400 for a constraint that cannot be kept.
         """
         profile = self._profile
         content = content_constraint(request)
@@ -113,7 +117,10 @@ class AnswerPlanner:
         constraint = None
         if tree is not None:
             constraint = await self._admit(
-                tree, _parts(content, node, tools), budget=_budget(request, max_tokens)
+                tree,
+                _parts(content, node, tools),
+                budget=_budget(request, max_tokens),
+                meanwhile=meanwhile,
             )
             constraint = self._with_thinking_budget(constraint, request, state)
         if request.thinking_token_budget == 0 and state == "optional":
@@ -159,8 +166,9 @@ class AnswerPlanner:
         *,
         drop_tokens: bool = False,
         max_tokens: int | None = None,
+        meanwhile: Callable[[], None] = _nothing,
     ) -> AnswerPlan:
-        """Raises ApiError 400 for a constraint that cannot be kept."""
+        """As `plan_chat`."""
         content = content_constraint(request)
         node = self._node(content)
         constraint = None
@@ -171,6 +179,7 @@ class AnswerPlanner:
                 node,
                 _parts(content, node, NO_TOOLS),
                 budget=_budget(request, max_tokens),
+                meanwhile=meanwhile,
             )
         return AnswerPlan(
             constraint=constraint,
@@ -218,23 +227,30 @@ class AnswerPlanner:
             raise self._refusal(error, content.param) from None
 
     async def _admit(
-        self, tree: Node, parts: Sequence[tuple[str, Node]], *, budget: _Budget
+        self,
+        tree: Node,
+        parts: Sequence[tuple[str, Node]],
+        *,
+        budget: _Budget,
+        meanwhile: Callable[[], None],
     ) -> str:
         """The constraint as the engine takes it, once it is known to compile."""
         spec = _spec(tree, parts)
-        blueprint = self._compiling.known(spec)
-        if blueprint is not None:
+        sized = budget.tokens is not None and (budget.close or _may_not_fit(tree, budget.tokens))
+        task = "sized_blueprint" if sized else "blueprint"
+        compiled = self._compiling.known(task, spec)
+        if compiled is not None:
             self._metrics.grammar_compiled(0.0, hit=True)
         else:
+            meanwhile()
             started = time.monotonic()
-            blueprint = await self._compiled(spec, parts)
+            compiled = await self._compiled(task, spec, parts)
             self._metrics.grammar_compiled(time.monotonic() - started, hit=False)
-        if budget.tokens is None or not (budget.close or _may_not_fit(tree, budget.tokens)):
-            return blueprint
-        try:
-            shortest, closing = json.loads(await self._compiling.ask("size", spec))
-        except ConstraintError as error:
-            raise self._refusal(error, parts[0][0] if parts else None) from None
+        if not sized:
+            return compiled
+        assert budget.tokens is not None
+        blueprint: str
+        blueprint, shortest, closing = json.loads(compiled)
         if shortest > budget.tokens:
             raise bad_request(
                 f"The shortest answer that the constraint allows has {shortest} tokens, and the "
@@ -246,16 +262,16 @@ class AnswerPlanner:
             return blueprint
         return f"close {Budget(budget.tokens, *closing).dumps()}\n{blueprint}"
 
-    async def _compiled(self, spec: str, parts: Sequence[tuple[str, Node]]) -> str:
+    async def _compiled(self, task: str, spec: str, parts: Sequence[tuple[str, Node]]) -> str:
         """A refused whole is looked at part by part, to name the field."""
         try:
-            return await self._compiling.blueprint(spec)
+            return await self._compiling.compiled(task, spec)
         except ConstraintError as error:
             refused = error
         if len(parts) > 1:
             for param, node in parts:
                 try:
-                    await self._compiling.blueprint(_spec(node, parts))
+                    await self._compiling.compiled("blueprint", _spec(node, parts))
                 except ConstraintError as error:
                     raise self._refusal(error, param) from None
         raise self._refusal(refused, parts[0][0] if len(parts) == 1 else None)

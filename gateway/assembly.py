@@ -24,7 +24,7 @@ from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.state import GatewayState
 
-MAX_COMPILE_WORKERS = 4
+MAX_COMPILE_WORKERS = 8
 
 
 def build_state(
@@ -73,5 +73,5 @@ def build_state(
 
 
 def _compile_workers() -> int:
-    """One for each four cores, so that a burst of new schemas leaves the engine its own."""
-    return max(1, min(MAX_COMPILE_WORKERS, (os.cpu_count() or 1) // 4))
+    """Half the cores, so that a burst of new schemas leaves the engine its own."""
+    return max(1, min(MAX_COMPILE_WORKERS, (os.cpu_count() or 1) // 2))

@@ -15,7 +15,7 @@ from formgate.engine.messages import AddRequest
 from formgate.gateway.answers import AnswerPlan, AnswerPlanner
 from formgate.gateway.chat_stream import ChatChunks, ChatView, ResponseHead, chat_choice
 from formgate.gateway.choice import Choice, ChoiceStep, Engine
-from formgate.gateway.engine_requests import engine_requests, response_id
+from formgate.gateway.engine_requests import engine_requests, plan_ahead, response_id
 from formgate.gateway.errors import engine_not_ready
 from formgate.gateway.fan_in import fan_in
 from formgate.gateway.logprobs import prompt_logprobs
@@ -117,14 +117,17 @@ class ChatService:
             choice.steps(self._engine, engine_request)
             for choice, engine_request in zip(answer.choices, answer.requests, strict=True)
         ]
-        async with aclosing(fan_in(sources)) as steps:
-            async for step in steps:
-                if step.first is not None:
-                    usage = answer.usage
-                    usage.cached_tokens = max(usage.cached_tokens, step.first.num_cached_tokens)
-                if step.finish_reason is not None:
-                    await self._planner.validate(answer.plan, answer.choices[step.index])
-                yield step
+        try:
+            async with aclosing(fan_in(sources)) as steps:
+                async for step in steps:
+                    if step.first is not None:
+                        usage = answer.usage
+                        usage.cached_tokens = max(usage.cached_tokens, step.first.num_cached_tokens)
+                    if step.finish_reason is not None:
+                        await self._planner.validate(answer.plan, answer.choices[step.index])
+                    yield step
+        finally:
+            self._engine.abandon(answer.requests)
 
     async def _prepare(self, request: ChatCompletionRequest) -> _Answer:
         profile = self._profile
@@ -155,11 +158,17 @@ class ChatService:
             logprobs=num_logprobs,
             prompt_logprobs=request.prompt_logprobs,
         )
-        plan = await self._planner.plan_chat(request, token_ids, max_tokens=max_tokens)
         count = request.n or 1
         self._engine.ensure_admission(count)
-        choices = [Choice(i, plan.settings) for i in range(count)]
         shown_id = response_id("chatcmpl", request)
+        plan, requests = await plan_ahead(
+            self._engine,
+            engine_requests(request, shown_id, [token_ids], [params], count=count),
+            lambda meanwhile: self._planner.plan_chat(
+                request, token_ids, max_tokens=max_tokens, meanwhile=meanwhile
+            ),
+        )
+        choices = [Choice(i, plan.settings) for i in range(count)]
         return _Answer(
             head=ResponseHead(
                 id=shown_id,
@@ -178,14 +187,7 @@ class ChatService:
             plan=plan,
             prompt_token_ids=token_ids,
             choices=choices,
-            requests=engine_requests(
-                request,
-                shown_id,
-                [token_ids],
-                [params],
-                constraint=plan.constraint,
-                count=count,
-            ),
+            requests=requests,
             usage=Usage(len(token_ids), choices, show_cached=profile.show_cached_tokens),
             echo=_echo(request),
         )

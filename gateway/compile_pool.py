@@ -11,6 +11,7 @@ import subprocess
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 
 from formgate.constrain.errors import ConstraintError
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 COMPILE_SECONDS = 1.5  # of one constraint
 START_SECONDS = 120.0  # of a worker, its vocabulary included
 CACHED_BYTES = 64 << 20  # of blueprints
+
+Asked = tuple[str, str]  # task and text
 
 TOO_LONG = "The constraint takes too long to compile."
 TOO_LARGE = "The constraint is too large to compile."
@@ -34,34 +37,37 @@ class CompilePool:
         self._workers = [_Worker(command) for _ in range(workers)]
         self._free: asyncio.LifoQueue[_Worker] | None = None
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="compile")
-        self._blueprints: OrderedDict[str, str] = OrderedDict()
+        self._compiled: OrderedDict[Asked, str] = OrderedDict()
         self._bytes = 0
+        self._compiling: dict[Asked, asyncio.Task[str]] = {}
 
     def start(self) -> None:
         """Start the workers, so that the first constraint finds one ready."""
         for worker in self._workers:
             worker.start()
 
-    def known(self, spec_text: str) -> str | None:
-        """The blueprint of a constraint that was compiled before."""
-        blueprint = self._blueprints.get(spec_text)
-        if blueprint is not None:
-            self._blueprints.move_to_end(spec_text)
-        return blueprint
+    def known(self, task: str, spec_text: str) -> str | None:
+        """What `compiled` returned before."""
+        compiled = self._compiled.get((task, spec_text))
+        if compiled is not None:
+            self._compiled.move_to_end((task, spec_text))
+        return compiled
 
-    async def blueprint(self, spec_text: str) -> str:
-        """Raises ConstraintError."""
-        blueprint = self.known(spec_text)
-        if blueprint is None:
-            blueprint = await self._ask("blueprint", spec_text)
-            self._remember(spec_text, blueprint)
-        return blueprint
+    async def compiled(self, task: str, spec_text: str) -> str:
+        """As `ask`, once for all who want to know it. Raises ConstraintError."""
+        compiled = self.known(task, spec_text)
+        if compiled is not None:
+            return compiled
+        asked = task, spec_text
+        compiling = self._compiling.get(asked)
+        if compiling is None:
+            compiling = asyncio.create_task(self.ask(task, spec_text))
+            self._compiling[asked] = compiling
+            compiling.add_done_callback(partial(self._remember, asked))
+        return await asyncio.shield(compiling)
 
     async def ask(self, task: str, text: str) -> str:
-        """Another method of the compiler, by its name. Raises ConstraintError."""
-        return await self._ask(task, text)
-
-    async def _ask(self, task: str, text: str) -> str:
+        """What a worker can do, by its name; see `CompileTasks`. Raises ConstraintError."""
         if self._free is None:
             self._free = asyncio.LifoQueue()
             for worker in self._workers:
@@ -78,13 +84,15 @@ class CompilePool:
         asked.add_done_callback(done)
         return await asyncio.shield(asked)
 
-    def _remember(self, spec_text: str, blueprint: str) -> None:
-        if spec_text in self._blueprints:
+    def _remember(self, asked: Asked, compiling: asyncio.Task[str]) -> None:
+        del self._compiling[asked]
+        # To look at the exception also keeps asyncio from reporting it where all clients have left.
+        if compiling.cancelled() or compiling.exception() is not None:
             return
-        self._blueprints[spec_text] = blueprint
-        self._bytes += len(spec_text) + len(blueprint)
-        while self._bytes > CACHED_BYTES and len(self._blueprints) > 1:
-            text, dropped = self._blueprints.popitem(last=False)
+        self._compiled[asked] = compiled = compiling.result()
+        self._bytes += len(asked[1]) + len(compiled)
+        while self._bytes > CACHED_BYTES and len(self._compiled) > 1:
+            (_, text), dropped = self._compiled.popitem(last=False)
             self._bytes -= len(text) + len(dropped)
 
     def close(self) -> None:

@@ -47,11 +47,14 @@ class CompileTasks:
     def blueprint(self, spec_text: str) -> str:
         return self._compiler.blueprint(spec_text)
 
-    def size(self, spec_text: str) -> str:
-        """`[tokens of the shortest answer, what closing needs to know of the grammar]` as JSON."""
+    def sized_blueprint(self, spec_text: str) -> str:
+        """`[blueprint, tokens of the shortest answer, what closing needs to know of the grammar]`
+        as JSON.
+        """
+        blueprint = self._compiler.blueprint(spec_text)
         shortest = self._compiler.shortest(spec_text)
         parts = [shortest.largest_part, shortest.endings]
-        return json.dumps([self._compiler.num_tokens(shortest.text), parts])
+        return json.dumps([blueprint, self._compiler.num_tokens(shortest.text), parts])
 
     def schema_report(self, schema_text: str) -> str:
         return json.dumps(schema_report(json.loads(schema_text), self._compiler))
@@ -62,7 +65,8 @@ def main(arguments: list[str]) -> None:
     end_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     tokenizer = load_tokenizer(Path(tokenizer_dir))
-    tasks = CompileTasks(grammar_compiler(tokenizer, Path(model_dir), cast(Backend, backend)))
+    compiler = grammar_compiler(tokenizer, Path(model_dir), cast(Backend, backend), for_masks=False)
+    tasks = CompileTasks(compiler)
     os.nice(NICENESS)
     gc.freeze()  # what lives as long as the worker is not looked at again and again
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))

@@ -15,7 +15,7 @@ from formgate.engine.messages import AddRequest, PositionLogprobs
 from formgate.gateway.answers import AnswerPlan, AnswerPlanner
 from formgate.gateway.chat_stream import ResponseHead
 from formgate.gateway.choice import Choice, ChoiceStep, Engine
-from formgate.gateway.engine_requests import engine_requests, response_id
+from formgate.gateway.engine_requests import engine_requests, plan_ahead, response_id
 from formgate.gateway.errors import bad_request, engine_not_ready
 from formgate.gateway.fan_in import fan_in
 from formgate.gateway.logprobs import completion_logprobs, prompt_logprobs
@@ -126,23 +126,26 @@ class CompletionService:
             shown.choice.steps(self._engine, engine_request)
             for shown, engine_request in zip(answer.shown, answer.requests, strict=True)
         ]
-        async with aclosing(fan_in(sources)) as steps:
-            async for step in steps:
-                shown = answer.shown[step.index]
-                if step.first is not None:
-                    answer.usage.cached_tokens += step.first.num_cached_tokens
-                    shown.prompt_positions = step.first.prompt_logprobs
-                shown.text += [d.text for d in step.deltas if isinstance(d, ContentDelta)]
-                shown.token_ids += step.token_ids
-                shown.logprobs += step.logprobs
-                shown.trace += step.trace
-                shown.score += sum(position.chosen.logprob for position in step.logprobs)
-                shown.finish_reason = step.finish_reason
-                shown.stop_reason = step.stop_reason
-                shown.closed = step.closed
-                if step.finish_reason is not None:
-                    await self._planner.validate(answer.plan, shown.choice)
-                yield step
+        try:
+            async with aclosing(fan_in(sources)) as steps:
+                async for step in steps:
+                    shown = answer.shown[step.index]
+                    if step.first is not None:
+                        answer.usage.cached_tokens += step.first.num_cached_tokens
+                        shown.prompt_positions = step.first.prompt_logprobs
+                    shown.text += [d.text for d in step.deltas if isinstance(d, ContentDelta)]
+                    shown.token_ids += step.token_ids
+                    shown.logprobs += step.logprobs
+                    shown.trace += step.trace
+                    shown.score += sum(position.chosen.logprob for position in step.logprobs)
+                    shown.finish_reason = step.finish_reason
+                    shown.stop_reason = step.stop_reason
+                    shown.closed = step.closed
+                    if step.finish_reason is not None:
+                        await self._planner.validate(answer.plan, shown.choice)
+                    yield step
+        finally:
+            self._engine.abandon(answer.requests)
 
     def _choice(self, answer: _Answer, shown: _Shown) -> dict[str, Any]:
         """What the choice has not shown yet; of a whole response, that is everything."""
@@ -214,13 +217,19 @@ class CompletionService:
                     prompt_logprobs=_prompt_logprobs(request),
                 )
             )
-        plan = await self._planner.plan_completion(
-            request,
-            drop_tokens=only_echo,
-            max_tokens=min((one.max_tokens for one in params), default=None),
-        )
         count, _ = _counts(request)
         self._engine.ensure_admission(count * len(prompts))
+        shown_id = response_id("cmpl", request)
+        plan, requests = await plan_ahead(
+            self._engine,
+            engine_requests(request, shown_id, prompts, params, count=count),
+            lambda meanwhile: self._planner.plan_completion(
+                request,
+                drop_tokens=only_echo,
+                max_tokens=min((one.max_tokens for one in params), default=None),
+                meanwhile=meanwhile,
+            ),
+        )
         shown = [
             _Shown(
                 choice=Choice(number * count + i, plan.settings),
@@ -231,7 +240,6 @@ class CompletionService:
             for number, prompt in enumerate(prompts)
             for i in range(count)
         ]
-        shown_id = response_id("cmpl", request)
         return _Answer(
             head=ResponseHead(
                 id=shown_id,
@@ -242,9 +250,7 @@ class CompletionService:
             request=request,
             plan=plan,
             shown=shown,
-            requests=engine_requests(
-                request, shown_id, prompts, params, constraint=plan.constraint, count=count
-            ),
+            requests=requests,
             usage=Usage(
                 sum(map(len, prompts)),
                 [each.choice for each in shown],

@@ -26,6 +26,7 @@ from formgate.engine.messages import (
     EngineFailed,
     EngineReady,
     LoadProgress,
+    Release,
     Shutdown,
     StepOutputs,
     TokenOutput,
@@ -88,6 +89,7 @@ class EngineClient:
         self._max_in_flight = config.max_num_seqs + max_queue_size
         self._on_progress = on_progress
         self._queues: dict[str, OutputQueue] = {}
+        self._begun: dict[str, RequestRecord] = {}  # held in the engine, until `generate`
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(EngineEvent)
         self._commands: zmq.Socket[bytes] | None = None  # of the process that is ready
@@ -129,6 +131,24 @@ class EngineClient:
         if len(self._queues) + count > self._max_in_flight:
             raise queue_full(retry_after=1)
 
+    def begin(self, requests: Sequence[AddRequest]) -> None:
+        """Let the engine compute the prompts of requests whose constraint is not known yet.
+        `generate` of the same ids goes on with them; whoever may not get so far has to `abandon`
+        them. Raises ApiError as `generate` does.
+        """
+        self.ensure_admission(len(requests))
+        for request in requests:
+            self._begun[request.request_id] = self._open(request)
+            self._send(msgspec.structs.replace(request, held=True))
+
+    def abandon(self, requests: Sequence[AddRequest]) -> None:
+        """Drop those that were begun and that nobody went on with. Never blocks, never raises."""
+        for request in requests:
+            record = self._begun.pop(request.request_id, None)
+            if record is not None:
+                self.abort([request.request_id])
+                self._forget(request.request_id, record, "abort")
+
     async def generate(self, request: AddRequest) -> AsyncGenerator[TokenOutput]:
         """The outputs of one request, one per step, until the one with a `finish_reason`.
 
@@ -136,15 +156,19 @@ class EngineClient:
         the engine at once. Raises ApiError: 503 when the engine is not ready or dies, 429 when the
         queue is full, 500 when the engine gives the request up.
         """
-        self.ensure_admission()
         request_id = request.request_id
-        assert request_id not in self._queues, "request ids are unique"
-        queue: OutputQueue = asyncio.Queue()
-        self._queues[request_id] = queue
-        record = self._metrics.request(len(request.prompt_token_ids))
+        record = self._begun.pop(request_id, None)
+        was_begun = record is not None
+        if record is None:
+            self.ensure_admission()
+            record = self._open(request)
+        queue = self._queues[request_id]
         finish_reason: str | None = None
         try:
-            self._send(request)
+            if was_begun:
+                self._send(Release(request_id, request.constraint or ""))
+            else:
+                self._send(request)
             while True:
                 output = await queue.get()
                 if isinstance(output, ApiError):
@@ -174,6 +198,11 @@ class EngineClient:
         if known and self.state == "ready":
             with contextlib.suppress(ApiError):
                 self._send(AbortRequests(known))
+
+    def _open(self, request: AddRequest) -> RequestRecord:
+        assert request.request_id not in self._queues, "request ids are unique"
+        self._queues[request.request_id] = asyncio.Queue()
+        return self._metrics.request(len(request.prompt_token_ids))
 
     def _forget(self, request_id: str, record: RequestRecord, reason: str) -> None:
         if self._queues.pop(request_id, None) is not None:

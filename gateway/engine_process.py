@@ -33,7 +33,10 @@ def main() -> int:
     try:
         tokenizer = load_tokenizer(launch.tokenizer_dir)
         compiler = grammar_compiler(
-            tokenizer, launch.config.model_dir, launch.config.structured_outputs_backend
+            tokenizer,
+            launch.config.model_dir,
+            launch.config.structured_outputs_backend,
+            for_masks=True,
         )
     except (OSError, ValueError) as error:
         _report(launch.event_address, f"The tokenizer cannot be used: {error}")

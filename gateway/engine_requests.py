@@ -5,12 +5,15 @@ and, if the client gave a seed, a seed of its own.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import msgspec
 
 from formgate.engine.messages import AddRequest
 from formgate.engine.sampling_params import SamplingParams
+from formgate.gateway.answers import AnswerPlan
+from formgate.gateway.choice import Engine
 from formgate.gateway.protocol.fields import GenerationRequest
 
 
@@ -24,7 +27,6 @@ def engine_requests(
     prompts: Sequence[Sequence[int]],
     params: Sequence[SamplingParams],
     *,
-    constraint: str | None,
     count: int,
 ) -> list[AddRequest]:
     """`count` for each prompt, a prompt's own side by side. `params` has one entry per prompt."""
@@ -35,13 +37,29 @@ def engine_requests(
             request_id=f"{own}-{number * count + i}",
             prompt_token_ids=list(prompt),
             params=_with_seed(prompt_params, i),
-            constraint=constraint,
             priority=request.priority,
             cache_salt=request.cache_salt,
         )
         for number, (prompt, prompt_params) in enumerate(zip(prompts, params, strict=True))
         for i in range(count)
     ]
+
+
+async def plan_ahead(
+    engine: Engine,
+    requests: Sequence[AddRequest],
+    plan: Callable[[Callable[[], None]], Awaitable[AnswerPlan]],
+) -> tuple[AnswerPlan, list[AddRequest]]:
+    """`plan` with what it may call once there is something to compile: the engine then computes
+    the prompts meanwhile. Returns the requests with their constraint; who gets them has to
+    `abandon` them in the end.
+    """
+    try:
+        made = await plan(partial(engine.begin, requests))
+    except BaseException:
+        engine.abandon(requests)
+        raise
+    return made, [msgspec.structs.replace(one, constraint=made.constraint) for one in requests]
 
 
 def _with_seed(params: SamplingParams, i: int) -> SamplingParams:

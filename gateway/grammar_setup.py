@@ -11,11 +11,15 @@ from formgate.constrain.compiler import Backend, GrammarCompiler
 from formgate.gateway.tokenizer import Tokenizer
 
 
-def grammar_compiler(tokenizer: Tokenizer, model_dir: Path, backend: Backend) -> GrammarCompiler:
+def grammar_compiler(
+    tokenizer: Tokenizer, model_dir: Path, backend: Backend, *, for_masks: bool
+) -> GrammarCompiler:
+    """`for_masks`: its grammars are to mask tokens, not only to be compiled."""
     return GrammarCompiler(
         tokenizer.vocabulary(),
         padded_vocab_size=padded_vocab_size(model_dir, tokenizer.size),
         backend=backend,
+        for_masks=for_masks,
     )
 
 

@@ -23,6 +23,7 @@ from formgate.engine.messages import (
     EngineReady,
     EngineStats,
     LoadProgress,
+    Release,
     Shutdown,
     StepOutputs,
     TokenOutput,
@@ -54,17 +55,24 @@ def main() -> None:
     tell(EngineReady(2048, 100, 16, 300, "cpu", "float32"))
 
     running: dict[str, tuple[AddRequest, int]] = {}
+    held: dict[str, AddRequest] = {}
     aborted = 0
     while True:
         while commands.poll(0 if running else 1000):
             command = decoder.decode(commands.recv())
             match command:
+                case AddRequest(held=True):
+                    held[command.request_id] = command
+                case Release():
+                    assert command.constraint == "known by now"
+                    running[command.request_id] = (held.pop(command.request_id), 0)
                 case AddRequest():
                     running[command.request_id] = (command, 0)
                 case AbortRequests():
                     aborted += len(command.request_ids)
                     for request_id in command.request_ids:
                         running.pop(request_id, None)
+                        held.pop(request_id, None)
                 case Shutdown():
                     return
         outputs = []

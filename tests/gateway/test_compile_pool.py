@@ -84,8 +84,39 @@ def test_blueprints_are_kept_within_their_bytes(
         monkeypatch.setattr(pools, "CACHED_BYTES", 1000)
         texts = [letter * 200 for letter in "abc"]
         for text in texts:
-            await obedient.blueprint(text)
-        assert [obedient.known(text) is not None for text in texts] == [False, True, True]
+            await obedient.compiled("blueprint", text)
+        known = [obedient.known("blueprint", text) is not None for text in texts]
+        assert known == [False, True, True]
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_who_asks_for_the_same_at_once_shares_one_compile(
+    obedient: CompilePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = obedient.ask
+
+    async def counted(task: str, text: str) -> str:
+        asked.append(text)
+        return await ask(task, text)
+
+    monkeypatch.setattr(obedient, "ask", counted)
+
+    async def main() -> None:
+        waiting = [asyncio.create_task(obedient.compiled("blueprint", "slow")) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        waiting[0].cancel()  # whose compile the others wait for
+        answers = await asyncio.gather(
+            *waiting[1:],
+            obedient.compiled("blueprint", "crash"),
+            obedient.compiled("blueprint", "crash"),
+            return_exceptions=True,
+        )
+        assert [str(answer).split()[-1] for answer in answers[:2]] == ["slow", "slow"]
+        assert all(isinstance(answer, ConstraintError) for answer in answers[2:])
+        assert asked == ["slow", "crash"]
+        assert obedient.known("blueprint", "crash") is None
 
     asyncio.run(asyncio.wait_for(main(), 30))
 
@@ -99,8 +130,8 @@ def test_a_real_worker_answers_after_a_schema_that_is_nested_too_deeply(
     async def main() -> None:
         depth = 401
         with pytest.raises(ConstraintError) as raised:
-            await compile_pool.blueprint(spec('{"items":' * depth + "{}" + "}" * depth))
+            await compile_pool.compiled("blueprint", spec('{"items":' * depth + "{}" + "}" * depth))
         assert raised.value.code == "schema_too_complex"
-        assert json.loads(await compile_pool.ask("size", spec('{"const": 12}')))[0] == 2
+        assert json.loads(await compile_pool.ask("sized_blueprint", spec('{"const": 12}')))[1] == 2
 
     asyncio.run(asyncio.wait_for(main(), 30))

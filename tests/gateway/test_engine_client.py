@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from formgate.engine.config import EngineConfig
@@ -98,6 +99,25 @@ def test_a_consumer_that_leaves_aborts_its_request(how: str) -> None:
                 if how == "cancel"
                 else client._metrics.exposition().decode().replace("} 2.0", "} 1.0")
             )
+
+    run(test)
+
+
+def test_requests_that_begin_before_their_constraint_is_known() -> None:
+    async def test() -> None:
+        async with running(max_num_seqs=2, max_queue_size=1) as client:
+            await client.wait_ready()
+            requests = [add("a", max_tokens=2), add("b", max_tokens=3)]
+            client.begin(requests)
+            assert client.num_in_flight == 2
+            with pytest.raises(ApiError, match="Too many"):
+                client.begin([add("c"), add("d")])
+            ready = msgspec.structs.replace(requests[0], constraint="known by now")
+            assert await tokens(client, ready) == [1, 2]
+            client.abandon(requests)  # of which one has ended
+            client.abandon(requests)
+            assert client.num_in_flight == 0
+            assert await aborted_and_running(client) == [1, 0]
 
     run(test)
 

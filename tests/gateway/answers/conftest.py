@@ -157,6 +157,7 @@ class ReplayEngine:
         self.ready: EngineReady | None = EngineReady(2048, 100, 16, 512, "cpu", "float32")
         self.requests: list[AddRequest] = []
         self.closed: list[str] = []
+        self.begun: list[str] = []  # and neither gone on with nor abandoned
         self.admission: Exception | None = None
         self.failure: Exception | None = None
         self._scripts = scripts
@@ -167,7 +168,19 @@ class ReplayEngine:
         if self.admission is not None:
             raise self.admission
 
+    def begin(self, requests: Sequence[AddRequest]) -> None:
+        self.ensure_admission(len(requests))
+        self.begun += [request.request_id for request in requests]
+
+    def abandon(self, requests: Sequence[AddRequest]) -> None:
+        for request in requests:
+            if request.request_id in self.begun:
+                self.begun.remove(request.request_id)
+                self.closed.append(request.request_id)
+
     async def generate(self, request: AddRequest) -> AsyncGenerator[TokenOutput]:
+        if request.request_id in self.begun:
+            self.begun.remove(request.request_id)
         script = list(self._scripts[len(self.requests) % len(self._scripts)])
         self.requests.append(request)
         limit = request.params.max_tokens
@@ -244,17 +257,14 @@ class LocalCompiling:
 
     def __init__(self, compiler: GrammarCompiler) -> None:
         self._tasks = CompileTasks(compiler)
-        self._known: dict[str, str] = {}
+        self._known: dict[tuple[str, str], str] = {}
 
-    def known(self, spec_text: str) -> str | None:
-        return self._known.get(spec_text)
+    def known(self, task: str, spec_text: str) -> str | None:
+        return self._known.get((task, spec_text))
 
-    async def blueprint(self, spec_text: str) -> str:
-        blueprint = await asyncio.to_thread(self._tasks.blueprint, spec_text)
-        return self._known.setdefault(spec_text, blueprint)
-
-    async def ask(self, task: str, text: str) -> str:
-        return await asyncio.to_thread(getattr(self._tasks, task), text)
+    async def compiled(self, task: str, spec_text: str) -> str:
+        compiled = await asyncio.to_thread(getattr(self._tasks, task), spec_text)
+        return self._known.setdefault((task, spec_text), compiled)
 
 
 @pytest.fixture
