@@ -6,11 +6,19 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from formgate.gateway.detokenizer import Detokenizer
+from formgate.gateway.tokenizer import Tokenizer
+from formgate.gateway.tokenizer_folder import load_tokenizer
 from formgate.parsers.formats import Tool
 from formgate.parsers.registry import FORMATS, REASONING
 from formgate.parsers.stream import OutputParser
@@ -234,6 +242,65 @@ def test_every_cut_of_a_transcript_folds_to_the_same_answer(
         assert answer.parsed_calls == case.calls
         assert answer.content == case.content
         assert answer.reasoning == case.reasoning
+
+
+@pytest.fixture(scope="module")
+def tokenizer_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tokenizer]:
+    """Of a format, trained on its transcripts: its tokens run over the ends of literals, names and
+    values, and end within characters."""
+
+    @cache
+    def made(format: str, thinks: str | None, tokens: bool) -> Tokenizer:
+        special = special_ids_of(Case(format, "", thinks=thinks)) if tokens else {}
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=256 + len(special) + 150,
+            special_tokens=sorted(special),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        texts = [case.text for case in CASES if case.format == format]
+        backend.train_from_iterator(texts, trainer)
+        folder: Path = tmp_path_factory.mktemp(format)
+        backend.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text("{}")
+        return load_tokenizer(folder)
+
+    return made
+
+
+@pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "text"])
+@pytest.mark.parametrize("case", CASES, ids=[f"{i}-{case.format}" for i, case in enumerate(CASES)])
+def test_every_token_of_a_transcript_may_come_alone(
+    case: Case,
+    tokens: bool,
+    streams: Any,
+    rng: random.Random,
+    tokenizer_of: Callable[..., Tokenizer],
+) -> None:
+    tokenizer = tokenizer_of(case.format, case.thinks, tokens)
+    token_ids = tokenizer.encode(case.text, add_special_tokens=False)
+    assert not case.calls or len(token_ids) < len(case.text)
+    steps = [[i] for i in token_ids]
+    for batches in (steps, drafted(token_ids, rng), drafted(token_ids, rng)):
+        parser = parser_of(case, dict(tokenizer.special_ids))
+        detokenizer = Detokenizer(tokenizer, markers=parser.marker_ids)
+        pieces = [detokenizer.feed(step) for step in batches]
+        answer = streams.fold(parser, [*filter(None, pieces), detokenizer.finish()])
+        assert answer.parsed_calls == case.calls
+        assert (answer.content, answer.reasoning) == (case.content, case.reasoning)
+
+
+def drafted(token_ids: list[int], rng: random.Random) -> list[list[int]]:
+    """One to five tokens in each step, as speculation brings them."""
+    steps = []
+    while token_ids:
+        count = rng.randint(1, 5)
+        steps.append(token_ids[:count])
+        token_ids = token_ids[count:]
+    return steps
 
 
 def test_json_arguments_are_the_model_s_own_text(streams: Any) -> None:
