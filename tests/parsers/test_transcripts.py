@@ -64,6 +64,7 @@ EDIT = (
     },
 )
 ALL = [WEATHER, NOW, EDIT]
+TRANSCODED = ("pythonic", "qwen3_coder", "glm45")
 
 
 def dumped(value: Any) -> str:
@@ -346,17 +347,20 @@ def test_a_name_is_known_within_two_tokens_and_arguments_at_once(name: str, stre
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_truncated_call_keeps_what_was_said(name: str, streams: Any, rng: random.Random) -> None:
+def test_a_transcript_truncated_anywhere_keeps_what_was_said(name: str, streams: Any) -> None:
     case = Case(name, write(name, ALL))
     special_ids = special_ids_of(case)
     atoms = streams.characters(streams.pieces_of(case.text, special_ids))
-    for end in range(0, len(atoms), 3):
+    full = streams.fold(parser_of(case, special_ids), [atoms])
+    for end in range(len(atoms)):
         whole = streams.fold(parser_of(case, special_ids), [atoms[:end]])
         apart = streams.fold(parser_of(case, special_ids), [[atom] for atom in atoms[:end]])
         assert whole == apart
-        for (name_told, told), (name_meant, meant) in zip(whole.calls, case.calls, strict=False):
-            assert name_told == name_meant
-            assert dumped(meant).replace(" ", "").startswith(told[:1])
+        for (called, told), (meant, said) in zip(whole.calls, full.calls, strict=False):
+            assert called == meant
+            # Where a value is no JSON, one that was cut is told as what is there of it.
+            kept = told.rpartition(', "')[0] if name in TRANSCODED else told
+            assert said.startswith(kept)
 
 
 @pytest.mark.parametrize("name", FORMATS)
