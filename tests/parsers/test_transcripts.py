@@ -220,10 +220,16 @@ def cases() -> list[Case]:
             behind = steps + close + write(name, [WEATHER])
             made.append(Case(name, behind, "", steps, [WEATHER], thinks, "open"))
             made.append(Case(name, steps, "", steps, [], thinks, "open"))
+        if harmony:
+            plan = "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant"
+            done = "<|start|>assistant<|channel|>final<|message|>Done."
+            text = thought + plan + write(name, ALL) + done
+            made.append(Case(name, text, "I look.Done.", steps, ALL, thinks))
+        else:
+            made.append(Case(name, write(name, ALL) + "\nDone.", "\nDone.", "", ALL))
         if not format.bare and not harmony:
             text = "Let me look.\n" + write(name, ALL)
             made.append(Case(name, text, "Let me look.", "", ALL))
-            made.append(Case(name, write(name, ALL) + "\nDone.", "\nDone.", "", ALL))
             made.append(Case(name, "\n\n" + write(name, [NOW]) + "\n", "", "", [NOW]))
     return made
 
