@@ -40,6 +40,7 @@ from formgate.parsers.stream import OutputParser
 logger = logging.getLogger(__name__)
 
 FEW_TOKENS = 256
+MANY_TOOLS = 50
 _MANY = re.compile(r'"min(?:Length|Items|Properties)": [0-9.]{3,}|\{[0-9]{3,}')
 
 
@@ -88,18 +89,22 @@ class AnswerPlanner:
             )
         special_ids = profile.tokenizer.special_ids
         state = reasoning_start(request, prompt_token_ids, profile)
+        grammar = partial(
+            answer_grammar,
+            profile.tool_format,
+            profile.reasoning_format,
+            tools=_parser_tools(tools),
+            tool_choice=_parser_choice(tools),
+            parallel=tools.parallel,
+            content=node,
+            reasoning_state=state,
+            special_ids=special_ids,
+            thinking_budget=request.thinking_token_budget,
+        )
         try:
-            tree = answer_grammar(
-                profile.tool_format,
-                profile.reasoning_format,
-                tools=_parser_tools(tools),
-                tool_choice=_parser_choice(tools),
-                parallel=tools.parallel,
-                content=node,
-                reasoning_state=state,
-                special_ids=special_ids,
-                thinking_budget=request.thinking_token_budget,
-            )
+            # Off the event loop where it takes so long that other streams would notice.
+            many = len(tools.tools) > MANY_TOOLS
+            tree = await asyncio.to_thread(grammar) if many else grammar()
         except UnsupportedArguments as error:
             # The family's own syntax for calls cannot carry these tools.
             self._metrics.schema_refused(error.keyword)
