@@ -135,6 +135,34 @@ def test_hermes_calls_stream_as_they_are_told_at_once(ask: Ask, prose: str, burs
     assert (stream["content"], stream["finish_reason"]) == (prose.strip(), "tool_calls")
 
 
+CALL = '{"name": "getWorkspaceFileList", "arguments": {"path": "a, {b}"}}'
+CALLS = {
+    "hermes": f"<tool_call>\n{CALL}\n</tool_call>",
+    "mistral": f"[TOOL_CALLS][{CALL}]",
+    "llama3_json": CALL.replace("arguments", "parameters"),
+    "pythonic": "[getWorkspaceFileList(path='a, {b}')]",
+    "qwen3_coder": (
+        "<tool_call>\n<function=getWorkspaceFileList>\n<parameter=path>\na, {b}\n</parameter>\n"
+        "</function>\n</tool_call>"
+    ),
+    "deepseek_v31": (
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>getWorkspaceFileList<｜tool▁sep｜>"
+        '{"path": "a, {b}"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
+    ),
+}
+
+
+# sglang 32167: a call that is completed in the last delta loses its arguments.
+@pytest.mark.parametrize("format", CALLS)
+def test_a_call_may_be_completed_by_the_last_delta(ask: Ask, format: str) -> None:
+    for burst in (*range(1, 30, 4), 1000):
+        whole, stream = ask(CALLS[format], format=format, tools=TOOLS, burst=burst)
+        assert stream == as_folded(whole)
+        ((name, arguments),) = stream["calls"]
+        assert (name, json.loads(arguments)) == ("getWorkspaceFileList", {"path": "a, {b}"})
+        assert (stream["content"], stream["finish_reason"]) == ("", "tool_calls")
+
+
 # vllm 12999: reasoning_content is always None, because the template has come to write <think>.
 @pytest.mark.parametrize("think_tokens", [True, False])
 def test_reasoning_is_found_where_the_template_opens_it(ask: Ask, think_tokens: bool) -> None:
