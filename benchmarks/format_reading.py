@@ -94,7 +94,7 @@ class Syntax:
 
 NAME = r"(?P<name>[\w.-]+)"
 SYNTAX = {
-    "mistral": Syntax("<[TOOL_CALLS]> \\[", again=", ", final="\\]"),
+    "mistral": Syntax("<[TOOL_CALLS]> ?\\[", again=", ", final="\\]"),
     "mistral_v11": Syntax("<[TOOL_CALLS]>", NAME + "<[ARGS]>", again="<[TOOL_CALLS]>"),
     "llama3_json": Syntax("(?:<<|python_tag|>>)?", again="; ", key="parameters"),
     "hermes": Syntax("<<tool_call>>\n", end="\n<</tool_call>>", again="\n<<tool_call>>\n"),

@@ -28,19 +28,19 @@ from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.constraints import ContentConstraint, content_constraint
 from formgate.gateway.protocol.fields import GenerationRequest
+from formgate.gateway.reasoning_start import reasoning_start
 from formgate.gateway.tool_choice import NO_TOOLS, ToolUse, tool_use
 from formgate.gateway.trace import Tracer
 from formgate.parsers import nodes
 from formgate.parsers.formats import ReasoningState, Tool, ToolChoice, UnsupportedArguments
 from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.nodes import Node
-from formgate.parsers.reasoning import reasoning_state_of
 from formgate.parsers.stream import OutputParser
 
 logger = logging.getLogger(__name__)
 
 FEW_TOKENS = 256
-END_OF_PROMPT = 32  # tokens in which a marker of the reasoning may be spelled out
+MANY_TOOLS = 50
 _MANY = re.compile(r'"min(?:Length|Items|Properties)": [0-9.]{3,}|\{[0-9]{3,}')
 
 
@@ -92,24 +92,23 @@ class AnswerPlanner:
                 "unsupported_parameter",
             )
         special_ids = profile.tokenizer.special_ids
-        state = reasoning_state_of(
-            prompt_token_ids,
+        state = reasoning_start(request, prompt_token_ids, profile)
+        grammar = partial(
+            answer_grammar,
+            profile.tool_format,
             profile.reasoning_format,
-            special_ids,
-            prompt_text=profile.tokenizer.decode(prompt_token_ids[-END_OF_PROMPT:]),
+            tools=_parser_tools(tools),
+            tool_choice=_parser_choice(tools),
+            parallel=tools.parallel,
+            content=node,
+            reasoning_state=state,
+            special_ids=special_ids,
+            thinking_budget=request.thinking_token_budget,
         )
         try:
-            tree = answer_grammar(
-                profile.tool_format,
-                profile.reasoning_format,
-                tools=_parser_tools(tools),
-                tool_choice=_parser_choice(tools),
-                parallel=tools.parallel,
-                content=node,
-                reasoning_state=state,
-                special_ids=special_ids,
-                thinking_budget=request.thinking_token_budget,
-            )
+            # Off the event loop where it takes so long that other streams would notice.
+            many = len(tools.tools) > MANY_TOOLS
+            tree = await asyncio.to_thread(grammar) if many else grammar()
         except UnsupportedArguments as error:
             # The family's own syntax for calls cannot carry these tools.
             self._metrics.schema_refused(error.keyword)

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,12 +18,14 @@ from formgate.gateway.sampling import SamplingDefaults, load_sampling_defaults
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.tokenizer import Tokenizer
 from formgate.gateway.tokenizer_folder import load_tokenizer
-from formgate.parsers.formats import Format, ReasoningFormat
+from formgate.parsers.formats import Format, ReasoningFormat, custom_reasoning
 from formgate.parsers.registry import (
     FORMATS,
     REASONING,
     detect_reasoning_format,
     detect_tool_format,
+    find_reasoning_format,
+    find_tool_format,
 )
 from formgate.parsers.symbols import text_of
 
@@ -66,7 +68,7 @@ def load_model_profile(
         source, architecture, tokenizer.special_ids
     )
     template = None if source is None else ChatTemplate(source, tokenizer.named_tokens)
-    reasoning = _named(REASONING, reasoning_name, "--reasoning-parser")
+    reasoning = _reasoning_format(reasoning_name)
     if reasoning is not None and template is not None and _prompt_decides(template, reasoning):
         reasoning = dataclasses.replace(reasoning, may_open=False)
     return ModelProfile(
@@ -74,7 +76,12 @@ def load_model_profile(
         tokenizer=tokenizer,
         chat_template=template,
         chat_template_kwargs=dict(config.default_chat_template_kwargs),
-        tool_format=_named(FORMATS, tool_name, "--tool-call-parser"),
+        tool_format=_known(
+            find_tool_format(tool_name, tokenizer.special_ids),
+            "--tool-call-parser",
+            tool_name,
+            FORMATS,
+        ),
         reasoning_format=reasoning,
         sampling_defaults=load_sampling_defaults(config.generation_config, model_dir),
         max_logprobs=max_logprobs,
@@ -118,13 +125,20 @@ def _template_source(given: str | None, tokenizer: Tokenizer) -> str | None:
     return path.read_text(encoding="utf-8")
 
 
-def _named(formats: Mapping[str, T], name: str | None, flag: str) -> T | None:
+def _reasoning_format(name: str | None) -> ReasoningFormat | None:
+    """Of a name, or of two markers with a comma between them."""
     if name is None:
         return None
-    if name not in formats:
-        known = ", ".join(sorted(formats))
-        raise ValueError(f"{flag} {name} is not known; there are: {known}")
-    return formats[name]
+    opening, comma, closing = name.partition(",")
+    if comma:
+        return custom_reasoning(opening.strip(), closing.strip())
+    return _known(find_reasoning_format(name), "--reasoning-parser", name, REASONING)
+
+
+def _known(found: T | None, flag: str, name: str, names: Iterable[str]) -> T:
+    if found is None:
+        raise ValueError(f"{flag} {name} is not known; there are: {', '.join(sorted(names))}")
+    return found
 
 
 def _read_config(model_dir: Path) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.mistral_tokenizer import MistralTokenizer
 from formgate.gateway.protocol.chat import (
     ChatCompletionRequest,
-    ContentPart,
     Message,
     ToolCall,
     ToolDefinition,
@@ -252,15 +251,18 @@ def _content(message: Message, template: Wishes) -> str | list[dict[str, str]] |
             return []
         # DeepSeek's template shows the calls only of a message without content.
         return None if message.tool_calls else ""
-    text = content if isinstance(content, str) else _text_of(content)
+    text = message_text(message)
     if template.wants_parts:
         return [{"type": "text", "text": text}]
     return text
 
 
-def _text_of(parts: Sequence[ContentPart]) -> str:
-    """Parts as one text, so that no two of them can form a special token between them."""
-    return "\n".join(part.text or "" for part in parts if part.type in TEXT_PARTS)
+def message_text(message: Message) -> str:
+    """Parts are one text, in which no two of them can form a special token between them."""
+    content = message.content
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(part.text or "" for part in content if part.type in TEXT_PARTS)
 
 
 def _tool_call(call: ToolCall, template: Wishes) -> dict[str, Any]:

@@ -107,7 +107,10 @@ class ServerConfig:
     )
     reasoning_parser: str | None = field(
         default=None,
-        metadata=about(ANSWERS, "format of reasoning; without it, chosen from the model"),
+        metadata=about(
+            ANSWERS,
+            "format of reasoning, or its markers as OPEN,CLOSE; without it, chosen from the model",
+        ),
     )
     generation_config: str = field(
         default="auto",

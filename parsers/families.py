@@ -15,11 +15,13 @@ from formgate.parsers.calls import (
 from formgate.parsers.formats import Format
 from formgate.parsers.symbols import Marker
 
-# Up to tokenizer v7: one marker, then all calls as one array.
+# Up to tokenizer v7: one marker, then all calls as one array. A SentencePiece text begins with a
+# space, one of Tekken does not: the model writes what it was trained on.
 MISTRAL = Format(
     name="mistral",
     marker=(Marker("[TOOL_CALLS]"),),
-    before=(" [",),
+    spaced=True,
+    before=("[",),
     call=(JsonCall(),),
     between=(", ",),
     after=("]",),

@@ -98,6 +98,7 @@ class Format:
     call: tuple[Written | CallPart, ...]
     marker: tuple[Written, ...] = ()
     other_markers: tuple[tuple[Written, ...], ...] = ()  # read like `marker`, never written
+    spaced: bool = False  # tokenizers differ in whether a space comes before `before`
     before: tuple[Written, ...] = ()
     between: tuple[Written, ...] = ()
     after: tuple[Written, ...] = ()

@@ -125,6 +125,8 @@ class _Calls:
             literals(parts, self._special_ids)
             for parts in (format.before, format.between, format.after)
         )
+        if format.spaced:
+            before = [nodes.optional(nodes.text(" ")), *before]
         if format.one_per_marker:
             call = nodes.seq([*before, self._call, *after])
             again = nodes.seq([*between, self._marker()])

@@ -49,10 +49,10 @@ def reasoning_state_of(
     special = frozenset(special_ids.values())
     behind_turn = False  # another special token, such as a role's, came after
     for token_id in reversed(prompt_token_ids):
-        if token_id == open_id:
-            return "open"
-        if token_id == close_id:
-            return undecided if behind_turn else "closed"
+        if token_id in (open_id, close_id):
+            # What an earlier turn left open, cut by its limit, is over with that turn.
+            here: ReasoningState = "open" if token_id == open_id else "closed"
+            return undecided if behind_turn else here
         behind_turn = behind_turn or token_id in special
     return undecided
 

@@ -176,7 +176,8 @@ class OutputParser:
             reader.pos = reader.mark
             if format.one_per_marker:
                 return
-            fits = yield from reader.written(format.between)
+            # Models write other separators too, or none: what follows tells whether it is a call.
+            yield from reader.written(format.between)
         # The whitespace in front of what does not fit may still stand before another call.
         held = reader.text[reader.mark : reader.pos].rstrip(WHITESPACE)
         reader.pos = reader.mark + len(held)

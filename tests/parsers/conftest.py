@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from formgate.constrain.vocabulary import Vocabulary
 from formgate.parsers.events import (
     ContentDelta,
     OutputDelta,
@@ -273,6 +274,25 @@ def walk(
     raise AssertionError(node["kind"])
 
 
+def byte_vocabulary(special_ids: dict[str, int]) -> Vocabulary:
+    """A token for each byte, 256 for the end, and the special ones."""
+    size = max([*special_ids.values(), 299]) + 1
+    tokens = [bytes([i]) if i < 256 else b"" for i in range(size)]
+    tokens[256] = b"</s>"
+    for text, i in special_ids.items():
+        tokens[i] = text.encode()
+    return Vocabulary(tuple(tokens), frozenset([256, *special_ids.values()]), (256,))
+
+
+def ids_of(pieces: Sequence[Piece]) -> list[int]:
+    """In that vocabulary."""
+    return [
+        token
+        for piece in pieces
+        for token in ([piece.special_id] if piece.special_id is not None else piece.text.encode())
+    ]
+
+
 class Streams:
     """What the tests of this folder share."""
 
@@ -283,6 +303,8 @@ class Streams:
     characters = staticmethod(characters)
     walk = staticmethod(walk)
     sample_regex = staticmethod(sample_regex)
+    byte_vocabulary = staticmethod(byte_vocabulary)
+    ids_of = staticmethod(ids_of)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.constrain.vocabulary import Vocabulary
 from formgate.parsers.events import Piece
 from formgate.parsers.formats import Tool, ToolChoice
 from formgate.parsers.grammar import answer_grammar
@@ -242,15 +241,6 @@ def check_rules(plan: Any, answer: Any, contents: list[Any], text: str) -> None:
         assert answer.content == answer.content.rstrip(), text
 
 
-def byte_vocabulary(special_ids: dict[str, int]) -> Vocabulary:
-    size = max([*special_ids.values(), 299]) + 1
-    tokens = [bytes([i]) if i < 256 else b"" for i in range(size)]
-    tokens[256] = b"</s>"
-    for text, i in special_ids.items():
-        tokens[i] = text.encode()
-    return Vocabulary(tuple(tokens), frozenset([256, *special_ids.values()]), (256,))
-
-
 @pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "text"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_masks_let_through_what_the_tree_does_and_end_where_it_ends(
@@ -259,7 +249,7 @@ def test_masks_let_through_what_the_tree_does_and_end_where_it_ends(
     rng = random.Random(f"{name}{tokens}")
     thinks = "harmony" if name == "harmony" else "deepseek_r1"
     special_ids = special_ids_of(name, thinks) if tokens else {}
-    vocabulary = byte_vocabulary(special_ids)
+    vocabulary = streams.byte_vocabulary(special_ids)
     size = len(vocabulary.token_bytes)
     compiler = GrammarCompiler(vocabulary, padded_vocab_size=size)
     for choice in (ToolChoice("auto"), ToolChoice("required")):
@@ -279,20 +269,12 @@ def test_masks_let_through_what_the_tree_does_and_end_where_it_ends(
                 pieces = streams.walk(tree, rng, None, False)
                 constraint = compiled.start()
                 row = np.zeros((size + 31) // 32, np.int32)
-                for token in ids_of(pieces, special_ids):
+                for token in streams.ids_of(pieces):
                     constraint.fill_bitmask(row)
                     assert row[token >> 5] >> (token & 31) & 1, (pieces, token)
                     constraint.accept(token)
                 constraint.fill_bitmask(row)
                 assert row[256 >> 5] >> (256 & 31) & 1, ("may not end", pieces)
-
-
-def ids_of(pieces: list[Piece], special_ids: dict[str, int]) -> list[int]:
-    return [
-        token
-        for piece in pieces
-        for token in ([piece.special_id] if piece.special_id is not None else piece.text.encode())
-    ]
 
 
 @pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "text"])
@@ -304,7 +286,7 @@ def test_the_worst_model_there_is_makes_no_invalid_call(
     rng = random.Random(f"{name}{tokens}")
     thinks = "harmony" if name == "harmony" else "deepseek_r1"
     special_ids = special_ids_of(name, thinks) if tokens else {}
-    vocabulary = byte_vocabulary(special_ids)
+    vocabulary = streams.byte_vocabulary(special_ids)
     size = len(vocabulary.token_bytes)
     compiler = GrammarCompiler(vocabulary, padded_vocab_size=size)
     texts = {token: text for text, token in special_ids.items()}

@@ -123,6 +123,7 @@ IDS = {"<think>": 7, "</think>": 8, "<|im_start|>": 9, "<|im_end|>": 10}
         ([1, 7, 2, 8, 3], "closed"),  # the empty thought of a template
         ([9, 7, 2, 8, 3, 10, 9, 4], "optional"),  # a thought of an earlier turn
         ([9, 7, 2, 8, 3, 10, 9, 4, 7], "open"),
+        ([9, 7, 2, 10, 9, 4], "optional"),  # one that its limit had cut
         ([1, 2, 3], "optional"),
         ([], "optional"),
     ],

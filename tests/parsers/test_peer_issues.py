@@ -344,6 +344,34 @@ def test_text_arguments_stream_where_they_are_no_json(name: str) -> None:
         assert parser.feed([Piece(word)]) == [ToolCallArguments(0, word)]
 
 
+# vllm 30999: a tool's name waits for the end of its arguments.
+@pytest.mark.parametrize("opening", ["<tool_call>", "<tool_call>get_wea"])
+def test_the_name_is_told_before_the_arguments_begin(opening: str) -> None:
+    parser = parser_of("glm45", {})
+    assert parser.feed([Piece(opening)]) == []
+    rest = "<tool_call>get_weather\n".removeprefix(opening)
+    assert parser.feed([Piece(rest)])[0] == ToolCallStart(0, "get_weather", "id")
+
+
+# vllm 49923: what cannot be parsed behind a call takes the call with it.
+@pytest.mark.parametrize(
+    "trailing",
+    [
+        " I used {searchTool} for this",
+        ' the args were {"query": "x"}',
+        "{",
+        '{"name": "now", "parameters": {oops',
+        '; {"name": "nobody", "parameters": {}}',
+    ],
+)
+def test_a_whole_call_survives_what_follows_it(trailing: str, streams: Any) -> None:
+    call = f'{{"name": "get_weather", "parameters": {ARGUMENTS}}}'
+    answer = every_way(streams, "llama3_json", call + trailing)
+    assert answer.calls[0] == ("get_weather", ARGUMENTS)
+    assert all(called == "now" for called, _ in answer.calls[1:])
+    assert answer.calls[1:] or answer.content == trailing
+
+
 # vllm 24509: with a required choice, the stream is told apart from reasoning all the same.
 def test_a_required_call_behind_reasoning(streams: Any) -> None:
     tree = tree_of("hermes", ToolChoice("required"), reasoning="qwen3", state="open")

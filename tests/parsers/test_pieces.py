@@ -185,7 +185,8 @@ def test_the_mistral_tree_is_what_the_embedded_model_writes() -> None:
     calls = nodes.seq(
         [
             nodes.token(9, "[TOOL_CALLS]"),
-            nodes.text(" ["),
+            nodes.optional(nodes.text(" ")),
+            nodes.text("["),
             nodes.repeat(call, 1, None, nodes.text(", ")),
             nodes.text("]"),
         ]

@@ -196,6 +196,31 @@ def test_calls_are_read_as_models_write_them(written: str, told: str, streams: A
         assert answer.content == ""
 
 
+def test_prose_may_come_before_a_call_that_a_special_token_announces(streams: Any) -> None:
+    text = 'I look.<|python_tag|>{"name": "f", "parameters": {"a": "b"}}; {"name": "g"}'
+    pieces = streams.pieces_of(text, {"<|python_tag|>": 1})
+    for batches in ([pieces], [[atom] for atom in streams.characters(pieces)]):
+        parser = parser_of("llama3_json", {"<|python_tag|>": 1}, "none", TOOLS)
+        answer = streams.fold(parser, batches)
+        assert answer.calls == [("f", '{"a": "b"}'), ("g", "{}")]
+        assert answer.content == "I look."
+
+
+@pytest.mark.parametrize("between", ["", "\n", "  "])
+@pytest.mark.parametrize(
+    ("name", "opening"), [("llama3_json", ""), ("mistral", "[TOOL_CALLS]["), ("xlam", "[")]
+)
+def test_calls_are_told_apart_without_a_separator(
+    name: str, opening: str, between: str, streams: Any
+) -> None:
+    call = '{"name": "f", "arguments": {"a": "b"}}'
+    text = opening + call + between + call + ("]" if opening else "")
+    for batches in ([[Piece(text)]], [[Piece(char)] for char in text]):
+        answer = streams.fold(parser_of(name, {}, "none", TOOLS), batches)
+        assert answer.calls == [("f", '{"a": "b"}')] * 2
+        assert answer.content == ""
+
+
 @pytest.mark.parametrize(
     ("written", "told"),
     [

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from formgate.constrain.compiler import GrammarCompiler
@@ -23,6 +24,10 @@ from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.tokenizer_folder import load_tokenizer
+from formgate.parsers.events import ToolCallArguments, ToolCallStart
+from formgate.parsers.formats import Tool, ToolChoice
+from formgate.parsers.grammar import answer_grammar
+from formgate.parsers.stream import OutputParser
 
 FILES = {
     "tekken.json": "tekken_240911.json",
@@ -164,6 +169,74 @@ def test_masks_and_forced_tokens(mistral: MistralTokenizer) -> None:
     written = b"".join(mistral.token_bytes[i] for i in forced).decode()
     assert json.dumps({"city": "Paris, 北京"}, ensure_ascii=False).startswith(written)
     assert len(written) > 10
+
+
+class Masks:
+    """A constraint asked token by token."""
+
+    def __init__(self, profile: ModelProfile, mistral: MistralTokenizer, mode: Any) -> None:
+        tree = answer_grammar(
+            profile.tool_format,
+            profile.reasoning_format,
+            tools=[Tool("f", {"type": "object", "properties": {"a": {"type": "integer"}}})],
+            tool_choice=ToolChoice(mode),
+            parallel=True,
+            content=None,
+            reasoning_state="none",
+            special_ids=mistral.special_ids,
+        )
+        compiler = GrammarCompiler(mistral.vocabulary(), padded_vocab_size=mistral.size)
+        self._constraint = compiler.compile(json.dumps({"tree": tree, "options": {}})).start()
+        self._row = np.zeros((mistral.size + 31) // 32, np.int32)
+
+    def let_through(self, token_id: int) -> bool:
+        masked = self._constraint.fill_bitmask(self._row)
+        if masked and not self._row[token_id >> 5] >> (token_id & 31) & 1:
+            return False
+        self._constraint.accept(token_id)
+        return True
+
+
+# SentencePiece begins every text with a space, Tekken none: `[TOOL_CALLS] [{` and `[TOOL_CALLS][{`.
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_calls_may_be_made_of_the_tokens_that_mistral_common_writes(
+    mode: str, profile: ModelProfile, mistral: MistralTokenizer
+) -> None:
+    request = parse_object(ChatCompletionRequest, {"messages": CHAT, "tools": [TOOL]})
+    ids = encode_conversation(conversation_of(request, {}), mistral, None)
+    begin = ids.index(mistral.special_ids["[TOOL_CALLS]"])
+    call = ids[begin : ids.index(mistral.eos_ids[0], begin)]
+    masks = Masks(profile, mistral, mode)
+    allowed = []
+    for token_id in call:  # up to the id, which is the server's to give
+        if not masks.let_through(token_id):
+            break
+        allowed.append(token_id)
+    shown = mistral.decode(allowed).split("[TOOL_CALLS]")[1].strip()
+    assert shown == '[{"name": "f", "arguments": {"a": 1'  # `},` would begin the id
+    parser = OutputParser(
+        profile.tool_format,
+        None,
+        tools_enabled=True,
+        reasoning_state="none",
+        special_ids=mistral.special_ids,
+        make_call_id=lambda: "id",
+    )
+    detokenizer = Detokenizer(mistral, markers=parser.marker_ids)
+    deltas = [delta for i in call for delta in parser.feed(detokenizer.feed([i]))]
+    assert deltas[0] == ToolCallStart(0, "f", "id")
+    told = [delta.text for delta in deltas if isinstance(delta, ToolCallArguments)]
+    assert "".join(told) == '{"a": 1}'
+    assert len(deltas) == 1 + len(told)
+
+
+# vllm 16887: a required call with a Mistral tokenizer is an error of the server's.
+def test_a_required_call_is_enforced(profile: ModelProfile, mistral: MistralTokenizer) -> None:
+    for text in ("Hello", '[{"name": "f"', "[TOOL_CALLS]x", '[TOOL_CALLS][{"name": "g"'):
+        masks = Masks(profile, mistral, "required")
+        ids = mistral.encode(text, add_special_tokens=False)
+        assert not all(masks.let_through(i) for i in ids), text
+    assert not Masks(profile, mistral, "required").let_through(mistral.eos_ids[0])
 
 
 def test_other_folders_are_not_mistrals(tmp_path: Path) -> None:

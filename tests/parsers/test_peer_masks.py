@@ -1,0 +1,184 @@
+"""Open issues of other servers that are about what a model may write, by their numbers, as tests of
+the masks that our answer trees become.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from formgate.constrain.compiler import GrammarCompiler
+from formgate.parsers.formats import Tool, ToolChoice
+from formgate.parsers.grammar import answer_grammar
+from formgate.parsers.nodes import json_value
+from formgate.parsers.registry import FORMATS, REASONING
+from formgate.parsers.stream import OutputParser
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+TOOLS = [Tool("get_weather", CITY, "/tools/0"), Tool("now", None, "/tools/1")]
+END = 256
+
+
+class Masks:
+    """One sequence in its grammar."""
+
+    def __init__(self, tree: Any, vocabulary: Any) -> None:
+        self._size = len(vocabulary.token_bytes)
+        compiler = GrammarCompiler(vocabulary, padded_vocab_size=self._size)
+        self._constraint = compiler.compile(json.dumps({"tree": tree, "options": {}})).start()
+
+    def allowed(self) -> set[int]:
+        row = np.zeros((self._size + 31) // 32, np.int32)
+        if not self._constraint.fill_bitmask(row):
+            return set(range(self._size))
+        bits = np.unpackbits(row.view(np.uint8), bitorder="little")[: self._size]
+        return set(np.flatnonzero(bits).tolist())
+
+    def accept(self, token_ids: Sequence[int]) -> None:
+        """All of one engine step, with no mask asked for between them."""
+        for token_id in token_ids:
+            self._constraint.accept(token_id)
+
+    def rollback(self, count: int) -> None:
+        self._constraint.rollback(count)
+
+    def let_through(self, token_ids: Sequence[int]) -> bool:
+        for token_id in token_ids:
+            if token_id not in self.allowed():
+                return False
+            self.accept([token_id])
+        return True
+
+
+Begin = Callable[..., tuple[Masks, Any, dict[str, int]]]
+
+
+@pytest.fixture
+def begin(streams: Any) -> Begin:
+    def made(name: str, *, tokens: bool = True, **request: Any) -> Any:
+        thinks = request.pop("thinks", None)
+        reasoning = REASONING[thinks] if thinks else None
+        markers = FORMATS[name].markers() | (reasoning.markers() if reasoning else frozenset())
+        special_ids = {marker.text: 300 + i for i, marker in enumerate(sorted(markers))}
+        special_ids = special_ids if tokens else {}
+        tree = answer_grammar(
+            FORMATS[name],
+            reasoning,
+            **{
+                "tools": TOOLS,
+                "tool_choice": ToolChoice("auto"),
+                "parallel": True,
+                "content": None,
+                "reasoning_state": "none",
+                "special_ids": special_ids,
+                **request,
+            },
+        )
+        return Masks(tree, streams.byte_vocabulary(special_ids)), tree, special_ids
+
+    return made
+
+
+# vllm 43388: the end of the reasoning goes unnoticed where one step brings it with other tokens, or
+# a rejected draft is taken back, and the JSON that should follow is never enforced.
+@pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "text"])
+def test_json_is_enforced_behind_reasoning_that_ends_in_the_middle_of_a_step(
+    tokens: bool, begin: Begin
+) -> None:
+    masks, _, special_ids = begin(
+        "hermes",
+        tokens=tokens,
+        thinks="qwen3",
+        reasoning_state="open",
+        tool_choice=ToolChoice("none"),
+        content={"kind": "json_object"},
+    )
+    close = [special_ids["</think>"]] if tokens else [*b"</think>"]
+    masks.accept([*b"Hm, so", *close, *b"\n\n"])
+    assert masks.allowed() & set(range(256)) <= set(b"{")
+    # Drafts that the model did not want: back into the reasoning, and out of it once more.
+    masks.accept(b'{"a"')
+    masks.rollback(len(b'{"a"') + 2 + len(close))
+    assert set(b"`x{") <= masks.allowed()
+    masks.accept([*b" wait", *close])
+    assert not set(b"`x") & masks.allowed()
+    assert ord("{") in masks.allowed()
+    assert masks.let_through([*b'{"a": 1}', END])
+
+
+# vllm 9451, sglang 9696: parallel_tool_calls is accepted and changes nothing.
+@pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "text"])
+@pytest.mark.parametrize("mode", ["auto", "required"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_without_parallel_calls_the_first_ends_the_answer(
+    name: str, mode: Any, tokens: bool, begin: Begin, streams: Any
+) -> None:
+    rng = random.Random(f"{name}{mode}{tokens}")
+    called = 0
+    for _ in range(20):
+        masks, tree, special_ids = begin(
+            name, tokens=tokens, tool_choice=ToolChoice(mode), parallel=False
+        )
+        pieces = streams.walk(tree, rng, None, False)
+        parser = OutputParser(
+            FORMATS[name],
+            None,
+            tools_enabled=True,
+            reasoning_state="none",
+            special_ids=special_ids,
+            tools=TOOLS,
+        )
+        answer = streams.fold(parser, [pieces])
+        assert len(answer.calls) == 1 or (mode == "auto" and not answer.calls)
+        assert masks.let_through(streams.ids_of(pieces))
+        if answer.calls:
+            called += 1
+            assert masks.allowed() == {END}
+    assert called >= 3
+
+
+# vllm 53363: a required call is left out, and prose comes with finish_reason "tool_calls".
+@pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "text"])
+@pytest.mark.parametrize("thinks", [None, "deepseek_r1"])
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"harmony"}))
+def test_a_required_call_cannot_be_left_out(
+    name: str, thinks: str | None, tokens: bool, begin: Begin
+) -> None:
+    state = "open" if thinks else "none"
+    for content in (None, json_value(CITY)):
+        masks, _, special_ids = begin(
+            name,
+            tokens=tokens,
+            thinks=thinks,
+            reasoning_state=state,
+            tool_choice=ToolChoice("required"),
+            content=content,
+        )
+        if thinks:
+            masks.accept(b"I need no tool.\n")
+            assert END not in masks.allowed()
+            masks.accept([special_ids["</think>"]] if tokens else [*b"</think>"])
+        assert END not in masks.allowed()
+        assert not masks.let_through(b"\n\nIt is sunny.")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_named_call_is_made_once_and_ends_the_answer(
+    name: str, begin: Begin, streams: Any
+) -> None:
+    rng = random.Random(name)
+    for _ in range(10):
+        masks, tree, _ = begin(name, tool_choice=ToolChoice.named("get_weather"))
+        assert END not in masks.allowed()
+        assert masks.let_through(streams.ids_of(streams.walk(tree, rng, None, False)))
+        assert masks.allowed() == {END}
