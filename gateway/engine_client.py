@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import tempfile
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -49,12 +50,38 @@ from formgate.gateway.metrics import Metrics, RequestRecord
 logger = logging.getLogger(__name__)
 
 EngineState = Literal["starting", "ready", "dead"]
-OutputQueue = asyncio.Queue[TokenOutput | ApiError]
-
 FIRST_RESTART_DELAY = 0.5  # seconds; doubles with each start that fails
 MAX_RESTART_DELAY = 30.0
 STOP_TIMEOUT = 5.0  # seconds that the engine process has to end by itself
 LAST_WORDS_TIMEOUT = 0.2  # seconds for events that a dead process may have left in the socket
+
+
+class Outputs:
+    """What one request's consumer has not taken yet. An asyncio.Queue without its locks and its
+    limits: this is put into and taken from once for every token of every request.
+    """
+
+    __slots__ = ("_items", "_loop", "_waiter")
+
+    def __init__(self) -> None:
+        self._items: deque[TokenOutput | ApiError] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, item: TokenOutput | ApiError) -> None:
+        self._items.append(item)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():  # a consumer that was cancelled has not run yet
+                waiter.set_result(None)
+
+    async def next(self) -> TokenOutput | ApiError:
+        items = self._items
+        while not items:
+            self._waiter = waiter = self._loop.create_future()
+            await waiter
+        return items.popleft()
 
 
 class EngineStartError(Exception):
@@ -87,7 +114,7 @@ class EngineClient:
         self._command = tuple(command)
         self._max_in_flight = config.max_num_seqs + max_queue_size
         self._on_progress = on_progress
-        self._queues: dict[str, OutputQueue] = {}
+        self._queues: dict[str, Outputs] = {}
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(EngineEvent)
         self._commands: zmq.Socket[bytes] | None = None  # of the process that is ready
@@ -139,14 +166,14 @@ class EngineClient:
         self.ensure_admission()
         request_id = request.request_id
         assert request_id not in self._queues, "request ids are unique"
-        queue: OutputQueue = asyncio.Queue()
+        queue = Outputs()
         self._queues[request_id] = queue
         record = self._metrics.request(len(request.prompt_token_ids))
         finish_reason: str | None = None
         try:
             self._send(request)
             while True:
-                output = await queue.get()
+                output = await queue.next()
                 if isinstance(output, ApiError):
                     finish_reason = "error"
                     raise output
@@ -278,11 +305,11 @@ class EngineClient:
             # A request that was aborted a moment ago may still have outputs under way.
             queue = self._queues.get(output.request_id)
             if queue is not None:
-                queue.put_nowait(output)
+                queue.put(output)
 
     def _fail_all(self, error: Callable[[], ApiError]) -> None:
         for queue in self._queues.values():
-            queue.put_nowait(error())
+            queue.put(error())
 
 
 def _exit_in_words(returncode: int | None) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import ssl
@@ -29,6 +30,8 @@ from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.state import GatewayState
 
 GRACEFUL_TIMEOUT = 5  # seconds that answers under way have when the server is told to stop
+
+GC_THRESHOLD = 20_000  # objects made and not freed between two looks at the young ones
 
 
 class ServeError(Exception):
@@ -76,6 +79,11 @@ async def _serve(
         except (OSError, ValueError) as error:
             raise ServeError(str(error)) from None
         server = _server(config, create_app(state))
+        # What was imported lives as long as the process: no collection needs to look at it, and
+        # the dicts of a step's chunks are no reason to look for cycles.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 20, 50)
         _stop_on_signals(server, engine)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         with progress:
