@@ -28,7 +28,6 @@ from formgate.engine.messages import (
     AbortRequests,
     AddRequest,
     EngineCommand,
-    EngineEvent,
     EngineReady,
     EngineStats,
     Shutdown,
@@ -60,22 +59,27 @@ def run_engine() -> None:
     special = tokenizer.marker_ids
     ids = [i for i in range(tokenizer.size) if i not in special and _is_text(tokenizer, i)]
     draw = random.Random(0)
-    commands, events = zmq.Context().socket(zmq.PULL), zmq.Context().socket(zmq.PUSH)
-    commands.connect(launch.command_address)
-    events.set(zmq.SNDHWM, 0)
-    events.connect(launch.event_address)
+    context = zmq.Context()
+    commands = context.socket(zmq.PULL)
+    events = []
+    addresses = [(launch.command_address, launch.event_address), *launch.more_clients]
+    for command_address, event_address in addresses:
+        commands.connect(command_address)
+        events.append(context.socket(zmq.PUSH))
+        events[-1].set(zmq.SNDHWM, 0)
+        events[-1].connect(event_address)
     encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(EngineCommand)
 
-    def tell(event: EngineEvent) -> None:
-        events.send(encoder.encode(event))
-
-    tell(EngineReady(8192, 4096, 16, tokenizer.size, "none", "none"))
+    for client in events:
+        client.send(encoder.encode(EngineReady(8192, 4096, 16, tokenizer.size, "none", "none")))
     left: dict[str, int] = {}
+    asked_by: dict[str, int] = {}
     while True:
         while commands.poll(0 if left else 1000):
             match decoder.decode(commands.recv()):
-                case AddRequest(request_id=request_id, params=params):
+                case AddRequest(request_id=request_id, params=params, client=client):
                     left[request_id] = params.max_tokens
+                    asked_by[request_id] = client
                 case AbortRequests(request_ids=request_ids):
                     for request_id in request_ids:
                         left.pop(request_id, None)
@@ -84,15 +88,18 @@ def run_engine() -> None:
         if not left:
             continue
         end = time.monotonic() + step_seconds
-        outputs = []
+        outputs: list[list[TokenOutput]] = [[] for _ in events]
         for request_id in list(left):
             left[request_id] -= 1
             output = TokenOutput(request_id, [draw.choice(ids)])
             if left[request_id] == 0:
                 output.finish_reason = "length"
                 del left[request_id]
-            outputs.append(output)
-        tell(StepOutputs(outputs, EngineStats(len(left), 0, 0.5, num_batched_tokens=len(outputs))))
+            outputs[asked_by[request_id]].append(output)
+        stats = EngineStats(len(left), 0, 0.5, num_batched_tokens=1)
+        for client, share in zip(events, outputs, strict=True):
+            if share:
+                client.send(encoder.encode(StepOutputs(share, stats)))
         time.sleep(max(0.0, end - time.monotonic()))
 
 

@@ -105,7 +105,12 @@ class EngineClient:
         max_queue_size: int = 4096,
         on_progress: Callable[[LoadProgress], None] | None = None,
         command: Sequence[str] = ENGINE_COMMAND,
+        more_clients: Sequence[tuple[str, str]] = (),
+        on_death: Callable[[], None] | None = None,
+        client: int = 0,
     ) -> None:
+        """`more_clients`: the two addresses of each other process that this one's engine serves;
+        `on_death` is for telling them. `client`: the number of one of these, see `attach`."""
         self.state: EngineState = "starting"
         self.ready: EngineReady | None = None
         self._config = config
@@ -114,6 +119,9 @@ class EngineClient:
         self._command = tuple(command)
         self._max_in_flight = config.max_num_seqs + max_queue_size
         self._on_progress = on_progress
+        self._more_clients = list(more_clients)
+        self._on_death = on_death
+        self._client = client
         self._queues: dict[str, Outputs] = {}
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(EngineEvent)
@@ -128,6 +136,21 @@ class EngineClient:
         assert self._supervisor is None
         self._first_ready = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
+
+    async def attach(self, command_address: str, event_address: str) -> None:
+        """Instead of `start`: be served by the engine process of another client, which tells of
+        its end by `engine_died`."""
+        assert self._supervisor is None
+        assert self._client > 0
+        self._first_ready = asyncio.get_running_loop().create_future()
+        self._supervisor = asyncio.create_task(
+            self._follow(command_address, event_address), name="engine-follower"
+        )
+
+    def engine_died(self) -> None:
+        self._commands = None
+        self.state = "dead"
+        self._fail_all(engine_died)
 
     async def wait_ready(self) -> EngineReady:
         """Until the first engine process is ready. Raises EngineStartError if it fails."""
@@ -171,6 +194,8 @@ class EngineClient:
         record = self._metrics.request(len(request.prompt_token_ids))
         finish_reason: str | None = None
         try:
+            if self._client:
+                request.client = self._client
             self._send(request)
             while True:
                 output = await queue.next()
@@ -225,6 +250,8 @@ class EngineClient:
                 self._first_ready.set_exception(EngineStartError(failure))
                 return
             self._fail_all(engine_died)
+            if self._on_death is not None:
+                self._on_death()
             delay = FIRST_RESTART_DELAY if was_ready else min(2 * delay, MAX_RESTART_DELAY)
             logger.error("%s It is started again in %.1f s.", failure, delay)
             self._metrics.engine_died()
@@ -246,13 +273,9 @@ class EngineClient:
                 tokenizer_dir=self._tokenizer_dir,
                 command_address=f"ipc://{folder}/commands",
                 event_address=f"ipc://{folder}/events",
+                more_clients=self._more_clients,
             )
-            commands.set(zmq.SNDHWM, 0)  # admission limits the queue, not the socket
-            commands.set(zmq.LINGER, 100)  # milliseconds: enough for Shutdown to leave
-            commands.bind(launch.command_address)
-            events.set(zmq.RCVHWM, 0)
-            events.set(zmq.LINGER, 0)
-            events.bind(launch.event_address)
+            _bind(commands, launch.command_address, events, launch.event_address)
             process = await start_engine_process(self._command, launch)
             reader = asyncio.create_task(self._read(events, commands), name="engine-reader")
             ended = asyncio.create_task(process.wait(), name="engine-process")
@@ -270,6 +293,16 @@ class EngineClient:
                     commands.send(self._encoder.encode(Shutdown()), zmq.NOBLOCK)
                 await stop_engine_process(process, STOP_TIMEOUT)
                 await asyncio.gather(reader, ended, return_exceptions=True)
+
+    async def _follow(self, command_address: str, event_address: str) -> None:
+        with (
+            zmq.Context() as context,
+            context.socket(zmq.PUSH) as commands,
+            zmq.asyncio.Context.shadow(context).socket(zmq.PULL) as events,
+        ):
+            _bind(commands, command_address, events, event_address)
+            while True:  # the engine's last words are for the process that starts it again
+                await self._read(events, commands)
 
     async def _read(self, events: zmq.asyncio.Socket, commands: zmq.Socket[bytes]) -> str:
         """Hand out events until the engine says that it cannot go on."""
@@ -300,7 +333,8 @@ class EngineClient:
                     return event.message
 
     def _dispatch(self, step: StepOutputs) -> None:
-        self._metrics.engine_step(step.stats)
+        if self._client == 0:
+            self._metrics.engine_step(step.stats)
         for output in step.outputs:
             # A request that was aborted a moment ago may still have outputs under way.
             queue = self._queues.get(output.request_id)
@@ -310,6 +344,20 @@ class EngineClient:
     def _fail_all(self, error: Callable[[], ApiError]) -> None:
         for queue in self._queues.values():
             queue.put(error())
+
+
+def _bind(
+    commands: zmq.Socket[bytes],
+    command_address: str,
+    events: zmq.asyncio.Socket,
+    event_address: str,
+) -> None:
+    commands.set(zmq.SNDHWM, 0)  # admission limits the queue, not the socket
+    commands.set(zmq.LINGER, 100)  # milliseconds: enough for Shutdown to leave
+    commands.bind(command_address)
+    events.set(zmq.RCVHWM, 0)
+    events.set(zmq.LINGER, 0)
+    events.bind(event_address)
 
 
 def _exit_in_words(returncode: int | None) -> str:

@@ -196,6 +196,10 @@ class Metrics:
     def exposition(self) -> bytes:
         return generate_latest(self.registry)
 
+    async def own_exposition(self) -> bytes:
+        """Where one process speaks HTTP, its metrics are the server's."""
+        return self.exposition()
+
     # What the engine reports.
 
     def engine_ready(self, ready: EngineReady, *, prefix_caching: bool) -> None:
