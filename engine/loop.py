@@ -4,10 +4,12 @@ It decides nothing about requests, and how the process was started is not its bu
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
 import time
+from collections.abc import Sequence
 
 import msgspec
 import zmq
@@ -26,6 +28,8 @@ from formgate.engine.messages import (
     LoadProgress,
     Release,
     Shutdown,
+    StepOutputs,
+    TokenOutput,
 )
 from formgate.engine.models.spec import UnsupportedModelError
 from formgate.engine.weights import WeightsError
@@ -45,24 +49,31 @@ def run_engine_loop(
     event_address: str,
     *,
     fill_masks: FillMasks = one_by_one,
+    more_clients: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Load the model and serve until a Shutdown arrives or the parent process is gone.
 
-    Connects to both addresses. An engine that cannot start, or go on, says so in an EngineFailed
-    and raises SystemExit(1).
+    Connects to both addresses, and to those of further clients, which are numbered from 1. An
+    engine that cannot start, or go on, says so in an EngineFailed and raises SystemExit(1).
     """
     parent = os.getppid()
     with (
         zmq.Context() as context,
         context.socket(zmq.PULL) as commands,
-        context.socket(zmq.PUSH) as events,
+        contextlib.ExitStack() as stack,
     ):
         commands.set(zmq.RCVHWM, 0)
         commands.connect(command_address)
-        events.set(zmq.SNDHWM, 0)  # a slow reader must not stop the step
-        events.set(zmq.LINGER, LINGER)
-        events.connect(event_address)
-        sender = EventSender(events)
+        clients = []
+        for address in (event_address, *(event for _, event in more_clients)):
+            events = stack.enter_context(context.socket(zmq.PUSH))
+            events.set(zmq.SNDHWM, 0)  # a slow reader must not stop the step
+            events.set(zmq.LINGER, LINGER)
+            events.connect(address)
+            clients.append(events)
+        for command_address, _ in more_clients:
+            commands.connect(command_address)
+        sender = EventSender(clients)
         try:
             engine = Engine(
                 config, constraint_factory, fill_masks=fill_masks, progress=sender.progress
@@ -85,14 +96,40 @@ def run_engine_loop(
 
 
 class EventSender:
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
-        self._socket = socket
+    """Answers each client's requests to that client, and tells all of them everything else."""
+
+    def __init__(self, sockets: Sequence[zmq.Socket[bytes]]) -> None:
+        self._sockets = sockets
+        self._clients: dict[str, int] = {}  # of requests that are not the first client's
         self._encoder = msgspec.msgpack.Encoder()
         self._stage = ""
         self._next_progress = 0.0
 
     def send(self, event: EngineEvent) -> None:
-        self._socket.send(self._encoder.encode(event))
+        message = self._encoder.encode(event)
+        for socket in self._sockets:
+            socket.send(message)
+
+    def started(self, request: AddRequest) -> None:
+        if request.client:
+            self._clients[request.request_id] = request.client
+
+    def aborted(self, request_ids: Sequence[str]) -> None:
+        for request_id in request_ids:
+            self._clients.pop(request_id, None)
+
+    def step(self, step: StepOutputs) -> None:
+        if not self._clients:
+            self._sockets[0].send(self._encoder.encode(step))
+            return
+        shares: list[list[TokenOutput]] = [[] for _ in self._sockets]
+        for output in step.outputs:
+            shares[self._clients.get(output.request_id, 0)].append(output)
+            if output.finish_reason is not None:
+                self._clients.pop(output.request_id, None)
+        for number, (socket, share) in enumerate(zip(self._sockets, shares, strict=True)):
+            if share or number == 0:  # the first counts what the engine reports of itself
+                socket.send(self._encoder.encode(StepOutputs(share, step.stats)))
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """The first and the last of a stage, and a few a second in between."""
@@ -120,7 +157,7 @@ class EngineLoop:
             self._take_commands(wait if self.engine.has_work else PARENT_CHECK_INTERVAL)
             if self.engine.has_work:
                 step = self.engine.step()
-                self._sender.send(step)
+                self._sender.step(step)
                 # Who waits may have no room until others get their constraints.
                 wait = 0.0 if step.stats.num_batched_tokens or step.outputs else IDLE_WAIT
 
@@ -138,11 +175,13 @@ class EngineLoop:
     def _obey(self, command: EngineCommand) -> None:
         match command:
             case AddRequest():
+                self._sender.started(command)
                 self.engine.add_request(command)
             case Release():
                 self.engine.release(command.request_id, command.constraint)
             case AbortRequests():
                 self.engine.abort(command.request_ids)
+                self._sender.aborted(command.request_ids)
             case Shutdown():
                 self._running = False
 

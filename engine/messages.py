@@ -21,6 +21,7 @@ class AddRequest(msgspec.Struct, tag="add", omit_defaults=True):
     lora_name: str | None = None
     priority: int = 0  # lower runs earlier under the priority policy
     cache_salt: str | None = None
+    client: int = 0  # which of several HTTP processes asks, and is answered
 
 
 class Release(msgspec.Struct, tag="release"):

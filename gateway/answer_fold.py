@@ -34,6 +34,9 @@ class AnswerFold:
         self._reasoning: list[str] = []
         self.calls: list[FoldedCall] = []
 
+    def add_content(self, text: str) -> None:
+        self._content.append(text)
+
     def add(self, delta: OutputDelta) -> None:
         match delta:
             case ContentDelta(text):

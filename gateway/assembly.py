@@ -5,6 +5,7 @@ needs when it is made.
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from formgate.engine.config import EngineConfig
@@ -34,6 +35,7 @@ def build_state(
     models: ServedModels,
     metrics: Metrics,
     engine: EngineClient,
+    exposition: Callable[[], Awaitable[bytes]],
 ) -> GatewayState:
     """Raises OSError or ValueError, with one clear line, for files that cannot be used."""
     model_dir = engine_config.model_dir
@@ -69,6 +71,7 @@ def build_state(
         messages=MessagesService(chat, profile),
         tokenize=tokenize,
         compiling=compiling,
+        exposition=exposition,
     )
 
 

@@ -98,6 +98,7 @@ class Choice:
     _parser: Parser | None = field(init=False)
     _stops: StopStrings | None = field(init=False)
     _tracer: Tracer | None = field(init=False)
+    _plain: bool = field(init=False)  # its text is all there is to it
     _region: type[ContentDelta] | type[ReasoningDelta] = ContentDelta
 
     def __post_init__(self) -> None:
@@ -113,6 +114,12 @@ class Choice:
         self._stops = None
         if settings.stops:
             self._stops = StopStrings(settings.stops, include=settings.include_stop)
+        self._plain = (
+            self._parser is None
+            and self._tracer is None
+            and self._stops is None
+            and not settings.drop_tokens
+        )
 
     async def steps(self, engine: Engine, request: AddRequest) -> AsyncGenerator[ChoiceStep]:
         """Until the engine or a stop string ends it."""
@@ -128,8 +135,16 @@ class Choice:
                     return
 
     def feed(self, output: TokenOutput) -> ChoiceStep:
-        settings = self.settings
         token_ids = output.token_ids
+        if self._plain and output.finish_reason is None and output.logprobs is None:
+            self.num_tokens += len(token_ids)
+            pieces = self._detokenizer.feed(token_ids)
+            text = pieces[0].text if len(pieces) == 1 else "".join([p.text for p in pieces])
+            if not text:
+                return ChoiceStep(self.index, [], token_ids, ())
+            self.fold.add_content(text)
+            return ChoiceStep(self.index, [ContentDelta(text)], token_ids, ())
+        settings = self.settings
         logprobs: Sequence[PositionLogprobs] = output.logprobs or ()
         if settings.drop_tokens:
             return ChoiceStep(self.index, [], [], (), output.finish_reason and "length")

@@ -44,6 +44,10 @@ class Detokenizer:
         """The pieces that these ids complete; ordinary text between two markers is one piece."""
         pieces: list[Piece] = []
         token_bytes = self._token_bytes
+        if len(token_ids) == 1 and (token_id := token_ids[0]) not in self._special:
+            if token_id < len(token_bytes):
+                self._add_text(pieces, token_bytes[token_id], final=False)
+            return pieces
         run = b""
         for token_id in token_ids:
             if token_id in self._special:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import tempfile
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -50,12 +51,38 @@ from formgate.gateway.metrics import Metrics, RequestRecord
 logger = logging.getLogger(__name__)
 
 EngineState = Literal["starting", "ready", "dead"]
-OutputQueue = asyncio.Queue[TokenOutput | ApiError]
-
 FIRST_RESTART_DELAY = 0.5  # seconds; doubles with each start that fails
 MAX_RESTART_DELAY = 30.0
 STOP_TIMEOUT = 5.0  # seconds that the engine process has to end by itself
 LAST_WORDS_TIMEOUT = 0.2  # seconds for events that a dead process may have left in the socket
+
+
+class Outputs:
+    """What one request's consumer has not taken yet. An asyncio.Queue without its locks and its
+    limits: this is put into and taken from once for every token of every request.
+    """
+
+    __slots__ = ("_items", "_loop", "_waiter")
+
+    def __init__(self) -> None:
+        self._items: deque[TokenOutput | ApiError] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, item: TokenOutput | ApiError) -> None:
+        self._items.append(item)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():  # a consumer that was cancelled has not run yet
+                waiter.set_result(None)
+
+    async def next(self) -> TokenOutput | ApiError:
+        items = self._items
+        while not items:
+            self._waiter = waiter = self._loop.create_future()
+            await waiter
+        return items.popleft()
 
 
 class EngineStartError(Exception):
@@ -79,7 +106,12 @@ class EngineClient:
         max_queue_size: int = 4096,
         on_progress: Callable[[LoadProgress], None] | None = None,
         command: Sequence[str] = ENGINE_COMMAND,
+        more_clients: Sequence[tuple[str, str]] = (),
+        on_death: Callable[[], None] | None = None,
+        client: int = 0,
     ) -> None:
+        """`more_clients`: the two addresses of each other process that this one's engine serves;
+        `on_death` is for telling them. `client`: the number of one of these, see `attach`."""
         self.state: EngineState = "starting"
         self.ready: EngineReady | None = None
         self._config = config
@@ -88,7 +120,10 @@ class EngineClient:
         self._command = tuple(command)
         self._max_in_flight = config.max_num_seqs + max_queue_size
         self._on_progress = on_progress
-        self._queues: dict[str, OutputQueue] = {}
+        self._more_clients = list(more_clients)
+        self._on_death = on_death
+        self._client = client
+        self._queues: dict[str, Outputs] = {}
         self._begun: dict[str, RequestRecord] = {}  # held in the engine, until `generate`
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(EngineEvent)
@@ -103,6 +138,21 @@ class EngineClient:
         assert self._supervisor is None
         self._first_ready = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
+
+    async def attach(self, command_address: str, event_address: str) -> None:
+        """Instead of `start`: be served by the engine process of another client, which tells of
+        its end by `engine_died`."""
+        assert self._supervisor is None
+        assert self._client > 0
+        self._first_ready = asyncio.get_running_loop().create_future()
+        self._supervisor = asyncio.create_task(
+            self._follow(command_address, event_address), name="engine-follower"
+        )
+
+    def engine_died(self) -> None:
+        self._commands = None
+        self.state = "dead"
+        self._fail_all(engine_died)
 
     async def wait_ready(self) -> EngineReady:
         """Until the first engine process is ready. Raises EngineStartError if it fails."""
@@ -139,7 +189,7 @@ class EngineClient:
         self.ensure_admission(len(requests))
         for request in requests:
             self._begun[request.request_id] = self._open(request)
-            self._send(msgspec.structs.replace(request, held=True))
+            self._add(request, held=True)
 
     def abandon(self, requests: Sequence[AddRequest]) -> None:
         """Drop those that were begun and that nobody went on with. Never blocks, never raises."""
@@ -168,9 +218,9 @@ class EngineClient:
             if was_begun:
                 self._send(Release(request_id, request.constraint or ""))
             else:
-                self._send(request)
+                self._add(request, held=False)
             while True:
-                output = await queue.get()
+                output = await queue.next()
                 if isinstance(output, ApiError):
                     finish_reason = "error"
                     raise output
@@ -201,8 +251,11 @@ class EngineClient:
 
     def _open(self, request: AddRequest) -> RequestRecord:
         assert request.request_id not in self._queues, "request ids are unique"
-        self._queues[request.request_id] = asyncio.Queue()
+        self._queues[request.request_id] = Outputs()
         return self._metrics.request(len(request.prompt_token_ids))
+
+    def _add(self, request: AddRequest, *, held: bool) -> None:
+        self._send(msgspec.structs.replace(request, client=self._client, held=held))
 
     def _forget(self, request_id: str, record: RequestRecord, reason: str) -> None:
         if self._queues.pop(request_id, None) is not None:
@@ -227,6 +280,8 @@ class EngineClient:
                 self._first_ready.set_exception(EngineStartError(failure))
                 return
             self._fail_all(engine_died)
+            if self._on_death is not None:
+                self._on_death()
             delay = FIRST_RESTART_DELAY if was_ready else min(2 * delay, MAX_RESTART_DELAY)
             logger.error("%s It is started again in %.1f s.", failure, delay)
             self._metrics.engine_died()
@@ -248,13 +303,9 @@ class EngineClient:
                 tokenizer_dir=self._tokenizer_dir,
                 command_address=f"ipc://{folder}/commands",
                 event_address=f"ipc://{folder}/events",
+                more_clients=self._more_clients,
             )
-            commands.set(zmq.SNDHWM, 0)  # admission limits the queue, not the socket
-            commands.set(zmq.LINGER, 100)  # milliseconds: enough for Shutdown to leave
-            commands.bind(launch.command_address)
-            events.set(zmq.RCVHWM, 0)
-            events.set(zmq.LINGER, 0)
-            events.bind(launch.event_address)
+            _bind(commands, launch.command_address, events, launch.event_address)
             process = await start_engine_process(self._command, launch)
             reader = asyncio.create_task(self._read(events, commands), name="engine-reader")
             ended = asyncio.create_task(process.wait(), name="engine-process")
@@ -272,6 +323,16 @@ class EngineClient:
                     commands.send(self._encoder.encode(Shutdown()), zmq.NOBLOCK)
                 await stop_engine_process(process, STOP_TIMEOUT)
                 await asyncio.gather(reader, ended, return_exceptions=True)
+
+    async def _follow(self, command_address: str, event_address: str) -> None:
+        with (
+            zmq.Context() as context,
+            context.socket(zmq.PUSH) as commands,
+            zmq.asyncio.Context.shadow(context).socket(zmq.PULL) as events,
+        ):
+            _bind(commands, command_address, events, event_address)
+            while True:  # the engine's last words are for the process that starts it again
+                await self._read(events, commands)
 
     async def _read(self, events: zmq.asyncio.Socket, commands: zmq.Socket[bytes]) -> str:
         """Hand out events until the engine says that it cannot go on."""
@@ -302,16 +363,31 @@ class EngineClient:
                     return event.message
 
     def _dispatch(self, step: StepOutputs) -> None:
-        self._metrics.engine_step(step.stats)
+        if self._client == 0:
+            self._metrics.engine_step(step.stats)
         for output in step.outputs:
             # A request that was aborted a moment ago may still have outputs under way.
             queue = self._queues.get(output.request_id)
             if queue is not None:
-                queue.put_nowait(output)
+                queue.put(output)
 
     def _fail_all(self, error: Callable[[], ApiError]) -> None:
         for queue in self._queues.values():
-            queue.put_nowait(error())
+            queue.put(error())
+
+
+def _bind(
+    commands: zmq.Socket[bytes],
+    command_address: str,
+    events: zmq.asyncio.Socket,
+    event_address: str,
+) -> None:
+    commands.set(zmq.SNDHWM, 0)  # admission limits the queue, not the socket
+    commands.set(zmq.LINGER, 100)  # milliseconds: enough for Shutdown to leave
+    commands.bind(command_address)
+    events.set(zmq.RCVHWM, 0)
+    events.set(zmq.LINGER, 0)
+    events.bind(event_address)
 
 
 def _exit_in_words(returncode: int | None) -> str:

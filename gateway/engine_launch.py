@@ -32,22 +32,23 @@ class EngineLaunch(msgspec.Struct):
     tokenizer_dir: Path
     command_address: str
     event_address: str
+    more_clients: list[tuple[str, str]] = []  # likewise, of further HTTP processes
 
     def encode(self) -> bytes:
-        return msgspec.json.encode(self, enc_hook=_encode_path) + b"\n"
+        return msgspec.json.encode(self, enc_hook=encode_path) + b"\n"
 
     @classmethod
     def decode(cls, line: bytes) -> EngineLaunch:
-        return msgspec.json.decode(line, type=cls, dec_hook=_decode_path)
+        return msgspec.json.decode(line, type=cls, dec_hook=decode_path)
 
 
-def _encode_path(value: Any) -> str:
+def encode_path(value: Any) -> str:
     if isinstance(value, Path):
         return str(value)
     raise NotImplementedError(type(value))
 
 
-def _decode_path(kind: type, value: Any) -> Any:
+def decode_path(kind: type, value: Any) -> Any:
     if kind is Path:
         return Path(value)
     raise NotImplementedError(kind)

@@ -50,6 +50,7 @@ def main() -> int:
         launch.command_address,
         launch.event_address,
         fill_masks=compiler.filler(min(os.cpu_count() or 1, MAX_MASK_THREADS)),
+        more_clients=launch.more_clients,
     )
     return 0
 

@@ -12,12 +12,12 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def fan_in(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
-    if len(sources) == 1:  # the usual case needs no task and no queue
-        async with aclosing(sources[0]) as source:
-            async for item in source:
-                yield item
-        return
+def fan_in(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
+    # The usual case needs no task and no queue.
+    return sources[0] if len(sources) == 1 else _fan_in(sources)
+
+
+async def _fan_in(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
     queue: asyncio.Queue[T | Exception | None] = asyncio.Queue()
 
     async def pump(source: AsyncGenerator[T]) -> None:

@@ -46,6 +46,7 @@ ENGINE_FLAGS: Mapping[str, tuple[str, str]] = {
 }
 SHORT_FLAGS: Mapping[str, str] = {"tensor_parallel_size": "-tp", "quantization": "-q"}
 POSITIVE = (
+    "api_server_count",
     "max_body_bytes",
     "tensor_parallel_size",
     "max_model_len",
@@ -147,6 +148,8 @@ def parse_serve(arguments: Sequence[str], *, prog: str) -> CommandLine:
     server = ServerConfig(**{name: values[name] for name in _names(ServerConfig)})
     if (server.ssl_certfile is None) != (server.ssl_keyfile is None):
         parser.error("--ssl-certfile and --ssl-keyfile go together")
+    if server.api_server_count > 1 and server.uds is not None:
+        parser.error("--api-server-count: only one process can listen on --uds")
     options = {name: values[name] for name in ENGINE_FLAGS}
     if (wrong := wrong_option(values)) is not None:
         parser.error(f"--{wrong[0].replace('_', '-')}: {wrong[1]}")

@@ -69,6 +69,7 @@ class LocalRuntime:
                 models,
                 metrics,
                 self._engine,
+                metrics.own_exposition,
             )
             self._compiling = state.compiling
             await self._engine.wait_ready()

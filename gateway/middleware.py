@@ -62,6 +62,7 @@ class RequestContext:
             return
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
+        scope["state"]["send"] = send
         status = 0
 
         async def send_with_id(message: Message) -> None:

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import ssl
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +19,8 @@ import uvloop
 from fastapi import FastAPI
 
 from formgate.engine.config import EngineConfig
+from formgate.engine.messages import EngineReady
+from formgate.gateway.api_fleet import ApiFleet, client_addresses, metrics_path, share_port
 from formgate.gateway.app import create_app
 from formgate.gateway.assembly import build_state
 from formgate.gateway.console import StartupProgress, set_up_logging
@@ -26,9 +30,12 @@ from formgate.gateway.listener import url_of
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.shared_metrics import SharedMetrics
 from formgate.gateway.state import GatewayState
 
 GRACEFUL_TIMEOUT = 5  # seconds that answers under way have when the server is told to stop
+
+GC_THRESHOLD = 20_000  # objects made and not freed between two looks at the young ones
 
 
 class ServeError(Exception):
@@ -55,9 +62,40 @@ async def _serve(
     listener: socket.socket,
     engine_command: Sequence[str],
 ) -> None:
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if config.api_server_count > 1:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="formgate-")))
+            share_port(listener)
+        await _serve_in(folder, config, engine_config, tokenizer_dir, listener, engine_command)
+
+
+async def _serve_in(
+    folder: Path | None,
+    config: ServerConfig,
+    engine_config: EngineConfig,
+    tokenizer_dir: Path,
+    listener: socket.socket,
+    engine_command: Sequence[str],
+) -> None:
+    """`folder`: of the sockets between several HTTP processes."""
     models = ServedModels.of(config)
     metrics = Metrics(models.default)
     progress = StartupProgress()
+    lost: list[str] = []
+    server: uvicorn.Server | None = None
+
+    def end(why: str) -> None:
+        lost.append(why)
+        if server is not None:
+            server.should_exit = True
+
+    others = range(1, config.api_server_count)
+    fleet = ApiFleet(folder, end) if folder is not None else None
+    shared = None
+    if folder is not None:
+        peers = [metrics_path(folder, number) for number in others]
+        shared = SharedMetrics(metrics, metrics_path(folder, 0), peers)
     engine = EngineClient(
         engine_config,
         metrics,
@@ -65,23 +103,38 @@ async def _serve(
         max_queue_size=config.max_queue_size,
         on_progress=progress.show,
         command=engine_command,
+        more_clients=[client_addresses(folder, number) for number in others] if folder else (),
+        on_death=fleet.engine_died if fleet else None,
     )
     state: GatewayState | None = None
     await engine.start()  # its process imports and loads while this one builds the application
     try:
+        if fleet and shared:
+            await fleet.start(config, engine_config, tokenizer_dir, listener)
+            await shared.start()
         try:
             state = await asyncio.to_thread(
-                build_state, config, engine_config, tokenizer_dir, models, metrics, engine
+                build_state,
+                config,
+                engine_config,
+                tokenizer_dir,
+                models,
+                metrics,
+                engine,
+                shared.exposition if shared else metrics.own_exposition,
             )
         except (OSError, ValueError) as error:
             raise ServeError(str(error)) from None
-        server = _server(config, create_app(state))
-        _stop_on_signals(server, engine)
+        server = http_server(config, create_app(state))
+        keep_what_is_loaded()
+        _stop_on_signals(server, engine, fleet)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         with progress:
-            starting = asyncio.create_task(engine.wait_ready())
+            starting = asyncio.create_task(_all_ready(engine, fleet))
             await asyncio.wait((starting, serving), return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
+        if lost:
+            server.should_exit = True
+        elif starting.done():
             try:
                 ready = starting.result()
             except EngineStartError as error:
@@ -96,10 +149,30 @@ async def _serve(
         else:
             starting.cancel()
         await serving
+        if lost:
+            raise ServeError(lost[0])
     finally:
+        if fleet and shared:
+            await fleet.wait_stopped()  # its processes need the engine for their last answers
+            shared.close()
         await engine.close()
         if state is not None:
             state.compiling.close()
+
+
+async def _all_ready(engine: EngineClient, fleet: ApiFleet | None) -> EngineReady:
+    ready = await engine.wait_ready()
+    if fleet is not None:
+        await fleet.wait_ready()
+    return ready
+
+
+def keep_what_is_loaded() -> None:
+    """What was imported lives as long as the process: no collection needs to look at it. And the
+    dicts of a step's chunks are no reason to look for cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
 
 
 class _Server(uvicorn.Server):
@@ -110,7 +183,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(config: ServerConfig, app: FastAPI) -> _Server:
+def http_server(config: ServerConfig, app: FastAPI) -> _Server:
     settings = uvicorn.Config(
         app,
         loop="none",
@@ -133,7 +206,7 @@ def _server(config: ServerConfig, app: FastAPI) -> _Server:
     return _Server(settings)
 
 
-def _stop_on_signals(server: uvicorn.Server, engine: EngineClient) -> None:
+def _stop_on_signals(server: uvicorn.Server, engine: EngineClient, fleet: ApiFleet | None) -> None:
     """The first signal lets answers under way be finished, for a while; the second does not."""
     loop = asyncio.get_running_loop()
     endings: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected
@@ -141,12 +214,16 @@ def _stop_on_signals(server: uvicorn.Server, engine: EngineClient) -> None:
     def stop() -> None:
         delay = 0 if server.should_exit else GRACEFUL_TIMEOUT
         server.should_exit = True
-        endings.add(loop.create_task(_end_engine(engine, delay)))
+        if fleet is not None:
+            fleet.stop()
+        endings.add(loop.create_task(_end_engine(engine, fleet, delay)))
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
 
 
-async def _end_engine(engine: EngineClient, delay: float) -> None:
+async def _end_engine(engine: EngineClient, fleet: ApiFleet | None, delay: float) -> None:
     await asyncio.sleep(delay)
     await engine.close()
+    if fleet is not None:
+        fleet.engine_died()

@@ -80,6 +80,9 @@ class ServerConfig:
         default=4096,
         metadata=about(HTTP, "requests that may wait beyond --max-num-seqs; more get 429"),
     )
+    api_server_count: int = field(
+        default=1, metadata=about(HTTP, "processes that speak HTTP, over one engine")
+    )
     disable_log_requests: bool = field(
         default=False, metadata=about(HTTP, "no log line for each request")
     )

@@ -4,7 +4,7 @@ else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,7 @@ class GatewayState:
     messages: Messages
     tokenize: Callable[[TokenizeRequest], list[int]]
     compiling: CompilePool
+    exposition: Callable[[], Awaitable[bytes]]  # of /metrics, all HTTP processes together
 
 
 async def state_of(request: Request) -> GatewayState:

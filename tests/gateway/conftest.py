@@ -124,6 +124,7 @@ async def _gateway(
                 messages=service,
                 tokenize=lambda request: tokenizer.encode(request.prompt or ""),
                 compiling=compiling,
+                exposition=metrics.own_exposition,
             )
         )
     finally:

@@ -1,0 +1,135 @@
+"""Further HTTP processes beside the first, which owns the engine: how they are started, told of the
+engine's end, and ended. The kernel shares connections out between their sockets on one port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from formgate.engine.config import EngineConfig
+from formgate.gateway.engine_launch import decode_path, encode_path
+from formgate.gateway.server_config import ServerConfig
+
+COMMAND = (sys.executable, "-m", "formgate.gateway.api_server")
+STOP_TIMEOUT = 15.0  # seconds; longer than answers under way are given
+DEAD_ENGINE = b"dead\n"
+
+
+class ApiLaunch(msgspec.Struct):
+    """What a further process is told on its standard input, as one line of JSON. A later line
+    tells that the engine has died, and the end of the input that the first process is gone."""
+
+    number: int  # from 1
+    folder: Path  # of the sockets that the processes share
+    family: int
+    address: tuple[str, int]
+    config: ServerConfig
+    engine_config: EngineConfig
+    tokenizer_dir: Path
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self, enc_hook=encode_path) + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> ApiLaunch:
+        return msgspec.json.decode(line, type=cls, dec_hook=decode_path)
+
+
+def client_addresses(folder: Path, number: int) -> tuple[str, str]:
+    """Where a process takes the engine's end of its commands and of its events."""
+    return f"ipc://{folder}/commands-{number}", f"ipc://{folder}/events-{number}"
+
+
+def metrics_path(folder: Path, number: int) -> Path:
+    return folder / f"metrics-{number}"
+
+
+def share_port(listener: socket.socket) -> None:
+    """Let further sockets be bound where this one is. After it was bound, so that a port which
+    another server has is still refused."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+class ApiFleet:
+    def __init__(self, folder: Path, on_end: Callable[[str], None]) -> None:
+        """`on_end` is told, in a line, of a process that ends though nobody asked it to."""
+        self._folder = folder
+        self._on_end = on_end
+        self._processes: list[asyncio.subprocess.Process] = []
+        self._watchers: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    async def start(
+        self,
+        config: ServerConfig,
+        engine_config: EngineConfig,
+        tokenizer_dir: Path,
+        listener: socket.socket,
+    ) -> None:
+        host, port = listener.getsockname()[:2]
+        for number in range(1, config.api_server_count):
+            # In a session of its own: Ctrl-C is for the first process, which ends the others.
+            process = await asyncio.create_subprocess_exec(
+                *COMMAND,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+            self._processes.append(process)
+            launch = ApiLaunch(
+                number=number,
+                folder=self._folder,
+                family=int(listener.family),
+                address=(host, port),
+                config=config,
+                engine_config=engine_config,
+                tokenizer_dir=tokenizer_dir,
+            )
+            self._tell(process, launch.encode())
+            self._watchers.append(asyncio.create_task(self._watch(number, process)))
+
+    async def wait_ready(self) -> None:
+        """Until each has said that it serves, or has ended."""
+        for process in self._processes:
+            assert process.stdout is not None
+            await process.stdout.readline()
+
+    def engine_died(self) -> None:
+        for process in self._processes:
+            self._tell(process, DEAD_ENGINE)
+
+    def stop(self) -> None:
+        """Let each finish its answers; see `wait_stopped`."""
+        self._stopping = True
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+
+    async def wait_stopped(self) -> None:
+        self.stop()
+        for process in self._processes:
+            try:
+                await asyncio.wait_for(process.wait(), STOP_TIMEOUT)
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        await asyncio.gather(*self._watchers)
+
+    async def _watch(self, number: int, process: asyncio.subprocess.Process) -> None:
+        code = await process.wait()
+        if not self._stopping:
+            how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+            self._on_end(f"HTTP process {number} ended {how}.")
+
+    def _tell(self, process: asyncio.subprocess.Process, line: bytes) -> None:
+        assert process.stdin is not None
+        with contextlib.suppress(OSError, RuntimeError):  # its watcher tells of its end
+            process.stdin.write(line)

@@ -1,0 +1,108 @@
+"""A further HTTP process of a server (`--api-server-count`): the same application on the same port,
+over the engine that the first process started. It ends when that process does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import uvloop
+
+from formgate.gateway.api_fleet import DEAD_ENGINE, ApiLaunch, client_addresses, metrics_path
+from formgate.gateway.app import create_app
+from formgate.gateway.assembly import build_state
+from formgate.gateway.console import set_up_logging
+from formgate.gateway.engine_client import EngineClient
+from formgate.gateway.metrics import Metrics
+from formgate.gateway.served_models import ServedModels
+from formgate.gateway.server import ServeError, http_server, keep_what_is_loaded
+from formgate.gateway.shared_metrics import SharedMetrics
+
+
+def main() -> int:
+    set_up_logging()
+    launch = ApiLaunch.decode(sys.stdin.buffer.readline())
+    try:
+        uvloop.run(_serve(launch))
+    except (OSError, ValueError, ServeError) as error:
+        print(f"formgate: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(launch: ApiLaunch) -> None:
+    config, number, folder = launch.config, launch.number, launch.folder
+    models = ServedModels.of(config)
+    metrics = Metrics(models.default)
+    engine = EngineClient(
+        launch.engine_config, metrics, max_queue_size=config.max_queue_size, client=number
+    )
+    await engine.attach(*client_addresses(folder, number))
+    peers = [metrics_path(folder, i) for i in range(config.api_server_count) if i != number]
+    shared = SharedMetrics(metrics, metrics_path(folder, number), peers)
+    await shared.start()
+    state = await asyncio.to_thread(
+        build_state,
+        config,
+        launch.engine_config,
+        launch.tokenizer_dir,
+        models,
+        metrics,
+        engine,
+        shared.exposition,
+    )
+    server = http_server(config, create_app(state))
+    keep_what_is_loaded()
+
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        server.should_exit = True
+        stopped.set()
+
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop)
+    listening = asyncio.create_task(_obey(engine, stop))
+    starting = asyncio.create_task(engine.wait_ready())
+    stopping = asyncio.create_task(stopped.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if stopped.is_set():
+            return
+        with socket.socket(launch.family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(launch.address)
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            while not server.started and not serving.done():
+                await asyncio.sleep(0.01)
+            print("ready", flush=True)
+            await serving
+    finally:
+        for task in (starting, stopping, listening):
+            task.cancel()
+        shared.close()
+        await engine.close()
+        state.compiling.close()
+
+
+async def _obey(engine: EngineClient, stop: Callable[[], None]) -> None:
+    """What the first process tells, until it is gone."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    while line := await reader.readline():
+        if line == DEAD_ENGINE:
+            engine.engine_died()
+    engine.engine_died()
+    stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

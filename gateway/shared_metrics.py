@@ -1,0 +1,78 @@
+"""The metrics of several HTTP processes as those of one server: each process tells its own on a
+Unix socket, and whichever is asked for `/metrics` adds up what all of them say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from formgate.gateway.metrics import Metrics
+
+PEER_TIMEOUT = 2.0  # seconds; a process that is busy for longer is left out of this answer
+
+
+class SharedMetrics:
+    def __init__(self, metrics: Metrics, own: Path, peers: Sequence[Path]) -> None:
+        self._metrics = metrics
+        self._own = own
+        self._peers = peers
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(self._tell, self._own)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def exposition(self) -> bytes:
+        told = await asyncio.gather(*map(_ask, self._peers))
+        return added_up([self._metrics.exposition().decode(), *filter(None, told)]).encode()
+
+    async def _tell(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            writer.write(self._metrics.exposition())
+            await writer.drain()
+        writer.close()
+
+
+async def _ask(peer: Path) -> str | None:
+    try:
+        async with asyncio.timeout(PEER_TIMEOUT):
+            reader, writer = await asyncio.open_unix_connection(peer)
+            try:
+                return (await reader.read()).decode()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):  # it is starting, or ending
+        return None
+
+
+def added_up(expositions: Iterable[str]) -> str:
+    """Samples of one name and labels as one: the sum; of what says how or since when, the first."""
+    families: dict[str, tuple[list[str], dict[str, float]]] = {}
+    for text in expositions:
+        about: list[str] = []
+        samples: dict[str, float] = {}
+        for line in text.splitlines():
+            if line.startswith("# HELP "):
+                about, samples = families.setdefault(line.split(" ", 3)[2], ([], {}))
+            if line.startswith("#"):
+                if line not in about:
+                    about.append(line)
+                continue
+            key, _, value = line.rpartition(" ")
+            name = key.partition("{")[0]
+            if key not in samples:
+                samples[key] = float(value)
+            elif not name.endswith(("_info", "_created")):
+                samples[key] += float(value)
+    lines = [
+        line
+        for about, samples in families.values()
+        for line in (*about, *(f"{key} {value}" for key, value in samples.items()))
+    ]
+    return "\n".join(lines) + "\n"
