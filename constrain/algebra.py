@@ -16,7 +16,7 @@ from formgate.constrain.array_keywords import array_clauses, with_unevaluated_it
 from formgate.constrain.clauses import Clause, not_negatable
 from formgate.constrain.dialect import Draft
 from formgate.constrain.emptiness import Emptiness
-from formgate.constrain.errors import ConstraintError, SelfReferenceError
+from formgate.constrain.errors import ConstraintError, SelfReferenceError, Unplaced
 from formgate.constrain.keywords import says_nothing_but
 from formgate.constrain.object_keywords import (
     PresenceReader,
@@ -24,6 +24,7 @@ from formgate.constrain.object_keywords import (
     presence_clause,
     with_unevaluated_properties,
 )
+from formgate.constrain.refusal_places import placed
 from formgate.constrain.resources import Node, Resources
 from formgate.constrain.scalar_keywords import (
     number_clauses,
@@ -47,6 +48,17 @@ MAX_SHAPES = 4_000  # alternatives of one schema for one kind of value
 MAX_WORK = 40_000  # pairs of alternatives that are looked at: about a third of a second
 MOST_COMPARED = 60  # alternatives that are compared with each other
 
+# What makes alternatives; the likeliest to make many first.
+_BRANCHING = (
+    *("oneOf", "anyOf", "not", "if", "allOf", "dependentSchemas", "dependencies", "enum"),
+    *("unevaluatedProperties", "unevaluatedItems", "type"),
+)
+_FEWER = (
+    "Write fewer branches, or give each a `required` member with a `const` of its own, which tells "
+    "them apart"
+)
+_NOWHERE = "const:"  # the base of schemas that stand nowhere in the document
+
 
 class Algebra:
     """Raises ConstraintError for what it cannot express, when that is asked for."""
@@ -58,7 +70,9 @@ class Algebra:
         self._shapes: dict[tuple[Conjunction, Kind], list[Shape]] = {}
         self._running: set[tuple[Literal, Kind, bool]] = set()
         self._constants: dict[int, Node] = {}
+        self._origins: dict[str, Node] = {}  # of constants: the schemas that name them
         self._work = 0
+        self._overworked: ConstraintError | None = None
         self._presence = PresenceReader(
             resources.child,
             lambda node: resources.target(node, "$ref"),
@@ -75,12 +89,28 @@ class Algebra:
         key = (schema, kind)
         known = self._shapes.get(key)
         if known is None:
-            if len(schema) == 1:
-                known = self.literal(schema[0], kind)
-            else:
-                known = self._product((partial(self.literal, one, kind) for one in schema), kind)
-            known = self._shapes[key] = self._resolved(known)
+            try:
+                if len(schema) == 1:
+                    known = self.literal(schema[0], kind)
+                else:
+                    known = self._product(
+                        (partial(self.literal, one, kind) for one in schema), kind
+                    )
+                known = self._shapes[key] = self._resolved(known)
+            except Unplaced as error:
+                raise self.placed(error, schema) from None
         return known
+
+    def placed(self, error: Unplaced, schema: Conjunction) -> ConstraintError:
+        """`error`, which came up while `schema` was worked out, with its place if that is known."""
+        nodes = [
+            self._origins.get(str(node.path[1]), node) if node.base == _NOWHERE else node
+            for node, _ in schema
+        ]
+        found = placed(error, nodes, self._resources.target)
+        if self._work > MAX_WORK and self._overworked is None and found is not error:
+            self._overworked = found
+        return found
 
     def is_empty(self, schema: Conjunction) -> bool:
         """True only if no value at all satisfies it."""
@@ -137,8 +167,12 @@ class Algebra:
         if self._other_type(node, kind):
             return [] if holds else [TOP[kind]]
         if key in self._running:
+            keyword = "$ref" if "$ref" in node.schema else None
             raise SelfReferenceError.at(
-                node.path, "a schema that refers to itself before it reads any value allows none"
+                node.path if keyword is None else (*node.path, keyword),
+                "a schema that refers to itself before it reads any value allows none. Write the "
+                "reference below `properties` or `items`",
+                keyword=keyword,
             )
         self._running.add(key)
         try:
@@ -151,6 +185,8 @@ class Algebra:
                     not_negatable(node, keyword)()
                 shapes = self._union(clause.fails for clause in clauses)
                 shapes = [_unannotated(shape) for shape in shapes]
+        except Unplaced as error:
+            raise self.placed(error, (literal,)) from None
         finally:
             self._running.discard(key)
         self._literals[key] = shapes
@@ -179,9 +215,9 @@ class Algebra:
             if keyword in schema
         ]
         if "const" in schema:
-            clauses.append(self._one_of_values([schema["const"]], kind))
+            clauses.append(self._one_of_values(node, [schema["const"]], kind))
         if "enum" in schema:
-            clauses.append(self._one_of_values(schema["enum"], kind))
+            clauses.append(self._one_of_values(node, schema["enum"], kind))
         match kind:
             case Kind.NUMBER:
                 clauses += number_clauses(node)
@@ -363,12 +399,12 @@ class Algebra:
             lambda: self._limited(way(True, False) + way(False, False)),
         )
 
-    def _one_of_values(self, values: list[Any], kind: Kind) -> Clause:
+    def _one_of_values(self, owner: Node, values: list[Any], kind: Kind) -> Clause:
         scalar = scalar_values(values, kind)
         if scalar is not None:
             return scalar
         wanted = list if kind is Kind.ARRAY else dict
-        nodes = [self._constant(value) for value in values if isinstance(value, wanted)]
+        nodes = [self._constant(owner, value) for value in values if isinstance(value, wanted)]
         # To equal a value evaluates none of its parts, as `unevaluated*` means it.
         return Clause(
             lambda: [
@@ -379,7 +415,7 @@ class Algebra:
             ),
         )
 
-    def _constant(self, value: Any) -> Node:
+    def _constant(self, owner: Node, value: Any) -> Node:
         """The schema that says of an array or an object, part by part, that it equals `value`."""
         node = self._constants.get(id(value))
         if node is None:
@@ -396,8 +432,10 @@ class Algebra:
                     "additionalProperties": False,
                 }
             # A path of its own: it stands nowhere in the document.
-            node = Node(schema, ("const", f"#{len(self._constants)}"), "")
-            self._constants[id(value)] = node
+            name = f"#{len(self._constants)}"
+            node = self._constants[id(value)] = Node(schema, ("const", name), _NOWHERE)
+            inner = owner.base == _NOWHERE
+            self._origins[name] = self._origins[str(owner.path[1])] if inner else owner
         return node
 
     def _with_unevaluated(self, node: Node, kind: Kind, shapes: list[Shape]) -> list[Shape]:
@@ -434,8 +472,9 @@ class Algebra:
     def _met(self, one: Shape, two: Shape) -> Shape | None:
         self._work += 1
         if self._work > MAX_WORK:
-            raise ConstraintError(
-                "The schema's `oneOf`, `anyOf` and `not` take too long to work out.",
+            raise self._overworked or Unplaced(
+                f"its alternatives take too long to work out. {_FEWER}",
+                keywords=_BRANCHING,
                 code="schema_too_complex",
             )
         return meet(one, two)
@@ -469,8 +508,9 @@ def _without_special_cases(shapes: list[Shape]) -> list[Shape]:
     ]
 
 
-def _too_many() -> ConstraintError:
-    return ConstraintError(
-        f"The schema has more than {MAX_SHAPES} ways through its `oneOf`, `anyOf` and `not`.",
+def _too_many() -> Unplaced:
+    return Unplaced(
+        f"there are more than {MAX_SHAPES} ways through it and what is beside it. {_FEWER}",
+        keywords=_BRANCHING,
         code="schema_too_complex",
     )

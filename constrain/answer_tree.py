@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from formgate.constrain.errors import ConstraintError
 from formgate.constrain.gbnf import is_gbnf
 from formgate.constrain.gbnf_lark import gbnf_to_lark
 from formgate.constrain.grammar_layout import Layout
 from formgate.constrain.guard_plan import GuardPlan
-from formgate.constrain.json_schema import schema_grammar
+from formgate.constrain.json_schema import guard_refusal, schema_grammar
 from formgate.constrain.lark_grammar import check_lark
 from formgate.constrain.white_space import white_space
 
@@ -127,11 +126,7 @@ class _Writer:
         self.is_native |= grammar.native
         if grammar.plan is not None:
             if not self._before and not self._from_start:
-                raise ConstraintError(
-                    "'uniqueItems' and the like cannot be enforced where nothing fixed stands "
-                    "before the JSON text.",
-                    code="unsupported_schema",
-                )
+                raise guard_refusal(schema)
             self.guards.append((self._before, grammar.plan))
         self.rules += grammar.rules
         return grammar.start

@@ -24,6 +24,15 @@ def listed(holds: list[Shape], fails: list[Shape]) -> Clause:
     return Clause(lambda: holds, lambda: fails)
 
 
+_INSTEAD = {
+    "multipleOf": "say which numbers may come, with bounds, an `enum` or another `multipleOf`",
+    "uniqueItems": "say how many items there are to be, or leave `uniqueItems` out there",
+    "format": "say which strings may come, with a `pattern`, or negate a `pattern`",
+    "unevaluatedProperties": "write `additionalProperties`, whose negation is enforced",
+    "unevaluatedItems": "write `items`, whose negation is enforced",
+}
+
+
 def not_negatable(node: Node, keyword: str) -> Ways:
     """The failing side of a keyword whose negation no mask can enforce."""
 
@@ -31,7 +40,7 @@ def not_negatable(node: Node, keyword: str) -> Ways:
         raise ConstraintError.at(
             (*node.path, keyword),
             "its negation is asked for (by `not`, `oneOf`, `if` or the like), which cannot be "
-            "enforced",
+            f"enforced. Instead, {_INSTEAD[keyword]}",
             keyword=keyword,
         )
 

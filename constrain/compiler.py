@@ -187,7 +187,8 @@ class GrammarCompiler:
         if len(spec_text) > self._limits.max_spec_bytes:
             raise ConstraintError(
                 f"The constraint has {len(spec_text)} bytes; at most "
-                f"{self._limits.max_spec_bytes} are allowed.",
+                f"{self._limits.max_spec_bytes} are allowed. Write what is repeated once, into "
+                "`$defs`, or a `pattern` for a long `enum`.",
                 code="schema_too_complex",
             )
         try:
@@ -206,13 +207,19 @@ class GrammarCompiler:
 
 
 def _too_deep() -> ConstraintError:
-    return ConstraintError("The constraint is nested too deeply.", code="schema_too_complex")
+    return ConstraintError(
+        "The constraint is nested too deeply. Write inner schemas into `$defs` of the root, and a "
+        "`$ref` in their stead.",
+        code="schema_too_complex",
+    )
 
 
 def _refused(message: str) -> ConstraintError:
     message = " ".join(message.split())[:300]
     if any(word in message for word in ("too large", "limit", "fuel", "too many")):
         return ConstraintError(
-            f"The constraint is too complex: {message}", code="schema_too_complex"
+            f"The constraint is too complex: {message}. Lower the counts in its patterns, lengths "
+            "and items, or list fewer values.",
+            code="schema_too_complex",
         )
     return ConstraintError(f"The constraint is not valid: {message}", code="invalid_grammar")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, Self
 
 ConstraintCode = Literal[
@@ -53,6 +53,18 @@ class ConstraintError(ValueError):
 
 class SelfReferenceError(ConstraintError):
     """A schema that is defined by itself, with no value between."""
+
+
+class Unplaced(ConstraintError):
+    """Raised where it is known what is too much, and not which part of the schema is in hand. Who
+    knows that puts `placed` in its stead. `keywords`: those that can be at fault, the likeliest
+    first.
+    """
+
+    def __init__(self, why: str, *, keywords: Sequence[str], code: ConstraintCode) -> None:
+        super().__init__(f"In the schema: {why}.", code=code, keyword=keywords[0])
+        self.why = why
+        self.keywords = tuple(keywords)
 
 
 def pointer_of(path: Iterable[str | int]) -> str:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from formgate.constrain.array_rules import ArrayRules
 from formgate.constrain.cfg import Rule, Token
-from formgate.constrain.errors import ConstraintError
-from formgate.constrain.grammar_layout import Grammar
+from formgate.constrain.errors import Unplaced
+from formgate.constrain.grammar_layout import Grammar, Value
 from formgate.constrain.object_rules import add_object
 from formgate.constrain.scalar_terms import number_tokens, string_token
 from formgate.constrain.scalars import Numbers, Strings
 from formgate.constrain.shapes import Array, Conjunction, Constants, Kind, Object, Shape
 
 MAX_RULES = 100_000
+
+_COUNTS = (
+    *("minItems", "maxItems", "minContains", "maxContains", "minProperties", "maxProperties"),
+)
+_LARGE = 100
+_LARGE_BY_NATURE = (
+    *("enum", "const", "prefixItems", "contains", "dependentSchemas", "oneOf", "anyOf", "not"),
+    *("if", "allOf", "properties", "items", "$ref"),
+)
 
 
 def build(grammar: Grammar, schema: Conjunction) -> Rule:
@@ -25,15 +34,34 @@ def build(grammar: Grammar, schema: Conjunction) -> Rule:
         if (leaf := grammar.leaf(value)) is not None:
             grammar.cfg.add(rule, (leaf,))
             continue
-        for kind in Kind:
-            for shape in grammar.algebra.shapes(value.schema, kind):
-                _add(grammar, rule, shape, value.canonical)
-        if len(grammar.cfg) > MAX_RULES:
-            raise ConstraintError(
-                f"The schema needs more than {MAX_RULES} grammar rules.",
-                code="schema_too_complex",
-            )
+        try:
+            for kind in Kind:
+                for shape in grammar.algebra.shapes(value.schema, kind):
+                    _add(grammar, rule, shape, value.canonical)
+            if len(grammar.cfg) > MAX_RULES:
+                raise _too_large(f"the grammar has more than {MAX_RULES} rules with it", value)
+        except Unplaced as error:
+            raise grammar.algebra.placed(error, value.schema) from None
+        except RecursionError:
+            error = _too_large("it leads the compiler too deep", value)
+            raise grammar.algebra.placed(error, value.schema) from None
     return start
+
+
+def _too_large(why: str, value: Value) -> Unplaced:
+    """The largest count is the likeliest to be at fault, if it is large at all."""
+    counts = {
+        keyword: count
+        for node, _ in value.schema
+        if not isinstance(node.schema, bool)
+        for keyword in _COUNTS
+        if (count := node.schema.get(keyword, 0)) >= _LARGE
+    }
+    return Unplaced(
+        f"{why}. Lower its counts, write fewer of its members, or nest less in it",
+        keywords=(*sorted(counts, key=lambda keyword: -counts[keyword]), *_LARGE_BY_NATURE),
+        code="schema_too_complex",
+    )
 
 
 def _add(grammar: Grammar, rule: Rule, shape: Shape, canonical: bool) -> None:

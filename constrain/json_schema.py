@@ -12,10 +12,15 @@ from formgate.constrain.grammar_layout import Grammar, Layout
 from formgate.constrain.grammar_rules import build
 from formgate.constrain.guard_plan import GuardPlan, guard_plan
 from formgate.constrain.native import NativeSchemas
+from formgate.constrain.no_value import no_value
 from formgate.constrain.schema_check import checked
 from formgate.constrain.shortest import Shortest, shortest
 
-NO_VALUE = "The schema allows no value at all."
+# What is watched beside the mask; the plainest first.
+_GUARDED = (
+    *("uniqueItems", "minProperties", "maxProperties", "not", "propertyNames"),
+    *("oneOf", "if", "dependentSchemas"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +41,38 @@ def schema_grammar(schema: Any, layout: Layout, name: str, *, native: bool) -> S
     natives = NativeSchemas(resources, draft, algebra) if native else None
     if natives is not None and (whole := natives.of(resources.root)) is not None:
         if whole is False:
-            raise ConstraintError(NO_VALUE, code="unsupported_schema")
+            raise no_value(algebra, resources)
         return SchemaGrammar(name, [f"{name}: {layout.native(whole)}"], native=True)
     schemas = ((resources.root, True),)
     grammar = Grammar(algebra, layout, natives)
     start = build(grammar, schemas)
     grammar.cfg.prune()
     if not grammar.cfg.alternatives(start):
-        raise ConstraintError(NO_VALUE, code="unsupported_schema")
+        raise no_value(algebra, resources)
     plan = guard_plan(algebra, schemas, natives) if grammar.guarded else None
     return SchemaGrammar(*grammar.cfg.lark(start, name), plan, grammar.native)
+
+
+def guard_refusal(schema: Any) -> ConstraintError:
+    """Why a guarded schema is refused where a guard could not tell that its text begins."""
+    found = min(
+        (
+            (_GUARDED.index(keyword), node.path)
+            for node in checked(schema)
+            if not isinstance(node.schema, bool)
+            for keyword in _GUARDED
+            if node.schema.get(keyword, False) is not False
+        ),
+        default=None,
+        key=lambda place: place[0],
+    )
+    keyword = None if found is None else _GUARDED[found[0]]
+    return ConstraintError.at(
+        () if found is None or keyword is None else (*found[1], keyword),
+        "it can be enforced only where a fixed text stands before the JSON text, or nothing. Write "
+        "a fixed text (the `begin` of a tag) right before it, or leave the keyword out",
+        keyword=keyword,
+    )
 
 
 def shortest_instance(schema: Any, layout: Layout) -> Shortest:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from formgate.constrain.cfg import Repeat, Rule, Symbol, Token
-from formgate.constrain.errors import ConstraintError
+from formgate.constrain.errors import Unplaced
 from formgate.constrain.grammar_layout import Grammar
 from formgate.constrain.presence import Formula, Has, all_of, decide
 from formgate.constrain.scalar_terms import quoted, string_token
@@ -18,6 +18,15 @@ from formgate.constrain.shapes import Conjunction, Kind, Members, Object, Some, 
 
 MAX_PATTERNS = 4  # names that match several of more patterns than these are left out
 MAX_STATES = 20_000
+
+_CONDITIONS = (
+    *("dependentRequired", "dependencies", "dependentSchemas", "if", "oneOf", "anyOf", "not"),
+    *("maxProperties", "minProperties", "properties"),
+)
+_COUNTED = (
+    *("minProperties", "maxProperties", "not", "oneOf", "if"),
+    *("additionalProperties", "patternProperties", "propertyNames"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +142,11 @@ class _OneObject:
         rule = self._states.get(state)
         if rule is None:
             if len(self._states) > MAX_STATES:
-                raise ConstraintError(
-                    "The schema's conditions on members are too many at once.",
+                raise Unplaced(
+                    "it makes too many conditions on which members come together. Make some of "
+                    "the members `required`, or put groups of members into objects of their own",
                     code="schema_too_complex",
+                    keywords=_CONDITIONS,
                 )
             rule = self._states[state] = self._grammar.cfg.rule()
             name = self._names[state.at]
@@ -181,9 +192,11 @@ class _OneObject:
         if rule is not None:
             return rule
         if len(self._rests) > MAX_STATES:
-            raise ConstraintError(
-                "'minProperties' or 'maxProperties' is too large to be counted.",
+            raise Unplaced(
+                "members that the schema does not name are too many to be counted. Name them in "
+                "`properties`, or lower the count",
                 code="schema_too_complex",
+                keywords=_COUNTED,
             )
         rule = self._rests[key] = self._grammar.cfg.rule()
         cfg = self._grammar.cfg

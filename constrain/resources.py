@@ -25,7 +25,7 @@ class Node:
 
 
 class Resources:
-    """Raises ConstraintError for a schema nested deeper than `max_depth`."""
+    """Raises ConstraintError for a schema of more than `max_depth` levels, the root the first."""
 
     def __init__(self, root: Any, max_depth: int) -> None:
         self._by_path: dict[Path, Node] = {}
@@ -34,15 +34,18 @@ class Resources:
         self._targets: dict[tuple[str, str], Node] = {}
         self._resources = 1
         self.root = self._add(root, (), "")
-        stack = [self.root]
-        while stack:
-            node = stack.pop()
-            for path, sub in subschemas(node.schema, node.path):
-                if len(path) > 2 * max_depth:
-                    raise ConstraintError(
-                        "The schema is nested too deeply.", code="schema_too_complex"
-                    )
-                stack.append(self._add(sub, path, node.base))
+        level = [self.root]
+        for _ in range(max_depth - 1):
+            level = [
+                self._add(sub, path, node.base)
+                for node in level
+                for path, sub in subschemas(node.schema, node.path)
+            ]
+            if not level:
+                break
+        for node in level:
+            for path, _ in subschemas(node.schema, node.path):
+                raise _too_deep(path, str(path[len(node.path)]), max_depth)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self._by_path.values())
@@ -156,6 +159,16 @@ def subschemas(schema: Any, path: Path) -> Iterator[tuple[Path, Any]]:
                     yield (*path, keyword, at), sub
         elif keyword in IN_SCHEMA and isinstance(value, Mapping | bool):
             yield (*path, keyword), value
+
+
+def _too_deep(path: Path, keyword: str, max_depth: int) -> ConstraintError:
+    return ConstraintError.at(
+        path,
+        f"{max_depth} levels of schemas inside schemas are allowed, and this is one more. Write "
+        "inner schemas into `$defs` of the root, and a `$ref` in their stead",
+        code="schema_too_complex",
+        keyword=keyword,
+    )
 
 
 def _refused(node: Node, keyword: str, why: str) -> ConstraintError:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 from formgate.constrain.cfg import Token
-from formgate.constrain.errors import ConstraintError
+from formgate.constrain.errors import Unplaced
 from formgate.constrain.number_regex import integer_range, integer_regex, number_regex
 from formgate.constrain.regex_terms import (
     JSON_STRING,
@@ -121,10 +121,11 @@ def number_tokens(numbers: Numbers, *, canonical: bool) -> list[Token]:
 def _multiples(numbers: Numbers) -> list[Token]:
     assert numbers.multiple_of is not None
     if numbers.integer is False or numbers.without:
-        raise ConstraintError(
-            "'multipleOf' beside excluded numbers cannot be enforced.",
+        raise Unplaced(
+            "it cannot be enforced beside numbers that `not` or the like excludes. List the "
+            "numbers in an `enum`, or exclude none but by bounds",
             code="unsupported_schema",
-            keyword="multipleOf",
+            keywords=("multipleOf",),
         )
     step = numbers.multiple_of
     whole = step == step.to_integral_value()
@@ -150,10 +151,11 @@ def _multiples(numbers: Numbers) -> list[Token]:
 
 def _countable(step: int) -> int:
     if step > MAX_STEP:
-        raise ConstraintError(
-            f"A 'multipleOf' of more than {MAX_STEP} cannot be enforced.",
+        raise Unplaced(
+            f"a step of more than {MAX_STEP} (without its decimal point) cannot be enforced. Ask "
+            "for the number of steps instead, as an `integer`",
             code="schema_too_complex",
-            keyword="multipleOf",
+            keywords=("multipleOf",),
         )
     return step
 

@@ -12,7 +12,7 @@ from formgate.constrain.errors import ConstraintError
 from formgate.constrain.keywords import LEDGER, How, has_shape
 from formgate.constrain.resources import Resources
 
-MAX_DEPTH = 200  # schemas inside schemas, where each is under a name of a keyword
+MAX_DEPTH = 200  # levels of schemas inside schemas, whatever their pointers; the root is the first
 
 
 def checked(schema: Any) -> Resources:

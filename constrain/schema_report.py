@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from formgate.constrain.blueprint import Blueprint
-from formgate.constrain.compiler import GrammarCompiler
+from formgate.constrain.compiler import GrammarCompiler, Limits
 from formgate.constrain.dialect import draft_of
 from formgate.constrain.errors import ConstraintError, pointer_of
 from formgate.constrain.formats import FORMATS
@@ -15,7 +15,8 @@ from formgate.constrain.keywords import LEDGER, How
 from formgate.constrain.resources import Node
 from formgate.constrain.schema_check import MAX_DEPTH, checked
 
-LIMITS = {"pointer_parts": 2 * MAX_DEPTH}  # of the place of a schema inside a schema
+# `max_depth`: levels of schemas inside schemas. `max_spec_bytes`: of the constraint as JSON.
+LIMITS = {"max_depth": MAX_DEPTH, "max_spec_bytes": Limits.max_spec_bytes}
 
 
 def schema_report(schema: Any, compiler: GrammarCompiler) -> dict[str, Any]:
