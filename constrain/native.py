@@ -133,9 +133,19 @@ class NativeSchemas:
         target = self._resources.target(node, "$ref")
         name = self._names.get(target)
         if name is None:
+            self._refuse_circle(target)
             name = self._names[target] = f"d{len(self._names)}"
         self._gathered[target] = None
         return f"#/$defs/{name}"
+
+    def _refuse_circle(self, target: Node) -> None:
+        """llguidance takes references that lead only to each other, and then allows no token."""
+        seen = set()
+        while isinstance(target.schema, Mapping) and "$ref" in target.schema:
+            if target in seen:
+                raise _NotNative  # the algebra says why
+            seen.add(target)
+            target = self._resources.target(target, "$ref")
 
     def _strings(self, schema: Any, new: dict[str, Any]) -> None:
         for keyword in ("minLength", "maxLength", "minItems", "maxItems"):

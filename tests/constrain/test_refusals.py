@@ -232,13 +232,6 @@ def test_as_many_levels_as_are_allowed(masks, keyword) -> None:
     assert error.keyword == keyword
 
 
-def test_what_is_too_much_for_llguidance_says_what_to_lower(masks) -> None:
-    pattern = "^(([a-z]{1,1000}){1,1000}){1,1000}$"
-    error = refusal(masks, {"kind": "json", "schema": at_p({"pattern": pattern})})
-    assert error.code == "schema_too_complex"
-    assert "Lower the counts" in error.message
-
-
 def test_the_report_lists_the_limits(masks) -> None:
     limits = schema_report({}, masks.compiler)["limits"]
     assert limits["max_depth"] == MAX_DEPTH
