@@ -43,8 +43,8 @@ def build(grammar: Grammar, schema: Conjunction) -> Rule:
         except Unplaced as error:
             raise grammar.algebra.placed(error, value.schema) from None
         except RecursionError:
-            error = _too_large("it leads the compiler too deep", value)
-            raise grammar.algebra.placed(error, value.schema) from None
+            too_deep = _too_large("it leads the compiler too deep", value)
+            raise grammar.algebra.placed(too_deep, value.schema) from None
     return start
 
 
