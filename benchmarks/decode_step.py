@@ -4,13 +4,14 @@ For each batch size: wall time of a step, device time by kind of kernel, what is
 the time of the step's matrix products alone (a graph of the model's own weights), which no engine
 can beat. `--modes` compares graphs and overlap with the plain way; `--sampling` the samplers.
 
-    python benchmarks/decode_step.py --model FOLDER [--batches 1 8 64 256] [--context 512]
+    python benchmarks/decode_step.py --model FOLDER [--batches 1 8 64 256] [--contexts 512]
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import random
 import statistics
@@ -178,9 +179,9 @@ def measure(options: argparse.Namespace, mode: str, report: dict[str, object]) -
     )
     print(f"{mode}: ready after {time.perf_counter() - start:.1f} s", flush=True)
     load = Load(engine)
-    for batch in options.batches:
+    for batch, context in itertools.product(options.batches, options.contexts):
         for sampling in options.sampling:
-            load.start(batch, options.context, sampling)
+            load.start(batch, context, sampling)
             wall = min(load.steps(options.steps) for _ in range(2)) * 1000
             names: dict[str, float] = {}
             kinds = device_time(load, 10, names)
@@ -194,8 +195,9 @@ def measure(options: argparse.Namespace, mode: str, report: dict[str, object]) -
                 **{f"{kind}_ms": value for kind, value in kinds.items()},
             }
             rounded = {name: round(value, 3) for name, value in found.items()}
-            report[f"{mode}, batch {batch}, {sampling}"] = rounded
-            print(f"{mode:15} bs {batch:3} {sampling:11}", json.dumps(rounded), flush=True)
+            report[f"{mode}, batch {batch}, context {context}, {sampling}"] = rounded
+            head = f"{mode:15} bs {batch:3} context {context:5} {sampling:11}"
+            print(head, json.dumps(rounded), flush=True)
             if options.kernels:
                 for name, time_us in sorted(names.items(), key=lambda item: -item[1])[:14]:
                     print(f"    {time_us:9.1f} us  {name}")
@@ -211,7 +213,7 @@ def main() -> None:
     parser.add_argument("--load-format", default="dummy")
     parser.add_argument("--max-model-len", type=int, default=8192)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256])
-    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--contexts", type=int, nargs="+", default=[512])
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--sampling", nargs="+", choices=SAMPLING, default=["greedy"])

@@ -17,6 +17,7 @@ from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.json_position import Frame, JsonPosition, Siblings, semantic_key
 from formgate.constrain.matcher import GrammarConstraint, Prepared
 
+_LIKELY = b"a0"  # to come next in a text or a number
 _TERMINATORS = (b",", b"]", b" ", b"\n", b"\t", b"\r")
 _MAX_LOOKBACK = 64  # bytes of an element that are searched for another way
 
@@ -296,8 +297,10 @@ class GuardedConstraint:
         if not bare:
             matcher.rollback(1)
         for length in range(end, max(-1, end - _MAX_LOOKBACK), -1):
-            following = self._first_bytes(matcher, mask)
             prefix = text[:length]
+            if self._goes_on(matcher, siblings, prefix):
+                return
+            following = self._first_bytes(matcher, mask)
             ways = [
                 byte
                 for byte in following
@@ -309,6 +312,15 @@ class GuardedConstraint:
             siblings.add_dead(prefix)
             if length:
                 matcher.rollback(1)
+
+    def _goes_on(self, matcher: LLMatcher, siblings: Siblings, prefix: bytes) -> bool:
+        """Whether one of a few likely bytes may come next, which is quicker found out than all."""
+        return any(
+            (token_id := self._tokens.single.get(byte)) is not None
+            and not siblings.is_dead(prefix + bytes((byte,)))
+            and matcher.validate_tokens([token_id]) == 1
+            for byte in _LIKELY
+        )
 
     def _first_bytes(self, matcher: LLMatcher, mask: NDArray[np.uint32]) -> NDArray[np.uint8]:
         matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)

@@ -101,7 +101,8 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """False also if all that there is waits for a `release`."""
-        return bool(self._early or self.builder.num_pending or self.scheduler.has_work)
+        building = self._sequences and self.builder.num_pending
+        return bool(self._early or building or self.scheduler.has_work)
 
     def add_request(self, request: AddRequest) -> None:
         """A request that cannot be served is answered by an output with an error."""

@@ -164,6 +164,8 @@ class ModelRunner:
             with graphs_fit(config, max_batch), torch.inference_mode():
                 self._static.capture(progress)
                 self.clear_blocks([0])  # what was computed on the way to the graphs
+                logits = torch.zeros((1, self.spec.vocab_size), device=self.device)
+                self.sampler.warm_up(logits, self._device_bitmask[:1])
 
     @property
     def bitmask(self) -> NDArray[np.int32]:

@@ -249,10 +249,11 @@ def paged_attention_triton(
         return out
     group = num_heads // num_kv_heads
     dims = max(triton.next_power_of_2(head_dim), 16)
-    short_query = triton.next_power_of_2(max_query_len)  # few variants to compile
-    all_short = max_query_len == 1 or short_query * group <= SHORT_ROWS
-    if not all_short:
-        short_query = 1
+    # One token or as many as a tile takes: a variant for each length would be compiled in the
+    # middle of serving.
+    most = 1 << max(SHORT_ROWS // group, 1).bit_length() - 1
+    all_short = max_query_len <= most
+    short_query = most if 1 < max_query_len <= most else 1
     shape = {
         "NUM_KV_HEADS": num_kv_heads,
         "GROUP": group,

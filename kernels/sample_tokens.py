@@ -232,7 +232,9 @@ def sample_tokens_triton(
         return tokens
     num_chunks = triton.cdiv(vocab_size, CHUNK)
     chunks = triton.next_power_of_2(num_chunks)
-    highest, total = torch.empty((2, rows, num_chunks), dtype=torch.float32, device=device)
+    # Each by itself: where a part of one begins, another variant would be compiled for.
+    highest = torch.empty((rows, num_chunks), dtype=torch.float32, device=device)
+    total = torch.empty_like(highest)
     best = torch.empty((rows, num_chunks), dtype=torch.int32, device=device)
     limited = top_k is not None or top_p is not None or min_p is not None
     lowest = torch.empty(rows, dtype=torch.float32, device=device) if limited else temperature
