@@ -140,6 +140,15 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
         "enum",
         "contradict",
     ),
+    "references to each other": (
+        {
+            "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+            "items": {"$ref": "#/$defs/a"},
+        },
+        "/$defs/a/$ref",
+        "$ref",
+        "below `properties`",
+    ),
     "a reference to itself": ({"$ref": "#"}, "/$ref", "$ref", "below `properties`"),
 }
 
