@@ -43,6 +43,8 @@ class Limits:
     max_grammar_size: int = 500_000  # symbols in productions
     max_lexer_states: int = 100_000  # about 2 kB each
     initial_lexer_fuel: int = 1_000_000  # about 50,000 a millisecond
+    # For one mask: counted words within a maxLength need more than llguidance's 200,000.
+    step_lexer_fuel: int = 2_000_000
     step_max_items: int = 50_000  # about 20,000 a millisecond
     max_cached_bytes: int = 200_000_000
 
@@ -51,6 +53,7 @@ class Limits:
             max_grammar_size=self.max_grammar_size,
             max_lexer_states=self.max_lexer_states,
             initial_lexer_fuel=self.initial_lexer_fuel,
+            step_lexer_fuel=self.step_lexer_fuel,
             step_max_items=self.step_max_items,
             verbose_errors=False,
         )
