@@ -45,7 +45,7 @@ SAMPLING = {
 KINDS = {
     "attention": ("attend", "combine", "write_kv", "rotary"),
     "norms, gates": ("rms_norm", "silu_and_mul"),
-    "products": ("gemm", "gemv", "cutlass", "nvjet", "sm90_", "splitk", "cublas"),
+    "products": ("gemm", "gemv", "cutlass", "nvjet", "sm90_", "splitk", "cublas", "linear"),
     "copies": ("memcpy", "memset"),
 }
 

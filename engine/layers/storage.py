@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 
 from formgate.engine.layers.parallel import TensorParallel
+from formgate.kernels.skinny_linear import linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class DenseMethod:
         pass
 
     def apply(self, tensors: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, tensors["weight"], tensors.get("bias"))
+        return linear(x, tensors["weight"], tensors.get("bias"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from formgate.kernels.paged_attention import (
+    LONG_QUERY,
     paged_attention,
     paged_attention_ref,
     paged_attention_triton,
@@ -143,6 +144,13 @@ def test_sliding_window_and_softcap(device, assert_close, name, lengths, options
 def test_one_long_prefill_and_a_prefix_hit(device, assert_close, name):
     case = Case(device, [(70, 70), (70, 130)], heads=4, kv_heads=2, head_dim=32)
     assert_close(case.run(IMPLEMENTATIONS[name]), case.dense(), torch.float32)
+
+
+@implementations
+def test_a_prompt_long_enough_for_large_tiles(device, assert_close, name):
+    lengths = [(LONG_QUERY + 3, LONG_QUERY + 40), (60, 61)]
+    case = Case(device, lengths, heads=2, kv_heads=1, head_dim=16, dtype=torch.bfloat16)
+    assert_close(case.run(IMPLEMENTATIONS[name]), case.dense(), torch.bfloat16)
 
 
 @implementations
