@@ -304,18 +304,21 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _run_largest_step(self, max_model_len: int) -> None:
-        batch: ForwardBatch = largest_batch(
-            num_seqs=self.max_num_seqs,
-            max_num_tokens=self.max_num_batched_tokens,
-            max_model_len=max_model_len,
-            block_size=self.block_size,
-            device=self.device,
-        )
-        hidden = self.model(batch, self._kv_shape.allocate(1, self.device))
-        logits = self.model.compute_logits(hidden[batch.logits_indices])
-        # Penalties and logprobs copy the logits: at most twice at a time.
-        copies = [torch.empty_like(logits) for _ in range(2)]
-        del copies
+        kv_cache = self._kv_shape.allocate(1, self.device)
+        # One prompt, too: its attention is another kernel, which would be compiled when one comes.
+        for num_seqs in (1, self.max_num_seqs):
+            batch: ForwardBatch = largest_batch(
+                num_seqs=num_seqs,
+                max_num_tokens=self.max_num_batched_tokens,
+                max_model_len=max_model_len,
+                block_size=self.block_size,
+                device=self.device,
+            )
+            hidden = self.model(batch, kv_cache)
+            logits = self.model.compute_logits(hidden[batch.logits_indices])
+            # Penalties and logprobs copy the logits: at most twice at a time.
+            copies = [torch.empty_like(logits) for _ in range(2)]
+            del hidden, logits, copies
 
 
 def _record_event() -> torch.cuda.Event:
