@@ -1,11 +1,12 @@
 """Draws a token from every row of logits: temperature, top-k, top-p and min-p, then the inverse of
 the cumulative distribution at one uniform number a row. The kernels sort nothing: a row without
-truncation is read twice, and a limit is found by bisection over the bits of a float.
+truncation is read twice; sample_limits.py finds what truncation leaves.
 """
 
 import torch
 
 from formgate.kernels.jit import tl, triton
+from formgate.kernels.sample_limits import lowest_kept
 from formgate.kernels.sample_tokens_ref import BROKEN, check, sample_tokens_ref
 
 __all__ = ["BROKEN", "sample_tokens", "sample_tokens_ref", "sample_tokens_triton"]
@@ -51,111 +52,6 @@ def _chunk_kernel(
     tl.store(highest_ptr + out, tl.where(broken, float("nan"), highest))
     tl.store(best_ptr + out, best)
     tl.store(total_ptr + out, tl.sum(mass, axis=0))
-
-
-@triton.jit
-def _as_float(key):  # noqa: ANN202
-    """The float32 of an integer key; keys are ordered as their floats are."""
-    return tl.where(key >= 0, key, key ^ 0x7FFFFFFF).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _as_key(value):  # noqa: ANN202
-    bits = value.to(tl.int32, bitcast=True)
-    return tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)
-
-
-@triton.jit
-def _above(  # noqa: ANN202
-    row_ptr, bound, highest, temperature, vocab_size, COUNT: tl.constexpr, CHUNK: tl.constexpr
-):
-    """How many logits lie above `bound`, or their mass relative to the highest."""
-    total = 0.0
-    for start in range(0, vocab_size, CHUNK):
-        tokens = start + tl.arange(0, CHUNK)
-        logits = tl.load(row_ptr + tokens, mask=tokens < vocab_size, other=float("-inf"))
-        if COUNT:
-            weights = tl.where(logits > bound, 1.0, 0.0)
-        else:
-            weights = tl.where(logits > bound, tl.exp((logits - highest) / temperature), 0.0)
-        total += tl.sum(weights, axis=0)
-    return total
-
-
-@triton.jit
-def _lowest_kernel(
-    logits_ptr,
-    temperature_ptr,
-    top_k_ptr,
-    top_p_ptr,
-    min_p_ptr,
-    highest_ptr,
-    lowest_ptr,
-    logits_stride,
-    vocab_size,
-    num_chunks,
-    HAS_TOP_K: tl.constexpr,
-    HAS_TOP_P: tl.constexpr,
-    HAS_MIN_P: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    CHUNK: tl.constexpr,
-) -> None:
-    """Grid (rows,): the lowest logit that is kept, or a number between it and the next lower."""
-    row = tl.program_id(0).to(tl.int64)
-    row_ptr = logits_ptr + row * logits_stride
-    chunks = tl.arange(0, CHUNKS)
-    parts = tl.load(
-        highest_ptr + row * num_chunks + chunks, mask=chunks < num_chunks, other=float("-inf")
-    )
-    sound = tl.max((parts != parts).to(tl.int32), axis=0) == 0
-    highest = tl.max(tl.where(parts != parts, float("-inf"), parts), axis=0)
-    temperature = tl.load(temperature_ptr + row)
-    lowest = tl.full((), float("-inf"), tl.float32)
-    sound = sound & (highest > float("-inf")) & (highest < float("inf"))
-    if sound & (temperature > 0):
-        # No finite logit lies below this key.
-        bottom = -2139095040
-        if HAS_TOP_K:
-            top_k = tl.load(top_k_ptr + row)
-            if top_k < vocab_size:
-                # The smallest bound above which there are fewer than top_k.
-                low = bottom
-                high = _as_key(highest)
-                while low < high:
-                    middle = (low & high) + ((low ^ high) >> 1)
-                    count = _above(
-                        row_ptr, _as_float(middle), highest, temperature, vocab_size, True, CHUNK
-                    )
-                    if count < top_k:
-                        high = middle
-                    else:
-                        low = middle + 1
-                lowest = _as_float(low)
-        if HAS_TOP_P:
-            top_p = tl.load(top_p_ptr + row)
-            if top_p < 1.0:
-                before = tl.where(lowest == float("-inf"), bottom, _as_key(lowest) - 1)
-                total = _above(
-                    row_ptr, _as_float(before), highest, temperature, vocab_size, False, CHUNK
-                )
-                low = before
-                high = _as_key(highest)
-                while low < high:
-                    middle = (low & high) + ((low ^ high) >> 1)
-                    mass = _above(
-                        row_ptr, _as_float(middle), highest, temperature, vocab_size, False, CHUNK
-                    )
-                    if mass < top_p * total:
-                        high = middle
-                    else:
-                        low = middle + 1
-                lowest = tl.maximum(lowest, _as_float(low))
-        if HAS_MIN_P:
-            min_p = tl.load(min_p_ptr + row)
-            if min_p > 0.0:
-                lowest = tl.maximum(lowest, highest + temperature * tl.log(min_p))
-        lowest = tl.minimum(lowest, highest)
-    tl.store(lowest_ptr + row, lowest)
 
 
 @triton.jit
@@ -237,10 +133,10 @@ def sample_tokens_triton(
     total = torch.empty_like(highest)
     best = torch.empty((rows, num_chunks), dtype=torch.int32, device=device)
     limited = top_k is not None or top_p is not None or min_p is not None
-    lowest = torch.empty(rows, dtype=torch.float32, device=device) if limited else temperature
+    lowest = temperature  # of no meaning yet
     sizes = (logits.stride(0), vocab_size, num_chunks)
 
-    def sum_chunks(use_limits: bool) -> None:
+    def sum_chunks(lowest: torch.Tensor, *, use_limits: bool) -> None:
         _chunk_kernel[(rows, num_chunks)](
             logits,
             temperature,
@@ -254,25 +150,10 @@ def sample_tokens_triton(
             num_warps=8,
         )
 
-    sum_chunks(False)
+    sum_chunks(lowest, use_limits=False)
     if limited:
-        _lowest_kernel[(rows,)](
-            logits,
-            temperature,
-            temperature if top_k is None else top_k,
-            temperature if top_p is None else top_p,
-            temperature if min_p is None else min_p,
-            highest,
-            lowest,
-            *sizes,
-            HAS_TOP_K=top_k is not None,
-            HAS_TOP_P=top_p is not None,
-            HAS_MIN_P=min_p is not None,
-            CHUNKS=chunks,
-            CHUNK=CHUNK,
-            num_warps=16,
-        )
-        sum_chunks(True)
+        lowest = lowest_kept(logits, temperature, top_k, top_p, min_p, highest, chunk=CHUNK)
+        sum_chunks(lowest, use_limits=True)
     _choose_kernel[(rows,)](
         logits,
         uniform,

@@ -1,0 +1,313 @@
+"""The lowest logit that top-k, top-p and min-p keep, without a sort: the bounds between which it
+lies come closer pass by pass. In a pass each chunk of a row says how many of its logits, or how
+much of the mass, lie above each of 16 bounds; the next pass adds the chunks up, in their order, so
+that a row's result does not depend on its company.
+"""
+
+import torch
+
+from formgate.kernels.jit import tl, triton
+
+__all__ = ["lowest_kept"]
+
+WAYS = 16
+PASSES = 8  # 16**8 is all floats
+PART = 256  # logits that are looked at together; an interpreter takes all at once
+
+
+@triton.jit
+def _as_float(key):  # noqa: ANN202
+    """The float32 of an integer key; keys are ordered as their floats are."""
+    key = key.to(tl.int32)
+    return tl.where(key >= 0, key, key ^ 0x7FFFFFFF).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _as_key(value):  # noqa: ANN202
+    bits = value.to(tl.int32, bitcast=True)
+    return tl.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).to(tl.int64)
+
+
+@triton.jit
+def _highest(highest_ptr, row, num_chunks, CHUNKS: tl.constexpr):  # noqa: ANN202
+    """A row's highest logit, and whether a token can be drawn from it."""
+    chunks = tl.arange(0, CHUNKS)
+    parts = tl.load(
+        highest_ptr + row * num_chunks + chunks, mask=chunks < num_chunks, other=float("-inf")
+    )
+    sound = tl.max((parts != parts).to(tl.int32), axis=0) == 0
+    highest = tl.max(tl.where(parts != parts, float("-inf"), parts), axis=0)
+    return highest, sound & (highest > float("-inf")) & (highest < float("inf"))
+
+
+@triton.jit
+def _bounds(low, high, ways, WAYS: tl.constexpr):  # noqa: ANN202
+    """Keys from `low` on, evenly, none above `high`."""
+    return tl.minimum(low + ways * ((high - low + WAYS - 1) // WAYS), high)
+
+
+@triton.jit
+def _narrowed(  # noqa: ANN202
+    row,
+    state_ptr,
+    total_ptr,
+    above_ptr,
+    between_ptr,
+    limit_ptr,
+    num_chunks,
+    COUNT: tl.constexpr,
+    SECOND: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    WAYS: tl.constexpr,
+):
+    """What a pass leaves of the keys [low, high] that it began with, by what its chunks found. The
+    key that is looked for is the first one above which there is less than the limit asks for.
+    """
+    low = tl.load(state_ptr + row * 2)
+    high = tl.load(state_ptr + row * 2 + 1)
+    total = tl.load(total_ptr + row)
+    if low < high:
+        chunks = tl.arange(0, CHUNKS)
+        ways = tl.arange(0, WAYS)
+        inside = chunks < num_chunks
+        parts = row * num_chunks + chunks
+        above = tl.load(
+            above_ptr + parts[:, None] * WAYS + ways[None, :], mask=inside[:, None], other=0.0
+        )
+        above = tl.sum(above, axis=0)
+        if COUNT:
+            wanted = tl.load(limit_ptr + row).to(tl.float32)
+        else:
+            if SECOND:  # the first pass began just below all that is left
+                total = tl.sum(tl.where(ways == 0, above, 0.0), axis=0)
+            wanted = tl.load(limit_ptr + row) * total
+        enough = tl.sum((above >= wanted).to(tl.int32), axis=0)  # of the bounds, the first ones
+        first = _bounds(low, high, enough.to(tl.int64) - 1, WAYS) + 1
+        last = _bounds(low, high, enough.to(tl.int64), WAYS)
+        between = tl.sum(tl.load(between_ptr + parts, mask=inside, other=0), axis=0)
+        high = tl.where(enough == 0, low, tl.where(enough < WAYS, last, high))
+        low = tl.where(enough == 0, low, tl.minimum(first, high))
+        # With one logit there, every key that is left keeps the same logits.
+        high = tl.where(between <= 1, low, high)
+    return low, high, total
+
+
+@triton.jit
+def _pass_kernel(
+    logits_ptr,
+    temperature_ptr,
+    limit_ptr,
+    last_limit_ptr,
+    highest_ptr,
+    state_ptr,  # int64 [rows, 2]: keys
+    total_ptr,  # float32 [rows]: the mass of all that is left
+    above_ptr,  # float32 [rows, chunks, WAYS]
+    between_ptr,  # int32 [rows, chunks]
+    next_state_ptr,
+    next_total_ptr,
+    next_above_ptr,
+    next_between_ptr,
+    logits_stride,
+    vocab_size,
+    num_chunks,
+    COUNT: tl.constexpr,  # top-k; else top-p
+    NUMBER: tl.constexpr,  # 0, 1, or 2 for all further ones
+    BEHIND_COUNT: tl.constexpr,  # top-p of what top-k leaves
+    CHUNKS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    WAYS: tl.constexpr,
+    PART: tl.constexpr,
+) -> None:
+    """Grid (rows, chunks). Reads what the last pass wrote, and writes the same of its own."""
+    row = tl.program_id(0).to(tl.int64)
+    chunk = tl.program_id(1)
+    highest, sound = _highest(highest_ptr, row, num_chunks, CHUNKS)
+    temperature = tl.load(temperature_ptr + row)
+    limit = tl.load(limit_ptr + row)
+    total = 0.0
+    if NUMBER == 0:
+        low = tl.full((), -2139095040, tl.int64)  # no finite logit lies below this key
+        if BEHIND_COUNT:
+            low, _, total = _narrowed(
+                row,
+                state_ptr,
+                total_ptr,
+                above_ptr,
+                between_ptr,
+                last_limit_ptr,
+                num_chunks,
+                True,
+                False,
+                CHUNKS,
+                WAYS,
+            )
+            low = tl.maximum(low - 1, -2139095040)
+        high = low
+        wanted = sound & (temperature > 0)
+        everything = vocab_size if COUNT else 1.0
+        if wanted & (limit < everything):
+            high = tl.maximum(_as_key(highest), low)
+    else:
+        low, high, total = _narrowed(
+            row,
+            state_ptr,
+            total_ptr,
+            above_ptr,
+            between_ptr,
+            limit_ptr,
+            num_chunks,
+            COUNT,
+            NUMBER == 1,
+            CHUNKS,
+            WAYS,
+        )
+    if chunk == 0:
+        tl.store(next_state_ptr + row * 2, low)
+        tl.store(next_state_ptr + row * 2 + 1, high)
+        tl.store(next_total_ptr + row, total)
+    if low < high:
+        ways = tl.arange(0, WAYS)
+        bounds = _as_float(_bounds(low, high, ways.to(tl.int64), WAYS))
+        lowest = _as_float(low)
+        highest_left = _as_float(high)
+        above = tl.zeros((PART, WAYS), tl.float32)
+        between = tl.zeros((PART,), tl.int32)
+        for part in tl.static_range(CHUNK // PART):
+            tokens = chunk * CHUNK + part * PART + tl.arange(0, PART)
+            logits = tl.load(
+                logits_ptr + row * logits_stride + tokens,
+                mask=tokens < vocab_size,
+                other=float("-inf"),
+            )
+            weights = tl.full((PART,), 1.0, tl.float32)
+            if not COUNT:
+                weights = tl.exp((logits - highest) / temperature)
+            above += tl.where(logits[:, None] > bounds[None, :], weights[:, None], 0.0)
+            between += ((logits > lowest) & (logits <= highest_left)).to(tl.int32)
+        out = row * num_chunks + chunk
+        tl.store(next_above_ptr + out * WAYS + ways, tl.sum(above, axis=0))
+        tl.store(next_between_ptr + out, tl.sum(between, axis=0))
+
+
+@triton.jit
+def _lowest_kernel(
+    temperature_ptr,
+    limit_ptr,
+    min_p_ptr,
+    highest_ptr,
+    state_ptr,
+    total_ptr,
+    above_ptr,
+    between_ptr,
+    lowest_ptr,
+    vocab_size,
+    num_chunks,
+    HAS_LIMIT: tl.constexpr,
+    COUNT: tl.constexpr,
+    HAS_MIN_P: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    WAYS: tl.constexpr,
+) -> None:
+    """Grid (rows,): the lowest logit that is kept, or a number between it and the next lower."""
+    row = tl.program_id(0).to(tl.int64)
+    highest, sound = _highest(highest_ptr, row, num_chunks, CHUNKS)
+    temperature = tl.load(temperature_ptr + row)
+    lowest = tl.full((), float("-inf"), tl.float32)
+    if sound & (temperature > 0):
+        if HAS_LIMIT:
+            low, _, _ = _narrowed(
+                row,
+                state_ptr,
+                total_ptr,
+                above_ptr,
+                between_ptr,
+                limit_ptr,
+                num_chunks,
+                COUNT,
+                False,
+                CHUNKS,
+                WAYS,
+            )
+            lowest = _as_float(low)
+        if HAS_MIN_P:
+            min_p = tl.load(min_p_ptr + row)
+            if min_p > 0.0:
+                lowest = tl.maximum(lowest, highest + temperature * tl.log(min_p))
+        lowest = tl.minimum(lowest, highest)
+    tl.store(lowest_ptr + row, lowest)
+
+
+class _Found:
+    """What a pass writes and the next one reads."""
+
+    def __init__(self, rows: int, num_chunks: int, device: torch.device) -> None:
+        self.tensors = (
+            torch.empty((rows, 2), dtype=torch.int64, device=device),
+            torch.empty(rows, dtype=torch.float32, device=device),
+            torch.empty((rows, num_chunks, WAYS), dtype=torch.float32, device=device),
+            torch.empty((rows, num_chunks), dtype=torch.int32, device=device),
+        )
+
+
+def lowest_kept(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor | None,
+    top_p: torch.Tensor | None,
+    min_p: torch.Tensor | None,
+    highest: torch.Tensor,
+    *,
+    chunk: int,
+) -> torch.Tensor:
+    """logits float32 [rows, vocab], the limits as `sample_tokens_ref` takes them, highest float32
+    [rows, chunks]: of each chunk of so many logits, NaN if it holds one. Returns float32 [rows];
+    -inf where nothing is limited.
+    """
+    rows, vocab_size = logits.shape
+    num_chunks = highest.shape[1]
+    chunks = triton.next_power_of_2(num_chunks)
+    before, after = (_Found(rows, num_chunks, logits.device) for _ in range(2))
+    limits = [(limit, limit is top_k) for limit in (top_k, top_p) if limit is not None]
+    last_limit: torch.Tensor | None = None
+    for limit, is_count in limits:
+        for number in range(PASSES):
+            _pass_kernel[(rows, num_chunks)](
+                logits,
+                temperature,
+                limit,
+                limit if last_limit is None else last_limit,
+                highest,
+                *before.tensors,
+                *after.tensors,
+                logits.stride(0),
+                vocab_size,
+                num_chunks,
+                COUNT=is_count,
+                NUMBER=min(number, 2),
+                BEHIND_COUNT=last_limit is not None,
+                CHUNKS=chunks,
+                CHUNK=chunk,
+                WAYS=WAYS,
+                PART=PART if logits.is_cuda else chunk,
+                num_warps=8,
+            )
+            before, after = after, before
+        last_limit = limit
+    lowest = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    _lowest_kernel[(rows,)](
+        temperature,
+        temperature if last_limit is None else last_limit,
+        temperature if min_p is None else min_p,
+        highest,
+        *before.tensors,
+        lowest,
+        vocab_size,
+        num_chunks,
+        HAS_LIMIT=last_limit is not None,
+        COUNT=last_limit is not None and last_limit is top_k,
+        HAS_MIN_P=min_p is not None,
+        CHUNKS=chunks,
+        WAYS=WAYS,
+        num_warps=1,
+    )
+    return lowest
