@@ -4,6 +4,8 @@ much of the mass, lie above each of 16 bounds; the next pass adds the chunks up,
 that a row's result does not depend on its company.
 """
 
+from typing import NamedTuple, Self
+
 import torch
 
 from formgate.kernels.jit import tl, triton
@@ -49,22 +51,22 @@ def _bounds(low, high, ways, WAYS: tl.constexpr):  # noqa: ANN202
 @triton.jit
 def _narrowed(  # noqa: ANN202
     row,
-    state_ptr,
+    keys_ptr,
     total_ptr,
     above_ptr,
     between_ptr,
     limit_ptr,
     num_chunks,
+    is_second,  # 1: the pass that is read was the first of its limit
     COUNT: tl.constexpr,
-    SECOND: tl.constexpr,
     CHUNKS: tl.constexpr,
     WAYS: tl.constexpr,
 ):
     """What a pass leaves of the keys [low, high] that it began with, by what its chunks found. The
     key that is looked for is the first one above which there is less than the limit asks for.
     """
-    low = tl.load(state_ptr + row * 2)
-    high = tl.load(state_ptr + row * 2 + 1)
+    low = tl.load(keys_ptr + row * 2)
+    high = tl.load(keys_ptr + row * 2 + 1)
     total = tl.load(total_ptr + row)
     if low < high:
         chunks = tl.arange(0, CHUNKS)
@@ -75,12 +77,11 @@ def _narrowed(  # noqa: ANN202
             above_ptr + parts[:, None] * WAYS + ways[None, :], mask=inside[:, None], other=0.0
         )
         above = tl.sum(above, axis=0)
-        if COUNT:
-            wanted = tl.load(limit_ptr + row).to(tl.float32)
-        else:
-            if SECOND:  # the first pass began just below all that is left
-                total = tl.sum(tl.where(ways == 0, above, 0.0), axis=0)
-            wanted = tl.load(limit_ptr + row) * total
+        wanted = tl.load(limit_ptr + row).to(tl.float32)
+        if not COUNT:
+            # The first pass began just below all that is left.
+            total = tl.where(is_second == 1, tl.sum(tl.where(ways == 0, above, 0.0)), total)
+            wanted *= total
         enough = tl.sum((above >= wanted).to(tl.int32), axis=0)  # of the bounds, the first ones
         first = _bounds(low, high, enough.to(tl.int64) - 1, WAYS) + 1
         last = _bounds(low, high, enough.to(tl.int64), WAYS)
@@ -92,27 +93,28 @@ def _narrowed(  # noqa: ANN202
     return low, high, total
 
 
-@triton.jit
+# A variant for each number of a pass would be compiled at the start, which is slow enough.
+@triton.jit(do_not_specialize=["number", "is_behind_count", "num_chunks"])
 def _pass_kernel(
     logits_ptr,
     temperature_ptr,
     limit_ptr,
     last_limit_ptr,
     highest_ptr,
-    state_ptr,  # int64 [rows, 2]: keys
-    total_ptr,  # float32 [rows]: the mass of all that is left
-    above_ptr,  # float32 [rows, chunks, WAYS]
-    between_ptr,  # int32 [rows, chunks]
-    next_state_ptr,
+    keys_ptr,  # these four: `_Found`
+    total_ptr,
+    above_ptr,
+    between_ptr,
+    next_keys_ptr,
     next_total_ptr,
     next_above_ptr,
     next_between_ptr,
     logits_stride,
     vocab_size,
     num_chunks,
+    number,  # of the pass, from 0 on
+    is_behind_count,  # 1: top-p of what top-k leaves
     COUNT: tl.constexpr,  # top-k; else top-p
-    NUMBER: tl.constexpr,  # 0, 1, or 2 for all further ones
-    BEHIND_COUNT: tl.constexpr,  # top-p of what top-k leaves
     CHUNKS: tl.constexpr,
     CHUNK: tl.constexpr,
     WAYS: tl.constexpr,
@@ -124,20 +126,21 @@ def _pass_kernel(
     highest, sound = _highest(highest_ptr, row, num_chunks, CHUNKS)
     temperature = tl.load(temperature_ptr + row)
     limit = tl.load(limit_ptr + row)
-    total = 0.0
-    if NUMBER == 0:
-        low = tl.full((), -2139095040, tl.int64)  # no finite logit lies below this key
-        if BEHIND_COUNT:
+    low = tl.full((), -2139095040, tl.int64)  # no finite logit lies below this key
+    high = low
+    total = tl.full((), 0.0, tl.float32)
+    if number == 0:
+        if is_behind_count == 1:
             low, _, total = _narrowed(
                 row,
-                state_ptr,
+                keys_ptr,
                 total_ptr,
                 above_ptr,
                 between_ptr,
                 last_limit_ptr,
                 num_chunks,
+                0,
                 True,
-                False,
                 CHUNKS,
                 WAYS,
             )
@@ -150,20 +153,20 @@ def _pass_kernel(
     else:
         low, high, total = _narrowed(
             row,
-            state_ptr,
+            keys_ptr,
             total_ptr,
             above_ptr,
             between_ptr,
             limit_ptr,
             num_chunks,
+            number,
             COUNT,
-            NUMBER == 1,
             CHUNKS,
             WAYS,
         )
     if chunk == 0:
-        tl.store(next_state_ptr + row * 2, low)
-        tl.store(next_state_ptr + row * 2 + 1, high)
+        tl.store(next_keys_ptr + row * 2, low)
+        tl.store(next_keys_ptr + row * 2 + 1, high)
         tl.store(next_total_ptr + row, total)
     if low < high:
         ways = tl.arange(0, WAYS)
@@ -195,7 +198,7 @@ def _lowest_kernel(
     limit_ptr,
     min_p_ptr,
     highest_ptr,
-    state_ptr,
+    keys_ptr,
     total_ptr,
     above_ptr,
     between_ptr,
@@ -217,14 +220,14 @@ def _lowest_kernel(
         if HAS_LIMIT:
             low, _, _ = _narrowed(
                 row,
-                state_ptr,
+                keys_ptr,
                 total_ptr,
                 above_ptr,
                 between_ptr,
                 limit_ptr,
                 num_chunks,
+                0,
                 COUNT,
-                False,
                 CHUNKS,
                 WAYS,
             )
@@ -237,11 +240,17 @@ def _lowest_kernel(
     tl.store(lowest_ptr + row, lowest)
 
 
-class _Found:
+class _Found(NamedTuple):
     """What a pass writes and the next one reads."""
 
-    def __init__(self, rows: int, num_chunks: int, device: torch.device) -> None:
-        self.tensors = (
+    keys: torch.Tensor  # int64 [rows, 2]: the lowest and the highest that may be the limit
+    total: torch.Tensor  # float32 [rows]: the mass of all that is left
+    above: torch.Tensor  # float32 [rows, chunks, WAYS]: how many, or their mass, by bound
+    between: torch.Tensor  # int32 [rows, chunks]: logits between the two keys
+
+    @classmethod
+    def empty(cls, rows: int, num_chunks: int, device: torch.device) -> Self:
+        return cls(
             torch.empty((rows, 2), dtype=torch.int64, device=device),
             torch.empty(rows, dtype=torch.float32, device=device),
             torch.empty((rows, num_chunks, WAYS), dtype=torch.float32, device=device),
@@ -266,7 +275,7 @@ def lowest_kept(
     rows, vocab_size = logits.shape
     num_chunks = highest.shape[1]
     chunks = triton.next_power_of_2(num_chunks)
-    before, after = (_Found(rows, num_chunks, logits.device) for _ in range(2))
+    before, after = (_Found.empty(rows, num_chunks, logits.device) for _ in range(2))
     limits = [(limit, limit is top_k) for limit in (top_k, top_p) if limit is not None]
     last_limit: torch.Tensor | None = None
     for limit, is_count in limits:
@@ -275,16 +284,16 @@ def lowest_kept(
                 logits,
                 temperature,
                 limit,
-                limit if last_limit is None else last_limit,
+                before.keys if last_limit is None else last_limit,
                 highest,
-                *before.tensors,
-                *after.tensors,
+                *before,
+                *after,
                 logits.stride(0),
                 vocab_size,
                 num_chunks,
+                number,
+                int(last_limit is not None),
                 COUNT=is_count,
-                NUMBER=min(number, 2),
-                BEHIND_COUNT=last_limit is not None,
                 CHUNKS=chunks,
                 CHUNK=chunk,
                 WAYS=WAYS,
@@ -299,7 +308,7 @@ def lowest_kept(
         temperature if last_limit is None else last_limit,
         temperature if min_p is None else min_p,
         highest,
-        *before.tensors,
+        *before,
         lowest,
         vocab_size,
         num_chunks,
