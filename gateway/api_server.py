@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import uvloop
 
-from formgate.gateway.api_fleet import DEAD_ENGINE, ApiLaunch, client_addresses, metrics_path
+from formgate.gateway.api_fleet import DEAD_ENGINE, ApiLaunch, client_addresses, metrics_of
 from formgate.gateway.app import create_app
 from formgate.gateway.assembly import build_state
 from formgate.gateway.console import set_up_logging
@@ -20,7 +20,6 @@ from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server import ServeError, http_server, keep_what_is_loaded
-from formgate.gateway.shared_metrics import SharedMetrics
 
 
 def main() -> int:
@@ -42,8 +41,7 @@ async def _serve(launch: ApiLaunch) -> None:
         launch.engine_config, metrics, max_queue_size=config.max_queue_size, client=number
     )
     await engine.attach(*client_addresses(folder, number))
-    peers = [metrics_path(folder, i) for i in range(config.api_server_count) if i != number]
-    shared = SharedMetrics(metrics, metrics_path(folder, number), peers)
+    shared = metrics_of(folder, metrics, number, config.api_server_count)
     await shared.start()
     state = await asyncio.to_thread(
         build_state,
