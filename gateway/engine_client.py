@@ -103,14 +103,15 @@ class EngineClient:
         metrics: Metrics,
         *,
         tokenizer_dir: Path | None = None,
-        max_queue_size: int = 4096,
+        max_in_flight: int,
         on_progress: Callable[[LoadProgress], None] | None = None,
         command: Sequence[str] = ENGINE_COMMAND,
         more_clients: Sequence[tuple[str, str]] = (),
         on_death: Callable[[], None] | None = None,
         client: int = 0,
     ) -> None:
-        """`more_clients`: the two addresses of each other process that this one's engine serves;
+        """`max_in_flight`: requests that run or wait; more are refused.
+        `more_clients`: the two addresses of each other process that this one's engine serves;
         `on_death` is for telling them. `client`: the number of one of these, see `attach`."""
         self.state: EngineState = "starting"
         self.ready: EngineReady | None = None
@@ -118,7 +119,7 @@ class EngineClient:
         self._tokenizer_dir = tokenizer_dir or config.model_dir
         self._metrics = metrics
         self._command = tuple(command)
-        self._max_in_flight = config.max_num_seqs + max_queue_size
+        self._max_in_flight = max_in_flight
         self._on_progress = on_progress
         self._more_clients = list(more_clients)
         self._on_death = on_death

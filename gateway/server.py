@@ -22,7 +22,7 @@ from formgate.engine.config import EngineConfig
 from formgate.engine.messages import EngineReady
 from formgate.gateway.api_fleet import ApiFleet, metrics_of
 from formgate.gateway.app import create_app
-from formgate.gateway.assembly import build_state
+from formgate.gateway.assembly import build_state, max_in_flight
 from formgate.gateway.console import StartupProgress, set_up_logging
 from formgate.gateway.engine_client import EngineClient, EngineStartError
 from formgate.gateway.engine_launch import ENGINE_COMMAND
@@ -93,7 +93,7 @@ async def _serve_in(
         engine_config,
         metrics,
         tokenizer_dir=tokenizer_dir,
-        max_queue_size=config.max_queue_size,
+        max_in_flight=max_in_flight(config, engine_config, 0),
         on_progress=progress.show,
         command=engine_command,
         more_clients=fleet.client_addresses,
@@ -114,6 +114,7 @@ async def _serve_in(
                 metrics,
                 engine,
                 shared.exposition,
+                number=0,
             )
         except (OSError, ValueError) as error:
             raise ServeError(str(error)) from None

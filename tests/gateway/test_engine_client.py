@@ -28,11 +28,11 @@ def add(request_id: str, prompt: int = 1, max_tokens: int = 5) -> AddRequest:
 
 @asynccontextmanager
 async def running(
-    model: str = "any", *, max_num_seqs: int = 8, max_queue_size: int = 8, **options: object
+    model: str = "any", *, max_in_flight: int = 16, **options: object
 ) -> AsyncIterator[EngineClient]:
-    config = EngineConfig(model_dir=Path(model), max_num_seqs=max_num_seqs)
+    config = EngineConfig(model_dir=Path(model), max_num_seqs=8)
     client = EngineClient(
-        config, Metrics("m"), max_queue_size=max_queue_size, command=COMMAND, **options
+        config, Metrics("m"), max_in_flight=max_in_flight, command=COMMAND, **options
     )
     await client.start()
     try:
@@ -105,7 +105,7 @@ def test_a_consumer_that_leaves_aborts_its_request(how: str) -> None:
 
 def test_requests_that_begin_before_their_constraint_is_known() -> None:
     async def test() -> None:
-        async with running(max_num_seqs=2, max_queue_size=1) as client:
+        async with running(max_in_flight=3) as client:
             await client.wait_ready()
             requests = [add("a", max_tokens=2), add("b", max_tokens=3)]
             client.begin(requests)
@@ -171,7 +171,7 @@ def test_a_request_the_engine_gives_up_is_a_500_with_its_message() -> None:
 
 def test_a_full_queue_is_a_429_that_says_when_to_retry() -> None:
     async def test() -> None:
-        async with running(max_num_seqs=1, max_queue_size=1) as client:
+        async with running(max_in_flight=2) as client:
             await client.wait_ready()
             tasks = [
                 asyncio.create_task(tokens(client, add(f"r{i}", max_tokens=50))) for i in range(2)
