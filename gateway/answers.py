@@ -239,12 +239,14 @@ class AnswerPlanner:
         task = "sized_blueprint" if sized else "blueprint"
         compiled = self._compiling.known(task, spec)
         if compiled is not None:
-            self._metrics.grammar_compiled(0.0, hit=True)
+            self._metrics.grammar_found()
         else:
             meanwhile()
             started = time.monotonic()
-            compiled = await self._compiled(task, spec, parts)
-            self._metrics.grammar_compiled(time.monotonic() - started, hit=False)
+            try:
+                compiled = await self._compiled(task, spec, parts)
+            finally:
+                self._metrics.grammar_awaited(time.monotonic() - started)
         if not sized:
             return compiled
         assert budget.tokens is not None

@@ -53,6 +53,7 @@ def build_state(
     compiling = CompilePool(
         worker_command(tokenizer_dir, model_dir, backend),
         workers=share_of(_compile_workers(), number, config.api_server_count),
+        observe=metrics.grammar_compiled,
     )
     compiling.start()
     planner = AnswerPlanner(profile, compiling, metrics)

@@ -90,7 +90,9 @@ def byte_tokenizer(byte_tokenizer_dir: Path) -> Tokenizer:
 @pytest.fixture(scope="session")
 def compile_pool(byte_tokenizer_dir: Path) -> Iterator[CompilePool]:
     pool = CompilePool(
-        worker_command(byte_tokenizer_dir, byte_tokenizer_dir, "llguidance"), workers=1
+        worker_command(byte_tokenizer_dir, byte_tokenizer_dir, "llguidance"),
+        workers=1,
+        observe=lambda seconds: None,
     )
     yield pool
     pool.close()
