@@ -147,6 +147,7 @@ class ChatService:
             max_tokens=request.token_limit,
             truncate=request.truncate_prompt_tokens,
             max_model_len=ready.max_model_len,
+            vocab_size=ready.vocab_size,
             param="messages",
         )
         num_logprobs = (request.top_logprobs or 0) if request.logprobs else None

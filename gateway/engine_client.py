@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import tempfile
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -40,6 +39,7 @@ from formgate.gateway.engine_launch import (
 )
 from formgate.gateway.errors import (
     ApiError,
+    bad_request,
     engine_died,
     engine_not_ready,
     internal_error,
@@ -47,6 +47,7 @@ from formgate.gateway.errors import (
     server_stopping,
 )
 from formgate.gateway.metrics import Metrics, RequestRecord
+from formgate.gateway.outputs import Outputs
 
 logger = logging.getLogger(__name__)
 
@@ -55,34 +56,6 @@ FIRST_RESTART_DELAY = 0.5  # seconds; doubles with each start that fails
 MAX_RESTART_DELAY = 30.0
 STOP_TIMEOUT = 5.0  # seconds that the engine process has to end by itself
 LAST_WORDS_TIMEOUT = 0.2  # seconds for events that a dead process may have left in the socket
-
-
-class Outputs:
-    """What one request's consumer has not taken yet. An asyncio.Queue without its locks and its
-    limits: this is put into and taken from once for every token of every request.
-    """
-
-    __slots__ = ("_items", "_loop", "_waiter")
-
-    def __init__(self) -> None:
-        self._items: deque[TokenOutput | ApiError] = deque()
-        self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
-
-    def put(self, item: TokenOutput | ApiError) -> None:
-        self._items.append(item)
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():  # a consumer that was cancelled has not run yet
-                waiter.set_result(None)
-
-    async def next(self) -> TokenOutput | ApiError:
-        items = self._items
-        while not items:
-            self._waiter = waiter = self._loop.create_future()
-            await waiter
-        return items.popleft()
 
 
 class EngineStartError(Exception):
@@ -205,7 +178,8 @@ class EngineClient:
 
         A consumer that stops early (closes the generator, or is cancelled) aborts the request in
         the engine at once. Raises ApiError: 503 when the engine is not ready or dies, 429 when the
-        queue is full, 500 when the engine gives the request up.
+        queue is full; when the engine gives the request up, 400 if the request led to that
+        (`param` is then as `TokenOutput.fault` says) and else 500.
         """
         request_id = request.request_id
         record = self._begun.pop(request_id, None)
@@ -230,7 +204,7 @@ class EngineClient:
                     finish_reason = output.finish_reason
                     self._forget(request_id, record, finish_reason)
                     if finish_reason == "error":
-                        raise internal_error(output.error or "The engine gave this request up.")
+                        raise _given_up(output)
                     yield output
                     return
                 yield output
@@ -375,6 +349,14 @@ class EngineClient:
     def _fail_all(self, error: Callable[[], ApiError]) -> None:
         for queue in self._queues.values():
             queue.put(error())
+
+
+def _given_up(output: TokenOutput) -> ApiError:
+    message = output.error or "The engine gave this request up."
+    if output.fault is None:
+        return internal_error(message)
+    code = "schema_too_complex" if output.fault == "constraint" else None
+    return bad_request(message, output.fault, code)
 
 
 def _bind(

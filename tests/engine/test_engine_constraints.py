@@ -51,6 +51,8 @@ class Broken:
         if self.num_accepted == 2:
             if self.where == "mask":
                 raise RuntimeError("no mask today")
+            if self.where == "limit":
+                raise ValueError("too large a mask")
             if self.where == "zero":
                 row[:] = 0
                 return True
@@ -81,10 +83,36 @@ def test_a_broken_constraint_takes_down_its_own_request_only(
     answers = driver.run()
     assert answers["1"].finish_reason == "error"
     assert answers["1"].last.error
+    assert answers["1"].last.fault is None
     assert len(answers["1"].token_ids) == 2
     assert ("no token can be chosen" if where == "zero" else "bug") in caplog.text
     for name in (0, 2, 3, 4):
         assert answers[str(name)].token_ids == make_engine().generate(prompts[name]).token_ids
+
+
+def test_a_constraint_at_its_limit_is_the_fault_of_its_request(make_engine, prompts) -> None:
+    answer = make_engine(factory=Broken).generate(prompts[0], constraint="limit")
+    assert (answer.finish_reason, answer.last.fault) == ("error", "constraint")
+    assert "too large a mask" in answer.last.error
+
+
+@pytest.mark.parametrize(
+    ("wishes", "constraint", "fault"),
+    [
+        ({"allowed_token_ids": (5,)}, "7 8", "allowed_token_ids"),
+        ({"bad_words": ((7,),)}, "7 8", "bad_words"),
+        ({"allowed_token_ids": (5,), "bad_words": ((5,),)}, None, "allowed_token_ids"),
+    ],
+)
+def test_wishes_that_exclude_one_another_are_the_fault_of_their_request(
+    make_engine, prompts, wishes, constraint, fault
+) -> None:
+    driver = make_engine()
+    driver.add("bad", prompts[0], constraint=constraint, params=wishes)
+    driver.add("good", prompts[2])
+    answers = driver.run()
+    assert (answers["bad"].finish_reason, answers["bad"].last.fault) == ("error", fault)
+    assert len(answers["good"].token_ids) == 8
 
 
 def test_a_constraint_that_cannot_be_built_is_an_error(make_engine, prompts) -> None:
@@ -94,6 +122,7 @@ def test_a_constraint_that_cannot_be_built_is_an_error(make_engine, prompts) -> 
     answers = driver.run()
     assert answers["bad"].finish_reason == "error"
     assert "seven" in answers["bad"].last.error
+    assert answers["bad"].last.fault == "constraint"
     assert answers["good"].token_ids == [7]
 
 

@@ -1,8 +1,9 @@
 """An engine process without an engine: it speaks the two sockets' protocol and does what the prompt
 says, so that supervision is tested in milliseconds. Run as a program by `test_engine_client`.
 
-Prompt [n] counts up, one token a step; [666] kills the process; [404] ends with an error; [0] tells
-how many requests were aborted and how many are running.
+Prompt [n] counts up, one token a step; [666] kills the process; [404] ends with an error and [405]
+with one that is the request's fault; [0] tells how many requests were aborted and how many are
+running.
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ def main() -> None:
                 os._exit(9)
             elif request.prompt_token_ids == [404]:
                 output = TokenOutput(request_id, [], "error", error="No mask is left.")
+            elif request.prompt_token_ids == [405]:
+                output = TokenOutput(request_id, [], "error", error="Too much.", fault="constraint")
             elif request.prompt_token_ids == [0]:
                 output = TokenOutput(request_id, [aborted, len(running) - 1], "stop")
             elif count == request.params.max_tokens:

@@ -158,13 +158,17 @@ def test_when_the_process_dies_requests_fail_and_a_new_one_serves_on() -> None:
     run(test)
 
 
-def test_a_request_the_engine_gives_up_is_a_500_with_its_message() -> None:
+def test_a_request_the_engine_gives_up_is_a_500_or_its_own_fault() -> None:
     async def test() -> None:
         async with running() as client:
             await client.wait_ready()
             with pytest.raises(ApiError, match="No mask is left") as error:
                 await tokens(client, add("r", 404))
             assert error.value.status == 500
+            with pytest.raises(ApiError, match="Too much") as error:
+                await tokens(client, add("r", 405))
+            assert (error.value.status, error.value.param) == (400, "constraint")
+            assert error.value.code == "schema_too_complex"
 
     run(test)
 

@@ -106,6 +106,16 @@ BAD_CHATS: list[tuple[str, dict[str, Any], int, str | None]] = [
         400,
         "stream_options",
     ),
+    (
+        "tokens that the constraint excludes",
+        {
+            "messages": HELLO,
+            "allowed_token_ids": [40],
+            "structured_outputs": {"regex": "[0-9]{40}"},
+        },
+        400,
+        "allowed_token_ids",
+    ),
     ("top_logprobs without logprobs", {"messages": HELLO, "top_logprobs": 2}, 400, "top_logprobs"),
 ]
 

@@ -200,6 +200,7 @@ def test_lengths() -> None:
             max_tokens=max_tokens,
             truncate=truncate,
             max_model_len=100,
+            vocab_size=500,
             param="messages",
         )
         assert ids == list(range(length))[-len(ids) :]
@@ -215,6 +216,17 @@ def test_lengths() -> None:
         if length:
             assert refused.value.code == "context_length_exceeded"
             assert "maximum context length is 100 tokens" in refused.value.message
+
+
+def test_a_token_that_only_the_tokenizer_has_is_refused() -> None:
+    def fit(token_id: int) -> list[int]:
+        limits = {"max_tokens": 1, "truncate": None, "max_model_len": 100, "vocab_size": 500}
+        return fit_prompt([1, token_id, 2], **limits, param="prompt")[0]
+
+    assert fit(499) == [1, 499, 2]
+    with pytest.raises(ApiError, match="no token 500") as refused:
+        fit(500)
+    assert (refused.value.status, refused.value.param) == (400, "prompt")
 
 
 def test_tokenize_takes_a_prompt_or_messages(tokenizer: Tokenizer, template: ChatTemplate) -> None:
