@@ -197,7 +197,6 @@ class EngineClient:
             while True:
                 output = await queue.next()
                 if isinstance(output, ApiError):
-                    finish_reason = "error"
                     raise output
                 record.output(output)
                 if output.finish_reason is not None:
@@ -208,6 +207,9 @@ class EngineClient:
                     yield output
                     return
                 yield output
+        except ApiError:
+            finish_reason = "error"
+            raise
         finally:
             # A stop string closes the generator; a client that left cancels the task around it.
             if finish_reason is None:
@@ -249,7 +251,11 @@ class EngineClient:
     async def _supervise(self) -> None:
         delay = FIRST_RESTART_DELAY
         while True:
-            failure, was_ready = await self._run_engine()
+            try:
+                failure, was_ready = await self._run_engine()
+            except OSError as error:  # no memory for a process, no room for its sockets
+                failure, was_ready = f"The engine process cannot be started: {error}.", False
+                self.state = "dead"
             assert self._first_ready is not None
             if not self._first_ready.done():
                 self._first_ready.set_exception(EngineStartError(failure))

@@ -16,7 +16,7 @@ from formgate.engine.config import EngineConfig
 from formgate.engine.messages import AddRequest, LoadProgress
 from formgate.engine.sampling_params import SamplingParams
 from formgate.gateway.engine_client import EngineClient, EngineStartError
-from formgate.gateway.errors import ApiError
+from formgate.gateway.errors import ApiError, engine_died
 from formgate.gateway.metrics import Metrics
 
 COMMAND = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
@@ -200,6 +200,62 @@ def test_a_first_start_that_fails_is_final(model: str, message: str) -> None:
             with pytest.raises(EngineStartError, match=message):
                 await client.wait_ready()
             assert client.state == "dead"
+
+    run(test)
+
+
+def test_an_engine_program_that_cannot_be_run_is_a_first_start_that_fails(tmp_path: Path) -> None:
+    async def test() -> None:
+        config = EngineConfig(model_dir=Path("any"))
+        nothing = (str(tmp_path / "nothing"),)
+        client = EngineClient(config, Metrics("m"), max_in_flight=1, command=nothing)
+        await client.start()
+        with pytest.raises(EngineStartError, match=r"cannot be started: .*nothing"):
+            await client.wait_ready()
+        assert client.state == "dead"
+        await client.close()
+
+    run(test)
+
+
+def test_an_engine_that_cannot_be_started_again_is_tried_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with running() as client:
+            await client.wait_ready()
+            monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))
+            with pytest.raises(ApiError) as died:
+                await tokens(client, add("deadly", 666))
+            assert died.value.code == "engine_died"
+            await asyncio.sleep(1)  # longer than the first delay
+            assert client.state == "dead"
+            (tmp_path / "full").mkdir()
+            await until(lambda: client.state == "ready")
+            assert await tokens(client, add("after", max_tokens=2)) == [1, 2]
+
+    run(test)
+
+
+def test_a_request_that_fails_is_counted_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with running() as client:
+            await client.wait_ready()
+
+            def refuse(command: object) -> None:
+                raise engine_died()
+
+            with monkeypatch.context() as patched:
+                patched.setattr(client, "_send", refuse)
+                with pytest.raises(ApiError):
+                    await tokens(client, add("r"))
+            counted = [
+                line
+                for line in client._metrics.exposition().decode().splitlines()
+                if line.startswith("vllm:request_success_total") and line.endswith(" 1.0")
+            ]
+            assert len(counted) == 1
+            assert 'finished_reason="error"' in counted[0]
 
     run(test)
 
