@@ -52,7 +52,7 @@ class Parser(Protocol):
 
     def feed(self, pieces: list[Piece]) -> list[OutputDelta]: ...
 
-    def finish(self) -> list[OutputDelta]: ...
+    def finish(self, *, cut: bool = False) -> list[OutputDelta]: ...
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Choice:
         deltas = self._deltas(shown)
         finished = output.finish_reason is not None
         if finished:
-            deltas += self._rest()
+            deltas += self._rest(cut=output.finish_reason == "length" and not output.closed)
         if self._stops is not None:
             deltas = self._cut(deltas, finished)
         elif len(deltas) > 1:
@@ -226,9 +226,9 @@ class Choice:
             return self._parser.feed(pieces) if pieces else []
         return [ContentDelta(piece.text) for piece in pieces]
 
-    def _rest(self) -> list[OutputDelta]:
+    def _rest(self, *, cut: bool) -> list[OutputDelta]:
         deltas = self._parse(self._detokenizer.finish())
-        return deltas + self._parser.finish() if self._parser is not None else deltas
+        return deltas + self._parser.finish(cut=cut) if self._parser is not None else deltas
 
     def _cut(self, deltas: Sequence[OutputDelta], finished: bool) -> list[OutputDelta]:
         """Stop strings end content and reasoning, each by itself, and never a call."""

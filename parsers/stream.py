@@ -70,9 +70,11 @@ class OutputParser:
         next(self._steps)
         return self._reader.take_deltas()
 
-    def finish(self) -> list[OutputDelta]:
-        """What was held back, as what it turned out to be."""
+    def finish(self, *, cut: bool = False) -> list[OutputDelta]:
+        """What was held back, as what it turned out to be. `cut`: by a limit, so that a call which
+        is not whole is no text either."""
         self._finished = self._reader.ended = True
+        self._reader.cut = cut
         for _ in self._steps:
             raise AssertionError("waits for more after the end")
         return self._reader.take_deltas()
@@ -155,7 +157,9 @@ class OutputParser:
                 else:
                     reader.content(reader.pos)
             elif reader.ended:
-                if not (reader.num_calls and text[reader.mark :].isspace()):
+                if reader.cut and reader.num_calls and not text[mark:end].strip():
+                    reader.drop()  # the beginning of another call's marker, at most
+                elif not (reader.num_calls and text[reader.mark :].isspace()):
                     reader.content(len(text))
                 return
             else:
@@ -173,11 +177,17 @@ class OutputParser:
             if format.after and (yield from reader.written(format.after)):
                 reader.commit()
                 return
+            if reader.cut:
+                reader.drop()
+                return
             reader.pos = reader.mark
             if format.one_per_marker:
                 return
             # Models write other separators too, or none: what follows tells whether it is a call.
             yield from reader.written(format.between)
+        if reader.cut and reader.num_calls:
+            reader.drop()
+            return
         # The whitespace in front of what does not fit may still stand before another call.
         held = reader.text[reader.mark : reader.pos].rstrip(WHITESPACE)
         reader.pos = reader.mark + len(held)

@@ -37,6 +37,7 @@ BAD_CHATS: list[tuple[str, dict[str, Any], int, str | None]] = [
     ("temperature out of range", {"messages": HELLO, "temperature": 9}, 400, "temperature"),
     ("temperature of a wrong type", {"messages": HELLO, "temperature": "hot"}, 400, "temperature"),
     ("top_p zero", {"messages": HELLO, "top_p": 0}, 400, "top_p"),
+    ("priority out of range", {"messages": HELLO, "priority": 1 << 70}, 400, "priority"),
     ("n zero", {"messages": HELLO, "n": 0}, 400, "n"),
     ("negative max_tokens", {"messages": HELLO, "max_tokens": -1}, 400, "max_tokens"),
     (
