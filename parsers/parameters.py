@@ -13,7 +13,8 @@ from formgate.parsers.formats import Tool, UnsupportedArguments
 from formgate.parsers.nodes import Schema
 
 _ENFORCED = frozenset(("type", "properties", "required", "additionalProperties"))
-_ANNOTATIONS = frozenset(
+# What tells of a value and holds it to nothing. A description is often most of a schema.
+_REMARKS = frozenset(
     (
         "title",
         "description",
@@ -23,21 +24,17 @@ _ANNOTATIONS = frozenset(
         "deprecated",
         "readOnly",
         "writeOnly",
-        "strict",
-        "$schema",
-        "$id",
         "$comment",
-        "$defs",
-        "definitions",
     )
 )
+_ANNOTATIONS = _REMARKS | {"strict", "$schema", "$id", "$defs", "definitions"}
 _LOCAL_REF = re.compile(r"#/(?:\$defs|definitions)/([^/]+)")
 
 
 @dataclass(frozen=True)
 class Parameter:
     name: str
-    schema: Schema  # stands by itself: the definitions it refers to are in it
+    schema: Schema  # stands by itself: the definitions it refers to are in it, remarks are not
     required: bool
     pointer: str
 
@@ -129,6 +126,7 @@ def _definition(root: dict[str, Any], ref: str, name: str) -> dict[str, Any]:
 def _alone(tool: Tool, schema: Any, root: dict[str, Any], pointer: str) -> Schema:
     if not isinstance(schema, dict):
         return bool(schema)
+    schema = {key: value for key, value in schema.items() if key not in _REMARKS}
     refs = list(_refs(schema))
     definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
     if not refs:
