@@ -269,6 +269,16 @@ def message_text(message: Message) -> str:
     return "\n".join(part.text or "" for part in content if part.type in TEXT_PARTS)
 
 
+def num_characters(messages: Sequence[Message]) -> int:
+    """About how much text there is to encode."""
+    return sum(
+        len(message_text(message))
+        + len(message.reasoning_content or message.reasoning or "")
+        + sum(len(str(call.function.arguments)) for call in message.tool_calls or ())
+        for message in messages
+    )
+
+
 def _tool_call(call: ToolCall, template: Wishes) -> dict[str, Any]:
     arguments: Any = call.function.arguments
     if isinstance(arguments, str) and not template.wants_arguments_text:

@@ -14,6 +14,7 @@ from formgate.gateway.prompts import (
     conversation_of,
     encode_conversation,
     fit_prompt,
+    num_characters,
     tokenize_prompt,
 )
 from formgate.gateway.protocol.chat import ChatCompletionRequest
@@ -259,3 +260,20 @@ def test_rendering_is_that_of_transformers(
     assert json.loads(json.dumps(ids)) == ids
     shown = replace(conversation(*messages), add_special_tokens=True)
     assert encode_conversation(shown, tokenizer, template)[1:] == ids
+
+
+def test_all_text_of_a_conversation_is_counted() -> None:
+    """What is long is encoded where it holds up nobody."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "x" * 1000}}
+    request = parse_object(
+        ChatCompletionRequest,
+        {
+            "messages": [
+                user("x" * 10),
+                user([{"type": "text", "text": "x" * 100}]),
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "assistant", "content": "", "reasoning": "x" * 10_000},
+            ]
+        },
+    )
+    assert num_characters(request.messages) == 11_110
