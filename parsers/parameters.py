@@ -126,16 +126,16 @@ def _definition(root: dict[str, Any], ref: str, name: str) -> dict[str, Any]:
 def _alone(tool: Tool, schema: Any, root: dict[str, Any], pointer: str) -> Schema:
     if not isinstance(schema, dict):
         return bool(schema)
-    schema = {key: value for key, value in schema.items() if key not in _REMARKS}
-    refs = list(_refs(schema))
+    held = {key: value for key, value in schema.items() if key not in _REMARKS}
+    refs = list(_refs(held))
     definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
     if not refs:
-        return schema
+        return held
     for ref in (*refs, *_refs(definitions)):
         # A reference to the whole or to a neighbour would point elsewhere out of its context.
         if not re.match(r"#/(?:\$defs|definitions)/", ref):
             raise UnsupportedArguments(tool, "$ref", pointer)
-    return {**schema, **definitions}
+    return {**held, **definitions}
 
 
 def _refs(schema: Any) -> list[str]:

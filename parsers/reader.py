@@ -172,10 +172,13 @@ class Reader:
         return True
 
     def name(self) -> Steps[str]:
-        """A tool's name, with nothing around it: ends before what cannot be part of one."""
+        """A tool's name, with nothing around it: ends before what cannot be part of one. Empty
+        where a limit has cut it: what is there may be the name of another tool."""
         length = 0
         while not (found := _NOT_NAME.search(self.text, self.pos + length)):
             length = len(self.text) - self.pos
+            if self.cut:
+                return ""
             if self.ended:
                 break
             yield

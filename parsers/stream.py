@@ -95,7 +95,7 @@ class OutputParser:
         if self._lead and (yield from reader.accept(self._lead)):
             reader.commit()
         if layout.bare:
-            yield from self._calls()
+            yield from self._calls(marked=False)
         yield from self._content()
 
     def _reasoning(self) -> Steps[None]:
@@ -148,7 +148,7 @@ class OutputParser:
                 if begun and self._structured and not layout.alphabet.begins_with_token(found[1]):
                     reader.content(reader.pos)
                 elif found[1] in layout.markers:
-                    yield from self._calls()
+                    yield from self._calls(marked=True)
                 elif found[1] == layout.opening:
                     self._state = "open"
                     yield from self._reasoning()
@@ -166,9 +166,9 @@ class OutputParser:
                 reader.pos = len(text)
                 yield
 
-    def _calls(self) -> Steps[None]:
-        """From behind the marker to behind the last call. What does not fit is content, and so
-        is what was held for it."""
+    def _calls(self, *, marked: bool) -> Steps[None]:
+        """From behind the marker, if one was there, to behind the last call. What does not fit is
+        content, and so is what was held for it."""
         reader, format = self._reader, self._layout.calls
         assert format is not None
         fits = yield from reader.written(format.before)
@@ -185,7 +185,7 @@ class OutputParser:
                 return
             # Models write other separators too, or none: what follows tells whether it is a call.
             yield from reader.written(format.between)
-        if reader.cut and reader.num_calls:
+        if reader.cut and (marked or reader.num_calls):
             reader.drop()
             return
         # The whitespace in front of what does not fit may still stand before another call.
