@@ -20,6 +20,7 @@ from formgate.engine.messages import (
     AddRequest,
     EngineReady,
     EngineStats,
+    Fault,
     PositionLogprobs,
     StepOutputs,
     TokenOutput,
@@ -197,8 +198,7 @@ class Engine:
             if sequence.is_finished:
                 continue
             if isinstance(built, Exception):
-                logger.error("no constraint for %s: %s", sequence.request_id, built)
-                self._early.append(self._fail(sequence, f"The constraint cannot be built: {built}"))
+                self._early.append(self._constraint_failed(sequence, built, of_request=True))
                 continue
             sequence.constraint = built
             self._start(sequence)
@@ -251,10 +251,12 @@ class Engine:
         self, row: int, sequence: Sequence, masks: StepMasks, tokens: SampledTokens
     ) -> TokenOutput:
         if row in masks.failed:
-            return self._fail(sequence, masks.failed[row])
+            return self._constraint_failed(sequence, masks.failed[row], of_request=True)
         if row in tokens.broken_rows:
             logger.error("no token can be chosen for %s", sequence.request_id)
-            return self._fail(sequence, NOTHING_TO_CHOOSE, poisoned=True)
+            return self._fail(
+                sequence, NOTHING_TO_CHOOSE, poisoned=True, fault=_excludes_all(sequence)
+            )
         try:
             finish = self._take(sequence, tokens.token_ids[row])
         except Exception as error:
@@ -299,16 +301,30 @@ class Engine:
                     return finish
         return None
 
-    def _constraint_failed(self, sequence: Sequence, error: Exception) -> TokenOutput:
+    def _constraint_failed(
+        self, sequence: Sequence, error: Exception, *, of_request: bool = False
+    ) -> TokenOutput:
+        """`of_request`: a ValueError says that what the request wants cannot be had."""
+        problem = f"The constraint failed: {error}"
+        if of_request and isinstance(error, ValueError):
+            logger.warning("the constraint of %s failed: %s", sequence.request_id, error)
+            return self._fail(sequence, problem, fault="constraint")
         logger.error("bug: the constraint of %s failed", sequence.request_id, exc_info=error)
-        return self._fail(sequence, f"The constraint failed: {error}")
+        return self._fail(sequence, problem)
 
-    def _fail(self, sequence: Sequence, problem: str, *, poisoned: bool = False) -> TokenOutput:
+    def _fail(
+        self,
+        sequence: Sequence,
+        problem: str,
+        *,
+        poisoned: bool = False,
+        fault: Fault | None = None,
+    ) -> TokenOutput:
         freed = self._drop(sequence)
         if poisoned:  # nobody may find these keys and values again
             self.pool.forget(freed)
             self.runner.clear_blocks(freed)
-        return TokenOutput(sequence.request_id, [], "error", error=problem)
+        return TokenOutput(sequence.request_id, [], "error", error=problem, fault=fault)
 
     def _drop(self, sequence: Sequence) -> list[int]:
         del self._sequences[sequence.request_id]
@@ -327,6 +343,19 @@ def _may_be_forced(sequence: Sequence) -> bool:
         and not params.bad_words
         and params.allowed_token_ids is None
     )
+
+
+def _excludes_all(sequence: Sequence) -> Fault | None:
+    """What of a request may have left no token to choose: wishes that exclude one another. One of
+    them alone always leaves some."""
+    params = sequence.params
+    wishes: dict[Fault, bool] = {
+        "allowed_token_ids": params.allowed_token_ids is not None,
+        "bad_words": bool(params.bad_words),
+        "constraint": sequence.constraint is not None,
+    }
+    given = [name for name, is_given in wishes.items() if is_given]
+    return given[0] if len(given) > 1 else None
 
 
 def _describe_prompt(output: TokenOutput, sequence: Sequence) -> None:

@@ -25,7 +25,8 @@ class TokenConstraint(Protocol):
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
         """Write the tokens that may come next into every word of the row, which holds anything
-        before. False: anything goes, and the row is not looked at.
+        before. False: anything goes, and the row is not looked at. Raises ValueError where the
+        constraint, as the request has it, is too much to go on with.
         """
         ...
 

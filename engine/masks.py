@@ -4,7 +4,6 @@ the hook and numpy, neither logits nor grammars.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence as ReadSequence
 from dataclasses import dataclass, field
@@ -15,15 +14,13 @@ from numpy.typing import NDArray
 from formgate.engine.hooks import FillMasks, TokenConstraint
 from formgate.engine.sequence import Sequence
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class StepMasks:
     """Rows are the logits' rows; a row that is not among `masked_rows` holds anything."""
 
     masked_rows: list[int] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)  # row -> what to tell its client
+    failed: dict[int, Exception] = field(default_factory=dict)  # by row
     seconds: float = 0.0
 
 
@@ -62,13 +59,11 @@ class MaskFiller:
         rows = [row for row, _ in constrained]
         constraints = [constraint for _, constraint in constrained]
         masked_rows: list[int] = []
-        failed: dict[int, str] = {}
+        failed: dict[int, Exception] = {}
         results = self._fill_masks(constraints, rows, self._bitmask)
         for row, result in zip(rows, results, strict=True):
             if isinstance(result, Exception):
-                request_id = sequences[row].request_id
-                logger.error("bug: the mask of %s failed", request_id, exc_info=result)
-                failed[row] = f"The constraint failed: {result}"
+                failed[row] = result
             elif result:
                 masked_rows.append(row)
         return StepMasks(masked_rows, failed, time.perf_counter() - start)

@@ -5,6 +5,8 @@ These structs are the whole vocabulary of the two processes; neither sends anyth
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from formgate.engine.sampling_params import SamplingParams
@@ -62,6 +64,9 @@ class TokenTrace(msgspec.Struct, array_like=True):
     masked: float  # of the model's own probability at temperature 1, what was taken away
 
 
+Fault = Literal["constraint", "allowed_token_ids", "bad_words"]
+
+
 class TokenOutput(msgspec.Struct, array_like=True):
     """What one step added to one sequence. The last one carries `finish_reason`."""
 
@@ -76,6 +81,7 @@ class TokenOutput(msgspec.Struct, array_like=True):
     error: str | None = None  # with finish_reason "error": what to tell the client
     trace: list[TokenTrace] | None = None  # one per token of `token_ids`
     closed: bool = False  # with finish_reason "length": a constraint ended the answer in time
+    fault: Fault | None = None  # with `error`: what of the request led to it; None: nothing did
 
 
 class EngineStats(msgspec.Struct, array_like=True):

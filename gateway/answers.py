@@ -143,6 +143,7 @@ class AnswerPlanner:
                 at_start=content is None and not request.continue_final_message,
                 calls_end_with_stop=tools.named,
                 new_tracer=self._tracer_factory(request, None if tools.tools else content),
+                constraint_param=_constraint_param(content, tools),
             ),
             content=content,
             tools=tools,
@@ -207,6 +208,7 @@ class AnswerPlanner:
             skip_special_tokens=request.skip_special_tokens,
             drop_tokens=drop_tokens,
             new_tracer=self._tracer_factory(request, content),
+            constraint_param=_constraint_param(content, NO_TOOLS),
         )
 
     def _tracer_factory(
@@ -239,12 +241,14 @@ class AnswerPlanner:
         task = "sized_blueprint" if sized else "blueprint"
         compiled = self._compiling.known(task, spec)
         if compiled is not None:
-            self._metrics.grammar_compiled(0.0, hit=True)
+            self._metrics.grammar_found()
         else:
             meanwhile()
             started = time.monotonic()
-            compiled = await self._compiled(task, spec, parts)
-            self._metrics.grammar_compiled(time.monotonic() - started, hit=False)
+            try:
+                compiled = await self._compiled(task, spec, parts)
+            finally:
+                self._metrics.grammar_awaited(time.monotonic() - started)
         if not sized:
             return compiled
         assert budget.tokens is not None
@@ -313,6 +317,13 @@ def _parser_choice(tools: ToolUse) -> ToolChoice:
 
 def _parser_tools(tools: ToolUse) -> list[Tool]:
     return [Tool(tool.name, tool.schema, f"{tool.param}#") for tool in tools.tools]
+
+
+def _constraint_param(content: ContentConstraint | None, tools: ToolUse) -> str | None:
+    """The field to blame for a constraint that does not say which part of it is at fault."""
+    if content is not None:
+        return content.param
+    return "tools" if tools.tools else "thinking_token_budget"
 
 
 def _parts(

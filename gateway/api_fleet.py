@@ -1,5 +1,6 @@
-"""Further HTTP processes beside the first, which owns the engine: how they are started, told of the
-engine's end, and ended. The kernel shares connections out between their sockets on one port.
+"""The HTTP processes of a server: how the first, which owns the engine, starts the others, tells
+them of the engine's end, and ends them. The kernel shares connections out between their sockets on
+one port.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import msgspec
 
 from formgate.engine.config import EngineConfig
 from formgate.gateway.engine_launch import decode_path, encode_path
+from formgate.gateway.metrics import Metrics
 from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.shared_metrics import SharedMetrics
 
 COMMAND = (sys.executable, "-m", "formgate.gateway.api_server")
 STOP_TIMEOUT = 15.0  # seconds; longer than answers under way are given
@@ -51,20 +54,28 @@ def metrics_path(folder: Path, number: int) -> Path:
     return folder / f"metrics-{number}"
 
 
-def share_port(listener: socket.socket) -> None:
-    """Let further sockets be bound where this one is. After it was bound, so that a port which
-    another server has is still refused."""
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+def metrics_of(folder: Path, metrics: Metrics, number: int, count: int) -> SharedMetrics:
+    """One process' metrics among those of `count`."""
+    peers = [metrics_path(folder, peer) for peer in range(count) if peer != number]
+    return SharedMetrics(metrics, metrics_path(folder, number), peers)
 
 
 class ApiFleet:
-    def __init__(self, folder: Path, on_end: Callable[[str], None]) -> None:
-        """`on_end` is told, in a line, of a process that ends though nobody asked it to."""
+    """The processes beside the first. Where that one is all there is, it starts and tells none."""
+
+    def __init__(self, folder: Path, count: int, on_end: Callable[[str], None]) -> None:
+        """`folder`: of the sockets between the processes. `count`: of them, the first included.
+        `on_end` is told, in a line, of a process that ends though nobody asked it to."""
         self._folder = folder
+        self._numbers = range(1, count)
         self._on_end = on_end
         self._processes: list[asyncio.subprocess.Process] = []
         self._watchers: list[asyncio.Task[None]] = []
         self._stopping = False
+
+    @property
+    def client_addresses(self) -> list[tuple[str, str]]:
+        return [client_addresses(self._folder, number) for number in self._numbers]
 
     async def start(
         self,
@@ -73,8 +84,11 @@ class ApiFleet:
         tokenizer_dir: Path,
         listener: socket.socket,
     ) -> None:
-        host, port = listener.getsockname()[:2]
-        for number in range(1, config.api_server_count):
+        for number in self._numbers:
+            # Let its socket be bound where this one is. After this one was bound, so that a port
+            # which another server has is still refused.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            host, port = listener.getsockname()[:2]
             # In a session of its own: Ctrl-C is for the first process, which ends the others.
             process = await asyncio.create_subprocess_exec(
                 *COMMAND,

@@ -12,15 +12,14 @@ from collections.abc import Callable
 
 import uvloop
 
-from formgate.gateway.api_fleet import DEAD_ENGINE, ApiLaunch, client_addresses, metrics_path
+from formgate.gateway.api_fleet import DEAD_ENGINE, ApiLaunch, client_addresses, metrics_of
 from formgate.gateway.app import create_app
-from formgate.gateway.assembly import build_state
+from formgate.gateway.assembly import build_state, max_in_flight
 from formgate.gateway.console import set_up_logging
 from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server import ServeError, http_server, keep_what_is_loaded
-from formgate.gateway.shared_metrics import SharedMetrics
 
 
 def main() -> int:
@@ -39,11 +38,13 @@ async def _serve(launch: ApiLaunch) -> None:
     models = ServedModels.of(config)
     metrics = Metrics(models.default)
     engine = EngineClient(
-        launch.engine_config, metrics, max_queue_size=config.max_queue_size, client=number
+        launch.engine_config,
+        metrics,
+        max_in_flight=max_in_flight(config, launch.engine_config, number),
+        client=number,
     )
     await engine.attach(*client_addresses(folder, number))
-    peers = [metrics_path(folder, i) for i in range(config.api_server_count) if i != number]
-    shared = SharedMetrics(metrics, metrics_path(folder, number), peers)
+    shared = metrics_of(folder, metrics, number, config.api_server_count)
     await shared.start()
     state = await asyncio.to_thread(
         build_state,
@@ -54,6 +55,7 @@ async def _serve(launch: ApiLaunch) -> None:
         metrics,
         engine,
         shared.exposition,
+        number=number,
     )
     server = http_server(config, create_app(state))
     keep_what_is_loaded()

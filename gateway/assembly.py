@@ -22,7 +22,7 @@ from formgate.gateway.prompts import tokenize_prompt
 from formgate.gateway.protocol.tokenize import TokenizeRequest
 from formgate.gateway.responses_service import ResponsesService
 from formgate.gateway.served_models import ServedModels
-from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.server_config import ServerConfig, share_of
 from formgate.gateway.state import GatewayState
 
 MAX_COMPILE_WORKERS = 8
@@ -36,8 +36,11 @@ def build_state(
     metrics: Metrics,
     engine: EngineClient,
     exposition: Callable[[], Awaitable[bytes]],
+    *,
+    number: int,
 ) -> GatewayState:
-    """Raises OSError or ValueError, with one clear line, for files that cannot be used."""
+    """`number`: of this among the HTTP processes. Raises OSError or ValueError, with one clear
+    line, for files that cannot be used."""
     model_dir = engine_config.model_dir
     profile = load_model_profile(
         model_dir,
@@ -48,7 +51,9 @@ def build_state(
     )
     backend = engine_config.structured_outputs_backend
     compiling = CompilePool(
-        worker_command(tokenizer_dir, model_dir, backend), workers=_compile_workers()
+        worker_command(tokenizer_dir, model_dir, backend),
+        workers=share_of(_compile_workers(), number, config.api_server_count),
+        observe=metrics.grammar_compiled,
     )
     compiling.start()
     planner = AnswerPlanner(profile, compiling, metrics)
@@ -75,6 +80,13 @@ def build_state(
     )
 
 
+def max_in_flight(config: ServerConfig, engine_config: EngineConfig, number: int) -> int:
+    """Requests that an HTTP process lets run or wait."""
+    whole = engine_config.max_num_seqs + config.max_queue_size
+    return share_of(whole, number, config.api_server_count)
+
+
 def _compile_workers() -> int:
-    """Half the cores, so that a burst of new schemas leaves the engine its own."""
+    """Of the whole server: half the cores, so that a burst of new schemas leaves the engine its
+    own."""
     return max(1, min(MAX_COMPILE_WORKERS, (os.cpu_count() or 1) // 2))

@@ -20,7 +20,12 @@ from formgate.gateway.errors import engine_not_ready
 from formgate.gateway.fan_in import fan_in
 from formgate.gateway.logprobs import prompt_logprobs
 from formgate.gateway.model_profile import ModelProfile
-from formgate.gateway.prompts import conversation_of, encode_conversation, fit_prompt
+from formgate.gateway.prompts import (
+    conversation_of,
+    encode_conversation,
+    fit_prompt,
+    num_characters,
+)
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.rules import check_chat
 from formgate.gateway.sampling import sampling_params
@@ -135,8 +140,7 @@ class ChatService:
         if (ready := self._engine.ready) is None:
             raise engine_not_ready()
         conversation = conversation_of(request, profile.chat_template_kwargs)
-        size = sum(len(message.content or "") for message in request.messages)
-        if size > LARGE_CONVERSATION or request.tools:
+        if request.tools or num_characters(request.messages) > LARGE_CONVERSATION:
             token_ids = await asyncio.to_thread(
                 encode_conversation, conversation, profile.tokenizer, profile.chat_template
             )
@@ -147,6 +151,7 @@ class ChatService:
             max_tokens=request.token_limit,
             truncate=request.truncate_prompt_tokens,
             max_model_len=ready.max_model_len,
+            vocab_size=ready.vocab_size,
             param="messages",
         )
         num_logprobs = (request.top_logprobs or 0) if request.logprobs else None

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from formgate.engine.messages import AddRequest, EngineReady, PositionLogprobs, TokenOutput
 from formgate.gateway.answer_fold import AnswerFold
 from formgate.gateway.detokenizer import Detokenizer
+from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.stop_strings import StopStrings
 from formgate.gateway.tokenizer import Tokenizer
 from formgate.gateway.trace import Tracer
@@ -51,7 +52,7 @@ class Parser(Protocol):
 
     def feed(self, pieces: list[Piece]) -> list[OutputDelta]: ...
 
-    def finish(self) -> list[OutputDelta]: ...
+    def finish(self, *, cut: bool = False) -> list[OutputDelta]: ...
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class ChoiceSettings:
     calls_end_with_stop: bool = False  # a named choice
     new_tracer: Callable[[], Tracer] | None = None
     drop_tokens: bool = False  # one token had to be generated, and none was asked for
+    constraint_param: str | None = None  # the client's name for what became the constraint
 
 
 @dataclass(slots=True)
@@ -124,15 +126,20 @@ class Choice:
     async def steps(self, engine: Engine, request: AddRequest) -> AsyncGenerator[ChoiceStep]:
         """Until the engine or a stop string ends it."""
         first = True
-        async with aclosing(engine.generate(request)) as outputs:
-            async for output in outputs:
-                step = self.feed(output)
-                if first:
-                    step.first = output
-                    first = False
-                yield step
-                if step.finish_reason is not None:
-                    return
+        try:
+            async with aclosing(engine.generate(request)) as outputs:
+                async for output in outputs:
+                    step = self.feed(output)
+                    if first:
+                        step.first = output
+                        first = False
+                    yield step
+                    if step.finish_reason is not None:
+                        return
+        except ApiError as error:
+            if error.param != "constraint":
+                raise
+            raise bad_request(error.message, self.settings.constraint_param, error.code) from error
 
     def feed(self, output: TokenOutput) -> ChoiceStep:
         token_ids = output.token_ids
@@ -165,7 +172,7 @@ class Choice:
         deltas = self._deltas(shown)
         finished = output.finish_reason is not None
         if finished:
-            deltas += self._rest()
+            deltas += self._rest(cut=output.finish_reason == "length" and not output.closed)
         if self._stops is not None:
             deltas = self._cut(deltas, finished)
         elif len(deltas) > 1:
@@ -219,9 +226,9 @@ class Choice:
             return self._parser.feed(pieces) if pieces else []
         return [ContentDelta(piece.text) for piece in pieces]
 
-    def _rest(self) -> list[OutputDelta]:
+    def _rest(self, *, cut: bool) -> list[OutputDelta]:
         deltas = self._parse(self._detokenizer.finish())
-        return deltas + self._parser.finish() if self._parser is not None else deltas
+        return deltas + self._parser.finish(cut=cut) if self._parser is not None else deltas
 
     def _cut(self, deltas: Sequence[OutputDelta], finished: bool) -> list[OutputDelta]:
         """Stop strings end content and reasoning, each by itself, and never a call."""

@@ -8,8 +8,9 @@ import asyncio
 import json
 import logging
 import subprocess
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection, Pipe
@@ -30,10 +31,14 @@ TOO_LARGE = "The constraint is too large to compile."
 
 class CompilePool:
     """`command` starts a worker, as `compile_worker` does; its last argument will be the number
-    of the descriptor that it is asked through.
+    of the descriptor that it is asked through. `observe` is told, from any thread, how many seconds
+    a worker was busy with each thing that it was asked.
     """
 
-    def __init__(self, command: Sequence[str], *, workers: int) -> None:
+    def __init__(
+        self, command: Sequence[str], *, workers: int, observe: Callable[[float], None]
+    ) -> None:
+        self._observe = observe
         self._workers = [_Worker(command) for _ in range(workers)]
         self._free: asyncio.LifoQueue[_Worker] | None = None
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="compile")
@@ -74,7 +79,7 @@ class CompilePool:
                 self._free.put_nowait(worker)
         worker = await self._free.get()
         loop = asyncio.get_running_loop()
-        asked = loop.run_in_executor(self._threads, worker.ask, task, text)
+        asked = loop.run_in_executor(self._threads, self._timed, worker, task, text)
         free = self._free
 
         def done(_: object) -> None:
@@ -83,6 +88,13 @@ class CompilePool:
         # A client that leaves must not free a worker that is still at work.
         asked.add_done_callback(done)
         return await asyncio.shield(asked)
+
+    def _timed(self, worker: _Worker, task: str, text: str) -> str:
+        started = time.monotonic()
+        try:
+            return worker.ask(task, text)
+        finally:
+            self._observe(time.monotonic() - started)
 
     def _remember(self, asked: Asked, compiling: asyncio.Task[str]) -> None:
         del self._compiling[asked]

@@ -204,6 +204,7 @@ class CompletionService:
                 max_tokens=limit,
                 truncate=request.truncate_prompt_tokens,
                 max_model_len=ready.max_model_len,
+                vocab_size=ready.vocab_size,
                 param="prompt",
             )
             prompts.append(fitted)

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import tempfile
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -40,6 +39,7 @@ from formgate.gateway.engine_launch import (
 )
 from formgate.gateway.errors import (
     ApiError,
+    bad_request,
     engine_died,
     engine_not_ready,
     internal_error,
@@ -47,6 +47,7 @@ from formgate.gateway.errors import (
     server_stopping,
 )
 from formgate.gateway.metrics import Metrics, RequestRecord
+from formgate.gateway.outputs import Outputs
 
 logger = logging.getLogger(__name__)
 
@@ -55,34 +56,6 @@ FIRST_RESTART_DELAY = 0.5  # seconds; doubles with each start that fails
 MAX_RESTART_DELAY = 30.0
 STOP_TIMEOUT = 5.0  # seconds that the engine process has to end by itself
 LAST_WORDS_TIMEOUT = 0.2  # seconds for events that a dead process may have left in the socket
-
-
-class Outputs:
-    """What one request's consumer has not taken yet. An asyncio.Queue without its locks and its
-    limits: this is put into and taken from once for every token of every request.
-    """
-
-    __slots__ = ("_items", "_loop", "_waiter")
-
-    def __init__(self) -> None:
-        self._items: deque[TokenOutput | ApiError] = deque()
-        self._loop = asyncio.get_running_loop()
-        self._waiter: asyncio.Future[None] | None = None
-
-    def put(self, item: TokenOutput | ApiError) -> None:
-        self._items.append(item)
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():  # a consumer that was cancelled has not run yet
-                waiter.set_result(None)
-
-    async def next(self) -> TokenOutput | ApiError:
-        items = self._items
-        while not items:
-            self._waiter = waiter = self._loop.create_future()
-            await waiter
-        return items.popleft()
 
 
 class EngineStartError(Exception):
@@ -103,14 +76,15 @@ class EngineClient:
         metrics: Metrics,
         *,
         tokenizer_dir: Path | None = None,
-        max_queue_size: int = 4096,
+        max_in_flight: int,
         on_progress: Callable[[LoadProgress], None] | None = None,
         command: Sequence[str] = ENGINE_COMMAND,
         more_clients: Sequence[tuple[str, str]] = (),
         on_death: Callable[[], None] | None = None,
         client: int = 0,
     ) -> None:
-        """`more_clients`: the two addresses of each other process that this one's engine serves;
+        """`max_in_flight`: requests that run or wait; more are refused.
+        `more_clients`: the two addresses of each other process that this one's engine serves;
         `on_death` is for telling them. `client`: the number of one of these, see `attach`."""
         self.state: EngineState = "starting"
         self.ready: EngineReady | None = None
@@ -118,7 +92,7 @@ class EngineClient:
         self._tokenizer_dir = tokenizer_dir or config.model_dir
         self._metrics = metrics
         self._command = tuple(command)
-        self._max_in_flight = config.max_num_seqs + max_queue_size
+        self._max_in_flight = max_in_flight
         self._on_progress = on_progress
         self._more_clients = list(more_clients)
         self._on_death = on_death
@@ -204,7 +178,8 @@ class EngineClient:
 
         A consumer that stops early (closes the generator, or is cancelled) aborts the request in
         the engine at once. Raises ApiError: 503 when the engine is not ready or dies, 429 when the
-        queue is full, 500 when the engine gives the request up.
+        queue is full; when the engine gives the request up, 400 if the request led to that
+        (`param` is then as `TokenOutput.fault` says) and else 500.
         """
         request_id = request.request_id
         record = self._begun.pop(request_id, None)
@@ -222,17 +197,19 @@ class EngineClient:
             while True:
                 output = await queue.next()
                 if isinstance(output, ApiError):
-                    finish_reason = "error"
                     raise output
                 record.output(output)
                 if output.finish_reason is not None:
                     finish_reason = output.finish_reason
                     self._forget(request_id, record, finish_reason)
                     if finish_reason == "error":
-                        raise internal_error(output.error or "The engine gave this request up.")
+                        raise _given_up(output)
                     yield output
                     return
                 yield output
+        except ApiError:
+            finish_reason = "error"
+            raise
         finally:
             # A stop string closes the generator; a client that left cancels the task around it.
             if finish_reason is None:
@@ -274,7 +251,11 @@ class EngineClient:
     async def _supervise(self) -> None:
         delay = FIRST_RESTART_DELAY
         while True:
-            failure, was_ready = await self._run_engine()
+            try:
+                failure, was_ready = await self._run_engine()
+            except OSError as error:  # no memory for a process, no room for its sockets
+                failure, was_ready = f"The engine process cannot be started: {error}.", False
+                self.state = "dead"
             assert self._first_ready is not None
             if not self._first_ready.done():
                 self._first_ready.set_exception(EngineStartError(failure))
@@ -374,6 +355,14 @@ class EngineClient:
     def _fail_all(self, error: Callable[[], ApiError]) -> None:
         for queue in self._queues.values():
             queue.put(error())
+
+
+def _given_up(output: TokenOutput) -> ApiError:
+    message = output.error or "The engine gave this request up."
+    if output.fault is None:
+        return internal_error(message)
+    code = "schema_too_complex" if output.fault == "constraint" else None
+    return bad_request(message, output.fault, code)
 
 
 def _bind(

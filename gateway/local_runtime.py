@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from formgate.engine.config import EngineConfig
 from formgate.gateway.answer_service import AnswerService
-from formgate.gateway.assembly import build_state
+from formgate.gateway.assembly import build_state, max_in_flight
 from formgate.gateway.compile_pool import CompilePool
 from formgate.gateway.console import StartupProgress
 from formgate.gateway.engine_client import EngineClient, EngineStartError
@@ -41,7 +41,7 @@ class LocalRuntime:
         self._state: GatewayState | None = None
         self._engine: EngineClient | None = None
         self._compiling: CompilePool | None = None
-        self._admission = asyncio.Semaphore(engine_config.max_num_seqs + config.max_queue_size)
+        self._admission = asyncio.Semaphore(max_in_flight(config, engine_config, 0))
 
     def start(self) -> None:
         progress = StartupProgress()
@@ -56,7 +56,7 @@ class LocalRuntime:
             self._engine_config,
             metrics,
             tokenizer_dir=self._tokenizer_dir,
-            max_queue_size=self._config.max_queue_size,
+            max_in_flight=max_in_flight(self._config, self._engine_config, 0),
             on_progress=progress.show,
         )
         await self._engine.start()
@@ -70,6 +70,7 @@ class LocalRuntime:
                 metrics,
                 self._engine,
                 metrics.own_exposition,
+                number=0,
             )
             self._compiling = state.compiling
             await self._engine.wait_ready()

@@ -156,7 +156,14 @@ class Metrics:
             "formgate:forced_tokens", "Tokens that a grammar left no choice for."
         )
         self._compile_time = self._histogram(
-            "formgate:grammar_compile_seconds", "Compiling one grammar.", COMPILE_BUCKETS
+            "formgate:grammar_compile_seconds",
+            "Compiling one grammar, once for all requests that wait for it.",
+            COMPILE_BUCKETS,
+        )
+        self._compile_wait = self._histogram(
+            "formgate:grammar_wait_seconds",
+            "Time for which a request waited for its grammar.",
+            COMPILE_BUCKETS,
         )
         self._grammar_queries = self._counter(
             "formgate:grammar_cache_queries", "Grammars asked for."
@@ -245,12 +252,17 @@ class Metrics:
     def request_finished(self, reason: str) -> None:
         self._success.labels(*self._labels, reason).inc()
 
-    def grammar_compiled(self, seconds: float, *, hit: bool) -> None:
+    def grammar_compiled(self, seconds: float) -> None:
+        """May be called from any thread."""
+        self._compile_time.observe(seconds)
+
+    def grammar_found(self) -> None:
         self._grammar_queries.inc()
-        if hit:
-            self._grammar_hits.inc()
-        else:
-            self._compile_time.observe(seconds)
+        self._grammar_hits.inc()
+
+    def grammar_awaited(self, seconds: float) -> None:
+        self._grammar_queries.inc()
+        self._compile_wait.observe(seconds)
 
     def schema_refused(self, keyword: str) -> None:
         # The keyword comes from a client, who must not be able to make series without end.

@@ -175,11 +175,13 @@ def fit_prompt(
     max_tokens: int | None,
     truncate: int | None,
     max_model_len: int,
+    vocab_size: int,
     param: str,
 ) -> tuple[list[int], int]:
     """The prompt, cut from the left if the client asked for it, and how many tokens may follow.
 
-    Raises ApiError 400 `context_length_exceeded`.
+    Raises ApiError 400: `context_length_exceeded`, or for a token that the tokenizer has and the
+    model (`vocab_size`) has not.
     """
     if truncate is not None:
         limit = max_model_len - (max_tokens or 1) if truncate == -1 else truncate
@@ -187,6 +189,8 @@ def fit_prompt(
     length = len(token_ids)
     if length == 0:
         raise bad_request("The prompt has no tokens.", param)
+    if (largest := max(token_ids)) >= vocab_size:
+        raise bad_request(f"The model has no token {largest}, which the prompt holds.", param)
     if length >= max_model_len or length + (max_tokens or 0) > max_model_len:
         raise _context_length_exceeded(length, max_tokens, max_model_len, param)
     return token_ids, max_model_len - length if max_tokens is None else max_tokens
@@ -263,6 +267,16 @@ def message_text(message: Message) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "\n".join(part.text or "" for part in content if part.type in TEXT_PARTS)
+
+
+def num_characters(messages: Sequence[Message]) -> int:
+    """About how much text there is to encode."""
+    return sum(
+        len(message_text(message))
+        + len(message.reasoning_content or message.reasoning or "")
+        + sum(len(str(call.function.arguments)) for call in message.tool_calls or ())
+        for message in messages
+    )
 
 
 def _tool_call(call: ToolCall, template: Wishes) -> dict[str, Any]:

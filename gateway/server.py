@@ -20,9 +20,9 @@ from fastapi import FastAPI
 
 from formgate.engine.config import EngineConfig
 from formgate.engine.messages import EngineReady
-from formgate.gateway.api_fleet import ApiFleet, client_addresses, metrics_path, share_port
+from formgate.gateway.api_fleet import ApiFleet, metrics_of
 from formgate.gateway.app import create_app
-from formgate.gateway.assembly import build_state
+from formgate.gateway.assembly import build_state, max_in_flight
 from formgate.gateway.console import StartupProgress, set_up_logging
 from formgate.gateway.engine_client import EngineClient, EngineStartError
 from formgate.gateway.engine_launch import ENGINE_COMMAND
@@ -30,7 +30,6 @@ from formgate.gateway.listener import url_of
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
-from formgate.gateway.shared_metrics import SharedMetrics
 from formgate.gateway.state import GatewayState
 
 GRACEFUL_TIMEOUT = 5  # seconds that answers under way have when the server is told to stop
@@ -62,23 +61,21 @@ async def _serve(
     listener: socket.socket,
     engine_command: Sequence[str],
 ) -> None:
-    with contextlib.ExitStack() as stack:
-        folder = None
-        if config.api_server_count > 1:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="formgate-")))
-            share_port(listener)
-        await _serve_in(folder, config, engine_config, tokenizer_dir, listener, engine_command)
+    with tempfile.TemporaryDirectory(prefix="formgate-") as folder:
+        await _serve_in(
+            Path(folder), config, engine_config, tokenizer_dir, listener, engine_command
+        )
 
 
 async def _serve_in(
-    folder: Path | None,
+    folder: Path,
     config: ServerConfig,
     engine_config: EngineConfig,
     tokenizer_dir: Path,
     listener: socket.socket,
     engine_command: Sequence[str],
 ) -> None:
-    """`folder`: of the sockets between several HTTP processes."""
+    """`folder`: of the sockets between the HTTP processes."""
     models = ServedModels.of(config)
     metrics = Metrics(models.default)
     progress = StartupProgress()
@@ -90,28 +87,23 @@ async def _serve_in(
         if server is not None:
             server.should_exit = True
 
-    others = range(1, config.api_server_count)
-    fleet = ApiFleet(folder, end) if folder is not None else None
-    shared = None
-    if folder is not None:
-        peers = [metrics_path(folder, number) for number in others]
-        shared = SharedMetrics(metrics, metrics_path(folder, 0), peers)
+    fleet = ApiFleet(folder, config.api_server_count, end)
+    shared = metrics_of(folder, metrics, 0, config.api_server_count)
     engine = EngineClient(
         engine_config,
         metrics,
         tokenizer_dir=tokenizer_dir,
-        max_queue_size=config.max_queue_size,
+        max_in_flight=max_in_flight(config, engine_config, 0),
         on_progress=progress.show,
         command=engine_command,
-        more_clients=[client_addresses(folder, number) for number in others] if folder else (),
-        on_death=fleet.engine_died if fleet else None,
+        more_clients=fleet.client_addresses,
+        on_death=fleet.engine_died,
     )
     state: GatewayState | None = None
     await engine.start()  # its process imports and loads while this one builds the application
     try:
-        if fleet and shared:
-            await fleet.start(config, engine_config, tokenizer_dir, listener)
-            await shared.start()
+        await fleet.start(config, engine_config, tokenizer_dir, listener)
+        await shared.start()
         try:
             state = await asyncio.to_thread(
                 build_state,
@@ -121,7 +113,8 @@ async def _serve_in(
                 models,
                 metrics,
                 engine,
-                shared.exposition if shared else metrics.own_exposition,
+                shared.exposition,
+                number=0,
             )
         except (OSError, ValueError) as error:
             raise ServeError(str(error)) from None
@@ -152,18 +145,16 @@ async def _serve_in(
         if lost:
             raise ServeError(lost[0])
     finally:
-        if fleet and shared:
-            await fleet.wait_stopped()  # its processes need the engine for their last answers
-            shared.close()
+        await fleet.wait_stopped()  # its processes need the engine for their last answers
+        shared.close()
         await engine.close()
         if state is not None:
             state.compiling.close()
 
 
-async def _all_ready(engine: EngineClient, fleet: ApiFleet | None) -> EngineReady:
+async def _all_ready(engine: EngineClient, fleet: ApiFleet) -> EngineReady:
     ready = await engine.wait_ready()
-    if fleet is not None:
-        await fleet.wait_ready()
+    await fleet.wait_ready()
     return ready
 
 
@@ -206,7 +197,7 @@ def http_server(config: ServerConfig, app: FastAPI) -> _Server:
     return _Server(settings)
 
 
-def _stop_on_signals(server: uvicorn.Server, engine: EngineClient, fleet: ApiFleet | None) -> None:
+def _stop_on_signals(server: uvicorn.Server, engine: EngineClient, fleet: ApiFleet) -> None:
     """The first signal lets answers under way be finished, for a while; the second does not."""
     loop = asyncio.get_running_loop()
     endings: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected
@@ -214,16 +205,14 @@ def _stop_on_signals(server: uvicorn.Server, engine: EngineClient, fleet: ApiFle
     def stop() -> None:
         delay = 0 if server.should_exit else GRACEFUL_TIMEOUT
         server.should_exit = True
-        if fleet is not None:
-            fleet.stop()
+        fleet.stop()
         endings.add(loop.create_task(_end_engine(engine, fleet, delay)))
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
 
 
-async def _end_engine(engine: EngineClient, fleet: ApiFleet | None, delay: float) -> None:
+async def _end_engine(engine: EngineClient, fleet: ApiFleet, delay: float) -> None:
     await asyncio.sleep(delay)
     await engine.close()
-    if fleet is not None:
-        fleet.engine_died()
+    fleet.engine_died()

@@ -19,6 +19,11 @@ def about(group: str, text: str, *, metavar: str | None = None) -> dict[str, str
     return {"group": group, "help": text, "metavar": metavar}
 
 
+def share_of(total: int, number: int, count: int) -> int:
+    """What the process `number` of `count` may use of what the whole server has; at least 1."""
+    return max(1, total // count + (number < total % count))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
     """Field names are the command line's (`root_path` is `--root-path`)."""
@@ -81,7 +86,12 @@ class ServerConfig:
         metadata=about(HTTP, "requests that may wait beyond --max-num-seqs; more get 429"),
     )
     api_server_count: int = field(
-        default=1, metadata=about(HTTP, "processes that speak HTTP, over one engine")
+        default=1,
+        metadata=about(
+            HTTP,
+            "processes that speak HTTP, over one engine; each has an equal share of "
+            "--max-num-seqs, --max-queue-size and the workers that compile schemas",
+        ),
     )
     disable_log_requests: bool = field(
         default=False, metadata=about(HTTP, "no log line for each request")

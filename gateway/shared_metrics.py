@@ -22,13 +22,16 @@ class SharedMetrics:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        self._server = await asyncio.start_unix_server(self._tell, self._own)
+        if self._peers:
+            self._server = await asyncio.start_unix_server(self._tell, self._own)
 
     def close(self) -> None:
         if self._server is not None:
             self._server.close()
 
     async def exposition(self) -> bytes:
+        if not self._peers:
+            return self._metrics.exposition()
         told = await asyncio.gather(*map(_ask, self._peers))
         return added_up([self._metrics.exposition().decode(), *filter(None, told)]).encode()
 

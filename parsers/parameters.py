@@ -13,7 +13,8 @@ from formgate.parsers.formats import Tool, UnsupportedArguments
 from formgate.parsers.nodes import Schema
 
 _ENFORCED = frozenset(("type", "properties", "required", "additionalProperties"))
-_ANNOTATIONS = frozenset(
+# What tells of a value and holds it to nothing. A description is often most of a schema.
+_REMARKS = frozenset(
     (
         "title",
         "description",
@@ -23,21 +24,17 @@ _ANNOTATIONS = frozenset(
         "deprecated",
         "readOnly",
         "writeOnly",
-        "strict",
-        "$schema",
-        "$id",
         "$comment",
-        "$defs",
-        "definitions",
     )
 )
+_ANNOTATIONS = _REMARKS | {"strict", "$schema", "$id", "$defs", "definitions"}
 _LOCAL_REF = re.compile(r"#/(?:\$defs|definitions)/([^/]+)")
 
 
 @dataclass(frozen=True)
 class Parameter:
     name: str
-    schema: Schema  # stands by itself: the definitions it refers to are in it
+    schema: Schema  # stands by itself: the definitions it refers to are in it, remarks are not
     required: bool
     pointer: str
 
@@ -129,15 +126,16 @@ def _definition(root: dict[str, Any], ref: str, name: str) -> dict[str, Any]:
 def _alone(tool: Tool, schema: Any, root: dict[str, Any], pointer: str) -> Schema:
     if not isinstance(schema, dict):
         return bool(schema)
-    refs = list(_refs(schema))
+    held = {key: value for key, value in schema.items() if key not in _REMARKS}
+    refs = list(_refs(held))
     definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
     if not refs:
-        return schema
+        return held
     for ref in (*refs, *_refs(definitions)):
         # A reference to the whole or to a neighbour would point elsewhere out of its context.
         if not re.match(r"#/(?:\$defs|definitions)/", ref):
             raise UnsupportedArguments(tool, "$ref", pointer)
-    return {**schema, **definitions}
+    return {**held, **definitions}
 
 
 def _refs(schema: Any) -> list[str]:

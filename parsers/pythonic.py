@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +28,17 @@ class KeywordArguments:
 
     def tree(self, tool: Tool, special_ids: SpecialIds) -> Node:
         parameters = parameters_of(tool, r"[A-Za-z_][A-Za-z0-9_]*")
-        ways: list[Node] = []
-        # By which parameter comes first: then every later one brings its own comma.
-        for i, first in enumerate(parameters):
-            rest = [_after_comma(parameter) for parameter in parameters[i + 1 :]]
-            ways.append(nodes.seq([_argument(first), *rest]))
-            if first.required:
-                return nodes.choice(ways)
-        return nodes.choice([*ways, nodes.EMPTY])
+        sure = next((i for i, each in enumerate(parameters) if each.required), None)
+        if sure is None:
+            return nodes.optional(_some(parameters)) if parameters else nodes.EMPTY
+        # Around the first that has to come, every other one brings its own comma.
+        return nodes.seq(
+            [
+                *map(_before_comma, parameters[:sure]),
+                _argument(parameters[sure]),
+                *map(_after_comma, parameters[sure + 1 :]),
+            ]
+        )
 
     def read(self, reader: Reader) -> Steps[bool]:
         reader.arguments("{")
@@ -63,6 +67,20 @@ def _argument(parameter: Parameter) -> Node:
     return nodes.seq(
         [nodes.text(f"{parameter.name}="), _value(parameter.schema, parameter.pointer)]
     )
+
+
+def _some(parameters: Sequence[Parameter]) -> Node:
+    """At least one of these, none of which has to come. Halved, so that a parameter is written a
+    few times and not once for each of the others."""
+    if len(parameters) == 1:
+        return _argument(parameters[0])
+    half = len(parameters) // 2
+    first, second = parameters[:half], parameters[half:]
+    return nodes.choice([nodes.seq([_some(first), *map(_after_comma, second)]), _some(second)])
+
+
+def _before_comma(parameter: Parameter) -> Node:
+    return nodes.optional(nodes.seq([_argument(parameter), nodes.text(", ")]))
 
 
 def _after_comma(parameter: Parameter) -> Node:

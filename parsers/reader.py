@@ -52,6 +52,7 @@ class Reader:
         self.pos = 0
         self.mark = 0
         self.ended = False
+        self.cut = False  # ended by a limit: what is not whole goes on, and is not malformed
         self.num_calls = 0
         self.schema: Any = None  # of the arguments of the call that is being read
         self._schemas = schemas  # by tool name; None: any name is a tool
@@ -73,6 +74,10 @@ class Reader:
     def commit(self) -> None:
         """What has been read needs no second look."""
         self.mark = self.pos
+
+    def drop(self) -> None:
+        """What is left says nothing that could be told."""
+        self.mark = self.pos = len(self.text)
 
     def content(self, end: int) -> None:
         """Everything held, up to `end`, is content."""
@@ -167,10 +172,13 @@ class Reader:
         return True
 
     def name(self) -> Steps[str]:
-        """A tool's name, with nothing around it: ends before what cannot be part of one."""
+        """A tool's name, with nothing around it: ends before what cannot be part of one. Empty
+        where a limit has cut it: what is there may be the name of another tool."""
         length = 0
         while not (found := _NOT_NAME.search(self.text, self.pos + length)):
             length = len(self.text) - self.pos
+            if self.cut:
+                return ""
             if self.ended:
                 break
             yield

@@ -70,9 +70,11 @@ class OutputParser:
         next(self._steps)
         return self._reader.take_deltas()
 
-    def finish(self) -> list[OutputDelta]:
-        """What was held back, as what it turned out to be."""
+    def finish(self, *, cut: bool = False) -> list[OutputDelta]:
+        """What was held back, as what it turned out to be. `cut`: by a limit, so that a call which
+        is not whole is no text either."""
         self._finished = self._reader.ended = True
+        self._reader.cut = cut
         for _ in self._steps:
             raise AssertionError("waits for more after the end")
         return self._reader.take_deltas()
@@ -93,7 +95,7 @@ class OutputParser:
         if self._lead and (yield from reader.accept(self._lead)):
             reader.commit()
         if layout.bare:
-            yield from self._calls()
+            yield from self._calls(marked=False)
         yield from self._content()
 
     def _reasoning(self) -> Steps[None]:
@@ -146,7 +148,7 @@ class OutputParser:
                 if begun and self._structured and not layout.alphabet.begins_with_token(found[1]):
                     reader.content(reader.pos)
                 elif found[1] in layout.markers:
-                    yield from self._calls()
+                    yield from self._calls(marked=True)
                 elif found[1] == layout.opening:
                     self._state = "open"
                     yield from self._reasoning()
@@ -155,16 +157,18 @@ class OutputParser:
                 else:
                     reader.content(reader.pos)
             elif reader.ended:
-                if not (reader.num_calls and text[reader.mark :].isspace()):
+                if reader.cut and reader.num_calls and not text[mark:end].strip():
+                    reader.drop()  # the beginning of another call's marker, at most
+                elif not (reader.num_calls and text[reader.mark :].isspace()):
                     reader.content(len(text))
                 return
             else:
                 reader.pos = len(text)
                 yield
 
-    def _calls(self) -> Steps[None]:
-        """From behind the marker to behind the last call. What does not fit is content, and so
-        is what was held for it."""
+    def _calls(self, *, marked: bool) -> Steps[None]:
+        """From behind the marker, if one was there, to behind the last call. What does not fit is
+        content, and so is what was held for it."""
         reader, format = self._reader, self._layout.calls
         assert format is not None
         fits = yield from reader.written(format.before)
@@ -173,11 +177,17 @@ class OutputParser:
             if format.after and (yield from reader.written(format.after)):
                 reader.commit()
                 return
+            if reader.cut:
+                reader.drop()
+                return
             reader.pos = reader.mark
             if format.one_per_marker:
                 return
             # Models write other separators too, or none: what follows tells whether it is a call.
             yield from reader.written(format.between)
+        if reader.cut and (marked or reader.num_calls):
+            reader.drop()
+            return
         # The whitespace in front of what does not fit may still stand before another call.
         held = reader.text[reader.mark : reader.pos].rstrip(WHITESPACE)
         reader.pos = reader.mark + len(held)

@@ -76,6 +76,8 @@ class TaggedArguments:
         while True:
             yield from reader.skip_whitespace()
             if not (yield from reader.accept(reader.alphabet.written(self.key_open))):
+                if reader.cut:
+                    return False
                 break
             key = yield from self._key(reader)
             if key is None:
@@ -119,10 +121,18 @@ class TaggedArguments:
                 reader.commit()
                 if whole:
                     break
+                if reader.cut:
+                    reader.drop()
+                    return False
                 yield
             reader.arguments('"')
         else:
             while not self._text_end(reader)[1]:
+                if reader.cut:
+                    end, _ = self._text_end(reader)
+                    reader.arguments(_begun(reader.text[reader.pos : end], kind))
+                    reader.drop()
+                    return False
                 yield
             end, _ = self._text_end(reader)
             reader.arguments(_as_json(reader.text[reader.pos : end], schema))
@@ -132,7 +142,8 @@ class TaggedArguments:
 
     def _text_end(self, reader: Reader) -> tuple[int, bool]:
         """How far the text surely belongs to the value, and whether that is all of it. A special
-        token ends it too: whatever that is, it is no text."""
+        token ends it too: whatever that is, it is no text. A limit does not: what was cut must
+        not look whole."""
         close = reader.alphabet.written(self.value_close)
         scanner = MarkerScanner([close])
         found = scanner.find(reader.text, reader.pos)
@@ -141,7 +152,7 @@ class TaggedArguments:
             end = found[0]
         elif special:
             end = special.start()
-        elif reader.ended:
+        elif reader.ended and not reader.cut:
             return len(reader.text), True
         else:
             end = scanner.held_from(reader.text, reader.pos)
@@ -160,6 +171,15 @@ class TaggedArguments:
             return True
         # A value that nobody closed, before another marker: the next one sees to that.
         return bool(_SYMBOL.match((yield from reader.peek())))
+
+
+def _begun(text: str, kind: Kind) -> str:
+    """As much of a value as there is of it, in JSON: a string that is not closed, or the text of
+    another value."""
+    trimmed = text.strip(WHITESPACE)
+    if kind == "nullable" and not "null".startswith(trimmed):
+        return '"' + json_inside(text)
+    return _SPELLINGS.get(trimmed, trimmed)
 
 
 def _kind(schema: Any) -> Kind:

@@ -82,7 +82,7 @@ class GenerationRequest(Body):
     return_token_ids: bool | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
 
-    priority: int = 0
+    priority: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] = 0
     request_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
     user: str | None = None

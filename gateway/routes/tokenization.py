@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -25,7 +26,7 @@ async def tokenize(
 ) -> dict[str, Any]:
     """The token ids of a text (`prompt`) or of a conversation (`messages`)."""
     state.models.resolve(body.model)
-    token_ids = state.tokenize(body)
+    token_ids = await asyncio.to_thread(state.tokenize, body)
     answer: dict[str, Any] = {
         "count": len(token_ids),
         "max_model_len": state.engine.ready.max_model_len if state.engine.ready else None,
@@ -49,4 +50,4 @@ async def detokenize(
     for i, token_id in enumerate(body.tokens):
         if not 0 <= token_id < size:
             raise bad_request(f"No token has id {token_id}.", f"tokens[{i}]")
-    return {"prompt": state.tokenizer.decode(body.tokens)}
+    return {"prompt": await asyncio.to_thread(state.tokenizer.decode, body.tokens)}

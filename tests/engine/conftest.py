@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from formgate.engine.sampling_params import SamplingParams
 
 VOCAB = 131
 EOS = 2
+BLOCK_SIZE = 4
+BLOCK_BYTES = 2 * 2 * BLOCK_SIZE * 2 * 8 * 4  # two of layers * block_size * kv_heads * head_dim * 4
 
 
 @pytest.fixture(scope="session")
@@ -140,15 +143,18 @@ MakeEngine = Callable[..., Driver]
 def make_engine(llama_dir: Path) -> Iterator[MakeEngine]:
     engines: list[Engine] = []
 
-    def make(*, factory: ConstraintFactory = read_answer, **fields) -> Driver:
+    def make(
+        *, factory: ConstraintFactory = read_answer, kv_blocks: int | None = None, **fields
+    ) -> Driver:
+        cache_bytes = 1 << 22 if kv_blocks is None else kv_blocks * BLOCK_BYTES
         options = {
             "model_dir": llama_dir,
             "dtype": "float32",
             "device": "cpu",
-            "block_size": 4,
+            "block_size": BLOCK_SIZE,
             "max_num_seqs": 16,
             "max_num_batched_tokens": 256,
-            "kv_cache_memory_bytes": 1 << 22,
+            "kv_cache_memory_bytes": cache_bytes,
         }
         engine = Engine(
             EngineConfig(**(options | fields)), factory, progress=lambda stage, done, total: None
@@ -179,3 +185,58 @@ def reference(llama_dir: Path) -> Callable[[Sequence[int], int], list[int]]:
         return out[0, len(prompt) :].tolist()
 
     return generate
+
+
+def make_prompt(length: int, seed: int = 0) -> list[int]:
+    rng = random.Random(1000 * length + seed)
+    return [rng.randrange(3, VOCAB) for _ in range(length)]
+
+
+@pytest.fixture(scope="session")
+def prompt_of() -> Callable[..., list[int]]:
+    """A prompt by its length and, of those of one length, by its seed."""
+    return make_prompt
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[list[int]]:
+    return [make_prompt(length) for length in (5, 1, 23, 40, 8)]
+
+
+@pytest.fixture(scope="session")
+def requests_of() -> Callable[[int, int], dict[str, dict]]:
+    """So many random requests by their names, each as `Driver.add` takes it."""
+
+    def requests(seed: int, count: int) -> dict[str, dict]:
+        rng = random.Random(seed)
+        head = make_prompt(12)
+        return {str(number): make_request(rng, number, head) for number in range(count)}
+
+    return requests
+
+
+def make_request(rng: random.Random, number: int, shared: list[int]) -> dict:
+    """`shared`: what many prompts begin with."""
+    head = shared[: rng.randint(0, len(shared))] if rng.random() < 0.6 else []
+    params: dict = {"max_tokens": rng.randint(1, 24)}
+    request = {
+        "prompt": head + make_prompt(rng.randint(1, 25), rng.randrange(3)),
+        "params": params,
+    }
+    if rng.random() < 0.4:
+        answer = [rng.randrange(3, VOCAB) for _ in range(rng.randint(1, 12))]
+        request["constraint"] = " ".join(map(str, answer))
+        if rng.random() < 0.5:
+            request["constraint"] += " ..."
+            params["ignore_eos"] = False
+    if rng.random() < 0.3:
+        params |= {"temperature": 1.0, "seed": number}
+    if rng.random() < 0.3:
+        params |= {"ignore_eos": False, "stop_token_ids": tuple(range(3, 40))}
+    if rng.random() < 0.2:
+        params |= {"frequency_penalty": 0.8, "bad_words": ((7, 8), (9,))}
+    if rng.random() < 0.15:
+        params["prompt_logprobs"] = 1
+    if rng.random() < 0.2:
+        params["logprobs"] = 2
+    return request

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-BYTES_PER_BLOCK = 2 * 2 * 4 * 2 * 8 * 4  # two of layers * block_size * kv_heads * head_dim * 4
-
 PROMPT = [3 + n % 50 for n in range(37)]
 OTHER = [60, 61, 62, 63, 64]
 ANSWER = "20 21 22"
@@ -79,7 +77,7 @@ def test_a_constraint_that_cannot_be_built_ends_it(make_engine) -> None:
 
 def test_who_is_held_gives_way_and_comes_back(make_engine) -> None:
     """In a cache for little more than one, who runs takes the blocks of who is held."""
-    options = {"kv_cache_memory_bytes": 16 * BYTES_PER_BLOCK, "max_model_len": 64}
+    options = {"kv_blocks": 16, "max_model_len": 64}
     params = {"max_tokens": 50}
     expected = make_engine(**options).generate(OTHER, params=params)
     driver = make_engine(**options)

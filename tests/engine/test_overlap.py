@@ -22,50 +22,16 @@ VARIANTS = {
     },
 }
 variants = pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS.keys())
-BYTES_PER_BLOCK = 2 * 2 * 4 * 2 * 8 * 4  # two of layers * block_size * kv_heads * head_dim * 4
-
-
-def prompt_of(length: int, seed: int = 0) -> list[int]:
-    rng = random.Random(1000 * length + seed)
-    return [rng.randrange(3, 131) for _ in range(length)]
-
-
-def requests_of(seed: int, count: int) -> dict[str, dict]:
-    rng = random.Random(seed)
-    shared = prompt_of(12)
-    requests: dict[str, dict] = {}
-    for number in range(count):
-        head = shared[: rng.randint(0, 12)] if rng.random() < 0.6 else []
-        request = {
-            "prompt": head + prompt_of(rng.randint(1, 25), rng.randrange(3)),
-            "params": {"max_tokens": rng.randint(1, 24)},
-        }
-        if rng.random() < 0.4:
-            answer = [rng.randrange(3, 131) for _ in range(rng.randint(1, 12))]
-            request["constraint"] = " ".join(map(str, answer))
-            if rng.random() < 0.5:
-                request["constraint"] += " ..."
-                request["params"]["ignore_eos"] = False
-        if rng.random() < 0.3:
-            request["params"] |= {"temperature": 1.0, "seed": number}
-        if rng.random() < 0.3:
-            request["params"] |= {"ignore_eos": False, "stop_token_ids": tuple(range(3, 40))}
-        if rng.random() < 0.2:
-            request["params"] |= {"frequency_penalty": 0.8, "bad_words": ((7, 8), (9,))}
-        if rng.random() < 0.15:
-            request["params"]["prompt_logprobs"] = 1
-        if rng.random() < 0.2:
-            request["params"]["logprobs"] = 2
-        requests[str(number)] = request
-    return requests
 
 
 @variants
 @pytest.mark.parametrize("seed", range(3))
-def test_random_traffic_is_answered_as_by_plain_steps(make_engine, fields, seed: int) -> None:
+def test_random_traffic_is_answered_as_by_plain_steps(
+    make_engine, requests_of, fields, seed: int
+) -> None:
     rng = random.Random(seed)
     driver = make_engine(
-        kv_cache_memory_bytes=21 * BYTES_PER_BLOCK,
+        kv_blocks=21,
         max_model_len=80,
         max_num_seqs=rng.randint(4, 8),
         max_num_batched_tokens=rng.randint(6, 48),
@@ -99,11 +65,11 @@ def test_random_traffic_is_answered_as_by_plain_steps(make_engine, fields, seed:
 
 
 @variants
-def test_preempted_is_not(make_engine, fields) -> None:
+def test_preempted_is_not(make_engine, fields, prompt_of) -> None:
     prompts = [prompt_of(20, seed) for seed in range(5)]
     params = {"max_tokens": 30, "temperature": 1.2, "seed": 5, "prompt_logprobs": 0}
     alone = [make_engine().generate(prompt, params=params) for prompt in prompts]
-    driver = make_engine(kv_cache_memory_bytes=26 * BYTES_PER_BLOCK, max_model_len=60, **fields)
+    driver = make_engine(kv_blocks=26, max_model_len=60, **fields)
     for name, prompt in enumerate(prompts):
         driver.add(str(name), prompt, params=params)
     answers = driver.run()
@@ -128,7 +94,7 @@ def assert_same_logprobs(found, expected) -> None:
 
 
 @variants
-def test_a_step_is_launched_before_the_last_one_is_read(make_engine, fields) -> None:
+def test_a_step_is_launched_before_the_last_one_is_read(make_engine, fields, prompt_of) -> None:
     driver = make_engine(**fields)
     driver.add("a", prompt_of(5), params={"max_tokens": 6})
     steps = [len(driver.step()) for _ in range(6)]
@@ -144,7 +110,7 @@ def test_a_step_is_launched_before_the_last_one_is_read(make_engine, fields) -> 
     assert not driver.engine.has_work
 
 
-def test_what_a_stop_comes_too_late_for_is_thrown_away(make_engine) -> None:
+def test_what_a_stop_comes_too_late_for_is_thrown_away(make_engine, prompt_of) -> None:
     free = make_engine().generate(prompt_of(5), params={"max_tokens": 8}).token_ids
     stop = free[3]
     driver = make_engine(async_scheduling=True)
@@ -165,7 +131,9 @@ def test_what_a_stop_comes_too_late_for_is_thrown_away(make_engine) -> None:
 
 
 @variants
-def test_nan_ends_its_own_request_and_leaves_nothing_behind(make_engine, fields, caplog) -> None:
+def test_nan_ends_its_own_request_and_leaves_nothing_behind(
+    make_engine, fields, caplog, prompt_of
+) -> None:
     clean = {
         length: make_engine().generate(prompt_of(length), params={"max_tokens": 12}).token_ids
         for length in (5, 9, 20)
@@ -187,7 +155,7 @@ def test_nan_ends_its_own_request_and_leaves_nothing_behind(make_engine, fields,
         assert values.isfinite().all()
 
 
-def test_steps_have_static_shapes(make_engine) -> None:
+def test_steps_have_static_shapes(make_engine, prompt_of) -> None:
     driver = make_engine(max_cudagraph_capture_size=16)
     runs: list[BatchShape] = []
     static = driver.engine.runner._static

@@ -21,6 +21,7 @@ from formgate.engine.config import EngineConfig
 from formgate.engine.messages import AddRequest
 from formgate.engine.sampling_params import SamplingParams
 from formgate.gateway.app import create_app
+from formgate.gateway.assembly import max_in_flight
 from formgate.gateway.compile_pool import CompilePool
 from formgate.gateway.compile_worker import worker_command
 from formgate.gateway.engine_client import EngineClient
@@ -89,7 +90,9 @@ def byte_tokenizer(byte_tokenizer_dir: Path) -> Tokenizer:
 @pytest.fixture(scope="session")
 def compile_pool(byte_tokenizer_dir: Path) -> Iterator[CompilePool]:
     pool = CompilePool(
-        worker_command(byte_tokenizer_dir, byte_tokenizer_dir, "llguidance"), workers=1
+        worker_command(byte_tokenizer_dir, byte_tokenizer_dir, "llguidance"),
+        workers=1,
+        observe=lambda seconds: None,
     )
     yield pool
     pool.close()
@@ -101,10 +104,11 @@ async def _gateway(
 ) -> AsyncIterator[FastAPI]:
     models = ServedModels.of(config)
     metrics = Metrics(models.default)
+    engine_config = EngineConfig(model_dir=Path("any"), max_num_seqs=4)
     engine = EngineClient(
-        EngineConfig(model_dir=Path("any"), max_num_seqs=4),
+        engine_config,
         metrics,
-        max_queue_size=config.max_queue_size,
+        max_in_flight=max_in_flight(config, engine_config, 0),
         command=SCRIPTED_ENGINE,
     )
     await engine.start()

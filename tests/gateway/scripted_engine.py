@@ -1,8 +1,9 @@
 """An engine process without an engine: it speaks the two sockets' protocol and does what the prompt
 says, so that supervision is tested in milliseconds. Run as a program by `test_engine_client`.
 
-Prompt [n] counts up, one token a step; [666] kills the process; [404] ends with an error; [0] tells
-how many requests were aborted and how many are running.
+Prompt [n] counts up, one token a step; [666] kills the process; [404] ends with an error and [405]
+with one that is the request's fault; [0] tells how many requests were aborted and how many are
+running.
 """
 
 from __future__ import annotations
@@ -37,13 +38,19 @@ def main() -> None:
     launch = EngineLaunch.decode(sys.stdin.buffer.readline())
     end_with_parent()
     context = zmq.Context()
-    commands, events = context.socket(zmq.PULL), context.socket(zmq.PUSH)
-    commands.connect(launch.command_address)
-    events.connect(launch.event_address)
+    commands = context.socket(zmq.PULL)
+    clients = []
+    for command_address, event_address in (
+        (launch.command_address, launch.event_address),
+        *launch.more_clients,
+    ):
+        commands.connect(command_address)
+        clients.append(context.socket(zmq.PUSH))
+        clients[-1].connect(event_address)
     decoder = msgspec.msgpack.Decoder(EngineCommand)
 
-    def tell(event: EngineEvent) -> None:
-        events.send(msgspec.msgpack.encode(event))
+    def tell(event: EngineEvent, client: int = 0) -> None:
+        clients[client].send(msgspec.msgpack.encode(event))
 
     match launch.config.model_dir.name:
         case "broken":
@@ -52,7 +59,8 @@ def main() -> None:
         case "crash":
             os._exit(7)
     tell(LoadProgress("Loading weights", 1, 2))
-    tell(EngineReady(2048, 100, 16, 300, "cpu", "float32"))
+    for client in range(len(clients)):
+        tell(EngineReady(2048, 100, 16, 300, "cpu", "float32"), client)
 
     running: dict[str, tuple[AddRequest, int]] = {}
     held: dict[str, AddRequest] = {}
@@ -75,7 +83,7 @@ def main() -> None:
                         held.pop(request_id, None)
                 case Shutdown():
                     return
-        outputs = []
+        outputs: list[list[TokenOutput]] = [[] for _ in clients]
         for request_id, (request, count) in list(running.items()):
             count += 1
             output = TokenOutput(request_id, [count], queue_time=0.001)
@@ -83,17 +91,22 @@ def main() -> None:
                 os._exit(9)
             elif request.prompt_token_ids == [404]:
                 output = TokenOutput(request_id, [], "error", error="No mask is left.")
+            elif request.prompt_token_ids == [405]:
+                output = TokenOutput(request_id, [], "error", error="Too much.", fault="constraint")
             elif request.prompt_token_ids == [0]:
                 output = TokenOutput(request_id, [aborted, len(running) - 1], "stop")
             elif count == request.params.max_tokens:
                 output.finish_reason = "length"
-            outputs.append(output)
+            outputs[request.client].append(output)
             if output.finish_reason:
                 del running[request_id]
             else:
                 running[request_id] = (request, count)
-        if outputs:
-            tell(StepOutputs(outputs, EngineStats(len(running), 0, 0.5, num_batched_tokens=1)))
+        for client, told in enumerate(outputs):
+            if told:
+                stats = EngineStats(len(running), 0, 0.5, num_batched_tokens=1)
+                tell(StepOutputs(told, stats), client)
+        if any(outputs):
             time.sleep(STEP)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib.metadata
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+
+from formgate.gateway.protocol.tokenize import TokenizeRequest
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
@@ -280,5 +284,21 @@ def test_the_server_outlives_its_engine(with_gateway: Run) -> None:
         while (await client.get("/health")).status_code != 200:
             await asyncio.sleep(0.02)
         assert (await client.post(CHAT, json=HELLO)).json() == {"tokens": [1, 2, 3]}
+
+    with_gateway(test)
+
+
+def test_a_text_is_tokenized_where_it_holds_up_no_stream(with_gateway: Run) -> None:
+    async def test(client: httpx.AsyncClient, app: FastAPI) -> None:
+        threads: list[threading.Thread] = []
+
+        def tokenize(request: TokenizeRequest) -> list[int]:
+            threads.append(threading.current_thread())
+            return [1]
+
+        app.state.gateway = dataclasses.replace(app.state.gateway, tokenize=tokenize)
+        answer = await client.post("/tokenize", json={"prompt": "long"})
+        assert answer.json()["tokens"] == [1]
+        assert threads[0] is not threading.current_thread()
 
     with_gateway(test)

@@ -13,7 +13,7 @@ import pytest
 from formgate.engine.config import EngineConfig
 from formgate.gateway import cli
 from formgate.gateway.flags import ENGINE_FLAGS, CommandLine, parse_serve, serve_parser
-from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.server_config import ServerConfig, share_of
 
 
 def parse(line: str) -> CommandLine:
@@ -175,3 +175,10 @@ def test_a_taken_port_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[
         port = other.getsockname()[1]
         assert cli.main(["serve", "--host", "127.0.0.1", "--port", str(port)]) == 1
     assert f"port {port}: address already in use" in one_line_error(capsys)
+
+
+@pytest.mark.parametrize(("total", "count"), [(4352, 1), (4352, 4), (5, 2), (7, 4), (1, 3), (0, 2)])
+def test_processes_share_all_there_is_and_each_has_something(total: int, count: int) -> None:
+    shares = [share_of(total, number, count) for number in range(count)]
+    assert sum(shares) == max(total, count)
+    assert max(shares) - min(shares) <= 1

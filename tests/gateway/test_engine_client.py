@@ -16,7 +16,7 @@ from formgate.engine.config import EngineConfig
 from formgate.engine.messages import AddRequest, LoadProgress
 from formgate.engine.sampling_params import SamplingParams
 from formgate.gateway.engine_client import EngineClient, EngineStartError
-from formgate.gateway.errors import ApiError
+from formgate.gateway.errors import ApiError, engine_died
 from formgate.gateway.metrics import Metrics
 
 COMMAND = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
@@ -28,11 +28,11 @@ def add(request_id: str, prompt: int = 1, max_tokens: int = 5) -> AddRequest:
 
 @asynccontextmanager
 async def running(
-    model: str = "any", *, max_num_seqs: int = 8, max_queue_size: int = 8, **options: object
+    model: str = "any", *, max_in_flight: int = 16, **options: object
 ) -> AsyncIterator[EngineClient]:
-    config = EngineConfig(model_dir=Path(model), max_num_seqs=max_num_seqs)
+    config = EngineConfig(model_dir=Path(model), max_num_seqs=8)
     client = EngineClient(
-        config, Metrics("m"), max_queue_size=max_queue_size, command=COMMAND, **options
+        config, Metrics("m"), max_in_flight=max_in_flight, command=COMMAND, **options
     )
     await client.start()
     try:
@@ -105,7 +105,7 @@ def test_a_consumer_that_leaves_aborts_its_request(how: str) -> None:
 
 def test_requests_that_begin_before_their_constraint_is_known() -> None:
     async def test() -> None:
-        async with running(max_num_seqs=2, max_queue_size=1) as client:
+        async with running(max_in_flight=3) as client:
             await client.wait_ready()
             requests = [add("a", max_tokens=2), add("b", max_tokens=3)]
             client.begin(requests)
@@ -158,20 +158,24 @@ def test_when_the_process_dies_requests_fail_and_a_new_one_serves_on() -> None:
     run(test)
 
 
-def test_a_request_the_engine_gives_up_is_a_500_with_its_message() -> None:
+def test_a_request_the_engine_gives_up_is_a_500_or_its_own_fault() -> None:
     async def test() -> None:
         async with running() as client:
             await client.wait_ready()
             with pytest.raises(ApiError, match="No mask is left") as error:
                 await tokens(client, add("r", 404))
             assert error.value.status == 500
+            with pytest.raises(ApiError, match="Too much") as error:
+                await tokens(client, add("r", 405))
+            assert (error.value.status, error.value.param) == (400, "constraint")
+            assert error.value.code == "schema_too_complex"
 
     run(test)
 
 
 def test_a_full_queue_is_a_429_that_says_when_to_retry() -> None:
     async def test() -> None:
-        async with running(max_num_seqs=1, max_queue_size=1) as client:
+        async with running(max_in_flight=2) as client:
             await client.wait_ready()
             tasks = [
                 asyncio.create_task(tokens(client, add(f"r{i}", max_tokens=50))) for i in range(2)
@@ -196,6 +200,62 @@ def test_a_first_start_that_fails_is_final(model: str, message: str) -> None:
             with pytest.raises(EngineStartError, match=message):
                 await client.wait_ready()
             assert client.state == "dead"
+
+    run(test)
+
+
+def test_an_engine_program_that_cannot_be_run_is_a_first_start_that_fails(tmp_path: Path) -> None:
+    async def test() -> None:
+        config = EngineConfig(model_dir=Path("any"))
+        nothing = (str(tmp_path / "nothing"),)
+        client = EngineClient(config, Metrics("m"), max_in_flight=1, command=nothing)
+        await client.start()
+        with pytest.raises(EngineStartError, match=r"cannot be started: .*nothing"):
+            await client.wait_ready()
+        assert client.state == "dead"
+        await client.close()
+
+    run(test)
+
+
+def test_an_engine_that_cannot_be_started_again_is_tried_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with running() as client:
+            await client.wait_ready()
+            monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))
+            with pytest.raises(ApiError) as died:
+                await tokens(client, add("deadly", 666))
+            assert died.value.code == "engine_died"
+            await asyncio.sleep(1)  # longer than the first delay
+            assert client.state == "dead"
+            (tmp_path / "full").mkdir()
+            await until(lambda: client.state == "ready")
+            assert await tokens(client, add("after", max_tokens=2)) == [1, 2]
+
+    run(test)
+
+
+def test_a_request_that_fails_is_counted_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with running() as client:
+            await client.wait_ready()
+
+            def refuse(command: object) -> None:
+                raise engine_died()
+
+            with monkeypatch.context() as patched:
+                patched.setattr(client, "_send", refuse)
+                with pytest.raises(ApiError):
+                    await tokens(client, add("r"))
+            counted = [
+                line
+                for line in client._metrics.exposition().decode().splitlines()
+                if line.startswith("vllm:request_success_total") and line.endswith(" 1.0")
+            ]
+            assert len(counted) == 1
+            assert 'finished_reason="error"' in counted[0]
 
     run(test)
 

@@ -32,6 +32,7 @@ NAMES = (
     "vllm:lora_requests_info",
     "vllm:cache_config_info",
     "formgate:grammar_compile_seconds_bucket",
+    "formgate:grammar_wait_seconds_bucket",
     "formgate:mask_time_seconds_bucket",
     "formgate:mask_wait_seconds_bucket",
     "formgate:forced_tokens_total",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -149,3 +150,23 @@ def test_an_engine_that_cannot_start_is_one_line_and_exit_code_1(
     assert server.wait() == 1
     assert server.lines[-1] == "error: The weights are no weights.\n"
     assert not any("Traceback" in line for line in server.lines)
+
+
+def test_http_processes_share_the_limit_of_the_server(start: Start) -> None:
+    server = start(
+        *("--api-server-count", "2", "--max-num-seqs", "3", "--max-queue-size", "2"),
+        "--disable-log-requests",
+    )
+    body = CHAT | {"max_tokens": 2000, "ignore_eos": True, "stream": True}
+    with contextlib.ExitStack() as open_streams, httpx.Client(timeout=30) as client:
+        # Each on a connection of its own, which the kernel gives to one process or the other.
+        statuses = [
+            open_streams.enter_context(
+                client.stream("POST", server.url + "/v1/chat/completions", json=body)
+            ).status_code
+            for _ in range(40)
+        ]
+    assert sorted(statuses) == [200] * 5 + [429] * 35
+    server.process.send_signal(signal.SIGINT)
+    server.process.send_signal(signal.SIGINT)
+    assert server.wait() == 0

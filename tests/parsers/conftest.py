@@ -56,12 +56,12 @@ class Answer:
         return [(name, json.loads(arguments)) for name, arguments in self.calls]
 
 
-def fold(parser: OutputParser, batches: Sequence[Sequence[Piece]]) -> Answer:
+def fold(parser: OutputParser, batches: Sequence[Sequence[Piece]], *, cut: bool = False) -> Answer:
     answer = Answer()
     for batch in batches:
         for delta in parser.feed(batch):
             answer.add(delta)
-    for delta in parser.finish():
+    for delta in parser.finish(cut=cut):
         answer.add(delta)
     return answer
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from formgate.parsers.generic import describe_calls, describe_result, describe_t
 from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.parameters import parameters_of
 from formgate.parsers.patterns import text_not_beginning, text_without
+from formgate.parsers.pythonic import KeywordArguments
 from formgate.parsers.registry import FORMATS
 from formgate.parsers.scanner import JsonScanner, MarkerScanner
 
@@ -96,7 +99,10 @@ def test_parameters_stand_by_themselves() -> None:
         "$defs": {
             "args": {
                 "type": "object",
-                "properties": {"a/b": {"type": "string"}, "c": {"$ref": "#/$defs/x"}},
+                "properties": {
+                    "a/b": {"type": "string", "description": "long", "default": "x"},
+                    "c": {"$ref": "#/$defs/x"},
+                },
                 "required": ["c", "d"],
                 "additionalProperties": {"type": "integer"},
             },
@@ -214,3 +220,42 @@ def test_the_generic_format_is_explained_to_the_model() -> None:
         '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
     )
     assert describe_result("x") == "<tool_response>\nx\n</tool_response>"
+
+
+def language(node: Any) -> set[str]:
+    """All texts of a tree that has finitely many."""
+    match node["kind"]:
+        case "text":
+            return {node["value"]}
+        case "seq":
+            return set(map("".join, itertools.product(*map(language, node["items"]))))
+        case "choice":
+            return set().union(*map(language, node["items"]))
+        case "repeat":
+            assert (node["min"], node["max"]) == (0, 1)
+            return {"", *language(node["item"])}
+    raise AssertionError(node["kind"])
+
+
+def keyword_arguments(required: Sequence[bool]) -> Any:
+    schema = {
+        "type": "object",
+        "properties": {f"p{i}": {"const": i} for i in range(len(required))},
+        "required": [f"p{i}" for i, needed in enumerate(required) if needed],
+    }
+    return KeywordArguments().tree(Tool("f", schema, "#"), {})
+
+
+@pytest.mark.parametrize("count", range(6))
+def test_keyword_arguments_are_every_choice_in_order(count: int) -> None:
+    for required in itertools.product((False, True), repeat=count):
+        choices = itertools.product(*[(True,) if needed else (True, False) for needed in required])
+        assert language(keyword_arguments(required)) == {
+            ", ".join(f"p{i}={i}" for i, there in enumerate(chosen) if there) for chosen in choices
+        }
+
+
+@pytest.mark.parametrize("sure", [None, 0, 50, 99])
+def test_keyword_arguments_do_not_grow_with_the_square_of_their_number(sure: int | None) -> None:
+    tree = keyword_arguments([i == sure for i in range(100)])
+    assert json.dumps(tree).count("p7=") <= 8

@@ -352,21 +352,26 @@ def test_a_name_is_known_within_two_tokens_and_arguments_at_once(name: str, stre
     assert longest_wait < 45, "arguments were held back"
 
 
+@pytest.mark.parametrize("cut", [False, True], ids=["ended", "cut by a limit"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_transcript_truncated_anywhere_keeps_what_was_said(name: str, streams: Any) -> None:
+def test_a_transcript_truncated_anywhere_keeps_what_was_said(
+    name: str, cut: bool, streams: Any
+) -> None:
     case = Case(name, write(name, ALL))
     special_ids = special_ids_of(case)
     atoms = streams.characters(streams.pieces_of(case.text, special_ids))
     full = streams.fold(parser_of(case, special_ids), [atoms])
     for end in range(len(atoms)):
-        whole = streams.fold(parser_of(case, special_ids), [atoms[:end]])
-        apart = streams.fold(parser_of(case, special_ids), [[atom] for atom in atoms[:end]])
-        assert whole == apart
+        whole = streams.fold(parser_of(case, special_ids), [atoms[:end]], cut=cut)
+        single = [[atom] for atom in atoms[:end]]
+        assert whole == streams.fold(parser_of(case, special_ids), single, cut=cut)
         for (called, told), (meant, said) in zip(whole.calls, full.calls, strict=False):
             assert called == meant
-            # Where a value is no JSON, one that was cut is told as what is there of it.
-            kept = told.rpartition(', "')[0] if name in TRANSCODED else told
+            # Where a value is no JSON, one that nobody closed is told as if it were whole.
+            kept = told.rpartition(', "')[0] if name in TRANSCODED and not cut else told
             assert said.startswith(kept)
+        if cut and whole.calls:
+            assert full.content.startswith(whole.content), "the frame of a call is no content"
 
 
 @pytest.mark.parametrize("name", FORMATS)

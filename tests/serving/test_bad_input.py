@@ -37,6 +37,7 @@ BAD_CHATS: list[tuple[str, dict[str, Any], int, str | None]] = [
     ("temperature out of range", {"messages": HELLO, "temperature": 9}, 400, "temperature"),
     ("temperature of a wrong type", {"messages": HELLO, "temperature": "hot"}, 400, "temperature"),
     ("top_p zero", {"messages": HELLO, "top_p": 0}, 400, "top_p"),
+    ("priority out of range", {"messages": HELLO, "priority": 1 << 70}, 400, "priority"),
     ("n zero", {"messages": HELLO, "n": 0}, 400, "n"),
     ("negative max_tokens", {"messages": HELLO, "max_tokens": -1}, 400, "max_tokens"),
     (
@@ -105,6 +106,16 @@ BAD_CHATS: list[tuple[str, dict[str, Any], int, str | None]] = [
         {"messages": HELLO, "stream_options": {"include_usage": True}},
         400,
         "stream_options",
+    ),
+    (
+        "tokens that the constraint excludes",
+        {
+            "messages": HELLO,
+            "allowed_token_ids": [40],
+            "structured_outputs": {"regex": "[0-9]{40}"},
+        },
+        400,
+        "allowed_token_ids",
     ),
     ("top_logprobs without logprobs", {"messages": HELLO, "top_logprobs": 2}, 400, "top_logprobs"),
 ]

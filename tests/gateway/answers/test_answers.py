@@ -189,7 +189,7 @@ def test_refusals_and_compiles_are_counted(planner: AnswerPlanner, metrics: Metr
         plan(planner, response_format=json_schema({**SCHEMA, "title": "counted"}))
     assert value("formgate:grammar_cache_queries_total") == 3
     assert value("formgate:grammar_cache_hits_total") == 2
-    assert value("formgate:grammar_compile_seconds_count") == 1
+    assert value("formgate:grammar_wait_seconds_count") == 1
     with pytest.raises(ApiError):
         plan(planner, response_format=json_schema(BAD))
     assert "formgate:schemas_refused_total" in metrics.exposition().decode()

@@ -311,6 +311,19 @@ def test_an_engine_that_dies_ends_every_choice_with_its_error(serve: Serve, repl
     assert died.value.status == 503
 
 
+def test_a_call_that_max_tokens_cuts_is_the_same_streamed_or_not(serve: Serve, replay: Any) -> None:
+    text = '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}]'
+    fields: dict[str, Any] = {"tools": [{"type": "function", "function": {"name": "get_weather"}}]}
+    seen: set[str] = set()
+    for fields["max_tokens"] in range(1, 32):
+        streamed = folded(stream(serve(replay(text)), **fields))
+        told = whole(complete(serve(replay(text)), **fields))
+        assert all(call.pop("id") for call in (*streamed["calls"], *told["calls"]))
+        assert streamed == told
+        seen |= {call["arguments"] for call in told["calls"] if not told["content"]}
+    assert {"", '{"', '{"city": "Paris"}'} <= seen
+
+
 def test_sampling_fields_reach_the_engine(serve: Serve, replay: Any) -> None:
     engine = replay("x")
     complete(serve(engine))

@@ -11,7 +11,7 @@ from openai.types import Completion
 
 from formgate.gateway.answers import AnswerPlanner
 from formgate.gateway.completion_service import CompletionService
-from formgate.gateway.errors import ApiError
+from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.model_profile import ModelProfile
 from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.parse import parse_object
@@ -150,3 +150,12 @@ def test_token_ids(serve: Serve, replay: Any, tokenizer: Tokenizer) -> None:
     choice = complete(serve(replay("world")), return_token_ids=True)["choices"][0]
     assert choice["token_ids"] == [*tokenizer.encode("world", add_special_tokens=False), 2]
     assert choice["prompt_token_ids"] == tokenizer.encode("Hello, ")
+
+
+def test_a_constraint_at_its_limit_is_blamed_on_its_field(serve: Serve, replay: Any) -> None:
+    engine = replay("one two three")
+    engine.failure = bad_request("Too much.", "constraint", "schema_too_complex")
+    with pytest.raises(ApiError) as refused:
+        complete(serve(engine), guided_regex="one two three")
+    assert (refused.value.status, refused.value.param) == (400, "guided_regex")
+    assert refused.value.code == "schema_too_complex"

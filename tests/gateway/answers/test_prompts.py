@@ -14,6 +14,7 @@ from formgate.gateway.prompts import (
     conversation_of,
     encode_conversation,
     fit_prompt,
+    num_characters,
     tokenize_prompt,
 )
 from formgate.gateway.protocol.chat import ChatCompletionRequest
@@ -200,6 +201,7 @@ def test_lengths() -> None:
             max_tokens=max_tokens,
             truncate=truncate,
             max_model_len=100,
+            vocab_size=500,
             param="messages",
         )
         assert ids == list(range(length))[-len(ids) :]
@@ -215,6 +217,17 @@ def test_lengths() -> None:
         if length:
             assert refused.value.code == "context_length_exceeded"
             assert "maximum context length is 100 tokens" in refused.value.message
+
+
+def test_a_token_that_only_the_tokenizer_has_is_refused() -> None:
+    def fit(token_id: int) -> list[int]:
+        limits = {"max_tokens": 1, "truncate": None, "max_model_len": 100, "vocab_size": 500}
+        return fit_prompt([1, token_id, 2], **limits, param="prompt")[0]
+
+    assert fit(499) == [1, 499, 2]
+    with pytest.raises(ApiError, match="no token 500") as refused:
+        fit(500)
+    assert (refused.value.status, refused.value.param) == (400, "prompt")
 
 
 def test_tokenize_takes_a_prompt_or_messages(tokenizer: Tokenizer, template: ChatTemplate) -> None:
@@ -247,3 +260,20 @@ def test_rendering_is_that_of_transformers(
     assert json.loads(json.dumps(ids)) == ids
     shown = replace(conversation(*messages), add_special_tokens=True)
     assert encode_conversation(shown, tokenizer, template)[1:] == ids
+
+
+def test_all_text_of_a_conversation_is_counted() -> None:
+    """What is long is encoded where it holds up nobody."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "x" * 1000}}
+    request = parse_object(
+        ChatCompletionRequest,
+        {
+            "messages": [
+                user("x" * 10),
+                user([{"type": "text", "text": "x" * 100}]),
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "assistant", "content": "", "reasoning": "x" * 10_000},
+            ]
+        },
+    )
+    assert num_characters(request.messages) == 11_110

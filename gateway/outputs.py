@@ -1,0 +1,39 @@
+"""What the engine has put out for one request, on its way from the socket's reader to the request's
+consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from formgate.engine.messages import TokenOutput
+from formgate.gateway.errors import ApiError
+
+
+class Outputs:
+    """What one request's consumer has not taken yet. An asyncio.Queue without its locks and its
+    limits: this is put into and taken from once for every token of every request.
+    """
+
+    __slots__ = ("_items", "_loop", "_waiter")
+
+    def __init__(self) -> None:
+        self._items: deque[TokenOutput | ApiError] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, item: TokenOutput | ApiError) -> None:
+        self._items.append(item)
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():  # a consumer that was cancelled has not run yet
+                waiter.set_result(None)
+
+    async def next(self) -> TokenOutput | ApiError:
+        items = self._items
+        while not items:
+            self._waiter = waiter = self._loop.create_future()
+            await waiter
+        return items.popleft()
