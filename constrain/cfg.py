@@ -55,7 +55,7 @@ class Cfg:
         productive: set[int] = set()
         users: dict[int, list[int]] = {}
         for number, sequences in enumerate(self._rules):
-            for used in {used for sequence in sequences for used in _rules_in(sequence)}:
+            for used in {used for sequence in sequences for used in rules_in(sequence)}:
                 users.setdefault(used, []).append(number)
         waiting = list(range(len(self._rules)))
         while waiting:
@@ -93,7 +93,7 @@ class _Writer:
         seen = {start.number}
         for number in order:
             for sequence in self._rules[number]:
-                for used in _rules_in(sequence):
+                for used in rules_in(sequence):
                     if used not in seen:
                         seen.add(used)
                         order.append(used)
@@ -125,12 +125,13 @@ class _Writer:
         return self._terminals.setdefault(text, f"{name}{len(self._terminals)}")
 
 
-def _rules_in(sequence: Sequence) -> Iterator[int]:
+def rules_in(sequence: Sequence) -> Iterator[int]:
+    """The numbers of its rules, those in repetitions too."""
     for symbol in sequence:
         if isinstance(symbol, Rule):
             yield symbol.number
         elif isinstance(symbol, Repeat):
-            yield from _rules_in(symbol.parts)
+            yield from rules_in(symbol.parts)
 
 
 def _yields(sequence: Sequence, productive: set[int]) -> bool:

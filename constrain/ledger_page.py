@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 
-from formgate.constrain.algebra import MAX_SHAPES
+from formgate.constrain.alternatives import MAX_SHAPES
 from formgate.constrain.dialect import Draft
 from formgate.constrain.formats import FORMATS
 from formgate.constrain.grammar_rules import MAX_RULES

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from llguidance import LLMatcher, LLTokenizer
 
-from formgate.constrain.cfg import Cfg, Repeat, Rule, Sequence, Symbol, Token
+from formgate.constrain.cfg import Cfg, Repeat, Rule, Sequence, Symbol, Token, rules_in
 from formgate.constrain.witness import witnesses
 
 _MOST_ENDINGS = 64
@@ -31,7 +31,7 @@ def shortest(cfg: Cfg, start: Rule) -> Shortest:
     users: dict[int, set[int]] = {}
     for number in range(len(cfg)):
         for sequence in cfg.alternatives(Rule(number)):
-            for used in _rules_in(sequence):
+            for used in rules_in(sequence):
                 users.setdefault(used, set()).add(number)
     waiting = list(range(len(cfg)))
     while waiting:
@@ -77,16 +77,6 @@ def _terminals_in(sequence: Sequence) -> Iterator[str]:
             yield symbol.text
         elif isinstance(symbol, Repeat):
             yield from _terminals_in(symbol.parts)
-
-
-def _rules_in(sequence: Sequence) -> set[int]:
-    found: set[int] = set()
-    for symbol in sequence:
-        if isinstance(symbol, Rule):
-            found.add(symbol.number)
-        elif isinstance(symbol, Repeat):
-            found |= _rules_in(symbol.parts)
-    return found
 
 
 def _text(sequence: Sequence, texts: dict[int, str]) -> str | None:

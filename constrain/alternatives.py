@@ -1,0 +1,101 @@
+"""Unions and products of lists of alternatives, and how much work they may take together. The work
+is counted, not timed: a schema is refused on every machine or on none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from formgate.constrain.errors import ConstraintError, Unplaced
+from formgate.constrain.shapes import TOP, Kind, Object, Shape, meet
+
+MAX_SHAPES = 4_000  # alternatives of one schema for one kind of value
+MAX_WORK = 40_000  # pairs of alternatives that are looked at: about a third of a second
+MOST_COMPARED = 60  # alternatives that are compared with each other
+
+Ways = Callable[[], list[Shape]]
+
+# What makes alternatives; the likeliest to make many first.
+_BRANCHING = (
+    *("oneOf", "anyOf", "not", "if", "allOf", "dependentSchemas", "dependencies", "enum"),
+    *("unevaluatedProperties", "unevaluatedItems", "type"),
+)
+_FEWER = (
+    "Write fewer branches, or give each a `required` member with a `const` of its own, which tells "
+    "them apart"
+)
+
+
+class Alternatives:
+    """Raises Unplaced for what is too much."""
+
+    def __init__(self) -> None:
+        self._work = 0
+        self._refusal: ConstraintError | None = None
+
+    @property
+    def overworked(self) -> bool:
+        return self._work > MAX_WORK
+
+    def refuse_with(self, error: ConstraintError) -> None:
+        """What is raised from now on: the first place where the work was too much is the one that
+        is named.
+        """
+        self._refusal = self._refusal or error
+
+    def union(self, ways: Iterable[Ways]) -> list[Shape]:
+        return self.limited([shape for way in ways for shape in way()])
+
+    def product(self, factors: Iterable[Ways], kind: Kind) -> list[Shape]:
+        product: list[Shape] = [TOP[kind]]
+        for factor in factors:
+            if not product:
+                break
+            alternatives = factor()
+            if len(product) * len(alternatives) > 20 * MAX_SHAPES:
+                raise too_many()
+            if product == [TOP[kind]]:
+                product = alternatives
+                continue
+            product = self.limited(
+                [met for one in product for two in alternatives if (met := self.met(one, two))]
+            )
+        return product
+
+    def met(self, one: Shape, two: Shape) -> Shape | None:
+        self._work += 1
+        if self._work > MAX_WORK:
+            raise self._refusal or Unplaced(
+                f"its alternatives take too long to work out. {_FEWER}",
+                keywords=_BRANCHING,
+                code="schema_too_complex",
+            )
+        return meet(one, two)
+
+    def limited(self, shapes: list[Shape]) -> list[Shape]:
+        """Each alternative once."""
+        if len(shapes) > 1:
+            shapes = _without_special_cases(list(dict.fromkeys(shapes)))
+        if len(shapes) > MAX_SHAPES:
+            raise too_many()
+        return shapes
+
+
+def _without_special_cases(shapes: list[Shape]) -> list[Shape]:
+    """Without the objects that another alternative allows already."""
+    if len(shapes) > MOST_COMPARED or not isinstance(shapes[0], Object):
+        return shapes
+    objects = [shape for shape in shapes if isinstance(shape, Object)]
+    return [
+        one
+        for at, one in enumerate(objects)
+        if not any(other.covers(one) for place, other in enumerate(objects) if place != at)
+    ]
+
+
+def too_many() -> Unplaced:
+    return Unplaced(
+        f"there are more than {MAX_SHAPES} ways through it and what is beside it. {_FEWER}",
+        keywords=_BRANCHING,
+        code="schema_too_complex",
+    )
