@@ -35,17 +35,18 @@ _FREE_CHAR = (
 )
 
 
-def string_token(strings: Strings, *, suffix: str = "", canonical: bool = False) -> Token | None:
-    """`suffix` comes behind the closing quote. None if no string is in the set."""
+def string_token(
+    strings: Strings, *, prefix: str = "", suffix: str = "", canonical: bool = False
+) -> Token | None:
+    """`prefix` and `suffix` stand about the quotes. None if no string is in the set."""
     if strings.values is not None:
         if len(strings.values) == 1:
-            return Token(literal(quoted(strings.values[0]) + suffix))
+            return Token(literal(prefix + quoted(strings.values[0]) + suffix))
         options = "|".join(_regex_of(value) for value in strings.values)
-        return Token(f"/(?:{options}){_escaped(suffix)}/")
+        return Token(f"/{_escaped(prefix)}(?:{options}){_escaped(suffix)}/")
     if strings == Strings():
-        if canonical:
-            return Token(f"/{JSON_STRING}{_escaped(suffix)}/")
-        return Token(f'/"{_FREE_CHAR}*"{_escaped(suffix)}/')
+        string = JSON_STRING if canonical else f'"{_FREE_CHAR}*"'
+        return Token(f"/{_escaped(prefix)}{string}{_escaped(suffix)}/")
     kept = _kept(strings)
     taken = _taken(strings)
     if len(kept) + len(taken) > 1 and _surely_empty(kept, taken):
@@ -53,9 +54,10 @@ def string_token(strings: Strings, *, suffix: str = "", canonical: bool = False)
     whole = both(kept)
     if taken:
         whole = without(whole, either(taken))
-    if not suffix:
+    if not prefix and not suffix:
         return Token(whole.text)
-    return Token(f"{whole.text} {literal(suffix)}")
+    parts = (prefix and literal(prefix), whole.text, suffix and literal(suffix))
+    return Token("(" + " ".join(part for part in parts if part) + ")")
 
 
 def _kept(strings: Strings) -> list[Term]:
