@@ -11,7 +11,7 @@ from functools import partial
 from itertools import combinations
 from typing import Any
 
-from formgate.constrain.alternatives import Alternatives
+from formgate.constrain.alternatives import Alternatives, with_absent_members
 from formgate.constrain.array_keywords import array_clauses, with_unevaluated_items
 from formgate.constrain.clauses import Clause, not_negatable
 from formgate.constrain.constant_schemas import ConstantSchemas
@@ -61,7 +61,7 @@ class Algebra:
             lambda node: resources.target(node, "$ref"),
             ref_alone=draft.ref_hides_siblings,
         )
-        self._emptiness = Emptiness(self.shapes)
+        self._emptiness = Emptiness(self.shapes, self._alternatives.spend)
         self._one_ofs = OneOfs(self.literal, self._alternatives, self._emptiness)
 
     # What a conjunction allows.
@@ -101,7 +101,7 @@ class Algebra:
         """Whether no value satisfies two branches of the node's `oneOf`."""
         subs = [self._resources.child(node, "oneOf", at) for at in range(len(node.schema["oneOf"]))]
         try:
-            return not any(self._one_ofs.overlapping(subs, kind) for kind in Kind)
+            return all(self._one_ofs.apart(subs, kind) for kind in Kind)
         except ConstraintError:
             return False
 
@@ -155,7 +155,7 @@ class Algebra:
                 if (keyword := _unevaluated(node, kind)) is not None:
                     not_negatable(node, keyword)()
                 shapes = self._alternatives.union(clause.fails for clause in clauses)
-                shapes = [_unannotated(shape) for shape in shapes]
+                shapes = [_unannotated(shape) for shape in with_absent_members(shapes)]
         except Unplaced as error:
             raise self.placed(error, (literal,)) from None
         finally:

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from formgate.constrain.errors import ConstraintError, Unplaced
+from formgate.constrain.presence import Any, Has, Not, any_of
 from formgate.constrain.shapes import TOP, Kind, Object, Shape, meet
 
 MAX_SHAPES = 4_000  # alternatives of one schema for one kind of value
-MAX_WORK = 40_000  # pairs of alternatives that are looked at: about a third of a second
+MAX_WORK = 20_000  # pairs of alternatives that are looked at: about half a second
 MOST_COMPARED = 60  # alternatives that are compared with each other
 
 Ways = Callable[[], list[Shape]]
@@ -63,14 +64,17 @@ class Alternatives:
         return product
 
     def met(self, one: Shape, two: Shape) -> Shape | None:
-        self._work += 1
+        self.spend(1)
+        return meet(one, two)
+
+    def spend(self, work: int) -> None:
+        self._work += work
         if self._work > MAX_WORK:
             raise self._refusal or Unplaced(
                 f"its alternatives take too long to work out. {_FEWER}",
                 keywords=_BRANCHING,
                 code="schema_too_complex",
             )
-        return meet(one, two)
 
     def limited(self, shapes: list[Shape]) -> list[Shape]:
         """Each alternative once."""
@@ -86,11 +90,47 @@ def _without_special_cases(shapes: list[Shape]) -> list[Shape]:
     if len(shapes) > MOST_COMPARED or not isinstance(shapes[0], Object):
         return shapes
     objects = [shape for shape in shapes if isinstance(shape, Object)]
+    said = [thing.said for thing in objects]
     return [
         one
         for at, one in enumerate(objects)
-        if not any(other.covers(one) for place, other in enumerate(objects) if place != at)
+        if not any(
+            said[place] <= said[at] and other.covers(one)
+            for place, other in enumerate(objects)
+            if place != at
+        )
     ]
+
+
+def with_absent_members(shapes: list[Shape]) -> list[Shape]:
+    """Where a member may be absent in one alternative and of some value in another, the two are
+    one: that value, if it is there. So the negation of a required member's schema is one.
+    """
+    plain = next(
+        (s for s in shapes if isinstance(s, Object) and s == Object(presence=s.presence)), None
+    )
+    if plain is None or plain.presence is True:
+        return shapes
+    absent = plain.presence.parts if isinstance(plain.presence, Any) else {plain.presence}
+    covered = set()
+    found: list[Shape] = []
+    for shape in shapes:
+        if (
+            isinstance(shape, Object)
+            and isinstance(shape.presence, Has)
+            and Not(shape.presence) in absent
+            and len(shape.members) == 1
+            and shape.members[0].speaks_of_only(shape.presence.name)
+            and shape == Object(shape.members, shape.presence)
+        ):
+            covered.add(Not(shape.presence))
+            shape = Object(shape.members)
+        found.append(shape)
+    if not covered:
+        return shapes
+    rest = any_of(*(part for part in absent if part not in covered))
+    found.remove(plain)
+    return found if rest is False else [*found, Object(presence=rest)]
 
 
 def too_many() -> Unplaced:

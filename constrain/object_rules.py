@@ -110,6 +110,7 @@ class _OneObject:
         }
         self._states: dict[_State, Rule] = {}
         self._rests: dict[tuple[frozenset[Some], int, int | None, bool], Rule] = {}
+        self._steps = 0  # from one of these to another
         self._classes = list(self._rest_classes())
 
     def add(self, rule: Rule) -> None:
@@ -222,7 +223,8 @@ class _OneObject:
         rule = self._rests.get(key)
         if rule is not None:
             return rule
-        if len(self._rests) > MAX_STATES:
+        self._steps += len(self._classes) * (1 + 3 * len(some))
+        if self._steps > MAX_STATES:
             raise Unplaced(
                 "members that the schema does not name are too many to be counted. Name them in "
                 "`properties`, or lower the count",

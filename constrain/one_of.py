@@ -39,7 +39,7 @@ class OneOfs:
         def fails() -> list[Shape]:
             product = self._alternatives.product
             none = product((partial(self._literal, (sub, False), kind) for sub in subs), kind)
-            for one, two in sorted(self.overlapping(subs, kind)):
+            for one, two in self._overlapping(subs, kind):
                 none = none + product(
                     (partial(self._literal, (sub, True), kind) for sub in (subs[one], subs[two])),
                     kind,
@@ -48,16 +48,16 @@ class OneOfs:
 
         return Clause(holds, fails)
 
-    def overlapping(self, subs: list[Node], kind: Kind) -> set[tuple[int, int]]:
+    def apart(self, subs: list[Node], kind: Kind) -> bool:
+        """Whether no value of the kind satisfies two branches."""
+        return next(self._overlapping(subs, kind), None) is None
+
+    def _overlapping(self, subs: list[Node], kind: Kind) -> Iterator[tuple[int, int]]:
         """The pairs of branches that a value may satisfy both."""
         branches = [self._literal((sub, True), kind) for sub in subs]
-        return {
-            (one, two)
-            for one, two in combinations(range(len(subs)), 2)
-            if branches[one]
-            and branches[two]
-            and not self._emptiness.apart(branches[one], branches[two])
-        }
+        for one, two in combinations(range(len(subs)), 2):
+            if not self._emptiness.apart(branches[one], branches[two]):
+                yield one, two
 
     def resolved(self, shapes: list[Shape]) -> list[Shape]:
         """With no `oneOf` put off any more."""
