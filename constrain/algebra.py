@@ -149,10 +149,13 @@ class Algebra:
         try:
             clauses = self._clauses(node, kind, tracked)
             if holds:
-                shapes = self._alternatives.product((clause.holds for clause in clauses), kind)
+                shapes = self._alternatives.product(
+                    (clause.holds for clause in clauses), kind, tracked=tracked
+                )
                 shapes = self._with_unevaluated(node, kind, shapes)
             else:
-                if (keyword := _unevaluated(node, kind)) is not None:
+                keyword = _unevaluated(node, kind)
+                if keyword is not None and node.schema[keyword] not in (True, {}):
                     not_negatable(node, keyword)()
                 shapes = self._alternatives.union(clause.fails for clause in clauses)
                 shapes = [_unannotated(shape) for shape in with_absent_members(shapes)]
@@ -255,11 +258,12 @@ class Algebra:
                         self._alternatives.product,
                         [partial(self.literal, (sub, True), kind, tracked=True) for sub in chosen],
                         kind,
+                        tracked=True,
                     )
                     for size in range(2, min(len(subs), 4) + 1)
                     for chosen in combinations(subs, size)
                 ]
-            return self._alternatives.union(ways)
+            return self._alternatives.union(ways, tracked=tracked)
 
         return Clause(
             holds,
@@ -280,14 +284,14 @@ class Algebra:
                 parts.append(lambda: self.literal((sub, holds), kind, tracked=tracked and holds))
             elif not holds:
                 return []
-            return self._alternatives.product(parts, kind)
+            return self._alternatives.product(parts, kind, tracked=tracked)
 
         if kind is Kind.OBJECT and not tracked:
             formula = self._presence.of_condition(node)
             if formula is not None:
                 return presence_clause(formula)
         return Clause(
-            lambda: self._alternatives.limited(way(True, True) + way(False, True)),
+            lambda: self._alternatives.limited(way(True, True) + way(False, True), tracked=tracked),
             lambda: self._alternatives.limited(way(True, False) + way(False, False)),
         )
 
@@ -312,12 +316,12 @@ class Algebra:
         if keyword is None:
             return shapes
         clauses = self._clauses(node, kind, True)
-        ways = self._one_ofs.resolved(
-            self._alternatives.product((clause.holds for clause in clauses), kind)
-        )
-        rest = ((self._resources.child(node, keyword), True),)
-        add = with_unevaluated_properties if kind is Kind.OBJECT else with_unevaluated_items
-        return [add(way, rest) for way in ways]
+        ways = self._alternatives.product((clause.holds for clause in clauses), kind, tracked=True)
+        ways = self._one_ofs.resolved(ways)
+        rest = self._resources.child(node, keyword)
+        if kind is Kind.OBJECT:
+            return [with_unevaluated_properties(way, rest) for way in ways]
+        return [with_unevaluated_items(way, rest, self._resources.either) for way in ways]
 
 
 def _unevaluated(node: Node, kind: Kind) -> str | None:

@@ -44,10 +44,12 @@ class Alternatives:
         """
         self._refusal = self._refusal or error
 
-    def union(self, ways: Iterable[Ways]) -> list[Shape]:
-        return self.limited([shape for way in ways for shape in way()])
+    # `tracked`: for `unevaluated*`, a way that another allows already may still evaluate more.
 
-    def product(self, factors: Iterable[Ways], kind: Kind) -> list[Shape]:
+    def union(self, ways: Iterable[Ways], *, tracked: bool = False) -> list[Shape]:
+        return self.limited([shape for way in ways for shape in way()], tracked=tracked)
+
+    def product(self, factors: Iterable[Ways], kind: Kind, *, tracked: bool = False) -> list[Shape]:
         product: list[Shape] = [TOP[kind]]
         for factor in factors:
             if not product:
@@ -59,7 +61,8 @@ class Alternatives:
                 product = alternatives
                 continue
             product = self.limited(
-                [met for one in product for two in alternatives if (met := self.met(one, two))]
+                [met for one in product for two in alternatives if (met := self.met(one, two))],
+                tracked=tracked,
             )
         return product
 
@@ -76,10 +79,12 @@ class Alternatives:
                 code="schema_too_complex",
             )
 
-    def limited(self, shapes: list[Shape]) -> list[Shape]:
+    def limited(self, shapes: list[Shape], *, tracked: bool = False) -> list[Shape]:
         """Each alternative once."""
         if len(shapes) > 1:
-            shapes = _without_special_cases(list(dict.fromkeys(shapes)))
+            shapes = list(dict.fromkeys(shapes))
+            if not tracked:
+                shapes = _without_special_cases(shapes)
         if len(shapes) > MAX_SHAPES:
             raise too_many()
         return shapes

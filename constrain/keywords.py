@@ -111,7 +111,7 @@ LEDGER: dict[str, Keyword] = {
         Keyword("then", _R, _S.SCHEMA, "See `if`; nothing without it.", _D.D7),
         Keyword("else", _R, _S.SCHEMA, "See `if`; nothing without it.", _D.D7),
         Keyword("$ref", _M, _S.STRING, "Within the schema, recursive too; nothing is fetched."),
-        Keyword("$dynamicRef", _R, _S.STRING, "Where one place alone is meant.", _D.D2020),
+        Keyword("$dynamicRef", _R, _S.STRING, "One rule for each place it leads to.", _D.D2020),
         Keyword("$recursiveRef", _R, _S.STRING, "Likewise.", _D.D2019, _D.D2019),
         Keyword("$defs", _M, _S.SCHEMA_MAP, "Where references lead.", _D.D2019),
         Keyword("definitions", _M, _S.SCHEMA_MAP, "Where references lead."),

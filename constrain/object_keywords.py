@@ -120,7 +120,7 @@ def _present(name: str, sub: Node, literal: OfLiteral, *, holds: bool) -> Ways:
     return ways
 
 
-def with_unevaluated_properties(way: Shape, rest: Conjunction) -> Shape:
+def with_unevaluated_properties(way: Shape, rest: Node) -> Shape:
     """The way through a schema, and `rest` for the members that nothing on it has evaluated."""
     assert isinstance(way, Object)
     seen = [members for members in way.members if members.evaluates]
@@ -129,7 +129,7 @@ def with_unevaluated_properties(way: Shape, rest: Conjunction) -> Shape:
     evaluated = Members(
         tuple((name, ()) for members in seen for name, _ in members.named),
         tuple((pattern, ()) for members in seen for pattern, _ in members.matching),
-        rest,
+        ((rest, True),),
     )
     return replace(way, members=(*way.members, evaluated))
 

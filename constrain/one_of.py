@@ -34,7 +34,7 @@ class OneOfs:
             if kind is Kind.OBJECT:
                 return [Object(one_of=(OneOf(tuple(subs), tracked),))]
             branches = [self._literal((sub, True), kind, tracked=tracked) for sub in subs]
-            return self._exactly_one(branches, subs, kind)
+            return self._exactly_one(branches, subs, kind, tracked)
 
         def fails() -> list[Shape]:
             product = self._alternatives.product
@@ -64,6 +64,7 @@ class OneOfs:
         if not any(isinstance(shape, Object) and shape.one_of for shape in shapes):
             return shapes
         done: list[Shape] = []
+        tracked = False
         waiting = list(reversed(shapes))
         while waiting:
             shape = waiting.pop()
@@ -71,6 +72,7 @@ class OneOfs:
                 done.append(shape)
                 continue
             chosen, *others = shape.one_of
+            tracked |= chosen.tracked
             base = replace(shape, one_of=tuple(others))
             branches = [
                 self.resolved(
@@ -83,13 +85,15 @@ class OneOfs:
                 )
                 for sub in chosen.branches
             ]
-            waiting += reversed(self._exactly_one(branches, chosen.branches, Kind.OBJECT))
+            waiting += reversed(
+                self._exactly_one(branches, chosen.branches, Kind.OBJECT, chosen.tracked)
+            )
             if len(waiting) + len(done) > MAX_SHAPES:
                 raise too_many()
-        return self._alternatives.limited(done)
+        return self._alternatives.limited(done, tracked=tracked)
 
     def _exactly_one(
-        self, branches: list[list[Shape]], subs: Sequence[Node], kind: Kind
+        self, branches: list[list[Shape]], subs: Sequence[Node], kind: Kind, tracked: bool
     ) -> list[Shape]:
         found: list[Shape] = []
         for at, branch in enumerate(branches):
@@ -102,10 +106,11 @@ class OneOfs:
                         left
                         for shape in kept
                         for left in self._without(shape, other, (subs[place], False), kind)
-                    ]
+                    ],
+                    tracked=tracked,
                 )
             found += kept
-        return self._alternatives.limited(found)
+        return self._alternatives.limited(found, tracked=tracked)
 
     def _without(
         self, shape: Shape, other: list[Shape], negation: Literal, kind: Kind
