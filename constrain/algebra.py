@@ -54,6 +54,7 @@ class Algebra:
         self._literals: dict[tuple[Literal, Kind, bool], list[Shape]] = {}
         self._shapes: dict[tuple[Conjunction, Kind], list[Shape]] = {}
         self._running: set[tuple[Literal, Kind, bool]] = set()
+        self._aliases: dict[Node, Node] = {}
         self._constants = ConstantSchemas()
         self._alternatives = Alternatives()
         self._presence = PresenceReader(
@@ -107,12 +108,18 @@ class Algebra:
 
     def without_aliases(self, schema: Conjunction) -> Conjunction:
         """The same schemas, none of them a mere reference to another."""
-        if not any("$ref" in node.schema for node, _ in schema if node.schema not in (True, False)):
+        for node, _ in schema:
+            if node.schema not in (True, False) and "$ref" in node.schema:
+                break
+        else:
             return schema
         return tuple(dict.fromkeys((self._aliased(node), holds) for node, holds in schema))
 
     def _aliased(self, node: Node) -> Node:
-        seen = {node}
+        known = self._aliases.get(node)
+        if known is not None:
+            return known
+        first, seen = node, {node}
         while not isinstance(node.schema, bool) and "$ref" in node.schema:
             if not self._draft.ref_hides_siblings and not says_nothing_but(node.schema, "$ref"):
                 break
@@ -120,6 +127,7 @@ class Algebra:
             if node in seen:
                 break  # a circle of references, which is refused where it is read
             seen.add(node)
+        self._aliases[first] = node
         return node
 
     # What one schema, or its negation, allows.

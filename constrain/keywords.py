@@ -176,20 +176,20 @@ def has_shape(value: Any, shape: Shape) -> bool:
         case Shape.STRING:
             return isinstance(value, str)
         case Shape.SCHEMA:
-            return isinstance(value, Mapping | bool)
+            return isinstance(value, dict | bool)
         case Shape.SCHEMA_MAP:
-            return isinstance(value, Mapping) and all(
-                isinstance(sub, Mapping | bool) for sub in value.values()
+            return isinstance(value, dict) and all(
+                isinstance(sub, dict | bool) for sub in value.values()
             )
         case Shape.SCHEMAS:
             return (
                 isinstance(value, list)
                 and len(value) > 0
-                and all(isinstance(sub, Mapping | bool) for sub in value)
+                and all(isinstance(sub, dict | bool) for sub in value)
             )
         case Shape.SCHEMA_OR_SCHEMAS:
-            return isinstance(value, Mapping | bool) or (
-                isinstance(value, list) and all(isinstance(sub, Mapping | bool) for sub in value)
+            return isinstance(value, dict | bool) or (
+                isinstance(value, list) and all(isinstance(sub, dict | bool) for sub in value)
             )
         case Shape.STRINGS:
             return isinstance(value, list) and all(isinstance(name, str) for name in value)
@@ -214,12 +214,12 @@ def has_shape(value: Any, shape: Shape) -> bool:
         case Shape.VALUES:
             return isinstance(value, list) and len(value) > 0
         case Shape.DEPENDENCIES:
-            return isinstance(value, Mapping) and all(
-                isinstance(sub, Mapping | bool) or has_shape(sub, Shape.STRINGS)
+            return isinstance(value, dict) and all(
+                isinstance(sub, dict | bool) or has_shape(sub, Shape.STRINGS)
                 for sub in value.values()
             )
         case Shape.STRINGS_MAP:
-            return isinstance(value, Mapping) and all(
+            return isinstance(value, dict) and all(
                 has_shape(sub, Shape.STRINGS) for sub in value.values()
             )
 

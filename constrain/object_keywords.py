@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from formgate.constrain.clauses import Clause, Ways, listed
@@ -202,9 +202,7 @@ class PresenceReader:
             parts.append(schema["type"] == "object" or "object" in schema["type"])
         if "$ref" in schema:
             parts.append(self.of(self._target(node)))
-        if any(
-            isinstance(value, Mapping) for value in [schema.get("const"), *schema.get("enum", ())]
-        ):
+        if any(isinstance(value, dict) for value in [schema.get("const"), *schema.get("enum", ())]):
             return None
         if "const" in schema or "enum" in schema:
             return False

@@ -187,23 +187,22 @@ class _OneObject:
 
     def _decided(self, state: _State, name: str, *, present: bool) -> _State | None:
         """The state behind a name; None if it cannot be reached."""
-        presence = decide(state.presence, name, present)
-        if presence is False:
+        if present and (name not in self._values or state.room == 0):
             return None
-        behind = state.at + (name not in state.free)
-        free = tuple(other for other in state.free if other != name)
+        presence = state.presence
+        if presence is not True:
+            presence = decide(presence, name, present)
+            if presence is False:
+                return None
+        at, free = state.at, state.free
+        if name in free:
+            free = tuple(other for other in free if other != name)
+        else:
+            at += 1
         if not present:
-            return replace(state, at=behind, free=free, presence=presence)
-        if name not in self._values or state.room == 0:
-            return None
-        return _State(
-            behind,
-            free,
-            presence,
-            max(state.need - 1, 0),
-            None if state.room is None else state.room - 1,
-            False,
-        )
+            return _State(at, free, presence, state.need, state.room, state.first)
+        room = None if state.room is None else state.room - 1
+        return _State(at, free, presence, max(state.need - 1, 0), room, False)
 
     def _member(self, name: str, *, first: bool) -> tuple[Symbol, ...]:
         value = self._grammar.value(self._values[name], canonical=self._canonical)

@@ -4,7 +4,7 @@ one document. Nothing is ever fetched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
@@ -102,7 +102,7 @@ class Resources:
         return node
 
     def _add(self, schema: Any, path: Path, base: str) -> Node:
-        if isinstance(schema, Mapping):
+        if isinstance(schema, dict):
             own = schema.get("$id", schema.get("id"))
             if isinstance(own, str):
                 if own.startswith("#"):  # up to draft 7, an anchor
@@ -110,7 +110,7 @@ class Resources:
                 else:
                     base = urljoin(base, own.rstrip("#"))
         node = self._by_path[path] = Node(schema, path, base)
-        if isinstance(schema, Mapping):
+        if isinstance(schema, dict):
             if not path or "$id" in schema or "id" in schema:
                 self._by_uri.setdefault(base, node)
             for keyword in ("$anchor", "$dynamicAnchor"):
@@ -163,7 +163,7 @@ class Resources:
             part: str | int = name
             if isinstance(place, list) and name.isdecimal() and int(name) < len(place):
                 part = int(name)
-            elif not isinstance(place, Mapping) or name not in place:
+            elif not isinstance(place, dict) or name not in place:
                 raise _refused(
                     node, keyword, f"points to nothing in the schema ({reference[:100]!r})"
                 )
@@ -175,7 +175,7 @@ class Resources:
         known = self._by_path.get(path)
         if known is not None:
             return known
-        if not isinstance(place, Mapping | bool):
+        if not isinstance(place, dict | bool):
             raise _refused(node, keyword, f"points to no schema ({reference[:100]!r})")
         return self._add(place, path, base)
 
@@ -189,19 +189,19 @@ def _joined(base: str, reference: str) -> str:
 
 def subschemas(schema: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     """The schemas right inside a schema, each with its path."""
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, dict):
         return
     for keyword, value in schema.items():
         if keyword in IN_MAP:
-            if isinstance(value, Mapping):
+            if isinstance(value, dict):
                 for name, sub in value.items():
-                    if isinstance(sub, Mapping | bool):
+                    if isinstance(sub, dict | bool):
                         yield (*path, keyword, name), sub
         elif isinstance(value, list):
             if keyword in IN_LIST:
                 for at, sub in enumerate(value):
                     yield (*path, keyword, at), sub
-        elif keyword in IN_SCHEMA and isinstance(value, Mapping | bool):
+        elif keyword in IN_SCHEMA and isinstance(value, dict | bool):
             yield (*path, keyword), value
 
 
