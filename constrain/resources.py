@@ -27,6 +27,9 @@ class Node:
     scope: Scope = ()
 
 
+# What gives a schema a name of its own.
+_NAMES = frozenset({"$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"})
+
 # The anchors, by name, of the outermost resources on the way to a node that have them. Only names
 # that several resources have are in it.
 Scope = tuple[tuple[str, Node], ...]
@@ -102,6 +105,9 @@ class Resources:
         return node
 
     def _add(self, schema: Any, path: Path, base: str) -> Node:
+        if path and (not isinstance(schema, dict) or _NAMES.isdisjoint(schema)):
+            node = self._by_path[path] = Node(schema, path, base)
+            return node
         if isinstance(schema, dict):
             own = schema.get("$id", schema.get("id"))
             if isinstance(own, str):

@@ -22,6 +22,8 @@ from formgate.constrain.regex_terms import (
 )
 from formgate.constrain.scalars import Numbers, Strings, is_empty_terminal
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # which `dumps` makes anew for each text
+
 MAX_STEP = 100_000  # remainders that the lexer tells apart
 
 # A number in its one shortest spelling: no exponent, no zeros at the end, no "-0".
@@ -178,12 +180,12 @@ def _spellings(value: Decimal, canonical: bool) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return _encode(text)
 
 
 def literal(text: str) -> str:
     """As a Lark string literal."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return _encode(text).replace("\x7f", "\\u007f")
 
 
 @lru_cache(maxsize=1 << 13)
