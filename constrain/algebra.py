@@ -6,14 +6,15 @@ tree automata; Attouche et al., "Witness Generation for JSON Schema" (VLDB 2022)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import combinations
 from typing import Any
 
+from formgate.constrain.alternatives import Alternatives, with_absent_members
 from formgate.constrain.array_keywords import array_clauses, with_unevaluated_items
 from formgate.constrain.clauses import Clause, not_negatable
+from formgate.constrain.constant_schemas import ConstantSchemas
 from formgate.constrain.dialect import Draft
 from formgate.constrain.emptiness import Emptiness
 from formgate.constrain.errors import ConstraintError, SelfReferenceError, Unplaced
@@ -24,6 +25,7 @@ from formgate.constrain.object_keywords import (
     presence_clause,
     with_unevaluated_properties,
 )
+from formgate.constrain.one_of import OneOfs
 from formgate.constrain.refusal_places import placed
 from formgate.constrain.resources import Node, Resources
 from formgate.constrain.scalar_keywords import (
@@ -39,25 +41,8 @@ from formgate.constrain.shapes import (
     Kind,
     Literal,
     Object,
-    OneOf,
     Shape,
-    meet,
 )
-
-MAX_SHAPES = 4_000  # alternatives of one schema for one kind of value
-MAX_WORK = 40_000  # pairs of alternatives that are looked at: about a third of a second
-MOST_COMPARED = 60  # alternatives that are compared with each other
-
-# What makes alternatives; the likeliest to make many first.
-_BRANCHING = (
-    *("oneOf", "anyOf", "not", "if", "allOf", "dependentSchemas", "dependencies", "enum"),
-    *("unevaluatedProperties", "unevaluatedItems", "type"),
-)
-_FEWER = (
-    "Write fewer branches, or give each a `required` member with a `const` of its own, which tells "
-    "them apart"
-)
-_NOWHERE = "const:"  # the base of schemas that stand nowhere in the document
 
 
 class Algebra:
@@ -69,16 +54,16 @@ class Algebra:
         self._literals: dict[tuple[Literal, Kind, bool], list[Shape]] = {}
         self._shapes: dict[tuple[Conjunction, Kind], list[Shape]] = {}
         self._running: set[tuple[Literal, Kind, bool]] = set()
-        self._constants: dict[int, Node] = {}
-        self._origins: dict[str, Node] = {}  # of constants: the schemas that name them
-        self._work = 0
-        self._overworked: ConstraintError | None = None
+        self._aliases: dict[Node, Node] = {}
+        self._constants = ConstantSchemas()
+        self._alternatives = Alternatives()
         self._presence = PresenceReader(
             resources.child,
             lambda node: resources.target(node, "$ref"),
             ref_alone=draft.ref_hides_siblings,
         )
-        self._emptiness = Emptiness(self.shapes)
+        self._emptiness = Emptiness(self.shapes, self._alternatives.spend)
+        self._one_ofs = OneOfs(self.literal, self._alternatives, self._emptiness)
 
     # What a conjunction allows.
 
@@ -93,23 +78,20 @@ class Algebra:
                 if len(schema) == 1:
                     known = self.literal(schema[0], kind)
                 else:
-                    known = self._product(
+                    known = self._alternatives.product(
                         (partial(self.literal, one, kind) for one in schema), kind
                     )
-                known = self._shapes[key] = self._resolved(known)
+                known = self._shapes[key] = self._one_ofs.resolved(known)
             except Unplaced as error:
                 raise self.placed(error, schema) from None
         return known
 
     def placed(self, error: Unplaced, schema: Conjunction) -> ConstraintError:
         """`error`, which came up while `schema` was worked out, with its place if that is known."""
-        nodes = [
-            self._origins.get(str(node.path[1]), node) if node.base == _NOWHERE else node
-            for node, _ in schema
-        ]
+        nodes = [self._constants.owner(node) for node, _ in schema]
         found = placed(error, nodes, self._resources.target)
-        if self._work > MAX_WORK and self._overworked is None and found is not error:
-            self._overworked = found
+        if self._alternatives.overworked and found is not error:
+            self._alternatives.refuse_with(found)
         return found
 
     def is_empty(self, schema: Conjunction) -> bool:
@@ -120,28 +102,24 @@ class Algebra:
         """Whether no value satisfies two branches of the node's `oneOf`."""
         subs = [self._resources.child(node, "oneOf", at) for at in range(len(node.schema["oneOf"]))]
         try:
-            return not any(self._overlapping(subs, kind) for kind in Kind)
+            return all(self._one_ofs.apart(subs, kind) for kind in Kind)
         except ConstraintError:
             return False
 
-    def _overlapping(self, subs: list[Node], kind: Kind) -> set[tuple[int, int]]:
-        branches = [self.literal((sub, True), kind) for sub in subs]
-        return {
-            (one, two)
-            for one, two in combinations(range(len(subs)), 2)
-            if branches[one]
-            and branches[two]
-            and not self._emptiness.apart(branches[one], branches[two])
-        }
-
     def without_aliases(self, schema: Conjunction) -> Conjunction:
         """The same schemas, none of them a mere reference to another."""
-        if not any("$ref" in node.schema for node, _ in schema if node.schema not in (True, False)):
+        for node, _ in schema:
+            if node.schema not in (True, False) and "$ref" in node.schema:
+                break
+        else:
             return schema
         return tuple(dict.fromkeys((self._aliased(node), holds) for node, holds in schema))
 
     def _aliased(self, node: Node) -> Node:
-        seen = {node}
+        known = self._aliases.get(node)
+        if known is not None:
+            return known
+        first, seen = node, {node}
         while not isinstance(node.schema, bool) and "$ref" in node.schema:
             if not self._draft.ref_hides_siblings and not says_nothing_but(node.schema, "$ref"):
                 break
@@ -149,6 +127,7 @@ class Algebra:
             if node in seen:
                 break  # a circle of references, which is refused where it is read
             seen.add(node)
+        self._aliases[first] = node
         return node
 
     # What one schema, or its negation, allows.
@@ -178,13 +157,16 @@ class Algebra:
         try:
             clauses = self._clauses(node, kind, tracked)
             if holds:
-                shapes = self._product((clause.holds for clause in clauses), kind)
+                shapes = self._alternatives.product(
+                    (clause.holds for clause in clauses), kind, tracked=tracked
+                )
                 shapes = self._with_unevaluated(node, kind, shapes)
             else:
-                if (keyword := _unevaluated(node, kind)) is not None:
+                keyword = _unevaluated(node, kind)
+                if keyword is not None and node.schema[keyword] not in (True, {}):
                     not_negatable(node, keyword)()
-                shapes = self._union(clause.fails for clause in clauses)
-                shapes = [_unannotated(shape) for shape in shapes]
+                shapes = self._alternatives.union(clause.fails for clause in clauses)
+                shapes = [_unannotated(shape) for shape in with_absent_members(shapes)]
         except Unplaced as error:
             raise self.placed(error, (literal,)) from None
         finally:
@@ -262,7 +244,7 @@ class Algebra:
             yield (
                 self._any_of(subs, kind, tracked)
                 if keyword == "anyOf"
-                else self._one_of(subs, kind, tracked)
+                else self._one_ofs.clause(subs, kind, tracked)
             )
         if "not" in schema:
             sub = self._resources.child(node, "not")
@@ -281,100 +263,22 @@ class Algebra:
             if tracked:  # each branch that holds counts, so those that hold together do
                 ways += [
                     partial(
-                        self._product,
+                        self._alternatives.product,
                         [partial(self.literal, (sub, True), kind, tracked=True) for sub in chosen],
                         kind,
+                        tracked=True,
                     )
                     for size in range(2, min(len(subs), 4) + 1)
                     for chosen in combinations(subs, size)
                 ]
-            return self._union(ways)
+            return self._alternatives.union(ways, tracked=tracked)
 
         return Clause(
             holds,
-            lambda: self._product(
+            lambda: self._alternatives.product(
                 (partial(self.literal, (sub, False), kind) for sub in subs), kind
             ),
         )
-
-    def _one_of(self, subs: list[Node], kind: Kind, tracked: bool) -> Clause:
-        def holds() -> list[Shape]:
-            if kind is Kind.OBJECT:
-                # Put off: beside what else is said, fewer branches overlap.
-                return [Object(one_of=(OneOf(tuple(subs), tracked),))]
-            branches = [self.literal((sub, True), kind, tracked=tracked) for sub in subs]
-            return self._exactly_one(branches, subs, kind)
-
-        def fails() -> list[Shape]:
-            none = self._product((partial(self.literal, (sub, False), kind) for sub in subs), kind)
-            for one, two in sorted(self._overlapping(subs, kind)):
-                none = none + self._product(
-                    (partial(self.literal, (sub, True), kind) for sub in (subs[one], subs[two])),
-                    kind,
-                )
-            return self._limited(none)
-
-        return Clause(holds, fails)
-
-    def _exactly_one(
-        self, branches: list[list[Shape]], subs: Sequence[Node], kind: Kind
-    ) -> list[Shape]:
-        """Of the alternatives of each branch, those in which no other branch holds."""
-        found: list[Shape] = []
-        for at, branch in enumerate(branches):
-            kept = branch
-            for place, other in enumerate(branches):
-                if place == at or not other:
-                    continue
-                kept = self._limited(
-                    [
-                        left
-                        for shape in kept
-                        for left in self._without(shape, other, (subs[place], False), kind)
-                    ]
-                )
-            found += kept
-        return self._limited(found)
-
-    def _without(
-        self, shape: Shape, other: list[Shape], negation: Literal, kind: Kind
-    ) -> Iterator[Shape]:
-        if self._emptiness.apart([shape], other):
-            yield shape
-            return
-        for wrong in self.literal(negation, kind):
-            met = self._met(shape, wrong)
-            if met is not None and not self._emptiness.of_shape(met):
-                yield met
-
-    def _resolved(self, shapes: list[Shape]) -> list[Shape]:
-        """With no `oneOf` put off any more."""
-        if not any(isinstance(shape, Object) and shape.one_of for shape in shapes):
-            return shapes
-        done: list[Shape] = []
-        waiting = list(reversed(shapes))
-        while waiting:
-            shape = waiting.pop()
-            if not isinstance(shape, Object) or not shape.one_of:
-                done.append(shape)
-                continue
-            chosen, *others = shape.one_of
-            base = replace(shape, one_of=tuple(others))
-            branches = [
-                self._resolved(
-                    [
-                        met
-                        for one in self.literal((sub, True), Kind.OBJECT, tracked=chosen.tracked)
-                        if (met := self._met(base, one)) is not None
-                        and not self._emptiness.of_shape(met)
-                    ]
-                )
-                for sub in chosen.branches
-            ]
-            waiting += reversed(self._exactly_one(branches, chosen.branches, Kind.OBJECT))
-            if len(waiting) + len(done) > MAX_SHAPES:
-                raise _too_many()
-        return self._limited(done)
 
     def _if(self, node: Node, kind: Kind, tracked: bool) -> Clause:
         child = self._resources.child
@@ -388,15 +292,15 @@ class Algebra:
                 parts.append(lambda: self.literal((sub, holds), kind, tracked=tracked and holds))
             elif not holds:
                 return []
-            return self._product(parts, kind)
+            return self._alternatives.product(parts, kind, tracked=tracked)
 
         if kind is Kind.OBJECT and not tracked:
             formula = self._presence.of_condition(node)
             if formula is not None:
                 return presence_clause(formula)
         return Clause(
-            lambda: self._limited(way(True, True) + way(False, True)),
-            lambda: self._limited(way(True, False) + way(False, False)),
+            lambda: self._alternatives.limited(way(True, True) + way(False, True), tracked=tracked),
+            lambda: self._alternatives.limited(way(True, False) + way(False, False)),
         )
 
     def _one_of_values(self, owner: Node, values: list[Any], kind: Kind) -> Clause:
@@ -404,87 +308,28 @@ class Algebra:
         if scalar is not None:
             return scalar
         wanted = list if kind is Kind.ARRAY else dict
-        nodes = [self._constant(owner, value) for value in values if isinstance(value, wanted)]
+        nodes = [self._constants.of(owner, value) for value in values if isinstance(value, wanted)]
         # To equal a value evaluates none of its parts, as `unevaluated*` means it.
         return Clause(
             lambda: [
                 _unannotated(shape) for node in nodes for shape in self.literal((node, True), kind)
             ],
-            lambda: self._product(
+            lambda: self._alternatives.product(
                 (partial(self.literal, (node, False), kind) for node in nodes), kind
             ),
         )
-
-    def _constant(self, owner: Node, value: Any) -> Node:
-        """The schema that says of an array or an object, part by part, that it equals `value`."""
-        node = self._constants.get(id(value))
-        if node is None:
-            schema: dict[str, Any]
-            if isinstance(value, list):
-                schema = {"type": "array", "minItems": len(value), "maxItems": len(value)}
-                if value:
-                    schema["prefixItems"] = [{"const": item} for item in value]
-            else:
-                schema = {
-                    "type": "object",
-                    "properties": {name: {"const": part} for name, part in value.items()},
-                    "required": list(value),
-                    "additionalProperties": False,
-                }
-            # A path of its own: it stands nowhere in the document.
-            name = f"#{len(self._constants)}"
-            node = self._constants[id(value)] = Node(schema, ("const", name), _NOWHERE)
-            inner = owner.base == _NOWHERE
-            self._origins[name] = self._origins[str(owner.path[1])] if inner else owner
-        return node
 
     def _with_unevaluated(self, node: Node, kind: Kind, shapes: list[Shape]) -> list[Shape]:
         keyword = _unevaluated(node, kind)
         if keyword is None:
             return shapes
         clauses = self._clauses(node, kind, True)
-        ways = self._resolved(self._product((clause.holds for clause in clauses), kind))
-        rest = ((self._resources.child(node, keyword), True),)
-        add = with_unevaluated_properties if kind is Kind.OBJECT else with_unevaluated_items
-        return [add(way, rest) for way in ways]
-
-    # Unions and products of lists of alternatives.
-
-    def _union(self, ways: Iterable[Callable[[], list[Shape]]]) -> list[Shape]:
-        return self._limited([shape for way in ways for shape in way()])
-
-    def _product(self, factors: Iterable[Callable[[], list[Shape]]], kind: Kind) -> list[Shape]:
-        product: list[Shape] = [TOP[kind]]
-        for factor in factors:
-            if not product:
-                break
-            alternatives = factor()
-            if len(product) * len(alternatives) > 20 * MAX_SHAPES:
-                raise _too_many()
-            if product == [TOP[kind]]:
-                product = alternatives
-                continue
-            product = self._limited(
-                [met for one in product for two in alternatives if (met := self._met(one, two))]
-            )
-        return product
-
-    def _met(self, one: Shape, two: Shape) -> Shape | None:
-        self._work += 1
-        if self._work > MAX_WORK:
-            raise self._overworked or Unplaced(
-                f"its alternatives take too long to work out. {_FEWER}",
-                keywords=_BRANCHING,
-                code="schema_too_complex",
-            )
-        return meet(one, two)
-
-    def _limited(self, shapes: list[Shape]) -> list[Shape]:
-        if len(shapes) > 1:
-            shapes = _without_special_cases(list(dict.fromkeys(shapes)))
-        if len(shapes) > MAX_SHAPES:
-            raise _too_many()
-        return shapes
+        ways = self._alternatives.product((clause.holds for clause in clauses), kind, tracked=True)
+        ways = self._one_ofs.resolved(ways)
+        rest = self._resources.child(node, keyword)
+        if kind is Kind.OBJECT:
+            return [with_unevaluated_properties(way, rest) for way in ways]
+        return [with_unevaluated_items(way, rest, self._resources.either) for way in ways]
 
 
 def _unevaluated(node: Node, kind: Kind) -> str | None:
@@ -494,23 +339,3 @@ def _unevaluated(node: Node, kind: Kind) -> str | None:
 
 def _unannotated(shape: Shape) -> Shape:
     return shape.unannotated() if isinstance(shape, Array | Object) else shape
-
-
-def _without_special_cases(shapes: list[Shape]) -> list[Shape]:
-    """Without the objects that another alternative allows already."""
-    if len(shapes) > MOST_COMPARED or not isinstance(shapes[0], Object):
-        return shapes
-    objects = [shape for shape in shapes if isinstance(shape, Object)]
-    return [
-        one
-        for at, one in enumerate(objects)
-        if not any(other.covers(one) for place, other in enumerate(objects) if place != at)
-    ]
-
-
-def _too_many() -> Unplaced:
-    return Unplaced(
-        f"there are more than {MAX_SHAPES} ways through it and what is beside it. {_FEWER}",
-        keywords=_BRANCHING,
-        code="schema_too_complex",
-    )

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from formgate.constrain.clauses import Clause, listed, not_negatable
 from formgate.constrain.resources import Node
-from formgate.constrain.shapes import Array, Conjunction, Count, Items, Shape, joined
+from formgate.constrain.shapes import Array, Conjunction, Count, Items, Shape
 
 Child = Callable[..., Node]
+Either = Callable[[tuple[Node, ...]], Node]
 
 
 def array_clauses(node: Node, child: Child) -> Iterator[Clause]:
@@ -64,20 +65,20 @@ def _by_place(node: Node, child: Child) -> tuple[list[Node], Node | None]:
     return prefix, None if items is None else child(node, "items")
 
 
-def with_unevaluated_items(way: Shape, rest: Conjunction) -> Shape:
+def with_unevaluated_items(way: Shape, rest: Node, either: Either) -> Shape:
     """The way through a schema, and `rest` for the items that nothing on it has evaluated."""
     assert isinstance(way, Array)
     seen = [items for items in way.items if items.evaluates]
     if any(items.rest is not None for items in seen):
         return way
     first = max((len(items.prefix) for items in seen), default=0)
-    counted = [count for count in way.counts if count.evaluates and count.schema]
-    if not counted:
-        return replace(way, items=(*way.items, Items(((),) * first, rest)))
     # What `contains` matches is evaluated: an item matches one of them, or is under `rest`.
-    if len(rest) == 1 and len(counted) == 1 and len(counted[0].schema) == 1:
-        (node, _), (matching, _) = rest[0], counted[0].schema[0]
-        either = Node({"anyOf": [matching.schema, node.schema]}, node.path, node.base)
-        return replace(way, items=(*way.items, Items(((),) * first, ((either, True),))))
-    # Narrower than the standard: only what stands at a named place is evaluated.
-    return replace(way, items=(*way.items, Items(((),) * first, joined([rest]))))
+    matching = [
+        node
+        for count in way.counts
+        if count.evaluates and count.most != 0 and len(count.schema) == 1
+        for node, holds in count.schema
+        if holds
+    ]
+    under = either((*dict.fromkeys(matching), rest)) if matching else rest
+    return replace(way, items=(*way.items, Items(((),) * first, ((under, True),))))

@@ -6,8 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from formgate.constrain.cfg import Repeat, Rule, Symbol, Token
+from formgate.constrain.errors import Unplaced
 from formgate.constrain.grammar_layout import Grammar
 from formgate.constrain.shapes import Array, Conjunction, joined
+
+MAX_STEPS = 20_000  # from one state of an automaton that counts to another
+
+_COUNTED = ("contains", "maxContains", "minContains", "oneOf", "not", "if", "anyOf", "items")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,7 @@ class ArrayRules:
         self._canonical = canonical or array.unique
         grammar.guarded |= array.unique
         self._states: dict[tuple[int, tuple[_Tally, ...]], Rule] = {}
+        self._steps = 0
 
     def add(self, rule: Rule) -> None:
         layout = self._grammar.layout
@@ -93,7 +99,18 @@ class ArrayRules:
                 else:
                     new += [([*parts, other], [*left, tally]) for other in negations(count.schema)]
             ways = new
+            self._check_steps(len(ways))
+        self._steps += len(ways)
         return [(joined(parts), tuple(left)) for parts, left in ways]
+
+    def _check_steps(self, more: int) -> None:
+        if self._steps + more > MAX_STEPS:
+            raise Unplaced(
+                "items are counted in too many ways at once. Lower `minContains` and "
+                "`maxContains`, or ask for fewer things that an array is to contain",
+                code="schema_too_complex",
+                keywords=_COUNTED,
+            )
 
 
 def negations(schema: Conjunction) -> list[Conjunction]:

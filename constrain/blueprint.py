@@ -12,8 +12,8 @@ Guards = tuple[tuple[bytes, GuardPlan], ...]
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
-    """Either a grammar in llguidance's Lark dialect, with its guards, or the pattern of an index of
-    Outlines. `endings`: what ends the free texts in the grammar.
+    """Either a grammar for llguidance (Lark, or JSON around a schema), with its guards, or the
+    pattern of an index of Outlines. `endings`: what ends the free texts in the grammar.
     """
 
     source: str = ""

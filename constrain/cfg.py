@@ -52,27 +52,41 @@ class Cfg:
 
     def prune(self) -> None:
         """Cut every alternative that no text can come of."""
-        productive: set[int] = set()
-        users: dict[int, list[int]] = {}
+        productive = self._productive()
         for number, sequences in enumerate(self._rules):
-            for used in {used for sequence in sequences for used in _rules_in(sequence)}:
-                users.setdefault(used, []).append(number)
-        waiting = list(range(len(self._rules)))
-        while waiting:
-            number = waiting.pop()
+            if any(not _is_plain(sequence, productive) for sequence in sequences):
+                self._rules[number] = [
+                    tuple(symbol for symbol in sequence if _comes(symbol, productive))
+                    for sequence in sequences
+                    if _yields(sequence, productive)
+                ]
+
+    def _productive(self) -> set[int]:
+        """Each alternative waits for the rules that it needs, and is looked at once for each."""
+        productive: set[int] = set()
+        lacking: list[int] = []  # by alternative: rules that nothing is known to come of
+        owners: list[int] = []
+        users: dict[int, list[int]] = {}  # alternatives, by the rules that they need
+        found: list[int] = []
+        for number, sequences in enumerate(self._rules):
+            for sequence in sequences:
+                needed = set(_needed(sequence))
+                for rule in needed:
+                    users.setdefault(rule, []).append(len(owners))
+                owners.append(number)
+                lacking.append(len(needed))
+                if not needed:
+                    found.append(number)
+        while found:
+            number = found.pop()
             if number in productive:
                 continue
-            if any(_yields(sequence, productive) for sequence in self._rules[number]):
-                productive.add(number)
-                waiting += users.get(number, ())
-        self._rules = [
-            [
-                tuple(symbol for symbol in sequence if _comes(symbol, productive))
-                for sequence in sequences
-                if _yields(sequence, productive)
-            ]
-            for sequences in self._rules
-        ]
+            productive.add(number)
+            for alternative in users.get(number, ()):
+                lacking[alternative] -= 1
+                if not lacking[alternative]:
+                    found.append(owners[alternative])
+        return productive
 
     def lark(self, start: Rule, name: str) -> tuple[str, list[str]]:
         """The name of the start rule, and the rules that it needs, each a line of Lark. Rules and
@@ -93,7 +107,7 @@ class _Writer:
         seen = {start.number}
         for number in order:
             for sequence in self._rules[number]:
-                for used in _rules_in(sequence):
+                for used in rules_in(sequence):
                     if used not in seen:
                         seen.add(used)
                         order.append(used)
@@ -125,23 +139,34 @@ class _Writer:
         return self._terminals.setdefault(text, f"{name}{len(self._terminals)}")
 
 
-def _rules_in(sequence: Sequence) -> Iterator[int]:
+def rules_in(sequence: Sequence) -> Iterator[int]:
+    """The numbers of its rules, those in repetitions too."""
     for symbol in sequence:
         if isinstance(symbol, Rule):
             yield symbol.number
         elif isinstance(symbol, Repeat):
-            yield from _rules_in(symbol.parts)
+            yield from rules_in(symbol.parts)
+
+
+def _needed(sequence: Sequence) -> Iterator[int]:
+    """The rules without which nothing comes of a sequence."""
+    for symbol in sequence:
+        if isinstance(symbol, Rule):
+            yield symbol.number
+        elif isinstance(symbol, Repeat) and symbol.least:
+            yield from _needed(symbol.parts)
+
+
+def _is_plain(sequence: Sequence, productive: set[int]) -> bool:
+    """Whether there is surely nothing to cut."""
+    return all(
+        symbol.number in productive if isinstance(symbol, Rule) else isinstance(symbol, Token)
+        for symbol in sequence
+    )
 
 
 def _yields(sequence: Sequence, productive: set[int]) -> bool:
-    return all(
-        symbol.number in productive
-        if isinstance(symbol, Rule)
-        else not isinstance(symbol, Repeat)
-        or symbol.least == 0
-        or _yields(symbol.parts, productive)
-        for symbol in sequence
-    )
+    return all(number in productive for number in _needed(sequence))
 
 
 def _comes(symbol: Symbol, productive: set[int]) -> bool:

@@ -5,6 +5,7 @@ a sequence needs is a copy of their first state.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -33,6 +34,8 @@ Backend = Literal["llguidance", "outlines"]
 
 # What a compiled grammar takes beside its text, measured: bytes for each byte of its Lark source.
 _BYTES_PER_SOURCE_BYTE = 25
+
+_ONE_SCHEMA = re.compile(r"start: (\w+)\n\1: %json (\{.*\})\n")
 
 
 @dataclass(frozen=True)
@@ -165,17 +168,19 @@ class GrammarCompiler:
         token_bytes = self._vocabulary.token_bytes
         try:
             lark = to_lark(tree, token_bytes, native=True)
-            grammar = self._grammar(lark.source, lark.guards)
+            source = _source(lark.source)
+            grammar = self._grammar(source, lark.guards)
             if grammar.first.is_error() and lark.native:
                 # The algebra takes more than llguidance's own compiler, and says why not.
                 lark = to_lark(tree, token_bytes, native=False)
-                grammar = self._grammar(lark.source, lark.guards)
+                source = _source(lark.source)
+                grammar = self._grammar(source, lark.guards)
         except RecursionError:
             raise _too_deep() from None
         if grammar.first.is_error():
             raise _refused(grammar.first.get_error())
-        blueprint = Blueprint(lark.source, lark.guards, endings=lark.endings).dumps()
-        self._built.put(blueprint, grammar, _BYTES_PER_SOURCE_BYTE * len(lark.source))
+        blueprint = Blueprint(source, lark.guards, endings=lark.endings).dumps()
+        self._built.put(blueprint, grammar, _BYTES_PER_SOURCE_BYTE * len(source))
         return blueprint
 
     def _grammar(self, source: str, guards: Guards) -> CompiledGrammar:
@@ -183,8 +188,7 @@ class GrammarCompiler:
         return CompiledGrammar(partial(self._matcher, source), self._mask_bytes, guards, tokens)
 
     def _matcher(self, source: str) -> LLMatcher:
-        grammar = LLMatcher.grammar_from_lark(source)
-        return LLMatcher(self._tokenizer, grammar, limits=self._parser_limits, log_level=0)
+        return LLMatcher(self._tokenizer, source, limits=self._parser_limits, log_level=0)
 
     def _tree(self, spec_text: str) -> Any:
         if len(spec_text) > self._limits.max_spec_bytes:
@@ -207,6 +211,14 @@ class GrammarCompiler:
     def _ways(self) -> Ways:
         vocabulary = self._vocabulary
         return Ways(vocabulary.token_bytes, vocabulary.special_ids, vocabulary.eos_ids)
+
+
+def _source(lark: str) -> str:
+    """A grammar that is nothing but one schema without the Lark about it, which takes llguidance
+    longer to read than most schemas.
+    """
+    whole = _ONE_SCHEMA.fullmatch(lark)
+    return lark if whole is None else f'{{"grammars": [{{"json_schema": {whole[2]}}}]}}'
 
 
 def _too_deep() -> ConstraintError:

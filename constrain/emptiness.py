@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from formgate.constrain.errors import SelfReferenceError
-from formgate.constrain.presence import demanded
+from formgate.constrain.presence import Has, Not, conjuncts, demanded, names_in
 from formgate.constrain.scalars import Numbers, Strings
 from formgate.constrain.shapes import Array, Conjunction, Kind, Object, Shape, meet
 
@@ -19,8 +19,11 @@ ShapesOf = Callable[[Conjunction, Kind], list[Shape]]
 
 
 class Emptiness:
-    def __init__(self, shapes_of: ShapesOf) -> None:
+    """`spend` is told of the work as it is done, and may raise."""
+
+    def __init__(self, shapes_of: ShapesOf, spend: Callable[[int], None]) -> None:
         self._shapes_of = shapes_of
+        self._spend = spend
         # The least depth from which on a schema is found empty, the greatest at which it is not.
         self._empty: dict[Conjunction, int] = {}
         self._not_empty: dict[Conjunction, int] = {}
@@ -55,13 +58,14 @@ class Emptiness:
 
     def apart(self, one: list[Shape], two: list[Shape]) -> bool:
         """Whether no value is in both lists of alternatives of one kind."""
-        return not any(
-            not self._told_apart(a, b)
-            and (met := meet(a, b)) is not None
-            and not self.of_shape(met, _DEPTH)
-            for a in one
-            for b in two
-        )
+        return not any(self._overlap(a, b) for a in one for b in two)
+
+    def _overlap(self, one: Shape, two: Shape) -> bool:
+        if self._told_apart(one, two):
+            return False
+        self._spend(1)
+        met = meet(one, two)
+        return met is not None and not self.of_shape(met)
 
     def _told_apart(self, one: Shape, two: Shape) -> bool:
         """Whether a member that both need has other constants in each: a quick look only."""
@@ -110,16 +114,17 @@ class Emptiness:
         needed = demanded(thing.presence)
         if thing.most is not None and len(needed) > thing.most:
             return True
+        self._spend(len(needed) * len(thing.members) // 32)
         # Constants first: by them most alternatives are told apart.
         values = sorted((thing.member(name) for name in sorted(needed)), key=_is_open)
         if any(self.of(value, depth - 1) for value in values):
             return True
-        if thing.presence is True or isinstance(thing.presence, bool):
-            return False
+        if all(isinstance(part, Has | Not) for part in conjuncts(thing.presence)):
+            return False  # no other name must be there
         absent = [
             name
-            for name in thing.known_names()
-            if name not in needed and self.of(thing.member(name), depth - 1)
+            for name in sorted(names_in(thing.presence) - needed)
+            if self.of(thing.member(name), depth - 1)
         ]
         return thing.without(absent) is False
 

@@ -111,7 +111,7 @@ LEDGER: dict[str, Keyword] = {
         Keyword("then", _R, _S.SCHEMA, "See `if`; nothing without it.", _D.D7),
         Keyword("else", _R, _S.SCHEMA, "See `if`; nothing without it.", _D.D7),
         Keyword("$ref", _M, _S.STRING, "Within the schema, recursive too; nothing is fetched."),
-        Keyword("$dynamicRef", _R, _S.STRING, "Where one place alone is meant.", _D.D2020),
+        Keyword("$dynamicRef", _R, _S.STRING, "One rule for each place it leads to.", _D.D2020),
         Keyword("$recursiveRef", _R, _S.STRING, "Likewise.", _D.D2019, _D.D2019),
         Keyword("$defs", _M, _S.SCHEMA_MAP, "Where references lead.", _D.D2019),
         Keyword("definitions", _M, _S.SCHEMA_MAP, "Where references lead."),
@@ -176,20 +176,20 @@ def has_shape(value: Any, shape: Shape) -> bool:
         case Shape.STRING:
             return isinstance(value, str)
         case Shape.SCHEMA:
-            return isinstance(value, Mapping | bool)
+            return isinstance(value, dict | bool)
         case Shape.SCHEMA_MAP:
-            return isinstance(value, Mapping) and all(
-                isinstance(sub, Mapping | bool) for sub in value.values()
+            return isinstance(value, dict) and all(
+                isinstance(sub, dict | bool) for sub in value.values()
             )
         case Shape.SCHEMAS:
             return (
                 isinstance(value, list)
                 and len(value) > 0
-                and all(isinstance(sub, Mapping | bool) for sub in value)
+                and all(isinstance(sub, dict | bool) for sub in value)
             )
         case Shape.SCHEMA_OR_SCHEMAS:
-            return isinstance(value, Mapping | bool) or (
-                isinstance(value, list) and all(isinstance(sub, Mapping | bool) for sub in value)
+            return isinstance(value, dict | bool) or (
+                isinstance(value, list) and all(isinstance(sub, dict | bool) for sub in value)
             )
         case Shape.STRINGS:
             return isinstance(value, list) and all(isinstance(name, str) for name in value)
@@ -214,12 +214,12 @@ def has_shape(value: Any, shape: Shape) -> bool:
         case Shape.VALUES:
             return isinstance(value, list) and len(value) > 0
         case Shape.DEPENDENCIES:
-            return isinstance(value, Mapping) and all(
-                isinstance(sub, Mapping | bool) or has_shape(sub, Shape.STRINGS)
+            return isinstance(value, dict) and all(
+                isinstance(sub, dict | bool) or has_shape(sub, Shape.STRINGS)
                 for sub in value.values()
             )
         case Shape.STRINGS_MAP:
-            return isinstance(value, Mapping) and all(
+            return isinstance(value, dict) and all(
                 has_shape(sub, Shape.STRINGS) for sub in value.values()
             )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 
-from formgate.constrain.algebra import MAX_SHAPES
+from formgate.constrain.alternatives import MAX_SHAPES
 from formgate.constrain.dialect import Draft
 from formgate.constrain.formats import FORMATS
 from formgate.constrain.grammar_rules import MAX_RULES
 from formgate.constrain.keywords import LEDGER, How, Keyword
+from formgate.constrain.object_rules import MOST_IN_ANY_ORDER
 from formgate.constrain.regex_syntax import MAX_REPEAT
 from formgate.constrain.scalar_terms import MAX_STEP
 from formgate.constrain.schema_check import MAX_DEPTH
@@ -48,8 +49,9 @@ _RULES = f"""\
 - **References** lead anywhere within the schema (`$id`, `$anchor`, JSON Pointers, recursion), never
   outside: nothing is fetched. Put the definition into `$defs` instead.
 - **Order of members.** Declared members come in the order of `properties`, then names that only
-  `required` and its like speak of, then all others. A valid document in another order is not
-  written; it would say nothing else.
+  `required` and its like speak of (up to {MOST_IN_ANY_ORDER} of them in any order where another
+  keyword speaks of them than `required` alone), then all others. A valid document in another order
+  is not written; it would say nothing else.
 - **White space** is that of Python's `json.dumps`, unless `whitespace_pattern` says otherwise.
 - **Numbers** are compared as decimals, exactly: bounds hold at the edge. An `integer` is written
   without fraction and exponent. `multipleOf` works for whole steps up to {MAX_STEP:,} and for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from formgate.constrain.clauses import Clause, Ways, listed
@@ -120,7 +120,7 @@ def _present(name: str, sub: Node, literal: OfLiteral, *, holds: bool) -> Ways:
     return ways
 
 
-def with_unevaluated_properties(way: Shape, rest: Conjunction) -> Shape:
+def with_unevaluated_properties(way: Shape, rest: Node) -> Shape:
     """The way through a schema, and `rest` for the members that nothing on it has evaluated."""
     assert isinstance(way, Object)
     seen = [members for members in way.members if members.evaluates]
@@ -129,7 +129,7 @@ def with_unevaluated_properties(way: Shape, rest: Conjunction) -> Shape:
     evaluated = Members(
         tuple((name, ()) for members in seen for name, _ in members.named),
         tuple((pattern, ()) for members in seen for pattern, _ in members.matching),
-        rest,
+        ((rest, True),),
     )
     return replace(way, members=(*way.members, evaluated))
 
@@ -202,9 +202,7 @@ class PresenceReader:
             parts.append(schema["type"] == "object" or "object" in schema["type"])
         if "$ref" in schema:
             parts.append(self.of(self._target(node)))
-        if any(
-            isinstance(value, Mapping) for value in [schema.get("const"), *schema.get("enum", ())]
-        ):
+        if any(isinstance(value, dict) for value in [schema.get("const"), *schema.get("enum", ())]):
             return None
         if "const" in schema or "enum" in schema:
             return False

@@ -18,6 +18,7 @@ from formgate.constrain.shapes import Conjunction, Kind, Members, Object, Some, 
 
 MAX_PATTERNS = 4  # names that match several of more patterns than these are left out
 MAX_STATES = 20_000
+MOST_IN_ANY_ORDER = 4  # names that have no place in `properties`; more of them are in one order
 
 _CONDITIONS = (
     *("dependentRequired", "dependencies", "dependentSchemas", "if", "oneOf", "anyOf", "not"),
@@ -39,11 +40,12 @@ class _Rest:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Behind the first `at` names. `need` and `room`: members still needed and still allowed, each
-    as far as it can matter.
+    """Behind the first `at` names; `free` are those that may still come in any order. `need` and
+    `room`: members still needed and still allowed, each as far as it can matter.
     """
 
     at: int
+    free: tuple[str, ...]
     presence: Formula
     need: int
     room: int | None
@@ -96,6 +98,10 @@ class _OneObject:
         self._canonical = canonical
         grammar.guarded |= thing.least > 0 or thing.most is not None or bool(thing.some)
         self._names = thing.known_names()
+        declared = {name for members in thing.members for name, _ in members.named}
+        free = tuple(name for name in self._names if name not in declared)
+        self._free = free if len(free) <= MOST_IN_ANY_ORDER else ()
+        self._ordered = [name for name in self._names if name not in self._free]
         self._values = {
             name: value
             for name in self._names
@@ -104,6 +110,7 @@ class _OneObject:
         }
         self._states: dict[_State, Rule] = {}
         self._rests: dict[tuple[frozenset[Some], int, int | None, bool], Rule] = {}
+        self._steps = 0  # from one of these to another
         self._classes = list(self._rest_classes())
 
     def add(self, rule: Rule) -> None:
@@ -115,14 +122,14 @@ class _OneObject:
         if room is not None and not self._classes and room >= len(self._values):
             room = None
         layout = self._grammar.layout
-        start = self._members(_State(0, presence, thing.least, room, True))
+        start = self._members(_State(0, self._free, presence, thing.least, room, True))
         self._grammar.cfg.add(rule, (Token('"{"'), *layout.gap, *start, *layout.gap, Token('"}"')))
 
     def _members(self, state: _State) -> tuple[Symbol, ...]:
         """The symbols for what comes in `state`; decisions that are none stay in the same rule."""
         symbols: list[Symbol] = []
-        while state.at < len(self._names):
-            name = self._names[state.at]
+        while state.at < len(self._ordered):
+            name = self._ordered[state.at]
             there = self._decided(state, name, present=True)
             absent = self._decided(state, name, present=False)
             if there is not None and absent is not None:
@@ -134,44 +141,68 @@ class _OneObject:
                 continue
             symbols += self._member(name, first=state.first)
             state = there
+        if state.free:
+            return (*symbols, self._in_any_order(state))
         if state.presence is not True:
             return (*symbols, self._grammar.cfg.rule())
         return (*symbols, *self._others(state))
 
+    def _in_any_order(self, state: _State) -> Rule:
+        rule, new = self._rule_of(state)
+        if new:
+            cfg = self._grammar.cfg
+            none: _State | None = state
+            for name in state.free:
+                if (there := self._decided(state, name, present=True)) is not None:
+                    member = self._member(name, first=state.first)
+                    cfg.add(rule, (*member, *self._members(there)))
+                none = none and self._decided(none, name, present=False)
+            if none is not None:
+                cfg.add(rule, self._members(none))
+        return rule
+
     def _choice(self, state: _State, there: _State, absent: _State) -> Rule:
-        rule = self._states.get(state)
-        if rule is None:
-            if len(self._states) > MAX_STATES:
-                raise Unplaced(
-                    "it makes too many conditions on which members come together. Make some of "
-                    "the members `required`, or put groups of members into objects of their own",
-                    code="schema_too_complex",
-                    keywords=_CONDITIONS,
-                )
-            rule = self._states[state] = self._grammar.cfg.rule()
-            name = self._names[state.at]
-            member = self._member(name, first=state.first)
+        rule, new = self._rule_of(state)
+        if new:
+            member = self._member(self._ordered[state.at], first=state.first)
             cfg = self._grammar.cfg
             cfg.add(rule, (*member, *self._members(there)))
             cfg.add(rule, self._members(absent))
         return rule
 
+    def _rule_of(self, state: _State) -> tuple[Rule, bool]:
+        """And whether it is new, and still empty."""
+        rule = self._states.get(state)
+        if rule is not None:
+            return rule, False
+        if len(self._states) > MAX_STATES:
+            raise Unplaced(
+                "it makes too many conditions on which members come together. Make some of "
+                "the members `required`, or put groups of members into objects of their own",
+                code="schema_too_complex",
+                keywords=_CONDITIONS,
+            )
+        rule = self._states[state] = self._grammar.cfg.rule()
+        return rule, True
+
     def _decided(self, state: _State, name: str, *, present: bool) -> _State | None:
         """The state behind a name; None if it cannot be reached."""
-        presence = decide(state.presence, name, present)
-        if presence is False:
+        if present and (name not in self._values or state.room == 0):
             return None
+        presence = state.presence
+        if presence is not True:
+            presence = decide(presence, name, present)
+            if presence is False:
+                return None
+        at, free = state.at, state.free
+        if name in free:
+            free = tuple(other for other in free if other != name)
+        else:
+            at += 1
         if not present:
-            return replace(state, at=state.at + 1, presence=presence)
-        if name not in self._values or state.room == 0:
-            return None
-        return _State(
-            state.at + 1,
-            presence,
-            max(state.need - 1, 0),
-            None if state.room is None else state.room - 1,
-            False,
-        )
+            return _State(at, free, presence, state.need, state.room, state.first)
+        room = None if state.room is None else state.room - 1
+        return _State(at, free, presence, max(state.need - 1, 0), room, False)
 
     def _member(self, name: str, *, first: bool) -> tuple[Symbol, ...]:
         value = self._grammar.value(self._values[name], canonical=self._canonical)
@@ -191,7 +222,8 @@ class _OneObject:
         rule = self._rests.get(key)
         if rule is not None:
             return rule
-        if len(self._rests) > MAX_STATES:
+        self._steps += len(self._classes) * (1 + 3 * len(some))
+        if self._steps > MAX_STATES:
             raise Unplaced(
                 "members that the schema does not name are too many to be counted. Name them in "
                 "`properties`, or lower the count",
@@ -232,13 +264,21 @@ class _OneObject:
 
     def _add_rest(self, rule: Rule, rest: _Rest, *, first: bool, then: tuple[Symbol, ...]) -> None:
         layout = self._grammar.layout
-        suffix = ": " if layout.whitespace is None else ""
-        name = string_token(rest.names, suffix=suffix, canonical=True)
+        before: tuple[Symbol, ...] = ()
+        if layout.whitespace is None:
+            # One terminal from the comma on, as a name of the schema is: a lexer that has gone
+            # into `, "name": ` does not come back to a comma alone.
+            name = string_token(
+                rest.names, prefix="" if first else ", ", suffix=": ", canonical=True
+            )
+            after: tuple[Symbol, ...] = ()
+        else:
+            name = string_token(rest.names, canonical=True)
+            before = () if first else layout.comma
+            after = layout.colon
         if name is None:
             return
         value = self._grammar.value(rest.value, canonical=self._canonical)
-        before = () if first else layout.comma
-        after = () if layout.whitespace is None else layout.colon
         self._grammar.cfg.add(rule, (*before, name, *after, value, *then))
 
     def _names_under(self, names: Strings, schema: Conjunction) -> Iterator[Strings]:

@@ -22,6 +22,8 @@ from formgate.constrain.regex_terms import (
 )
 from formgate.constrain.scalars import Numbers, Strings, is_empty_terminal
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # which `dumps` makes anew for each text
+
 MAX_STEP = 100_000  # remainders that the lexer tells apart
 
 # A number in its one shortest spelling: no exponent, no zeros at the end, no "-0".
@@ -35,17 +37,18 @@ _FREE_CHAR = (
 )
 
 
-def string_token(strings: Strings, *, suffix: str = "", canonical: bool = False) -> Token | None:
-    """`suffix` comes behind the closing quote. None if no string is in the set."""
+def string_token(
+    strings: Strings, *, prefix: str = "", suffix: str = "", canonical: bool = False
+) -> Token | None:
+    """`prefix` and `suffix` stand about the quotes. None if no string is in the set."""
     if strings.values is not None:
         if len(strings.values) == 1:
-            return Token(literal(quoted(strings.values[0]) + suffix))
+            return Token(literal(prefix + quoted(strings.values[0]) + suffix))
         options = "|".join(_regex_of(value) for value in strings.values)
-        return Token(f"/(?:{options}){_escaped(suffix)}/")
+        return Token(f"/{_escaped(prefix)}(?:{options}){_escaped(suffix)}/")
     if strings == Strings():
-        if canonical:
-            return Token(f"/{JSON_STRING}{_escaped(suffix)}/")
-        return Token(f'/"{_FREE_CHAR}*"{_escaped(suffix)}/')
+        string = JSON_STRING if canonical else f'"{_FREE_CHAR}*"'
+        return Token(f"/{_escaped(prefix)}{string}{_escaped(suffix)}/")
     kept = _kept(strings)
     taken = _taken(strings)
     if len(kept) + len(taken) > 1 and _surely_empty(kept, taken):
@@ -53,9 +56,10 @@ def string_token(strings: Strings, *, suffix: str = "", canonical: bool = False)
     whole = both(kept)
     if taken:
         whole = without(whole, either(taken))
-    if not suffix:
+    if not prefix and not suffix:
         return Token(whole.text)
-    return Token(f"{whole.text} {literal(suffix)}")
+    parts = (prefix and literal(prefix), whole.text, suffix and literal(suffix))
+    return Token("(" + " ".join(part for part in parts if part) + ")")
 
 
 def _kept(strings: Strings) -> list[Term]:
@@ -176,12 +180,12 @@ def _spellings(value: Decimal, canonical: bool) -> list[str]:
 
 
 def quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return _encode(text)
 
 
 def literal(text: str) -> str:
     """As a Lark string literal."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return _encode(text).replace("\x7f", "\\u007f")
 
 
 @lru_cache(maxsize=1 << 13)

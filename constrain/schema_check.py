@@ -4,7 +4,6 @@ and none is of those that cannot be enforced at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from formgate.constrain.dialect import draft_of
@@ -17,7 +16,7 @@ MAX_DEPTH = 200  # levels of schemas inside schemas, whatever their pointers; th
 
 def checked(schema: Any) -> Resources:
     """Raises ConstraintError for what is no schema, or asks for what cannot be enforced."""
-    if not isinstance(schema, Mapping | bool):
+    if not isinstance(schema, dict | bool):
         raise ConstraintError(
             f"A JSON Schema is an object or a boolean, not {_kind(schema)}.",
             code="invalid_schema",

@@ -14,6 +14,7 @@ from formgate.constrain.formats import FORMATS
 from formgate.constrain.keywords import LEDGER, How
 from formgate.constrain.resources import Node
 from formgate.constrain.schema_check import MAX_DEPTH, checked
+from formgate.constrain.validate import validate_json
 
 # `max_depth`: levels of schemas inside schemas. `max_spec_bytes`: of the constraint as JSON.
 LIMITS = {"max_depth": MAX_DEPTH, "max_spec_bytes": Limits.max_spec_bytes}
@@ -30,14 +31,19 @@ def schema_report(schema: Any, compiler: GrammarCompiler) -> dict[str, Any]:
         shortest = compiler.shortest(spec)
     except ConstraintError as error:
         return refused_report(schema, error, keywords)
+    guarded = bool(blueprint.guards)
+    # What a guard asks for is not in the grammar, and its shortest text may repeat itself.
+    is_one = not guarded or validate_json(shortest.text, schema) is None
     return _report(schema, keywords) | {
-        "guarded": bool(blueprint.guards),
+        "guarded": guarded,
         "grammar_bytes": len(blueprint.source),
         "shortest": {
             "text": shortest.text,
             "tokens": compiler.num_tokens(shortest.text),
             "value": json.loads(shortest.text),
-        },
+        }
+        if is_one
+        else None,
     }
 
 

@@ -122,8 +122,13 @@ class Members:
     def __post_init__(self) -> None:
         self._by_name.update(self.named)
 
+    def speaks_of_only(self, name: str) -> bool:
+        return self._by_name.keys() == {name} and not self.matching and self.rest is None
+
     def of(self, name: str) -> Conjunction:
         found = self._by_name.get(name)
+        if not self.matching:
+            return (self.rest or ()) if found is None else found
         parts = [] if found is None else [found]
         parts += [schema for pattern, schema in self.matching if matches(pattern, name)]
         if not parts and self.rest is not None:
@@ -176,16 +181,15 @@ class Object:
             return None
         return met
 
+    @property
+    def said(self) -> frozenset[Formula | Members | Literal | Some | OneOf]:
+        """What it says, each part by itself, but for the counts."""
+        return conjuncts(self.presence).union(self.members, self.names, self.some, self.one_of)
+
     def covers(self, other: Object) -> bool:
-        """Whether `other` says all that this says, word for word."""
-        return (
-            self.least <= other.least
-            and (self.most is None or (other.most is not None and other.most <= self.most))
-            and conjuncts(self.presence) <= conjuncts(other.presence)
-            and set(self.members) <= set(other.members)
-            and set(self.names) <= set(other.names)
-            and set(self.some) <= set(other.some)
-            and set(self.one_of) <= set(other.one_of)
+        """Whether `other`, which says all that this says, counts no more than this allows."""
+        return self.least <= other.least and (
+            self.most is None or (other.most is not None and other.most <= self.most)
         )
 
     def known_names(self) -> list[str]:
@@ -195,7 +199,8 @@ class Object:
         return list(known)
 
     def member(self, name: str) -> Conjunction:
-        return joined(members.of(name) for members in self.members)
+        parts = [part for members in self.members if (part := members.of(name))]
+        return joined(parts) if len(parts) > 1 else parts[0] if parts else ()
 
     def patterns(self) -> list[str]:
         return list({pattern: None for members in self.members for pattern, _ in members.matching})

@@ -11,10 +11,11 @@ from functools import lru_cache
 
 from llguidance import LLMatcher, LLTokenizer
 
-from formgate.constrain.cfg import Cfg, Repeat, Rule, Sequence, Symbol, Token
+from formgate.constrain.cfg import Cfg, Repeat, Rule, Sequence, Symbol, Token, rules_in
 from formgate.constrain.witness import witnesses
 
 _MOST_ENDINGS = 64
+_LOOKS = 300  # beginnings of one terminal that are looked at one by one
 _LONGEST = 2_000  # bytes of one terminal that are looked for
 
 
@@ -31,7 +32,7 @@ def shortest(cfg: Cfg, start: Rule) -> Shortest:
     users: dict[int, set[int]] = {}
     for number in range(len(cfg)):
         for sequence in cfg.alternatives(Rule(number)):
-            for used in _rules_in(sequence):
+            for used in rules_in(sequence):
                 users.setdefault(used, set()).add(number)
     waiting = list(range(len(cfg)))
     while waiting:
@@ -79,16 +80,6 @@ def _terminals_in(sequence: Sequence) -> Iterator[str]:
             yield from _terminals_in(symbol.parts)
 
 
-def _rules_in(sequence: Sequence) -> set[int]:
-    found: set[int] = set()
-    for symbol in sequence:
-        if isinstance(symbol, Rule):
-            found.add(symbol.number)
-        elif isinstance(symbol, Repeat):
-            found |= _rules_in(symbol.parts)
-    return found
-
-
 def _text(sequence: Sequence, texts: dict[int, str]) -> str | None:
     parts = [_symbol_text(symbol, texts) for symbol in sequence]
     known = [part for part in parts if part is not None]
@@ -125,12 +116,35 @@ def terminal_text(terminal: str) -> str | None:
         there = matcher.deep_copy()
         if there.consume_tokens(tokens) and there.is_accepting():
             return candidate
-    return _walked(matcher)
+    return _nearest(matcher) or _walked(matcher)
 
 
 @lru_cache(maxsize=1)
 def byte_tokenizer() -> LLTokenizer:
     return LLTokenizer("byte")
+
+
+def _nearest(matcher: LLMatcher) -> str | None:
+    """The shortest text, if it is found among the first few that are looked at."""
+    level = [(b"", matcher)]
+    looks = _LOOKS
+    while level:
+        longer = []
+        for text, there in level:
+            mask = there.compute_bitmask()
+            for byte in range(256):
+                if not mask[byte >> 3] >> (byte & 7) & 1:
+                    continue
+                looks -= 1
+                if looks < 0:
+                    return None
+                behind = there.deep_copy()
+                behind.consume_token(byte)
+                if behind.is_accepting():
+                    return (text + bytes((byte,))).decode("utf-8", "replace")
+                longer.append((text + bytes((byte,)), behind))
+        level = longer
+    return None
 
 
 def _walked(matcher: LLMatcher) -> str | None:

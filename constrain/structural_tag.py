@@ -25,8 +25,7 @@ from formgate.constrain.structural_fields import (
     unsupported,
     wrong,
 )
-
-Node = dict[str, Any]
+from formgate.constrain.structural_nodes import Node, Texts, choice, seq
 
 # What a number may go on with: behind a value that may be one, nobody could tell its end.
 _NUMBER_CHARS = frozenset("0123456789.eE+-")
@@ -88,7 +87,7 @@ class _Writer:
     """
 
     def __init__(self, special_ids: Mapping[str, int]) -> None:
-        self._special_ids = special_ids
+        self._texts = Texts(special_ids)
 
     def legacy(self, value: dict[str, Any]) -> Node:
         check_fields(value, (), frozenset({"type", "structures", "triggers"}))
@@ -142,7 +141,7 @@ class _Writer:
                 return self._free_until(then, excluded, path)
             case "or":
                 elements = items(value, "elements", path)
-                return _choice(
+                return choice(
                     self.format(item, (*path, "elements", i), then)
                     for i, item in enumerate(elements)
                 )
@@ -192,21 +191,21 @@ class _Writer:
             part, path = parts[i]
             i += 1
             if isinstance(part, str):
-                nodes.append(self._text(part))
+                nodes.append(self._texts.node(part))
                 if i == len(parts):
-                    nodes.append(self._text(then or ""))
+                    nodes.append(self._texts.node(then or ""))
             elif i == len(parts):
                 nodes.append(self.format(part, path, then))
             elif isinstance(following := parts[i][0], str):
                 nodes.append(self.format(part, path, following))
                 i += 1
                 if i == len(parts):
-                    nodes.append(self._text(then or ""))
+                    nodes.append(self._texts.node(then or ""))
             else:
                 nodes.append(self.format(part, path, None))
         if not parts:
-            return self._text(then or "")
-        return _seq(nodes)
+            return self._texts.node(then or "")
+        return seq(nodes)
 
     def _tag(self, value: Any, path: Path) -> tuple[Path, str, Any, str]:
         check_object(value, path)
@@ -247,7 +246,7 @@ class _Writer:
                 "is none, or fixed text behind it",
             )
         node = {"kind": "json", "schema": schema, "pointer": pointer_of(path)}
-        return _seq([node, self._text(then or "")])
+        return seq([node, self._texts.node(then or "")])
 
     def _regex(self, value: dict[str, Any], path: Path, then: str | None) -> Node:
         at = (*path, "pattern")
@@ -259,10 +258,10 @@ class _Writer:
             return node
         if then is None:
             raise unsupported(at, "needs fixed text behind it, which says where it ends")
-        head, token, rest = self._cut(then)
+        head, token, rest = self._texts.cut(then)
         node["until"] = head
         node["lazy"] = token is None
-        return node if token is None else _seq([node, token, self._text(rest)])
+        return node if token is None else seq([node, token, self._texts.node(rest)])
 
     def _grammar(self, value: dict[str, Any], path: Path, then: str | None) -> Node:
         at = (*path, "grammar")
@@ -277,7 +276,7 @@ class _Writer:
             return {"kind": "free", "without": list(excluded)}
         if then is None:
             raise unsupported(path, "needs fixed text behind it, which says where it ends")
-        head, token, rest = self._cut(then)
+        head, token, rest = self._texts.cut(then)
         for text in excluded:
             if text in then:
                 raise wrong(path, f"excludes {text!r:.60}, which is part of what ends it")
@@ -286,7 +285,7 @@ class _Writer:
         # A special token ends it; its characters alone are text, and must not be there either.
         free: Node = {"kind": "regex", "pattern": "(?s:.*)", "until": head, "lazy": False}
         free["without"] = [*excluded, then]
-        return _seq([free, token, self._text(rest)])
+        return seq([free, token, self._texts.node(rest)])
 
     def _triggered(
         self,
@@ -309,10 +308,10 @@ class _Writer:
             found = [trigger for trigger in triggers if tag[1].startswith(trigger)]
             if not found:
                 raise wrong((*tag[0], "begin"), "begins with none of the triggers")
-            if self._cuts_token(tag[1], len(found[0])):
+            if self._texts.cuts_token(tag[1], len(found[0])):
                 raise unsupported((*tag[0], "begin"), "has a special token that the trigger cuts")
             by_trigger[found[0]].append(tag)
-        first = _choice(self._written(tag, 0, then if once else None) for tag in tags)
+        first = choice(self._written(tag, 0, then if once else None) for tag in tags)
         if at_least_one and once:
             return first
         behind = then if once else None
@@ -321,13 +320,13 @@ class _Writer:
             others = [t for t in [*triggers, *ends] if t != trigger]
             if its_tags:
                 text = self._free_until(trigger, [*excluded, *others], path)
-                rest = _choice(self._written(tag, len(trigger), behind) for tag in its_tags)
-                triggered.append(_seq([text, rest]))
+                rest = choice(self._written(tag, len(trigger), behind) for tag in its_tags)
+                triggered.append(seq([text, rest]))
         tail = self._free_until(then, [*excluded, *triggers], path)
         if once:
-            return _choice([tail, *triggered])
-        loop = {"kind": "repeat", "item": _choice(triggered), "min": 0, "max": None}
-        return _seq([first, loop, tail] if at_least_one else [loop, tail])
+            return choice([tail, *triggered])
+        loop = {"kind": "repeat", "item": choice(triggered), "min": 0, "max": None}
+        return seq([first, loop, tail] if at_least_one else [loop, tail])
 
     def _separated(self, value: dict[str, Any], path: Path, then: str | None) -> Node:
         tags = self._tags(value, path)
@@ -337,34 +336,13 @@ class _Writer:
         check_separator(separator, then or "", (tag[1] for tag in tags), path)
         node: Node = {
             "kind": "repeat",
-            "item": _choice(self._written(tag, 0, None) for tag in tags),
+            "item": choice(self._written(tag, 0, None) for tag in tags),
             "min": int(flag(value, "at_least_one", path)),
             "max": 1 if once else None,
         }
         if separator:
-            node["separator"] = self._text(separator)
-        return _seq([node, self._text(then or "")])
-
-    def _cut(self, text: str) -> tuple[str, Node | None, str]:
-        """A text about its first special token."""
-        found = [(text.find(special), -len(special), special) for special in self._special_ids]
-        at, _, special = min((f for f in found if f[2] and f[0] >= 0), default=(-1, 0, ""))
-        if at < 0:
-            return text, None, ""
-        token = {"kind": "token", "id": self._special_ids[special], "text": special}
-        return text[:at], token, text[at + len(special) :]
-
-    def _cuts_token(self, text: str, at: int) -> bool:
-        head, token, rest = self._cut(text)
-        if token is None or len(head) >= at:
-            return False
-        end = len(text) - len(rest)
-        return end > at or self._cuts_token(rest, at - end)
-
-    def _text(self, text: str) -> Node:
-        head, token, rest = self._cut(text)
-        node: Node = {"kind": "text", "value": head}
-        return node if token is None else _seq([node, token, self._text(rest)])
+            node["separator"] = self._texts.node(separator)
+        return seq([node, self._texts.node(then or "")])
 
 
 class _Schema:
@@ -389,22 +367,3 @@ def _no_number(schema: Mapping[str, Any]) -> bool:
     kinds = schema.get("type")
     kinds = kinds if isinstance(kinds, list) else [kinds]
     return all(isinstance(kind, str) and kind in _NO_NUMBER for kind in kinds)
-
-
-def _seq(nodes: Sequence[Node]) -> Node:
-    """Neighbouring texts become one."""
-    flat: list[Node] = []
-    for node in nodes:
-        for part in node["items"] if node["kind"] == "seq" else [node]:
-            if part["kind"] == "text" and flat and flat[-1]["kind"] == "text":
-                flat[-1] = {"kind": "text", "value": flat[-1]["value"] + part["value"]}
-            elif part != {"kind": "text", "value": ""}:
-                flat.append(part)
-    if len(flat) == 1:
-        return flat[0]
-    return {"kind": "seq", "items": flat} if flat else {"kind": "text", "value": ""}
-
-
-def _choice(nodes: Iterator[Node] | Sequence[Node]) -> Node:
-    items = list(nodes)
-    return items[0] if len(items) == 1 else {"kind": "choice", "items": items}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 
 import numpy as np
 import pytest
@@ -92,3 +93,30 @@ def test_many_threads_at_once(masks) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(run, range(200)))
     assert found == [expected[i % 5] for i in range(200)]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object"},
+        {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+        {"type": "array", "items": {"enum": ["x", 1]}, "maxItems": 3},
+        {"$defs": {"n": {"properties": {"n": {"$ref": "#/$defs/n"}}}}, "$ref": "#/$defs/n"},
+    ],
+    ids=json.dumps,
+)
+def test_one_schema_alone_has_the_masks_of_one_among_others(masks, schema) -> None:
+    alone = {"kind": "json", "schema": schema}
+    among = {"kind": "seq", "items": [alone]}
+    r = Random(json.dumps(schema))
+    for _ in range(5):
+        one, two = masks.start(alone), masks.start(among)
+        for _ in range(60):
+            allowed = masks.allowed(one)
+            assert allowed == masks.allowed(two)
+            token = r.choice(sorted(allowed))
+            one.accept(token)
+            two.accept(token)
+            assert one.is_terminated() == two.is_terminated()
+            if one.is_terminated():
+                break

@@ -36,6 +36,11 @@ def one_of_ways(branches: int, ways: int) -> list[Any]:
     return [{"anyOf": [tagged(at, way) for way in range(ways)]} for at in range(branches)]
 
 
+def both_of(branch: int) -> Any:
+    names = [f"a{branch}", f"b{branch}"]
+    return {"properties": {name: {"minimum": branch} for name in names}, "required": names}
+
+
 # (schema, pointer, keyword, a word of the remedy)
 REFUSED: dict[str, tuple[Any, str, str, str]] = {
     "too many ways through allOf": (
@@ -61,6 +66,30 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
         "/properties/p/allOf",
         "allOf",
         "fewer branches",
+    ),
+    "many branches of several members, which all overlap": (
+        at_p({"oneOf": [both_of(at) for at in range(60)]}),
+        "/properties/p/oneOf",
+        "oneOf",
+        "fewer branches",
+    ),
+    "many branches of arrays, which all overlap": (
+        at_p({"oneOf": [{"items": {"minimum": at, "maximum": at + 1}} for at in range(60)]}),
+        "/properties/p/oneOf",
+        "oneOf",
+        "fewer things",
+    ),
+    "many branches of patterns, which all overlap": (
+        at_p({"oneOf": [{"patternProperties": {f"a{at}": {"minimum": 1}}} for at in range(30)]}),
+        "/properties/p/oneOf",
+        "oneOf",
+        "`properties`",
+    ),
+    "many counts in one array": (
+        at_p({"allOf": [{"contains": {"const": at}, "maxContains": 3} for at in range(9)]}),
+        "/properties/p/allOf/0/contains",
+        "contains",
+        "fewer things",
     ),
     "a count that is too deep for items": (
         at_p({"type": "array", "contains": {"const": 1}, "minItems": 5000}),
