@@ -139,7 +139,9 @@ class GrammarCompiler:
             else:
                 closing = Budget.loads(arguments)
                 ways = self._ways.through(Blueprint.loads(text).endings, closing.endings)
-                constraint = ClosingConstraint(constraint, ways, closing)
+                text = self._tokenizer.tokenize_str(closing.text)
+                way = [*text, self._vocabulary.eos_ids[0]] if text else []
+                constraint = ClosingConstraint(constraint, ways, closing, way)
         return constraint
 
     def filler(self, num_threads: int) -> ParallelFiller:
@@ -206,7 +208,12 @@ class GrammarCompiler:
     @cached_property
     def _ways(self) -> Ways:
         vocabulary = self._vocabulary
-        return Ways(vocabulary.token_bytes, vocabulary.special_ids, vocabulary.eos_ids)
+        return Ways(
+            vocabulary.token_bytes,
+            vocabulary.special_ids,
+            vocabulary.eos_ids,
+            self._tokenizer.tokenize_bytes,
+        )
 
 
 def _too_deep() -> ConstraintError:

@@ -161,6 +161,8 @@ class GuardedConstraint:
                 text = position.element_text(ended).rstrip(b", \n\t\r")
                 text = text[:-1] if byte == 0x5D and not text.startswith(b"[") else text
                 ended.element = None
+                if text[:1] in (b"[", b"{") and _equals_one(ended.siblings, text):
+                    return True
                 seen = fresh.setdefault(id(ended.siblings), set())
                 if text in seen or ended.siblings.is_dead(text):
                     return True
@@ -282,7 +284,7 @@ class GuardedConstraint:
         depth = next((i for i, one in enumerate(position.frames) if one is frame), -1)
         start = None if replayed else self._element_starts.get(depth)
         if start is not None and position.next_is_alike(frame):
-            self._find_dead(start, siblings, text, bare=bare)
+            self._find_dead(start.deep_copy(), siblings, text, bare=bare)  # copies share it
 
     def _find_dead(
         self, matcher: LLMatcher, siblings: Siblings, text: bytes, *, bare: bool
@@ -354,8 +356,12 @@ class GuardedConstraint:
         return new
 
     def follows(self, token_ids: list[int]) -> bool:
-        """The guard would have to follow them too."""
-        return self._position is None and self._grammar.follows(token_ids)
+        if not self._grammar.follows(token_ids):
+            return False
+        if self._position is None:
+            return True
+        text = b"".join(self._tokens.of_token[token_id] for token_id in token_ids)
+        return not self._repeats(self._position, text)
 
     def is_terminated(self) -> bool:
         return self._grammar.is_terminated()
