@@ -131,7 +131,7 @@ class Ways:
         begun = 0  # where the string in hand began
         while len(path) < most:
             if constraint.is_terminated():
-                return path
+                return [*path, self._eos_ids[0]]  # by which a way is known to lead to the end
             try:
                 constraint.fill_bitmask(row)
             except ValueError:

@@ -187,3 +187,22 @@ def test_a_shared_copy_leaves_the_guard_as_it_is(compiler: GrammarCompiler) -> N
     constraint.fill_bitmask(row)
     allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist()
     assert [TOKENS[token] for token in allowed] == [b"b", b"c"]
+
+
+def test_a_quote_that_is_escaped_is_no_end(compiler: GrammarCompiler) -> None:
+    """The way to the end was a quote, and then a backslash came."""
+    made = {"type": "string", "minLength": 2, "maxLength": 100}
+    spec = spec_of(made)
+    short = compiler.shortest(spec)
+    row = np.zeros(-(-len(TOKENS) // 32), np.int32)
+    for length in range(40):
+        constraint = start(compiler, spec, short, 40)
+        written = b""
+        while len(written) < 40 and not constraint.is_terminated():
+            constraint.fill_bitmask(row)
+            allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist()
+            wished = 0x5C if len(written) == length else 0x61
+            token = wished if wished in allowed else allowed[0]
+            constraint.accept(token)
+            written += TOKENS[token]
+        assert validate_json(written.decode(), made) is None, written
