@@ -175,7 +175,8 @@ class Ways:
         elif _holds(row, quote) or (length >= _OFTEN and length % _SELDOM):
             return None
         else:
-            fitting = self._strings
+            # Of one that has begun as they do, their rest.
+            fitting = [*self._strings, *(one[length:] for one in self._strings if one[length:])]
         return next(
             (one for one in fitting if _holds(row, one[0]) and constraint.follows(one)), None
         )
@@ -196,7 +197,9 @@ class Ways:
             for closing in b"}]":
                 if closing in there:
                     return self._single[closing]
-            if 0x2C in there:
+            if 0x2C in there and used[0x2C] // _TURN % 2 == 0:
+                byte = 0x2C  # the end of a number, unless numbers so short lead nowhere
+            elif 0x2C in there:
                 byte = min(allowed, key=lambda byte: ending_order(byte, used, b"x"))
             else:
                 byte = self._value_start(allowed, used)

@@ -68,14 +68,8 @@ def _largest_part(cfg: Cfg, texts: dict[int, str]) -> int:
         for sequence in alternatives:
             ways += (len((_text(parts, texts) or "").encode()) for parts in _repeated_in(sequence))
             for terminal in _terminals_in(sequence):
-                rest = max(rest, _longest_rest(terminal))
+                rest = max(rest, _rest_of(terminal))
     return sum(sorted(ways)[-2:]) + rest
-
-
-@lru_cache(maxsize=1 << 12)
-def _longest_rest(terminal: str) -> int:
-    text = terminal_text(terminal) or ""
-    return max(0, longest_rest(terminal) - len(text.encode()))
 
 
 def _endings(cfg: Cfg) -> tuple[str, ...]:
@@ -158,6 +152,11 @@ def terminal_text(terminal: str) -> str | None:
         if there.consume_tokens(tokens) and there.is_accepting():
             return candidate
     return _walked(matcher)
+
+
+@lru_cache(maxsize=1 << 12)
+def _rest_of(terminal: str) -> int:
+    return longest_rest(terminal)
 
 
 @lru_cache(maxsize=1)
