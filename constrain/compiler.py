@@ -46,6 +46,7 @@ class Limits:
     # For one mask: counted words within a maxLength need more than llguidance's 200,000.
     step_lexer_fuel: int = 2_000_000
     step_max_items: int = 50_000  # about 20,000 a millisecond
+    max_items_in_row: int = 20_000  # of one byte: an enum of numbers has one for each
     max_cached_bytes: int = 200_000_000
 
     def for_parser(self) -> LLParserLimits:
@@ -55,6 +56,7 @@ class Limits:
             initial_lexer_fuel=self.initial_lexer_fuel,
             step_lexer_fuel=self.step_lexer_fuel,
             step_max_items=self.step_max_items,
+            max_items_in_row=self.max_items_in_row,
             verbose_errors=False,
         )
 
