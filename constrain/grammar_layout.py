@@ -39,7 +39,10 @@ class Layout:
     def key(self, text: str, *, first: bool) -> tuple[Symbol, ...]:
         """A member's name, quoted, and what stands about it."""
         if self.whitespace is None:
-            return (Token(literal(("" if first else ", ") + text + ": ")),)
+            # Apart from the comma: a lexer would stay with the longer of two terminals, `, "a": `
+            # and the comma before a name that the schema does not list.
+            key = Token(literal(text + ": "))
+            return (key,) if first else (*self.comma, key)
         before = () if first else self.comma
         return (*before, Token(literal(text)), *self.colon)
 

