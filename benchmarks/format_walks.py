@@ -72,7 +72,8 @@ class Walker:
         )
         blueprint = self.compiler.blueprint(json.dumps({"tree": self.tree, "options": {}}))
         self.compiled = self.compiler.build(blueprint)
-        self.ways = Ways(tokens, special, (EOS,)).through(Blueprint.loads(blueprint).endings, ())
+        ways = Ways(tokens, special, (EOS,), self.encoded)
+        self.ways = ways.through(Blueprint.loads(blueprint).endings, ())
         wishes = [
             *("</think>", "[/THINK]", "<think>", "[THINK]", "</parameter>", "</arg_value>"),
             *('{"name": "get', "[get(", "<tool_cal", "\\ud83d\\ude42", "\\u00e9", "北京", "🙂"),

@@ -8,6 +8,7 @@ from typing import Any
 from formgate.constrain.grammar_layout import Layout
 from formgate.constrain.json_schema import shortest_instance
 from formgate.constrain.shortest import Shortest, terminal_text
+from formgate.constrain.witness import longest_rest
 
 
 def shortest_answer(node: Mapping[str, Any], token_bytes: Sequence[bytes]) -> Shortest:
@@ -24,8 +25,10 @@ def shortest_answer(node: Mapping[str, Any], token_bytes: Sequence[bytes]) -> Sh
         case "json_object":
             return _of_text("{}")
         case "regex":
-            text = terminal_text(f"/(?:{_slashed(node['pattern'])})/") or ""
-            return _of_text(text + node.get("until", ""))
+            terminal = f"/(?:{_slashed(node['pattern'])})/"
+            until = node.get("until", "")
+            text = (terminal_text(terminal) or "") + until
+            return Shortest(text, max(len(text.encode()), longest_rest(terminal) + len(until)))
         case "free_text_until":
             return _of_text(node["text"])
         case "seq":
@@ -33,14 +36,17 @@ def shortest_answer(node: Mapping[str, Any], token_bytes: Sequence[bytes]) -> Sh
             return _joined(parts)
         case "choice":
             parts = [shortest_answer(item, token_bytes) for item in node["items"]]
+            texts = sorted((part.text for part in parts), key=len)
+            settled = len(texts[-1].encode()) - len(texts[0].encode())
             return Shortest(
-                min((part.text for part in parts), key=len),
-                max(part.largest_part for part in parts),
+                texts[0],
+                settled + max(part.largest_part for part in parts),
                 _endings_of(parts),
             )
         case "repeat":
             item = shortest_answer(node["item"], token_bytes)
-            return Shortest(item.text * node["min"], item.largest_part, item.endings)
+            more = len(item.text.encode())
+            return Shortest(item.text * node["min"], more + item.largest_part, item.endings)
     return Shortest("", 0)
 
 

@@ -10,12 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llguidance import LLMatcher
+
+from formgate.constrain.errors import ConstraintError
 from formgate.constrain.gbnf import is_gbnf
 from formgate.constrain.gbnf_lark import gbnf_to_lark
 from formgate.constrain.grammar_layout import Layout
 from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.json_schema import guard_refusal, schema_grammar
 from formgate.constrain.lark_grammar import check_lark
+from formgate.constrain.shortest import byte_tokenizer
 from formgate.constrain.white_space import white_space
 
 Node = Mapping[str, Any]
@@ -95,6 +99,7 @@ class _Writer:
     def _regex(self, node: Node) -> str:
         """With `until`, up to that text: `lazy`, where it first comes, or as far as may be."""
         pattern = _whole_match(node["pattern"])
+        _check_matches(pattern)
         if "until" not in node:
             return self._rule("REGEX", f"/{pattern}/" + _without(node))
         term = f"/(?:{pattern}){_quoted(node['until'])}/" + _without(node)
@@ -149,6 +154,17 @@ class _Writer:
         name = f"{kind}_{len(self.rules)}"
         self.rules.append(f"{name}{attributes}: {body}")
         return name
+
+
+def _check_matches(pattern: str) -> None:
+    """A pattern that matches nothing would be found out by its first mask only."""
+    grammar = LLMatcher.grammar_from_lark(f"start: T\nT: /{pattern}/\n")
+    matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0)
+    if matcher.is_error() or matcher.is_accepting():
+        return  # whoever compiles it says what is wrong with it
+    matcher.compute_bitmask()
+    if "NoExtensionBias" in matcher.get_error():
+        raise ConstraintError(f"The regex matches no text: {pattern[:99]}", code="invalid_grammar")
 
 
 def _without(node: Node) -> str:

@@ -5,9 +5,10 @@ way to the end stay allowed.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol, Self
 
 import numpy as np
@@ -19,7 +20,12 @@ from formgate.constrain.shortest import ending_order
 _LONGEST = 8_192  # tokens of a way to the end
 _IN_TEXT = b"abcdeghijk"  # outside of strings JSON has none of these
 _MARGIN = 8
-_SELDOM = 4  # bytes between two looks at how a string could end
+_OFTEN = 8  # bytes of a string behind each of which its ending is looked for
+_SELDOM = 4  # bytes between two such looks behind them
+_BYTES = 4  # of a token on such a way, often
+_PAUSE = 16  # tokens, where no way to the end was found
+_KINDS = (b"0123456789-", b'"', b"tfn", b"[", b"{", b"")  # of values by their first byte
+_TURN = 64  # uses of the bytes of one kind
 _TRIES = 64  # for each ending of a free text
 
 
@@ -49,13 +55,20 @@ class Ways:
     """
 
     def __init__(
-        self, token_bytes: Sequence[bytes], special_ids: frozenset[int], eos_ids: Sequence[int]
+        self,
+        token_bytes: Sequence[bytes],
+        special_ids: frozenset[int],
+        eos_ids: Sequence[int],
+        encode: Callable[[bytes], list[int]],
     ) -> None:
+        self._token_bytes = token_bytes
+        self._encode = encode
         self._words = -(-len(token_bytes) // 32)
         self._eos_ids = tuple(eos_ids)
         self._specials = tuple(sorted(special_ids - set(eos_ids)))
         self._endings: list[list[int]] = []
         self._strings: list[list[int]] = []
+        self._items: list[list[int]] = []
         self._single: dict[int, int] = {}
         for token_id, token in enumerate(token_bytes):
             if len(token) == 1 and token_id not in special_ids:
@@ -67,7 +80,8 @@ class Ways:
         """The same for a grammar whose free texts and strings end so."""
         ways = copy(self)
         ways._endings = list(self._spelled(free))
-        ways._strings = list(self._spelled(strings))
+        ways._strings = list(self._spelled(text for text in strings if text.endswith('"')))
+        ways._items = list(self._spelled(text for text in strings if text.endswith("]")))
         return ways
 
     def _spelled(self, texts: Iterable[str]) -> Iterator[list[int]]:
@@ -75,17 +89,49 @@ class Ways:
             if all(byte in self._single for byte in text.encode()):
                 yield [self._single[byte] for byte in text.encode()]
 
-    def to_end(self, constraint: Closable) -> list[int]:
+    def leads(self, constraint: Closable, way: list[int]) -> bool:
+        """Whether a way goes from a state to the end. `constraint` is moved along."""
+        row = np.zeros(self._words, dtype=np.int32)
+        for at, token_id in enumerate(way):
+            if constraint.is_terminated():
+                return at == len(way) - 1  # its end token needs not be written
+            try:
+                constraint.fill_bitmask(row)
+            except ValueError:
+                return False
+            if not _holds(row, token_id):
+                return False
+            constraint.accept(token_id)
+        return True
+
+    def to_end(self, constraint: Closable, most: int = _LONGEST) -> list[int]:
         """The tokens of a short way from a state to the end, end token included; empty if none was
-        found. `constraint` is moved along.
+        found within so many bytes.
         """
+        way = self._in_bytes(constraint.copy(), most)
+        long = self._in_long_tokens(way)
+        return long if len(long) < len(way) and self.leads(constraint.copy(), long) else way
+
+    def _in_long_tokens(self, way: list[int]) -> list[int]:
+        """The same text as the tokenizer writes it."""
+        written: list[int] = []
+        specials = {*self._specials, *self._eos_ids}
+        for is_special, tokens in groupby(way, key=specials.__contains__):
+            if is_special:
+                written += tokens
+            else:
+                written += self._encode(b"".join(self._token_bytes[token] for token in tokens))
+        return written
+
+    def _in_bytes(self, constraint: Closable, most: int) -> list[int]:
         row = np.zeros(self._words, dtype=np.int32)
         path: list[int] = []
         used = [0] * 256
         endings = self._endings * _TRIES
-        while len(path) < _LONGEST:
+        begun = 0  # where the string in hand began
+        while len(path) < most:
             if constraint.is_terminated():
-                return path
+                return [*path, self._eos_ids[0]]  # by which a way is known to lead to the end
             try:
                 constraint.fill_bitmask(row)
             except ValueError:
@@ -101,7 +147,9 @@ class Ways:
                     forced = [min(specials, key=turns.__getitem__)]
                 elif endings and self._is_free(row) and constraint.follows(endings[0]):
                     forced, endings = endings[0], endings[1:]
-                elif (ending := self._string_ending(constraint, row, path)) is not None:
+                elif (
+                    ending := self._string_ending(constraint, row, len(path) - begun)
+                ) is not None:
                     forced = ending
                 else:
                     stuck = path[-2:] == [self._single.get(0x22)] * 2
@@ -109,18 +157,29 @@ class Ways:
             for token_id in forced:
                 constraint.accept(token_id)
             path += forced
+            if forced[-1] == self._single.get(0x22):
+                begun = len(path)
         return []
 
     def _string_ending(
-        self, constraint: Closable, row: NDArray[np.int32], path: list[int]
+        self, constraint: Closable, row: NDArray[np.int32], length: int
     ) -> list[int] | None:
-        """For a string that may not end yet, and may go on with anything."""
-        quote, letter, other = (self._single.get(byte) for byte in b'"bZ')
-        if quote is None or letter is None or other is None or len(path) % _SELDOM:
+        """For a string that may not end yet, whose `length` has just been written; for an array
+        that may not, one item more.
+        """
+        quote, letter, comma = (self._single.get(byte) for byte in b'"b,')
+        if quote is None or letter is None or comma is None:
             return None
-        if _holds(row, quote) or not (_holds(row, letter) or _holds(row, other)):
+        if not (_holds(row, letter) or _holds(row, comma)):  # a value may begin
+            fitting = self._items
+        elif _holds(row, quote) or (length >= _OFTEN and length % _SELDOM):
             return None
-        return next((ending for ending in self._strings if constraint.follows(ending)), None)
+        else:
+            # Of one that has begun as they do, their rest.
+            fitting = [*self._strings, *(one[length:] for one in self._strings if one[length:])]
+        return next(
+            (one for one in fitting if _holds(row, one[0]) and constraint.follows(one)), None
+        )
 
     def _next(self, row: NDArray[np.int32], used: list[int], *, stuck: bool) -> int:
         """`stuck`: double quotes end nothing here, so single ones may."""
@@ -138,16 +197,26 @@ class Ways:
             for closing in b"}]":
                 if closing in there:
                     return self._single[closing]
-            is_value = not there.isdisjoint(b"[{")
-            byte = min(
-                allowed,
-                key=lambda byte: (
-                    byte in b'[{"' and is_value,
-                    *ending_order(byte, used, b"x"),
-                ),
-            )
+            if 0x2C in there and used[0x2C] // _TURN % 2 == 0:
+                byte = 0x2C  # the end of a number, unless numbers so short lead nowhere
+            elif 0x2C in there:
+                byte = min(allowed, key=lambda byte: ending_order(byte, used, b"x"))
+            else:
+                byte = self._value_start(allowed, used)
         used[byte] += 1
         return self._single[byte]
+
+    def _value_start(self, allowed: list[int], used: list[int]) -> int:
+        """The simplest kind of value first; but where one kind does not lead on, others must have
+        their turn.
+        """
+        turns = {kind: sum(used[byte] for byte in kind) // _TURN for kind in _KINDS}
+
+        def order(byte: int) -> tuple[int, int, int, int]:
+            at, kind = next((i, kind) for i, kind in enumerate(_KINDS) if not kind or byte in kind)
+            return turns[kind], at, used[byte], byte
+
+        return min(allowed, key=order)
 
     def _is_free(self, row: NDArray[np.int32]) -> bool:
         """No JSON has a control character like this, nor what a pattern is likely to mean."""
@@ -166,27 +235,29 @@ class Budget:
     tokens: int  # that the answer may have, its end included
     largest_part: int  # tokens that one token more may cost at the most
     endings: tuple[str, ...] = ()  # that strings under a pattern may need
+    text: str = ""  # a short answer, if one is known
 
     def dumps(self) -> str:
         """One line of JSON."""
-        return json.dumps([self.tokens, self.largest_part, self.endings])
+        return json.dumps([self.tokens, self.largest_part, self.endings, self.text])
 
     @classmethod
     def loads(cls, text: str) -> Self:
-        tokens, largest_part, endings = json.loads(text)
-        return cls(tokens, largest_part, tuple(endings))
+        tokens, largest_part, endings, short = json.loads(text)
+        return cls(tokens, largest_part, tuple(endings), short)
 
 
 class ClosingConstraint:
     """Satisfies the engine's `TokenConstraint` around another one."""
 
-    def __init__(self, inner: Closable, ways: Ways, budget: Budget) -> None:
+    def __init__(self, inner: Closable, ways: Ways, budget: Budget, way: list[int]) -> None:
+        """`way`: of a short answer, if one is known."""
         self._inner = inner
         self._ways = ways
         self._budget = budget
         self._accepted = 0
         self._path: list[int] = []  # that is left to go, once the answer is being closed
-        self._way: list[int] = []  # to the end, from where it was last looked for
+        self._way = way  # to the end, from where it was last looked for
         self._looked_at = 0
         self.closed = False
 
@@ -216,12 +287,24 @@ class ClosingConstraint:
         longest = len(self._way) + step * (self._accepted - self._looked_at + 1)
         if self._looked_at and left > longest:
             return
-        if not self._way or not self._inner.follows(self._way):
-            self._way = self._ways.to_end(self._inner.copy())
-        self._looked_at = max(self._accepted, 1)
+        if self._looked_at and not self._way and self._accepted < self._looked_at + _PAUSE:
+            return
+        self._look(left)
         if self._way and left <= len(self._way) + step:
             self._path = self._way
             self.closed = len(self._path) > 1
+
+    def _look(self, left: int) -> None:
+        """For the way to the end. One that is known stays, unless there is a shorter one."""
+        inner = self._inner
+        known = self._way
+        if not known or not (inner.follows(known) or self._ways.leads(inner.copy(), known)):
+            known = []
+        most = len(known) - 1 if known else min(_BYTES * left, _LONGEST)
+        if not known or self._accepted == 0:
+            known = self._ways.to_end(inner, most) or known
+        self._way = known
+        self._looked_at = max(self._accepted, 1)
 
     def accept(self, token_id: int) -> None:
         self._inner.accept(token_id)

@@ -49,6 +49,7 @@ class Limits:
     # For one mask: counted words within a maxLength need more than llguidance's 200,000.
     step_lexer_fuel: int = 2_000_000
     step_max_items: int = 50_000  # about 20,000 a millisecond
+    max_items_in_row: int = 20_000  # of one byte: an enum of numbers has one for each
     max_cached_bytes: int = 200_000_000
 
     def for_parser(self) -> LLParserLimits:
@@ -58,6 +59,7 @@ class Limits:
             initial_lexer_fuel=self.initial_lexer_fuel,
             step_lexer_fuel=self.step_lexer_fuel,
             step_max_items=self.step_max_items,
+            max_items_in_row=self.max_items_in_row,
             verbose_errors=False,
         )
 
@@ -142,7 +144,9 @@ class GrammarCompiler:
             else:
                 closing = Budget.loads(arguments)
                 ways = self._ways.through(Blueprint.loads(text).endings, closing.endings)
-                constraint = ClosingConstraint(constraint, ways, closing)
+                text = self._tokenizer.tokenize_str(closing.text)
+                way = [*text, self._vocabulary.eos_ids[0]] if text else []
+                constraint = ClosingConstraint(constraint, ways, closing, way)
         return constraint
 
     def filler(self, num_threads: int) -> ParallelFiller:
@@ -210,7 +214,12 @@ class GrammarCompiler:
     @cached_property
     def _ways(self) -> Ways:
         vocabulary = self._vocabulary
-        return Ways(vocabulary.token_bytes, vocabulary.special_ids, vocabulary.eos_ids)
+        return Ways(
+            vocabulary.token_bytes,
+            vocabulary.special_ids,
+            vocabulary.eos_ids,
+            self._tokenizer.tokenize_bytes,
+        )
 
 
 def _source(lark: str) -> str:

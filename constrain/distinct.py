@@ -70,8 +70,8 @@ class GuardedConstraint:
         self._anchors = anchors
         self._accepted: list[int] = []
         self._no_anchors: set[tuple[int, int]] = set()  # tokens accepted, bytes of the last one
-        # Whether an item is the last: by tokens accepted, its beginning and its text.
-        self._last: dict[tuple[int, int, bytes], bool] = {}
+        # What must not come behind an item: by tokens accepted, its beginning and its text.
+        self._last: dict[tuple[int, int, bytes], Siblings | None] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -145,6 +145,7 @@ class GuardedConstraint:
         base = len(position.text)
         position = position.copy()
         fresh: dict[int, set[bytes]] = {}
+        then: dict[int, Siblings] = {}  # once what has ended in the token counts too
         last: tuple[Frame, int] | None = None  # whose element has ended, and where it began
         for byte in token:
             if position.ended:
@@ -154,13 +155,18 @@ class GuardedConstraint:
                 last = (ended, ended.element)
             if byte == 0x2C and last is not None and not position.in_string:
                 begun = token[: last[1] - base] if last[1] >= base else None
-                if self._is_last(position, *last, begun):
-                    return True
+                behind = self._behind(position, *last, begun)
+                if behind is not None:
+                    if behind.is_dead(b""):
+                        return True  # it is the last
+                    then[id(last[0].siblings)] = behind
                 last = None
             if ended is not None:
                 text = position.element_text(ended).rstrip(b", \n\t\r")
                 text = text[:-1] if byte == 0x5D and not text.startswith(b"[") else text
                 ended.element = None
+                if text[:1] in (b"[", b"{") and _equals_one(ended.siblings, text):
+                    return True
                 seen = fresh.setdefault(id(ended.siblings), set())
                 if text in seen or ended.siblings.is_dead(text):
                     return True
@@ -170,36 +176,39 @@ class GuardedConstraint:
             for frame in position.frames:
                 if frame.differ and frame.element is not None:
                     begun = position.element_text(frame)
-                    if frame.siblings.is_dead(begun):
+                    known = then.get(id(frame.siblings), frame.siblings)
+                    if known.is_dead(begun) or frame.siblings.is_dead(begun):
                         return True
         return False
 
-    def _is_last(
+    def _behind(
         self, position: JsonPosition, frame: Frame, began: int, begun: bytes | None
-    ) -> bool:
-        """Whether no item is left behind one that has just ended with a comma. `begun` is what
-        stands before it of the token in hand; None: it began before that token.
+    ) -> Siblings | None:
+        """What must not come behind an item that has just ended with a comma; None if that is not
+        known. `begun` is what stands before it of the token in hand; None: it began before that.
         """
         depth = next((i for i, one in enumerate(position.frames) if one is frame), -1)
         if frame.is_object or depth < 0 or not position.next_is_alike(frame):
-            return False
+            return None
         text = bytes(position.text[began:]).rstrip(b", \n\t\r")
         place = (len(self._accepted), began, text)
         if place not in self._last:
             if self._last and next(iter(self._last))[0] != len(self._accepted):
                 self._last.clear()  # of other masks
-            self._last[place] = self._leaves_nothing(frame, depth, text, begun)
+            self._last[place] = self._with_ended(frame, depth, text, begun)
         return self._last[place]
 
-    def _leaves_nothing(self, frame: Frame, depth: int, text: bytes, begun: bytes | None) -> bool:
+    def _with_ended(
+        self, frame: Frame, depth: int, text: bytes, begun: bytes | None
+    ) -> Siblings | None:
         start = self._matcher if begun is not None else self._element_starts.get(depth)
         if start is None:
-            return False
+            return None
         matcher = start.deep_copy()
         for byte in begun or b"":
             token_id = self._tokens.single.get(byte)
             if token_id is None or not matcher.consume_token(token_id):
-                return False
+                return None
         siblings = frame.siblings.copy()
         bare = text[:1] not in (b'"', b"[", b"{")
         siblings.add_dead(text)
@@ -207,7 +216,7 @@ class GuardedConstraint:
             for end in _TERMINATORS:
                 siblings.add_dead(text + end)
         self._find_dead(matcher, siblings, text, bare=bare)
-        return siblings.is_dead(b"")
+        return siblings
 
     def accept(self, token_id: int) -> None:
         """Raises ValueError if the grammar does not allow the token."""
@@ -282,7 +291,7 @@ class GuardedConstraint:
         depth = next((i for i, one in enumerate(position.frames) if one is frame), -1)
         start = None if replayed else self._element_starts.get(depth)
         if start is not None and position.next_is_alike(frame):
-            self._find_dead(start, siblings, text, bare=bare)
+            self._find_dead(start.deep_copy(), siblings, text, bare=bare)  # copies share it
 
     def _find_dead(
         self, matcher: LLMatcher, siblings: Siblings, text: bytes, *, bare: bool
@@ -354,8 +363,12 @@ class GuardedConstraint:
         return new
 
     def follows(self, token_ids: list[int]) -> bool:
-        """The guard would have to follow them too."""
-        return self._position is None and self._grammar.follows(token_ids)
+        if not self._grammar.follows(token_ids):
+            return False
+        if self._position is None:
+            return True
+        text = b"".join(self._tokens.of_token[token_id] for token_id in token_ids)
+        return not self._repeats(self._position, text)
 
     def is_terminated(self) -> bool:
         return self._grammar.is_terminated()

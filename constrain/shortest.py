@@ -12,7 +12,7 @@ from functools import lru_cache
 from llguidance import LLMatcher, LLTokenizer
 
 from formgate.constrain.cfg import Cfg, Repeat, Rule, Sequence, Symbol, Token, rules_in
-from formgate.constrain.witness import witnesses
+from formgate.constrain.witness import longest_rest, witnesses
 
 _MOST_ENDINGS = 64
 _LOOKS = 300  # beginnings of one terminal that are looked at one by one
@@ -22,7 +22,7 @@ _LONGEST = 2_000  # bytes of one terminal that are looked for
 @dataclass(frozen=True, slots=True)
 class Shortest:
     text: str
-    largest_part: int  # bytes of the longest among the shortest texts of the grammar's rules
+    largest_part: int  # bytes that one choice more may cost at the most
     endings: tuple[str, ...] = ()  # of strings: what stands behind the opening quote
 
 
@@ -51,9 +51,26 @@ def shortest(cfg: Cfg, start: Rule) -> Shortest:
             waiting += users.get(number, ())
     return Shortest(
         texts.get(start.number, ""),
-        max((len(text.encode()) for text in texts.values()), default=0),
+        _largest_part(cfg, texts),
         _endings(cfg),
     )
+
+
+def _largest_part(cfg: Cfg, texts: dict[int, str]) -> int:
+    """What a token may add to the way to the end. It may settle which way a rule goes, that of a
+    rule within it, and which way is left in a terminal.
+    """
+    ways = [0, 0]
+    rest = 0
+    for number in range(len(cfg)):
+        alternatives = list(cfg.alternatives(Rule(number)))
+        lengths = [len((_text(sequence, texts) or "").encode()) for sequence in alternatives]
+        ways.append(max(lengths, default=0) - min(lengths, default=0))
+        for sequence in alternatives:
+            ways += (len((_text(parts, texts) or "").encode()) for parts in _repeated_in(sequence))
+            for terminal in _terminals_in(sequence):
+                rest = max(rest, _rest_of(terminal))
+    return sum(sorted(ways)[-2:]) + rest
 
 
 def _endings(cfg: Cfg) -> tuple[str, ...]:
@@ -64,11 +81,13 @@ def _endings(cfg: Cfg) -> tuple[str, ...]:
     for number in range(len(cfg)):
         for sequence in cfg.alternatives(Rule(number)):
             for terminal in _terminals_in(sequence):
-                if '/"' not in terminal:
+                if terminal[0] not in "/(":
                     continue
-                text = terminal_text(terminal) or ""
-                if len(text) > 2 and text.startswith('"'):
-                    found[text[1:]] = None
+                for text in (terminal_text(terminal) or "", *witnesses(terminal)):
+                    if len(text) > 2 and text.startswith('"') and text.endswith('"'):
+                        found[text[1:]] = None
+                    elif text[:1].isdigit():
+                        found[text + "]"] = None  # the last item of an array
     return tuple(sorted(found, key=len)[:_MOST_ENDINGS])
 
 
@@ -78,6 +97,13 @@ def _terminals_in(sequence: Sequence) -> Iterator[str]:
             yield symbol.text
         elif isinstance(symbol, Repeat):
             yield from _terminals_in(symbol.parts)
+
+
+def _repeated_in(sequence: Sequence) -> Iterator[Sequence]:
+    for symbol in sequence:
+        if isinstance(symbol, Repeat):
+            yield symbol.parts
+            yield from _repeated_in(symbol.parts)
 
 
 def _text(sequence: Sequence, texts: dict[int, str]) -> str | None:
@@ -117,6 +143,11 @@ def terminal_text(terminal: str) -> str | None:
         if there.consume_tokens(tokens) and there.is_accepting():
             return candidate
     return _nearest(matcher) or _walked(matcher)
+
+
+@lru_cache(maxsize=1 << 12)
+def _rest_of(terminal: str) -> int:
+    return longest_rest(terminal)
 
 
 @lru_cache(maxsize=1)

@@ -1,12 +1,14 @@
 """A short text of a terminal of llguidance's Lark dialect, read off its regexes: the least that
-each part needs. It reads what formgate writes and most of what users do; what it does not
-understand it has no text for, and whoever asks must check what it says.
+each part needs, and how much the longest of its ways may still need. It reads what formgate writes
+and most of what users do; what it does not understand it has no text for, and whoever asks must
+check what it says.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import product
 
 _MOST = 8  # candidates that are kept of any part
@@ -26,11 +28,56 @@ class _NotUnderstood(Exception):
 
 def witnesses(terminal: str) -> list[str]:
     """Candidates, the shortest first."""
+    found = _read(terminal)
+    return [] if found is None else sorted(dict.fromkeys(found.texts), key=len)
+
+
+def longest_rest(terminal: str) -> int:
+    """Bytes that may at the most be left to go, wherever in the terminal one stands: that of its
+    alternatives which needs most may be the only one left. 0 if it is not understood.
+    """
+    found = _read(terminal)
+    return 0 if found is None else found.rest
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    texts: list[str]
+    rest: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Of a regex: its shortest text, some by its other ways, and the bytes that may be left to go
+    inside of it.
+    """
+
+    text: str
+    rest: int
+    others: tuple[str, ...] = ()
+
+    def then(self, after: _Piece) -> _Piece:
+        rest = max(self.rest + len(after.text.encode()), after.rest)
+        others = (
+            *(text + after.text for text in self.others),
+            *(self.text + t for t in after.others),
+        )
+        return _Piece(self.text + after.text, rest, others[:_MOST])
+
+    def times(self, times: int) -> _Piece:
+        again = self.text * max(0, times - 1)
+        others = tuple(text + again for text in self.others) if times else ()
+        return _Piece(self.text * times, self.rest + len(again.encode()), others)
+
+
+_NOTHING = _Piece("", 0)
+
+
+def _read(terminal: str) -> _Found | None:
     try:
-        found = _Terms(terminal).parsed()
+        return _Terms(terminal).parsed()
     except (_NotUnderstood, IndexError, ValueError):
-        return []
-    return sorted(dict.fromkeys(found), key=len)
+        return None
 
 
 class _Terms:
@@ -40,7 +87,7 @@ class _Terms:
         self._text = text
         self._at = 0
 
-    def parsed(self) -> list[str]:
+    def parsed(self) -> _Found:
         found = self._either()
         if self._peek():
             raise _NotUnderstood
@@ -51,28 +98,31 @@ class _Terms:
             self._at += 1
         return self._text[self._at : self._at + 1]
 
-    def _either(self) -> list[str]:
-        found = self._both()
+    def _either(self) -> _Found:
+        parts = [self._both()]
         while self._peek() == "|":
             self._at += 1
-            found = found + self._both()
-        return sorted(dict.fromkeys(found), key=len)[:_MOST]
+            parts.append(self._both())
+        texts = sorted({text: None for part in parts for text in part.texts}, key=len)
+        return _Found(texts[:_MOST], max(part.rest for part in parts))
 
-    def _both(self) -> list[str]:
+    def _both(self) -> _Found:
         parts = [self._row()]
         while self._peek() == "&":
             self._at += 1
             parts.append(self._row())
-        parts = [part for part in parts if part]
-        if len(parts) < 2:
-            return parts[0] if parts else []
-        least = max(min(map(len, part)) for part in parts)
-        found = [text for part in parts for text in part]
+        rest = sum(part.rest for part in parts)
+        texts = [part.texts for part in parts if part.texts]
+        if len(texts) < 2:
+            return _Found(texts[0] if texts else [], rest)
+        least = max(min(map(len, part)) for part in texts)
+        found = [text for part in texts for text in part]
         found += [longer for text in found for longer in _padded(text, least)]
-        return list(dict.fromkeys(found))[: 4 * _MOST]
+        return _Found(list(dict.fromkeys(found))[: 4 * _MOST], rest)
 
-    def _row(self) -> list[str]:
+    def _row(self) -> _Found:
         found = [""]
+        rest = 0
         unknown = True
         while (char := self._peek()) and char not in "|&)":
             if char == "~":
@@ -80,10 +130,13 @@ class _Terms:
                 self._atom()
                 continue
             unknown = False
-            found = ["".join(pair) for pair in product(found, self._atom())][:_MOST]
-        return [] if unknown else found
+            atom = self._atom()
+            least = min((len(text.encode()) for text in atom.texts), default=0)
+            rest = max(rest + least, atom.rest)
+            found = ["".join(pair) for pair in product(found, atom.texts)][:_MOST]
+        return _Found([] if unknown else found, rest)
 
-    def _atom(self) -> list[str]:
+    def _atom(self) -> _Found:
         match self._peek():
             case "(":
                 self._at += 1
@@ -93,11 +146,12 @@ class _Terms:
                 self._at += 1
                 return found
             case "/":
-                return [_regex_witness(self._until_slash())]
+                piece = _regex_witness(self._until_slash())
+                return _Found([piece.text, *piece.others], piece.rest)
             case '"':
                 text, end = json.JSONDecoder().raw_decode(self._text, self._at)
                 self._at = end
-                return [text]
+                return _Found([text], len(text.encode()))
         raise _NotUnderstood
 
     def _until_slash(self) -> str:
@@ -116,12 +170,12 @@ def _padded(text: str, length: int) -> Iterator[str]:
         yield '"' + more + text[1:]
 
 
-def _regex_witness(pattern: str) -> str:
+def _regex_witness(pattern: str) -> _Piece:
     reader = _Regex(pattern)
-    text = reader.alternatives()
+    piece = reader.alternatives()
     if reader.at < len(pattern):
         raise _NotUnderstood
-    return text
+    return piece
 
 
 class _Regex:
@@ -140,20 +194,23 @@ class _Regex:
             return True
         return False
 
-    def alternatives(self) -> str:
-        shortest = self._row()
+    def alternatives(self) -> _Piece:
+        found = self._row()
         while self._take("|"):
-            shortest = min(shortest, self._row(), key=len)
-        return shortest
+            other = self._row()
+            texts = sorted({found.text, *found.others, other.text, *other.others}, key=len)
+            rest = max(found.rest, other.rest)
+            found = _Piece(texts[0], rest, tuple(texts[1 : _MOST + 1]))
+        return found
 
-    def _row(self) -> str:
-        parts: list[str] = []
+    def _row(self) -> _Piece:
+        row = _NOTHING
         while self._next() not in ("", "|", ")"):
-            part = self._atom()
-            parts.append(part * self._times())
-            if sum(map(len, parts)) > _LONGEST:
+            atom = self._atom()
+            row = row.then(atom.times(self._times()))
+            if len(row.text) > _LONGEST:
                 raise _NotUnderstood
-        return "".join(parts)
+        return row
 
     def _times(self) -> int:
         times = 1
@@ -169,17 +226,21 @@ class _Regex:
             else:
                 return times
 
-    def _atom(self) -> str:
+    def _atom(self) -> _Piece:
         if self._take("("):
             if self._take("?"):
                 end = self._pattern.index(":", self.at)
                 if not all(flag in "simuxU-" for flag in self._pattern[self.at : end]):
                     raise _NotUnderstood
                 self.at = end + 1
-            text = self.alternatives()
+            piece = self.alternatives()
             if not self._take(")"):
                 raise _NotUnderstood
-            return text
+            return piece
+        char = self._character()
+        return _Piece(char, len(char.encode()))
+
+    def _character(self) -> str:
         if self._next() == "[":
             return _first(self._members())
         if self._take("."):

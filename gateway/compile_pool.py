@@ -5,6 +5,7 @@ much memory, or takes its compiler down costs its own request and nothing else.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import subprocess
@@ -22,6 +23,9 @@ logger = logging.getLogger(__name__)
 COMPILE_SECONDS = 1.5  # of one constraint
 START_SECONDS = 120.0  # of a worker, its vocabulary included
 CACHED_BYTES = 64 << 20  # of blueprints
+SPARES = 1  # workers ready to take the place of one that had to be killed
+REFUSED_SECONDS = 60.0  # for which what was too much is not tried again
+MOST_REFUSED = 1_000
 
 Asked = tuple[str, str]  # task and text
 
@@ -39,16 +43,19 @@ class CompilePool:
         self, command: Sequence[str], *, workers: int, observe: Callable[[float], None]
     ) -> None:
         self._observe = observe
-        self._workers = [_Worker(command) for _ in range(workers)]
-        self._free: asyncio.LifoQueue[_Worker] | None = None
+        self.workers = [Worker(command) for _ in range(workers + SPARES)]
+        self._free = self.workers[:]
+        self._room: asyncio.Semaphore | None = None
+        self._at_once = workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="compile")
         self._compiled: OrderedDict[Asked, str] = OrderedDict()
         self._bytes = 0
         self._compiling: dict[Asked, asyncio.Task[str]] = {}
+        self._refused: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
 
     def start(self) -> None:
         """Start the workers, so that the first constraint finds one ready."""
-        for worker in self._workers:
+        for worker in self.workers:
             worker.start()
 
     def known(self, task: str, spec_text: str) -> str | None:
@@ -64,6 +71,10 @@ class CompilePool:
         if compiled is not None:
             return compiled
         asked = task, spec_text
+        if (refused := self._refused.get(_digest(asked))) is not None:
+            until, message = refused
+            if time.monotonic() < until:
+                raise ConstraintError(message, code="schema_too_complex")
         compiling = self._compiling.get(asked)
         if compiling is None:
             compiling = asyncio.create_task(self.ask(task, spec_text))
@@ -73,23 +84,27 @@ class CompilePool:
 
     async def ask(self, task: str, text: str) -> str:
         """What a worker can do, by its name; see `CompileTasks`. Raises ConstraintError."""
-        if self._free is None:
-            self._free = asyncio.LifoQueue()
-            for worker in self._workers:
-                self._free.put_nowait(worker)
-        worker = await self._free.get()
+        if self._room is None:
+            self._room = asyncio.Semaphore(self._at_once)
+        room = self._room
+        await room.acquire()
+        # The last one that answered has the most in its caches.
+        worker = next((one for one in reversed(self._free) if one.is_ready()), self._free[-1])
+        self._free.remove(worker)
+        process_id = worker.process_id
         loop = asyncio.get_running_loop()
         asked = loop.run_in_executor(self._threads, self._timed, worker, task, text)
-        free = self._free
 
         def done(_: object) -> None:
-            free.put_nowait(worker)
+            # One that has just been started anew comes last.
+            self._free.insert(len(self._free) if worker.process_id == process_id else 0, worker)
+            room.release()
 
         # A client that leaves must not free a worker that is still at work.
         asked.add_done_callback(done)
         return await asyncio.shield(asked)
 
-    def _timed(self, worker: _Worker, task: str, text: str) -> str:
+    def _timed(self, worker: Worker, task: str, text: str) -> str:
         started = time.monotonic()
         try:
             return worker.ask(task, text)
@@ -99,7 +114,14 @@ class CompilePool:
     def _remember(self, asked: Asked, compiling: asyncio.Task[str]) -> None:
         del self._compiling[asked]
         # To look at the exception also keeps asyncio from reporting it where all clients have left.
-        if compiling.cancelled() or compiling.exception() is not None:
+        if compiling.cancelled():
+            return
+        if (error := compiling.exception()) is not None:
+            if isinstance(error, ConstraintError) and error.message in (TOO_LONG, TOO_LARGE):
+                until = time.monotonic() + REFUSED_SECONDS
+                self._refused[_digest(asked)] = until, error.message
+                if len(self._refused) > MOST_REFUSED:
+                    self._refused.popitem(last=False)
             return
         self._compiled[asked] = compiled = compiling.result()
         self._bytes += len(asked[1]) + len(compiled)
@@ -108,17 +130,24 @@ class CompilePool:
             self._bytes -= len(text) + len(dropped)
 
     def close(self) -> None:
-        for worker in self._workers:
-            worker.kill()
+        for worker in self.workers:
+            worker.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-class _Worker:
+def _digest(asked: Asked) -> bytes:
+    """What was too large is not kept."""
+    task, text = asked
+    return hashlib.sha256(f"{task} {text}".encode()).digest()
+
+
+class Worker:
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._ready = False
+        self._closed = False
 
     def start(self) -> None:
         self._pipe, theirs = Pipe()
@@ -132,6 +161,15 @@ class _Worker:
                 start_new_session=True,
             )
         self._ready = False
+
+    @property
+    def process_id(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def is_ready(self) -> bool:
+        if self._process is None or self._pipe is None or self._process.poll() is not None:
+            return False
+        return self._ready or self._pipe.poll()
 
     def ask(self, task: str, text: str) -> str:
         """Raises ConstraintError."""
@@ -149,15 +187,25 @@ class _Worker:
                 raise TimeoutError
             answer = json.loads(self._pipe.recv_bytes())
         except TimeoutError:
-            self.kill()
+            self._replace()
             raise ConstraintError(TOO_LONG, code="schema_too_complex") from None
         except (EOFError, OSError):  # it ran out of memory or of stack
-            self.kill()
+            self._replace()
             raise ConstraintError(TOO_LARGE, code="schema_too_complex") from None
         if "error" in answer:
             raise ConstraintError(**answer["error"])
         result: str = answer["result"]
         return result
+
+    def _replace(self) -> None:
+        """Its successor gets ready while a spare one works."""
+        self.kill()
+        if not self._closed:
+            self.start()
+
+    def close(self) -> None:
+        self._closed = True
+        self.kill()
 
     def kill(self) -> None:
         if self._process is not None:

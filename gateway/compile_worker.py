@@ -53,7 +53,7 @@ class CompileTasks:
         """
         blueprint = self._compiler.blueprint(spec_text)
         shortest = self._compiler.shortest(spec_text)
-        parts = [shortest.largest_part, shortest.endings]
+        parts = [shortest.largest_part, shortest.endings, shortest.text]
         return json.dumps([blueprint, self._compiler.num_tokens(shortest.text), parts])
 
     def schema_report(self, schema_text: str) -> str:

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -78,6 +79,8 @@ class RequestContext:
         began = time.monotonic()
         try:
             await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            pass  # it left while its body was on the way: nobody to answer, nothing failed
         except Exception:
             logger.exception("Request %s failed", request_id)
             if status:

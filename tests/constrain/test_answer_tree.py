@@ -89,6 +89,7 @@ def test_grammars_in_both_notations(masks, source: str) -> None:
     "tree",
     [
         {"kind": "regex", "pattern": "(["},
+        {"kind": "regex", "pattern": r"[^\x00-\u{10FFFF}]"},
         {"kind": "lark", "source": "start: unknown_rule"},
         {"kind": "lark", "source": "this is no grammar ::= ("},
         {"kind": "lark", "source": ""},

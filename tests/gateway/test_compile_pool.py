@@ -69,6 +69,45 @@ def test_a_worker_that_hangs_or_crashes_costs_its_own_request(
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+def test_a_spare_worker_takes_over_at_once(obedient: CompilePool) -> None:
+    async def main() -> None:
+        obedient.start()
+        running = {str(worker.process_id) for worker in obedient.workers}
+        assert len(running) == 2
+        while not all(worker.is_ready() for worker in obedient.workers):
+            await asyncio.sleep(0.01)
+        before = process_of(await obedient.ask("blueprint", "fine"))
+        with pytest.raises(ConstraintError):
+            await obedient.ask("blueprint", "hang")
+        after = process_of(await obedient.ask("blueprint", "fine"))
+        assert {before, after} == running
+        now = {str(worker.process_id) for worker in obedient.workers}
+        assert len(now - {before}) == 2  # its successor is on the way
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_what_was_too_much_is_not_tried_again_soon(
+    obedient: CompilePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        before = [worker.process_id for worker in obedient.workers]
+        for _ in range(3):
+            with pytest.raises(ConstraintError) as raised:
+                await obedient.compiled("blueprint", "crash")
+            assert raised.value.message == pools.TOO_LARGE
+        after = [worker.process_id for worker in obedient.workers]
+        assert len({*after} - {*before}) == 1
+        monkeypatch.setattr(pools, "REFUSED_SECONDS", 0.0)
+        for _ in range(2):
+            with pytest.raises(ConstraintError):
+                await obedient.compiled("sized_blueprint", "crash")
+        assert len({worker.process_id for worker in obedient.workers} - {*after}) >= 1
+
+    obedient.start()
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
 def test_a_client_that_leaves_does_not_free_a_busy_worker(obedient: CompilePool) -> None:
     async def main() -> None:
         first = process_of(await obedient.ask("blueprint", "fine"))

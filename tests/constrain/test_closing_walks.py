@@ -1,0 +1,208 @@
+"""Hostile walks over answers that must end within their budget: random schemas whose ways to the
+end differ much in length, and random tokens of those that the masks allow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from formgate.constrain.closing import Budget, ClosingConstraint
+from formgate.constrain.compiler import GrammarCompiler
+from formgate.constrain.errors import ConstraintError
+from formgate.constrain.shortest import Shortest
+from formgate.constrain.validate import validate_json
+from formgate.constrain.vocabulary import Vocabulary
+
+PIECES = (
+    *(b'", "', b'": ', b", ", b'"a', b'{"', b'["', b'"}', b'"]', b', "', b"[[", b"[{", b'[{"'),
+    *(b"},", b"ab", b"abc", b"the ", b"12", b"00", b'": "', b'": [', b'": {"', b"]}", b"}]"),
+)
+TOKENS = (*(bytes([i]) for i in range(256)), *PIECES, b"</s>")
+EOS = len(TOKENS) - 1
+WORDS = (b" ", b"the ", *(bytes([i]) for i in b"abcdefghijklmnopqrstuvwxyz"))
+
+Schema = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def compiler() -> GrammarCompiler:
+    vocabulary = Vocabulary(TOKENS, frozenset({EOS}), (EOS,))
+    return GrammarCompiler(vocabulary, padded_vocab_size=len(TOKENS))
+
+
+def word(r: Random, length: int) -> str:
+    return "".join(r.choice("abcdefgh") for _ in range(length))
+
+
+PATTERNS = (
+    *("^[a-z ]{60,}$|^[a-z]{3}$", "^(a|b{20}c)$", "^x(yz{30})?$", "foo", "^ab|cd{25}$"),
+    *("^[0-9]{4}-[0-9]{2}(-[A-Z]{25})?$", "^([a-f]{7},)*[a-f]{3}$"),
+)
+FORMATS = ("date", "date-time", "email", "uuid", "ipv4", "ipv6", "time", "hostname", "uri")
+KINDS: tuple[Callable[[Random], Schema], ...] = (
+    lambda r: {"type": "string", "pattern": r.choice(PATTERNS)},
+    lambda r: {"type": "string", "minLength": r.randint(0, 30), "maxLength": r.choice([30, 90])},
+    lambda r: {"type": "string", "format": r.choice(FORMATS)},
+    lambda r: {"enum": [word(r, r.choice([1, 3, 40])) for _ in range(4)]},
+    lambda r: {"type": "string", "minLength": r.randint(0, 12), "pattern": "^[ab]*$"},
+    lambda r: {"type": "integer", "multipleOf": 7, "minimum": 100},
+    lambda r: {"type": ["string", "null"]},
+)
+DIFFERENT: tuple[Schema, ...] = (
+    {"enum": list("abcdef")},
+    {"type": "integer", "minimum": 0, "maximum": 9},
+    {"type": "string", "maxLength": 2},
+)
+
+
+def schema(r: Random, depth: int = 0) -> Schema:
+    kind = r.random()
+    if depth > 2 or kind < 0.35:
+        return r.choice(KINDS)(r)
+    if kind < 0.55:
+        return array(r, depth)
+    if kind < 0.65:
+        return {"oneOf": [tagged(r, depth, tag) for tag in ("aa", "bb", "cc")]}
+    if kind < 0.7:
+        return {"anyOf": [schema(r, depth + 1), schema(r, depth + 1)]}
+    names = [word(r, r.randint(1, 6)) for _ in range(r.randint(1, 5))]
+    made: Schema = {
+        "type": "object",
+        "properties": {name: schema(r, depth + 1) for name in names},
+        "required": [name for name in names if r.random() < 0.5],
+        "additionalProperties": False,
+    }
+    if r.random() < 0.2:
+        made |= {"additionalProperties": r.choice(KINDS)(r), "minProperties": r.randint(0, 5)}
+    return made
+
+
+def array(r: Random, depth: int) -> Schema:
+    made: Schema = {"type": "array", "minItems": r.randint(0, 3)}
+    kind = r.random()
+    if kind < 0.3:
+        return {**made, "items": r.choice(DIFFERENT), "uniqueItems": True}
+    if kind < 0.5:
+        far = {"type": "integer", "minimum": r.choice([50, 10**12])}
+        return {**made, "items": {"type": ["integer", "string"]}, "contains": far}
+    return {**made, "items": schema(r, depth + 1)}
+
+
+def tagged(r: Random, depth: int, tag: str) -> Schema:
+    more = {word(r, 4): schema(r, depth + 1) for _ in range(r.randint(0, 3))}
+    return {
+        "type": "object",
+        "properties": {"kind": {"const": tag}, **more},
+        "required": ["kind"],
+        "additionalProperties": False,
+    }
+
+
+def spec_of(made: Schema) -> str:
+    return json.dumps({"tree": {"kind": "json", "schema": made}})
+
+
+def start(compiler: GrammarCompiler, spec: str, short: Shortest, tokens: int) -> ClosingConstraint:
+    budget = Budget(tokens, short.largest_part, short.endings, short.text)
+    constraint = compiler.factory(f"close {budget.dumps()}\n{compiler.blueprint(spec)}")
+    assert isinstance(constraint, ClosingConstraint)
+    return constraint
+
+
+def walk(constraint: ClosingConstraint, tokens: int, r: Random) -> str:
+    """At most so many tokens; some walks like to write on and on."""
+    row = np.zeros(-(-len(TOKENS) // 32), np.int32)
+    written: list[bytes] = []
+    wordy = r.random()
+    while len(written) < tokens and not constraint.is_terminated():
+        constraint.fill_bitmask(row)
+        allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist()
+        words = [token for token in allowed if TOKENS[token] in WORDS]
+        token = r.choice(words if words and r.random() < wordy else allowed)
+        if token == EOS:
+            break
+        constraint.accept(token)
+        written.append(TOKENS[token])
+    return b"".join(written).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("seed", range(36))
+def test_a_hostile_walk_ends_within_its_budget(seed: int, compiler: GrammarCompiler) -> None:
+    r = Random(seed)
+    made = schema(r)
+    spec = spec_of(made)
+    try:
+        compiler.compile(spec)
+    except ConstraintError:
+        pytest.skip("refused")
+    short = compiler.shortest(spec)
+    least = compiler.num_tokens(short.text) + 1
+    if validate_json(short.text, made) is not None:
+        least *= 4  # its siblings must differ, which no grammar says
+    for tokens in (least, least + r.randint(0, 20), least + r.randint(0, 200)):
+        answer = walk(start(compiler, spec, short, tokens), tokens, r)
+        assert validate_json(answer, made) is None, (answer, tokens, made)
+
+
+@pytest.mark.parametrize("tokens", [16, 40, 90, 200, 290])
+def test_a_pattern_whose_short_way_can_be_lost(tokens: int, compiler: GrammarCompiler) -> None:
+    """Behind three letters only the way of 300 is left."""
+    text = {"type": "string", "pattern": "^[a-z ]{300,}$|^[a-z]{3}$"}
+    made = {"type": "object", "properties": {"a": text}, "required": ["a"]}
+    made["additionalProperties"] = False
+    spec = spec_of(made)
+    short = compiler.shortest(spec)
+    for seed in range(8):
+        answer = walk(start(compiler, spec, short, tokens), tokens, Random(seed))
+        assert validate_json(answer, made) is None, answer
+
+
+def test_long_ways_stay_open_while_they_fit(compiler: GrammarCompiler) -> None:
+    made = {"type": "string", "pattern": "^[a-z ]{60,}$|^[a-z]{3}$"}
+    spec = spec_of(made)
+    short = compiler.shortest(spec)
+    answers = [walk(start(compiler, spec, short, 400), 400, Random(seed)) for seed in range(8)]
+    assert all(validate_json(answer, made) is None for answer in answers)
+    assert max(map(len, answers)) > 60
+
+
+def test_a_shared_copy_leaves_the_guard_as_it_is(compiler: GrammarCompiler) -> None:
+    """A copy that looks for the end once moved what the guard itself still needed."""
+    made = {"type": "array", "items": {"enum": list("abc")}, "uniqueItems": True}
+    constraint = compiler.compile(spec_of(made)).start()
+    row = np.zeros(-(-len(TOKENS) // 32), np.int32)
+    for byte in b'["a':
+        constraint.accept(byte)
+    other = constraint.copy()
+    for byte in b'", "b"':
+        other.accept(byte)
+    for byte in b'", "':
+        constraint.accept(byte)
+    constraint.fill_bitmask(row)
+    allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist()
+    assert [TOKENS[token] for token in allowed] == [b"b", b"c"]
+
+
+def test_a_quote_that_is_escaped_is_no_end(compiler: GrammarCompiler) -> None:
+    """The way to the end was a quote, and then a backslash came."""
+    made = {"type": "string", "minLength": 2, "maxLength": 100}
+    spec = spec_of(made)
+    short = compiler.shortest(spec)
+    row = np.zeros(-(-len(TOKENS) // 32), np.int32)
+    for length in range(40):
+        constraint = start(compiler, spec, short, 40)
+        written = b""
+        while len(written) < 40 and not constraint.is_terminated():
+            constraint.fill_bitmask(row)
+            allowed = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist()
+            wished = 0x5C if len(written) == length else 0x61
+            token = wished if wished in allowed else allowed[0]
+            constraint.accept(token)
+            written += TOKENS[token]
+        assert validate_json(written.decode(), made) is None, written

@@ -1,0 +1,103 @@
+"""What llguidance's own compiler makes of a schema allows the same bytes, at every place, as the
+rules that the algebra writes. Only numbers that are no integers are spelled in other ways.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+from llguidance import LLMatcher
+
+from formgate.constrain.grammar_layout import Layout
+from formgate.constrain.json_schema import schema_grammar
+from formgate.constrain.shortest import byte_tokenizer
+
+
+def schema(r: Random, depth: int = 0) -> Any:
+    kinds = ["string", "integer", "boolean", "enum", "format", "pattern"]
+    kind = r.choice(kinds + ["object", "array", "anyOf", "ref"] * (3 if depth < 2 else 0))
+    match kind:
+        case "string":
+            least = r.randint(0, 3)
+            return {"type": "string", "minLength": least, "maxLength": least + r.randint(0, 3)}
+        case "integer":
+            least = r.randint(0, 120)  # llguidance writes -0, too
+            return {"type": "integer", "minimum": least, "maximum": least + r.randint(0, 30)}
+        case "enum":
+            return {"enum": r.sample(["a", "ab", "é", None, True, "10"], r.randint(1, 4))}
+        case "format":
+            return {"type": "string", "format": r.choice(["date", "uuid", "ipv4", "time"])}
+        case "pattern":
+            return {"type": "string", "pattern": r.choice(["^a+b?$", "^[0-9]{2,4}$", "x|^y"])}
+        case "object":
+            names = r.sample(["a", "b", "long name", "ä"], r.randint(0, 3))
+            return {
+                "type": "object",
+                "properties": {name: schema(r, depth + 1) for name in names},
+                "required": [name for name in names if r.random() < 0.5],
+                "additionalProperties": r.choice([False, False, schema(r, 2)]),
+            }
+        case "array":
+            least = r.randint(0, 2)
+            items = {"type": "array", "items": schema(r, depth + 1), "minItems": least}
+            return items | ({"maxItems": least + r.randint(0, 2)} if r.random() < 0.5 else {})
+        case "anyOf":
+            return {"anyOf": [schema(r, depth + 1) for _ in range(r.randint(1, 3))]}
+        case "ref":
+            return {"$ref": f"#/$defs/{r.choice('xy')}"}
+    return {"type": kind}
+
+
+def document(r: Random) -> Any:
+    node = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}, "next": {"$ref": "#/$defs/y"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    return {"allOf": [schema(r)], "$defs": {"x": {"type": "string", "maxLength": 2}, "y": node}}
+
+
+def matcher(made: Any, *, native: bool) -> tuple[LLMatcher, bool]:
+    grammar = schema_grammar(made, Layout(None), "json", native=native)
+    source = "\n".join([f"start: {grammar.start}", *grammar.rules, ""])
+    started = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(source), log_level=0)
+    assert not started.is_error(), started.get_error()
+    return started, grammar.native
+
+
+def allowed(at: LLMatcher) -> list[int]:
+    mask = at.compute_bitmask()
+    # llguidance writes the control character DEL only as an escape.
+    return [byte for byte in range(256) if byte != 0x7F and mask[byte >> 3] >> (byte & 7) & 1]
+
+
+def walk(leader: LLMatcher, other: LLMatcher, r: Random) -> bytes:
+    written = bytearray()
+    while len(written) < 60:
+        may, other_may = allowed(leader), allowed(other)
+        assert may == other_may, (bytes(written), {*may} ^ {*other_may})
+        assert leader.is_accepting() == other.is_accepting(), bytes(written)
+        if not may or (leader.is_accepting() and r.random() < 0.3):
+            break
+        byte = (
+            r.choice([b for b in may if b in b'"}],'] or may) if r.random() < 0.4 else r.choice(may)
+        )
+        written.append(byte)
+        assert leader.consume_token(byte)
+        assert other.consume_token(byte)
+    return bytes(written)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_native_rules_allow_what_the_algebra_does(seed: int) -> None:
+    r = Random(seed)
+    made = document(r)
+    own, native = matcher(made, native=True)
+    written, by_llguidance = matcher(made, native=False)
+    assert not by_llguidance
+    assert native
+    for _ in range(3):
+        walk(own.deep_copy(), written.deep_copy(), r)
