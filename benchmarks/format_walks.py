@@ -72,7 +72,7 @@ class Walker:
         )
         blueprint = self.compiler.blueprint(json.dumps({"tree": self.tree, "options": {}}))
         self.compiled = self.compiler.build(blueprint)
-        ways = Ways(tokens, special, (EOS,), self.encoded)
+        ways = Ways(tokens, special, (EOS,), list)  # a byte is its own token
         self.ways = ways.through(Blueprint.loads(blueprint).endings, ())
         wishes = [
             *("</think>", "[/THINK]", "<think>", "[THINK]", "</parameter>", "</arg_value>"),

@@ -198,7 +198,8 @@ class _Regex:
         found = self._row()
         while self._take("|"):
             other = self._row()
-            texts = sorted({found.text, *found.others, other.text, *other.others}, key=len)
+            both = (found.text, *found.others, other.text, *other.others)
+            texts = sorted(dict.fromkeys(both), key=len)
             rest = max(found.rest, other.rest)
             found = _Piece(texts[0], rest, tuple(texts[1 : _MOST + 1]))
         return found
