@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import signal
 import subprocess
 import time
 from collections import OrderedDict
@@ -20,7 +21,7 @@ from formgate.constrain.errors import ConstraintError
 
 logger = logging.getLogger(__name__)
 
-COMPILE_SECONDS = 1.5  # of one constraint
+WALL_SECONDS = 10.0  # of one constraint: a worker ends by itself after CPU_SECONDS of work
 START_SECONDS = 120.0  # of a worker, its vocabulary included
 CACHED_BYTES = 64 << 20  # of blueprints
 SPARES = 1  # workers ready to take the place of one that had to be killed
@@ -175,7 +176,9 @@ class Worker:
         """Raises ConstraintError."""
         if self._process is None or self._process.poll() is not None:
             self.start()
+        assert self._process is not None
         assert self._pipe is not None
+        process = self._process  # gone from here if the pool is closed meanwhile
         try:
             if not self._ready:
                 if not self._pipe.poll(START_SECONDS):
@@ -183,15 +186,16 @@ class Worker:
                 self._pipe.recv_bytes()
                 self._ready = True
             self._pipe.send_bytes(json.dumps([task, text]).encode())
-            if not self._pipe.poll(COMPILE_SECONDS):
+            if not self._pipe.poll(WALL_SECONDS):
                 raise TimeoutError
             answer = json.loads(self._pipe.recv_bytes())
         except TimeoutError:
             self._replace()
             raise ConstraintError(TOO_LONG, code="schema_too_complex") from None
-        except (EOFError, OSError):  # it ran out of memory or of stack
+        except (EOFError, OSError):  # it ran out of time, of memory or of stack
             self._replace()
-            raise ConstraintError(TOO_LARGE, code="schema_too_complex") from None
+            message = TOO_LONG if process.returncode == -signal.SIGPROF else TOO_LARGE
+            raise ConstraintError(message, code="schema_too_complex") from None
         if "error" in answer:
             raise ConstraintError(**answer["error"])
         result: str = answer["result"]

@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import resource
+import signal
 import sys
 import threading
 from multiprocessing.connection import Connection
@@ -23,6 +24,7 @@ from formgate.gateway.tokenizer_folder import load_tokenizer
 
 COMMAND = (sys.executable, "-m", "formgate.gateway.compile_worker")
 MEMORY_BYTES = 4 << 30  # of address space
+CPU_SECONDS = 1.5  # of one constraint: what is refused must not depend on what else runs
 
 # The stack of a worker is smaller than the engine's: what a worker survives, the engine does.
 STACK_BYTES = 4 << 20
@@ -78,7 +80,8 @@ def main(arguments: list[str]) -> None:
 
 def serve(pipe: Connection, tasks: CompileTasks) -> None:
     """Answer until the other end is closed. Requests and answers are JSON: `[task, text]`, and
-    an object with `result` or with `error`, the fields of a ConstraintError.
+    an object with `result` or with `error`, the fields of a ConstraintError. The process dies of
+    SIGPROF where one takes longer than CPU_SECONDS, whoever's code it is in.
     """
     pipe.send_bytes(b"ready")
     while True:
@@ -86,7 +89,10 @@ def serve(pipe: Connection, tasks: CompileTasks) -> None:
             task, text = json.loads(pipe.recv_bytes())
         except EOFError:
             return
-        pipe.send_bytes(json.dumps(_answer(tasks, task, text)).encode())
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+        answer = json.dumps(_answer(tasks, task, text)).encode()
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        pipe.send_bytes(answer)
 
 
 def _answer(tasks: CompileTasks, task: str, text: str) -> dict[str, Any]:

@@ -16,19 +16,29 @@ from formgate.gateway.compile_pool import CompilePool
 
 # Speaks a worker's protocol and does what the task's text says.
 WORKER = """
-import json, os, sys, time
+import os, sys, time
 from multiprocessing.connection import Connection
-pipe = Connection(int(sys.argv[1]))
-pipe.send_bytes(b"ready")
-while True:
-    task, text = json.loads(pipe.recv_bytes())
-    if text == "hang":
-        time.sleep(60)
-    if text == "crash":
-        os.abort()
-    if text == "slow":
-        time.sleep(0.3)
-    pipe.send_bytes(json.dumps({"result": f"{os.getpid()} {text}"}).encode())
+from formgate.gateway import compile_worker
+
+compile_worker.CPU_SECONDS = 0.2
+
+
+class Tasks:
+    def blueprint(self, text):
+        while text == "work":
+            pass
+        if text == "hang":
+            time.sleep(60)
+        if text == "crash":
+            os.abort()
+        if text == "slow":
+            time.sleep(0.3)
+        return f"{os.getpid()} {text}"
+
+    sized_blueprint = blueprint
+
+
+compile_worker.serve(Connection(int(sys.argv[1])), Tasks())
 """
 
 
@@ -39,9 +49,12 @@ def busy() -> list[float]:
 
 
 @pytest.fixture
-def obedient(tmp_path: Path, busy: list[float]) -> Iterator[CompilePool]:
+def obedient(
+    tmp_path: Path, busy: list[float], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[CompilePool]:
     script = tmp_path / "worker.py"
     script.write_text("import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))" + WORKER)
+    monkeypatch.setattr(pools, "WALL_SECONDS", 2.0)
     pool = CompilePool((sys.executable, str(script)), workers=1, observe=busy.append)
     yield pool
     pool.close()
@@ -52,7 +65,8 @@ def process_of(answer: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("hang", pools.TOO_LONG), ("crash", pools.TOO_LARGE)]
+    ("text", "message"),
+    [("work", pools.TOO_LONG), ("hang", pools.TOO_LONG), ("crash", pools.TOO_LARGE)],
 )
 def test_a_worker_that_hangs_or_crashes_costs_its_own_request(
     obedient: CompilePool, text: str, message: str
