@@ -5,9 +5,11 @@ much memory, or takes its compiler down costs its own request and nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import signal
 import subprocess
 import time
@@ -16,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 
 from formgate.constrain.errors import ConstraintError
 
@@ -24,6 +27,7 @@ logger = logging.getLogger(__name__)
 WALL_SECONDS = 10.0  # of one constraint: a worker ends by itself after CPU_SECONDS of work
 START_SECONDS = 120.0  # of a worker, its vocabulary included
 CACHED_BYTES = 64 << 20  # of blueprints
+NICENESS = 4
 SPARES = 1  # workers ready to take the place of one that had to be killed
 REFUSED_SECONDS = 60.0  # for which what was too much is not tried again
 MOST_REFUSED = 1_000
@@ -136,6 +140,16 @@ class CompilePool:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+def step_back(process_id: int) -> None:
+    """A step of the engine comes first: where it runs on the CPU, every other request waits for it.
+    Linux may give each session its fair share and heed niceness within it alone (man 7 sched), so
+    the session is told too.
+    """
+    os.setpriority(os.PRIO_PROCESS, process_id, NICENESS)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{process_id}/autogroup").write_text(str(NICENESS), encoding="ascii")
+
+
 def _digest(asked: Asked) -> bytes:
     """What was too large is not kept."""
     task, text = asked
@@ -202,10 +216,12 @@ class Worker:
         return result
 
     def _replace(self) -> None:
-        """Its successor gets ready while a spare one works."""
+        """Its successor gets ready while a spare one works, and while the engine does."""
         self.kill()
         if not self._closed:
             self.start()
+            assert self._process is not None
+            step_back(self._process.pid)
 
     def close(self) -> None:
         self._closed = True

@@ -18,6 +18,7 @@ from typing import Any, cast
 from formgate.constrain.compiler import Backend, GrammarCompiler
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.schema_report import schema_report
+from formgate.gateway.compile_pool import step_back
 from formgate.gateway.engine_launch import end_with_parent
 from formgate.gateway.grammar_setup import grammar_compiler
 from formgate.gateway.tokenizer_folder import load_tokenizer
@@ -28,9 +29,6 @@ CPU_SECONDS = 1.5  # of one constraint: what is refused must not depend on what 
 
 # The stack of a worker is smaller than the engine's: what a worker survives, the engine does.
 STACK_BYTES = 4 << 20
-
-# A step of the engine comes first: where it runs on the CPU, every other request waits for it.
-NICENESS = 10
 
 TOO_LARGE = "The constraint is too large to compile."
 
@@ -69,7 +67,7 @@ def main(arguments: list[str]) -> None:
     tokenizer = load_tokenizer(Path(tokenizer_dir))
     compiler = grammar_compiler(tokenizer, Path(model_dir), cast(Backend, backend), for_masks=False)
     tasks = CompileTasks(compiler)
-    os.nice(NICENESS)
+    step_back(os.getpid())
     gc.freeze()  # what lives as long as the worker is not looked at again and again
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     threading.stack_size(STACK_BYTES)
