@@ -69,7 +69,7 @@ def _largest_part(cfg: Cfg, texts: dict[int, str]) -> int:
         for sequence in alternatives:
             ways += (len((_text(parts, texts) or "").encode()) for parts in _repeated_in(sequence))
             for terminal in _terminals_in(sequence):
-                rest = max(rest, _rest_of(terminal))
+                rest = max(rest, longest_rest(terminal))
     return sum(sorted(ways)[-2:]) + rest
 
 
@@ -143,11 +143,6 @@ def terminal_text(terminal: str) -> str | None:
         if there.consume_tokens(tokens) and there.is_accepting():
             return candidate
     return _nearest(matcher) or _walked(matcher)
-
-
-@lru_cache(maxsize=1 << 12)
-def _rest_of(terminal: str) -> int:
-    return longest_rest(terminal)
 
 
 @lru_cache(maxsize=1)

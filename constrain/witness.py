@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 _MOST = 8  # candidates that are kept of any part
@@ -73,6 +74,7 @@ class _Piece:
 _NOTHING = _Piece("", 0)
 
 
+@lru_cache(maxsize=1 << 12)  # schemas have the same formats and patterns again and again
 def _read(terminal: str) -> _Found | None:
     try:
         return _Terms(terminal).parsed()
