@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -32,7 +33,10 @@ def running(process_ids: list[int]) -> list[int]:
 
 def tokens_of(process_id: int) -> float:
     """What one process alone has counted, from the socket on which it tells the others."""
-    own = {os.readlink(each) for each in Path(f"/proc/{process_id}/fd").iterdir()}
+    own = set()
+    for descriptor in Path(f"/proc/{process_id}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            own.add(os.readlink(descriptor))
     for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
         _, _, _, _, _, _, inode, *path = line.split()
         if path and "/metrics-" in path[0] and f"socket:[{inode}]" in own:
