@@ -14,12 +14,12 @@ import gc
 import itertools
 import json
 import random
-import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from graph_time import graph_milliseconds
 from torch.nn import functional
 
 from formgate.engine.config import EngineConfig
@@ -147,21 +147,7 @@ def products_alone(engine: Engine, batch: int) -> float:
             functional.linear(inputs[weight.shape[1]], weight)
 
     with torch.inference_mode():
-        run()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run()
-        times = []
-        for _ in range(20):
-            begin = torch.cuda.Event(enable_timing=True)
-            end = torch.cuda.Event(enable_timing=True)
-            begin.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end))
-    return statistics.median(times)
+        return graph_milliseconds(run, 20)
 
 
 def measure(options: argparse.Namespace, mode: str, report: dict[str, object]) -> None:

@@ -7,10 +7,10 @@ copy. Shapes of Llama-3.1-8B; every call has data of its own, more of it than th
 from __future__ import annotations
 
 import itertools
-import statistics
 from collections.abc import Callable, Iterator
 
 import torch
+from graph_time import graph_milliseconds
 
 from formgate.kernels.apply_bitmask import apply_bitmask
 from formgate.kernels.paged_attention import paged_attention
@@ -32,23 +32,12 @@ def numbers(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 def microseconds(works: list[Work]) -> float:
     """Of one of these, all in a graph."""
-    for work in works:
-        work()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+
+    def all_works() -> None:
         for work in works:
             work()
-    times = []
-    for _ in range(9):
-        begin = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return statistics.median(times) * 1000 / len(works)
+
+    return graph_milliseconds(all_works, 9) * 1000 / len(works)
 
 
 def decode_attention(batch: int, context: int) -> tuple[Work, int]:
