@@ -111,7 +111,6 @@ def attend_kernel(
     DIMS: tl.constexpr,
     SPLITS: tl.constexpr,
     ONE_TILE_EACH: tl.constexpr,
-    PLAIN_KEYS: tl.constexpr,  # keys that every row of a tile sees get a loop without masks
 ) -> None:
     """Grid (tiles, KV heads, splits): one tile of query tokens against one range of its keys."""
     tile = tl.program_id(0)
@@ -168,8 +167,10 @@ def attend_kernel(
         total = tl.zeros((ROWS,), tl.float32)
         acc = tl.zeros((ROWS, DIMS), tl.float32)
         table_ptr = block_tables_ptr + seq.to(tl.int64) * table_stride
+        # Keys that every row of the tile sees get a loop without masks. Where a tile is one short
+        # query, there are too few of them to fill another pipeline for.
         plain_end = first_key
-        if PLAIN_KEYS and WINDOW == 0:
+        if not ONE_TILE_EACH and WINDOW == 0:
             seen_by_all = tl.minimum(end_key, first_position + 1) - first_key
             plain_end += tl.maximum(seen_by_all, 0) // KEYS * KEYS
             acc, total, highest = _attend_keys(

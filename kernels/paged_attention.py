@@ -108,7 +108,6 @@ def paged_attention_triton(
             KEYS=32 if wide else 128 if large else 64,
             SPLITS=1,
             ONE_TILE_EACH=False,
-            PLAIN_KEYS=True,
             num_warps=8 if large else 4,
             num_stages=3 if large else 2,
         )
@@ -141,7 +140,6 @@ def paged_attention_triton(
         KEYS=32 if dims > 128 else 64,
         SPLITS=num_splits,
         ONE_TILE_EACH=True,
-        PLAIN_KEYS=False,
         num_warps=4,
         num_stages=2 if query.dtype == torch.float32 or dims > 128 else 3,
     )
