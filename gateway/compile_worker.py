@@ -18,7 +18,7 @@ from typing import Any, cast
 from formgate.constrain.compiler import Backend, GrammarCompiler
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.schema_report import schema_report
-from formgate.gateway.compile_pool import step_back
+from formgate.gateway.compile_pool import TOO_LARGE, step_back
 from formgate.gateway.engine_launch import end_with_parent
 from formgate.gateway.grammar_setup import grammar_compiler
 from formgate.gateway.tokenizer_folder import load_tokenizer
@@ -29,8 +29,6 @@ CPU_SECONDS = 1.5  # of one constraint: what is refused must not depend on what 
 
 # The stack of a worker is smaller than the engine's: what a worker survives, the engine does.
 STACK_BYTES = 4 << 20
-
-TOO_LARGE = "The constraint is too large to compile."
 
 
 def worker_command(tokenizer_dir: Path, model_dir: Path, backend: Backend) -> list[str]:
