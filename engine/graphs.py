@@ -4,7 +4,9 @@ captured (a CPU, `--enforce-eager`) the same work runs step by step over the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -60,6 +62,10 @@ class StaticShapes:
     def capture(self, progress: Progress) -> None:
         if not self._shapes:
             return
+        with _no_collection():
+            self._capture_all(progress)
+
+    def _capture_all(self, progress: Progress) -> None:
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         for done, shape in enumerate(self._shapes):
@@ -78,3 +84,16 @@ class StaticShapes:
             self._compute(shape)
         else:
             graph.replay()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """An earlier engine's graphs that are freed during a capture would spoil it."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -87,13 +87,14 @@ def fit_kv_cache(
     """As many blocks as the config, or what the GPU has left, allows."""
     one_sequence = shape.blocks_for(max_model_len) * shape.bytes_per_block
     more_memory = f"raise --kv-cache-memory-bytes to {one_sequence}"
-    if config.kv_cache_memory_bytes is not None:
-        available = config.kv_cache_memory_bytes
-    elif device.type == "cpu":
-        available = CPU_CACHE_BYTES
-    else:
+    available = CPU_CACHE_BYTES
+    if device.type == "cuda":
+        # Even if the size is given: what compiles its kernels now holds up nobody later.
         available = _free_gpu_memory(config, device, max_num_tokens, run_largest_step)
         available -= num_graphs * BYTES_PER_GRAPH
+    if config.kv_cache_memory_bytes is not None:
+        available = config.kv_cache_memory_bytes
+    elif device.type == "cuda":
         more_memory = (
             "raise --gpu-memory-utilization to 0.95"
             if config.gpu_memory_utilization < 0.95

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
-from formgate.engine.batch import ForwardBatch
 from formgate.engine.batch_builder import BatchBuilder, BatchShape
 from formgate.engine.config import EngineConfig
 from formgate.engine.devices import limit_cpu_threads, resolve_device
@@ -37,6 +36,7 @@ from formgate.engine.models.registry import build_model, model_spec
 from formgate.engine.prompt_logprobs import prompt_logprobs
 from formgate.engine.sampler import DeviceSample, SampledTokens, Sampler
 from formgate.engine.sequence import Sequence
+from formgate.engine.warm_up import attention_tasks, compile_kernels, sampler_tasks
 from formgate.engine.weights import (
     Progress,
     dummy_weights,
@@ -134,6 +134,8 @@ class ModelRunner:
             head_dim=self.spec.head_dim,
             dtype=self.dtype,
         )
+        if self.on_cuda:
+            self._compile_kernels(max_model_len, progress)
         size = fit_kv_cache(
             config,
             self._kv_shape,
@@ -164,8 +166,6 @@ class ModelRunner:
             with graphs_fit(config, max_batch), torch.inference_mode():
                 self._static.capture(progress)
                 self.clear_blocks([0])  # what was computed on the way to the graphs
-                logits = torch.zeros((1, self.spec.vocab_size), device=self.device)
-                self.sampler.warm_up(logits, self._device_bitmask[:1])
 
     @property
     def bitmask(self) -> NDArray[np.int32]:
@@ -302,23 +302,35 @@ class ModelRunner:
             )
         return config.max_model_len
 
+    def _compile_kernels(self, max_model_len: int, progress: Progress) -> None:
+        tasks = [
+            *attention_tasks(
+                self.model,
+                static_shapes(self.max_num_seqs),
+                self._kv_shape,
+                num_heads=self.spec.num_heads,
+                max_context_len=max_model_len,
+                device=self.device,
+            ),
+            *sampler_tasks(self.sampler, self.spec.vocab_size, self.device),
+        ]
+        compile_kernels(tasks, progress)
+
     @torch.inference_mode()
     def _run_largest_step(self, max_model_len: int) -> None:
         kv_cache = self._kv_shape.allocate(1, self.device)
-        # One prompt, too: its attention is another kernel, which would be compiled when one comes.
-        for num_seqs in (1, self.max_num_seqs):
-            batch: ForwardBatch = largest_batch(
-                num_seqs=num_seqs,
-                max_num_tokens=self.max_num_batched_tokens,
-                max_model_len=max_model_len,
-                block_size=self.block_size,
-                device=self.device,
-            )
-            hidden = self.model(batch, kv_cache)
-            logits = self.model.compute_logits(hidden[batch.logits_indices])
-            # Penalties and logprobs copy the logits: at most twice at a time.
-            copies = [torch.empty_like(logits) for _ in range(2)]
-            del hidden, logits, copies
+        batch = largest_batch(
+            num_seqs=self.max_num_seqs,
+            max_num_tokens=self.max_num_batched_tokens,
+            max_model_len=max_model_len,
+            block_size=self.block_size,
+            device=self.device,
+        )
+        hidden = self.model(batch, kv_cache)
+        logits = self.model.compute_logits(hidden[batch.logits_indices])
+        # Penalties and logprobs copy the logits: at most twice at a time.
+        copies = [torch.empty_like(logits) for _ in range(2)]
+        del hidden, logits, copies
 
 
 def _record_event() -> torch.cuda.Event:

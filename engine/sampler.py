@@ -102,18 +102,22 @@ class Sampler:
         self._counts = TokenCounts(vocab_size, device)
         self._plan = _Plan([])
 
-    @torch.inference_mode()
     def warm_up(self, logits: torch.Tensor, bitmask: torch.Tensor) -> None:
-        """Compile what the first request with a constraint, or with top-k and top-p, would hold up
-        all others for. Both as for `launch`; what they hold is lost.
+        """Compile what the first request with a constraint would hold up all others for. Both as
+        for `launch`; what they hold is lost.
         """
-        rows = logits.shape[0]
         logits = logits[:, : self.vocab_size]
         apply_bitmask(logits, bitmask)
         apply_bitmask(logits, bitmask, self._index([0]))
-        ones, most = self._numbers([1.0] * rows), self._index([self.vocab_size] * rows)
-        for top_k, top_p in ((None, None), (most, ones)):
-            sample_tokens(logits, ones * 0.5, ones, top_k, top_p)
+
+    def warm_up_limits(self, logits: torch.Tensor, *, top_p: bool) -> None:
+        """Likewise what samples, with top-k and min-p and without, under top-p or not."""
+        logits = logits[:, : self.vocab_size]
+        rows = logits.shape[0]
+        ones = self._numbers([1.0] * rows)
+        for top_k in (None, self._index([self.vocab_size] * rows)):
+            for min_p in (None, ones * 0.5):
+                sample_tokens(logits, ones * 0.5, ones, top_k, ones if top_p else None, min_p)
 
     def sample(
         self,

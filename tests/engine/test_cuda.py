@@ -119,3 +119,27 @@ def test_the_8b_shape_starts_and_answers(tmp_path: Path, make_engine) -> None:
         driver.add(str(number), prompt_of(40 * (number + 1)), params={"max_tokens": 12})
     answers = driver.run()
     assert all(len(answer.token_ids) == 12 for answer in answers.values())
+
+
+def test_nothing_is_compiled_after_the_start(make_engine, monkeypatch) -> None:
+    """A kernel that is compiled while serving holds up every request for a second."""
+    driver = make_engine(**CUDA, max_num_seqs=16, max_num_batched_tokens=4096)
+    compiled: list[str] = []
+
+    def listen(*, src, **_rest) -> None:
+        compiled.append(src.name)
+
+    triton = pytest.importorskip("triton")
+    monkeypatch.setattr(triton.knobs.compilation, "listener", listen)
+    limits = {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "min_p": 0.05}
+    for batch in (1, 2, 3, 5, 8, 16):
+        for length in (1, 7, 30, 100):
+            for number in range(batch):
+                driver.add(
+                    f"{batch} {length} {number}",
+                    prompt_of(length, number),
+                    params={"max_tokens": 9} | (limits if number % 2 else {}),
+                    constraint=" ".join(map(str, prompt_of(9))) if number % 3 == 0 else None,
+                )
+            driver.run()
+    assert compiled == []

@@ -1,0 +1,65 @@
+"""What compiles kernels at the start: every task runs, and together they cover serving's needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from formgate.engine.graphs import static_shapes
+from formgate.engine.kv_cache import KVCacheShape
+from formgate.engine.layers.attention import PagedAttention
+from formgate.engine.models.registry import build_model, model_spec
+from formgate.engine.sampler import Sampler
+from formgate.engine.warm_up import attention_tasks, compile_kernels, sampler_tasks
+from formgate.engine.weights import load_model_config
+
+CPU = torch.device("cpu")
+
+
+def test_attention_runs_in_every_kind_of_batch(llama_dir: Path, monkeypatch) -> None:
+    config = load_model_config(llama_dir)
+    spec = model_spec(config)
+    seen: list[tuple[int, int]] = []
+    forward = PagedAttention.forward
+
+    def watched(layer, query, kv_cache, batch):
+        seen.append((len(batch.context_lens), batch.max_query_len))
+        assert batch.max_context_len == 4096
+        return forward(layer, query, kv_cache, batch)
+
+    monkeypatch.setattr(PagedAttention, "forward", watched)
+    tasks = attention_tasks(
+        build_model(config, torch.float32, CPU),
+        static_shapes(16),
+        KVCacheShape(spec.num_layers, 16, spec.num_kv_heads, spec.head_dim, torch.float32),
+        num_heads=spec.num_heads,
+        max_context_len=4096,
+        device=CPU,
+    )
+    compile_kernels(tasks, lambda *_: None)
+    decode = [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1)]
+    short = [(1, 16), (2, 16), (4, 16), (8, 16)]
+    assert sorted(seen) == sorted([*decode, *short, (1, 128), (1, 2048)])
+
+
+def test_sampling_is_warmed_up_without_a_trace(llama_dir: Path) -> None:
+    spec = model_spec(load_model_config(llama_dir))
+    sampler = Sampler(vocab_size=spec.vocab_size, eos_token_ids=[2], device=CPU)
+    drawn = sampler._generator.get_state()
+    compile_kernels(sampler_tasks(sampler, spec.vocab_size, CPU), lambda *_: None)
+    assert torch.equal(sampler._generator.get_state(), drawn)
+
+
+def test_what_a_task_raises_is_raised_and_progress_is_told() -> None:
+    ran: list[int] = []
+    told: list[tuple[str, int, int]] = []
+    compile_kernels(
+        [lambda: ran.append(1), lambda: ran.append(2)], lambda *stage: told.append(stage)
+    )
+    assert sorted(ran) == [1, 2]
+    assert told == [("compiling kernels", done, 2) for done in range(3)]
+    with pytest.raises(ZeroDivisionError):
+        compile_kernels([lambda: ran.append(3), lambda: ran.append(1 // 0)], lambda *_: None)
+    assert 3 in ran
