@@ -48,8 +48,20 @@ def usable_cpus() -> int:
     return max(cpus, 1)
 
 
-def limit_cpu_threads() -> None:
-    # torch counts the machine's cores: in a container with a share of them, its threads would
-    # wait for each other at every operation.
-    if torch.get_num_threads() > usable_cpus():
-        torch.set_num_threads(usable_cpus())
+class CpuThreads:
+    """How many cores torch computes on."""
+
+    def __init__(self) -> None:
+        # torch counts the machine's cores: in a container with a share of them, its threads would
+        # wait for each other at every operation.
+        self._all = self._now = min(torch.get_num_threads(), usable_cpus())
+        torch.set_num_threads(self._all)
+
+    def leave_one(self, leave: bool) -> None:
+        """One core for others, if there are two: a thread that must wait for its core holds up all
+        threads at every operation.
+        """
+        wanted = max(self._all - leave, 1)
+        if wanted != self._now:
+            torch.set_num_threads(wanted)
+            self._now = wanted

@@ -150,6 +150,7 @@ class Engine:
         overlap = self._overlap and not self._waits_for_forced_tokens()
         if not overlap:
             self._land(outputs, stats)
+        self.runner.leave_a_core(any(one.held for one in self._sequences.values()))
         schedule = self.scheduler.schedule()
         forward = self.runner.forward(schedule.sequences)  # launched, not awaited
         self.scheduler.advance(schedule)

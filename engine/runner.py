@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from formgate.engine.batch_builder import BatchBuilder, BatchShape
 from formgate.engine.config import EngineConfig
-from formgate.engine.devices import limit_cpu_threads, resolve_device
+from formgate.engine.devices import CpuThreads, resolve_device
 from formgate.engine.errors import EngineStartError
 from formgate.engine.generation_config import eos_token_ids
 from formgate.engine.graphs import StaticShapes, static_shapes
@@ -102,8 +102,7 @@ class ModelRunner:
             raise EngineStartError(f"--quantization {config.quantization} is not supported yet")
         self.device = resolve_device(config.device)
         self.on_cuda = self.device.type == "cuda"
-        if not self.on_cuda:
-            limit_cpu_threads()
+        self._cpu_threads = None if self.on_cuda else CpuThreads()
         hf_config = load_model_config(config.model_dir)
         self.spec = model_spec(hf_config)
         self.dtype = resolve_dtype(config.dtype, hf_config, self.device)
@@ -172,6 +171,11 @@ class ModelRunner:
         """Where the masks of a step's rows are written before `sample`: [max_num_seqs, words]"""
         array: NDArray[np.int32] = self._bitmask.numpy()
         return array
+
+    def leave_a_core(self, leave: bool) -> None:
+        """Where the model runs on the CPU: to whoever prepares what requests wait for."""
+        if self._cpu_threads is not None:
+            self._cpu_threads.leave_one(leave)
 
     @torch.inference_mode()
     def forward(self, sequences: ReadSequence[Sequence]) -> Forward:

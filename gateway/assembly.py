@@ -25,6 +25,7 @@ from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig, share_of
 from formgate.gateway.state import GatewayState
 
+MIN_COMPILE_WORKERS = 4
 MAX_COMPILE_WORKERS = 8
 
 
@@ -88,5 +89,6 @@ def max_in_flight(config: ServerConfig, engine_config: EngineConfig, number: int
 
 def _compile_workers() -> int:
     """Of the whole server: half the cores, so that a burst of new schemas leaves the engine its
-    own."""
-    return max(1, min(MAX_COMPILE_WORKERS, (os.cpu_count() or 1) // 2))
+    own; and some even so, so that small schemas need not wait until a large one is done."""
+    half = (os.cpu_count() or 1) // 2
+    return max(MIN_COMPILE_WORKERS, min(MAX_COMPILE_WORKERS, half))

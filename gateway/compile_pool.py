@@ -5,32 +5,35 @@ much memory, or takes its compiler down costs its own request and nothing else.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
+from typing import Any
 
 from formgate.constrain.errors import ConstraintError
 
 logger = logging.getLogger(__name__)
 
-WALL_SECONDS = 10.0  # of one constraint: a worker ends by itself after CPU_SECONDS of work
-START_SECONDS = 120.0  # of a worker, its vocabulary included
+WALL_SECONDS = 20.0  # of one constraint: a worker has ended by itself long before
+END_SECONDS = 0.5  # of the workers' parent
+START_SECONDS = 120.0  # of the workers, their vocabulary included
 CACHED_BYTES = 64 << 20  # of blueprints
-NICENESS = 4
-SPARES = 1  # workers ready to take the place of one that had to be killed
 REFUSED_SECONDS = 60.0  # for which what was too much is not tried again
 MOST_REFUSED = 1_000
+
+# numpy would start threads, and a process with threads should not fork.
+SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 Asked = tuple[str, str]  # task and text
 
@@ -39,17 +42,17 @@ TOO_LARGE = "The constraint is too large to compile."
 
 
 class CompilePool:
-    """`command` starts a worker, as `compile_worker` does; its last argument will be the number
-    of the descriptor that it is asked through. `observe` is told, from any thread, how many seconds
-    a worker was busy with each thing that it was asked.
+    """`command` starts the workers, as `compile_worker` does; its last arguments will be the
+    numbers of the descriptors that they are asked through. `observe` is told, from any thread, how
+    many seconds a worker was busy with each thing that it was asked.
     """
 
     def __init__(
         self, command: Sequence[str], *, workers: int, observe: Callable[[float], None]
     ) -> None:
         self._observe = observe
-        self.workers = [Worker(command) for _ in range(workers + SPARES)]
-        self._free = self.workers[:]
+        self.workers = Workers(command, workers)
+        self._free = list(range(workers))
         self._room: asyncio.Semaphore | None = None
         self._at_once = workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="compile")
@@ -60,8 +63,7 @@ class CompilePool:
 
     def start(self) -> None:
         """Start the workers, so that the first constraint finds one ready."""
-        for worker in self.workers:
-            worker.start()
+        self.workers.start()
 
     def known(self, task: str, spec_text: str) -> str | None:
         """What `compiled` returned before."""
@@ -93,26 +95,22 @@ class CompilePool:
             self._room = asyncio.Semaphore(self._at_once)
         room = self._room
         await room.acquire()
-        # The last one that answered has the most in its caches.
-        worker = next((one for one in reversed(self._free) if one.is_ready()), self._free[-1])
-        self._free.remove(worker)
-        process_id = worker.process_id
+        worker = self._free.pop()  # the last one that answered: it has the most in its caches
         loop = asyncio.get_running_loop()
         asked = loop.run_in_executor(self._threads, self._timed, worker, task, text)
 
         def done(_: object) -> None:
-            # One that has just been started anew comes last.
-            self._free.insert(len(self._free) if worker.process_id == process_id else 0, worker)
+            self._free.append(worker)
             room.release()
 
         # A client that leaves must not free a worker that is still at work.
         asked.add_done_callback(done)
         return await asyncio.shield(asked)
 
-    def _timed(self, worker: Worker, task: str, text: str) -> str:
+    def _timed(self, worker: int, task: str, text: str) -> str:
         started = time.monotonic()
         try:
-            return worker.ask(task, text)
+            return self.workers.ask(worker, task, text)
         finally:
             self._observe(time.monotonic() - started)
 
@@ -135,19 +133,8 @@ class CompilePool:
             self._bytes -= len(text) + len(dropped)
 
     def close(self) -> None:
-        for worker in self.workers:
-            worker.close()
+        self.workers.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def step_back(process_id: int) -> None:
-    """A step of the engine comes first: where it runs on the CPU, every other request waits for it.
-    Linux may give each session its fair share and heed niceness within it alone (man 7 sched), so
-    the session is told too.
-    """
-    os.setpriority(os.PRIO_PROCESS, process_id, NICENESS)
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{process_id}/autogroup").write_text(str(NICENESS), encoding="ascii")
 
 
 def _digest(asked: Asked) -> bytes:
@@ -156,82 +143,118 @@ def _digest(asked: Asked) -> bytes:
     return hashlib.sha256(f"{task} {text}".encode()).digest()
 
 
-class Worker:
-    def __init__(self, command: Sequence[str]) -> None:
+class Workers:
+    """Processes of one parent, each behind a pipe. Each is asked by one thread at a time."""
+
+    def __init__(self, command: Sequence[str], count: int) -> None:
         self._command = command
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pipe: Connection | None = None
-        self._ready = False
+        self._count = count
+        self._lock = threading.Lock()
+        self._parent: subprocess.Popen[bytes] | None = None
+        self._pipes: list[Connection] = []
+        self._ready: list[bool] = []
+        self._numbers = itertools.count()
         self._closed = False
 
     def start(self) -> None:
-        self._pipe, theirs = Pipe()
-        with theirs:
-            number = theirs.fileno()
-            # Its standard input tells it that its parent is gone; Ctrl-C is for the server.
-            self._process = subprocess.Popen(
-                [*self._command, str(number)],
-                stdin=subprocess.PIPE,
-                pass_fds=(number,),
-                start_new_session=True,
-            )
-        self._ready = False
+        with self._lock:
+            self._running()
 
     @property
     def process_id(self) -> int | None:
-        return None if self._process is None else self._process.pid
+        """Of their parent."""
+        parent = self._parent
+        return None if parent is None else parent.pid
 
-    def is_ready(self) -> bool:
-        if self._process is None or self._pipe is None or self._process.poll() is not None:
-            return False
-        return self._ready or self._pipe.poll()
-
-    def ask(self, task: str, text: str) -> str:
+    def ask(self, worker: int, task: str, text: str) -> str:
         """Raises ConstraintError."""
-        if self._process is None or self._process.poll() is not None:
-            self.start()
-        assert self._process is not None
-        assert self._pipe is not None
-        process = self._process  # gone from here if the pool is closed meanwhile
-        try:
-            if not self._ready:
-                if not self._pipe.poll(START_SECONDS):
-                    raise TimeoutError
-                self._pipe.recv_bytes()
-                self._ready = True
-            self._pipe.send_bytes(json.dumps([task, text]).encode())
-            if not self._pipe.poll(WALL_SECONDS):
-                raise TimeoutError
-            answer = json.loads(self._pipe.recv_bytes())
-        except TimeoutError:
-            self._replace()
-            raise ConstraintError(TOO_LONG, code="schema_too_complex") from None
-        except (EOFError, OSError):  # it ran out of time, of memory or of stack
-            self._replace()
-            message = TOO_LONG if process.returncode == -signal.SIGPROF else TOO_LARGE
-            raise ConstraintError(message, code="schema_too_complex") from None
+        for _ in range(2):
+            with self._lock:
+                parent = self._running()
+                pipe = self._pipes[worker]
+            try:
+                answer = self._answer(worker, pipe, task, text)
+                break
+            except TimeoutError:
+                self._replace(parent)
+                raise ConstraintError(TOO_LONG, code="schema_too_complex") from None
+            except (EOFError, OSError):  # something else has ended the parent: once more
+                self._replace(parent)
+        else:
+            raise ConstraintError(TOO_LARGE, code="schema_too_complex")
+        if (number := answer.get("died")) is not None:
+            out_of_time = number in (signal.SIGPROF, signal.SIGALRM)
+            message = TOO_LONG if out_of_time else TOO_LARGE
+            raise ConstraintError(message, code="schema_too_complex")
         if "error" in answer:
             raise ConstraintError(**answer["error"])
         result: str = answer["result"]
         return result
 
-    def _replace(self) -> None:
-        """Its successor gets ready while a spare one works, and while the engine does."""
-        self.kill()
-        if not self._closed:
-            self.start()
-            assert self._process is not None
-            step_back(self._process.pid)
+    def _answer(self, worker: int, pipe: Connection, task: str, text: str) -> dict[str, Any]:
+        """Raises TimeoutError, and EOFError or OSError if nobody is there any more."""
+        if not self._ready[worker]:
+            if not pipe.poll(START_SECONDS):
+                raise TimeoutError
+            pipe.recv_bytes()
+            self._ready[worker] = True
+        while pipe.poll():  # it died of something else, after its last answer
+            pipe.recv_bytes()
+        number = next(self._numbers)
+        pipe.send_bytes(json.dumps([number, task, text]).encode())
+        deadline = time.monotonic() + WALL_SECONDS
+        while pipe.poll(max(deadline - time.monotonic(), 0.0)):
+            answer: dict[str, Any] = json.loads(pipe.recv_bytes())
+            if answer.get("number", number) == number:
+                return answer
+        raise TimeoutError
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._parent is not None and self._parent.poll() is None:
+            return self._parent
+        if self._closed:
+            raise ConstraintError("The server is stopping.", code="schema_too_complex")
+        self._close_pipes()
+        pairs = [Pipe() for _ in range(self._count)]
+        self._pipes = [ours for ours, _ in pairs]
+        self._ready = [False] * self._count
+        numbers = [theirs.fileno() for _, theirs in pairs]
+        # Its standard input tells it that its parent is gone; Ctrl-C is for the server.
+        self._parent = subprocess.Popen(
+            [*self._command, *map(str, numbers)],
+            stdin=subprocess.PIPE,
+            pass_fds=numbers,
+            start_new_session=True,
+            env=os.environ | SINGLE_THREADED,
+        )
+        for _, theirs in pairs:
+            theirs.close()
+        return self._parent
+
+    def _replace(self, parent: subprocess.Popen[bytes]) -> None:
+        """Whoever notices first that the workers are lost; the others find them started anew."""
+        with self._lock:
+            if self._parent is parent:
+                self._kill()
 
     def close(self) -> None:
-        self._closed = True
-        self.kill()
+        with self._lock:
+            self._closed = True
+            self._kill()
+            self._close_pipes()
 
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-        if self._pipe is not None:
-            self._pipe.close()
-            self._pipe = None
+    def _kill(self) -> None:
+        parent, self._parent = self._parent, None
+        if parent is None or parent.stdin is None:
+            return
+        parent.stdin.close()  # which ends it and its workers
+        try:
+            parent.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            parent.kill()
+            parent.wait()
+
+    def _close_pipes(self) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+        self._pipes = []

@@ -1,9 +1,11 @@
 """A compile worker: a process of its own, because what compiles a user's grammar may take too long,
-too much memory, or its process down.
+too much memory, or its process down. Run as a program, this is what loads the vocabulary and forks
+the workers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -11,6 +13,7 @@ import resource
 import signal
 import sys
 import threading
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +21,8 @@ from typing import Any, cast
 from formgate.constrain.compiler import Backend, GrammarCompiler
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.schema_report import schema_report
-from formgate.gateway.compile_pool import TOO_LARGE, step_back
+from formgate.gateway.compile_host import CompileHost
+from formgate.gateway.compile_pool import TOO_LARGE
 from formgate.gateway.engine_launch import end_with_parent
 from formgate.gateway.grammar_setup import grammar_compiler
 from formgate.gateway.tokenizer_folder import load_tokenizer
@@ -26,6 +30,9 @@ from formgate.gateway.tokenizer_folder import load_tokenizer
 COMMAND = (sys.executable, "-m", "formgate.gateway.compile_worker")
 MEMORY_BYTES = 4 << 30  # of address space
 CPU_SECONDS = 1.5  # of one constraint: what is refused must not depend on what else runs
+WALL_SECONDS = 10.0  # but nobody waits for ever
+
+NICENESS = 4
 
 # The stack of a worker is smaller than the engine's: what a worker survives, the engine does.
 STACK_BYTES = 4 << 20
@@ -59,35 +66,52 @@ class CompileTasks:
 
 
 def main(arguments: list[str]) -> None:
-    tokenizer_dir, model_dir, backend, descriptor = arguments
-    end_with_parent()
+    tokenizer_dir, model_dir, backend, *descriptors = arguments
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     tokenizer = load_tokenizer(Path(tokenizer_dir))
     compiler = grammar_compiler(tokenizer, Path(model_dir), cast(Backend, backend), for_masks=False)
-    tasks = CompileTasks(compiler)
     step_back(os.getpid())
-    gc.freeze()  # what lives as long as the worker is not looked at again and again
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    gc.freeze()  # what lives as long as the workers is not looked at, nor copied, again and again
     threading.stack_size(STACK_BYTES)
-    thread = threading.Thread(target=serve, args=(Connection(int(descriptor)), tasks))
+    serve = partial(serve_apart, CompileTasks(compiler))
+    CompileHost(serve, [Connection(int(descriptor)) for descriptor in descriptors]).run()
+
+
+def step_back(process_id: int) -> None:
+    """A step of the engine comes first: where it runs on the CPU, every other request waits for it.
+    Linux may give each session its fair share and heed niceness within it alone (man 7 sched), so
+    the session is told too.
+    """
+    os.setpriority(os.PRIO_PROCESS, process_id, NICENESS)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{process_id}/autogroup").write_text(str(NICENESS), encoding="ascii")
+
+
+def serve_apart(tasks: CompileTasks, pipe: Connection) -> None:
+    """`serve` within the limits of a worker."""
+    end_with_parent()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    thread = threading.Thread(target=serve, args=(tasks, pipe))
     thread.start()
     thread.join()
 
 
-def serve(pipe: Connection, tasks: CompileTasks) -> None:
-    """Answer until the other end is closed. Requests and answers are JSON: `[task, text]`, and
-    an object with `result` or with `error`, the fields of a ConstraintError. The process dies of
-    SIGPROF where one takes longer than CPU_SECONDS, whoever's code it is in.
+def serve(tasks: CompileTasks, pipe: Connection) -> None:
+    """Answer until the other end is closed. Requests and answers are JSON: `[number, task, text]`,
+    and an object with that number and `result` or `error`, the fields of a ConstraintError. The
+    process dies of SIGPROF where one takes longer than CPU_SECONDS, whoever's code it is in, and of
+    SIGALRM after WALL_SECONDS.
     """
-    pipe.send_bytes(b"ready")
     while True:
         try:
-            task, text = json.loads(pipe.recv_bytes())
+            number, task, text = json.loads(pipe.recv_bytes())
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-        answer = json.dumps(_answer(tasks, task, text)).encode()
+        signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
+        answer = json.dumps({"number": number, **_answer(tasks, task, text)}).encode()
         signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send_bytes(answer)
 
 

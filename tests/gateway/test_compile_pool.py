@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,10 +20,13 @@ from formgate.gateway.compile_pool import CompilePool
 # Speaks a worker's protocol and does what the task's text says.
 WORKER = """
 import os, sys, time
+from functools import partial
 from multiprocessing.connection import Connection
 from formgate.gateway import compile_worker
+from formgate.gateway.compile_host import CompileHost
 
 compile_worker.CPU_SECONDS = 0.2
+compile_worker.WALL_SECONDS = 0.6
 
 
 class Tasks:
@@ -38,7 +44,8 @@ class Tasks:
     sized_blueprint = blueprint
 
 
-compile_worker.serve(Connection(int(sys.argv[1])), Tasks())
+serve = partial(compile_worker.serve, Tasks())
+CompileHost(serve, [Connection(int(number)) for number in sys.argv[1:]]).run()
 """
 
 
@@ -49,15 +56,26 @@ def busy() -> list[float]:
 
 
 @pytest.fixture
-def obedient(
+def obedient_of(
     tmp_path: Path, busy: list[float], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[CompilePool]:
+) -> Iterator[Callable[[int], CompilePool]]:
     script = tmp_path / "worker.py"
     script.write_text("import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))" + WORKER)
     monkeypatch.setattr(pools, "WALL_SECONDS", 2.0)
-    pool = CompilePool((sys.executable, str(script)), workers=1, observe=busy.append)
-    yield pool
-    pool.close()
+    with ExitStack() as stack:
+
+        def make(workers: int) -> CompilePool:
+            command = (sys.executable, str(script))
+            pool = CompilePool(command, workers=workers, observe=busy.append)
+            stack.callback(pool.close)
+            return pool
+
+        yield make
+
+
+@pytest.fixture
+def obedient(obedient_of: Callable[[int], CompilePool]) -> CompilePool:
+    return obedient_of(1)
 
 
 def process_of(answer: str) -> str:
@@ -83,42 +101,62 @@ def test_a_worker_that_hangs_or_crashes_costs_its_own_request(
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
-def test_a_spare_worker_takes_over_at_once(obedient: CompilePool) -> None:
+def test_a_worker_that_dies_harms_no_other(
+    obedient_of: Callable[[int], CompilePool],
+) -> None:
     async def main() -> None:
-        obedient.start()
-        running = {str(worker.process_id) for worker in obedient.workers}
-        assert len(running) == 2
-        while not all(worker.is_ready() for worker in obedient.workers):
-            await asyncio.sleep(0.01)
+        pool = obedient_of(2)
+        await pool.ask("blueprint", "fine")
+        host = pool.workers.process_id
+        slow = asyncio.create_task(pool.ask("blueprint", "slow"))
+        for text in ("crash", "work", "crash"):
+            with pytest.raises(ConstraintError):
+                await pool.ask("blueprint", text)
+        assert (await slow).endswith("slow")
+        assert pool.workers.process_id == host
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_worker_that_dies_while_idle_costs_nothing(obedient: CompilePool) -> None:
+    async def main() -> None:
+        for _ in range(3):
+            before = process_of(await obedient.ask("blueprint", "fine"))
+            os.kill(int(before), signal.SIGKILL)
+            await asyncio.sleep(0.05)
+            assert process_of(await obedient.ask("blueprint", "fine")) != before
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_workers_that_lost_their_parent_are_started_anew(obedient: CompilePool) -> None:
+    async def main() -> None:
         before = process_of(await obedient.ask("blueprint", "fine"))
-        with pytest.raises(ConstraintError):
-            await obedient.ask("blueprint", "hang")
-        after = process_of(await obedient.ask("blueprint", "fine"))
-        assert {before, after} == running
-        now = {str(worker.process_id) for worker in obedient.workers}
-        assert len(now - {before}) == 2  # its successor is on the way
+        host = obedient.workers.process_id
+        assert host is not None
+        os.kill(host, signal.SIGKILL)
+        os.kill(int(before), signal.SIGKILL)
+        assert process_of(await obedient.ask("blueprint", "fine")) != before
+        assert obedient.workers.process_id != host
 
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def test_what_was_too_much_is_not_tried_again_soon(
-    obedient: CompilePool, monkeypatch: pytest.MonkeyPatch
+    obedient: CompilePool, busy: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        before = [worker.process_id for worker in obedient.workers]
         for _ in range(3):
             with pytest.raises(ConstraintError) as raised:
                 await obedient.compiled("blueprint", "crash")
             assert raised.value.message == pools.TOO_LARGE
-        after = [worker.process_id for worker in obedient.workers]
-        assert len({*after} - {*before}) == 1
+        assert len(busy) == 1
         monkeypatch.setattr(pools, "REFUSED_SECONDS", 0.0)
         for _ in range(2):
             with pytest.raises(ConstraintError):
                 await obedient.compiled("sized_blueprint", "crash")
-        assert len({worker.process_id for worker in obedient.workers} - {*after}) >= 1
+        assert len(busy) == 3
 
-    obedient.start()
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
