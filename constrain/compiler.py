@@ -35,6 +35,24 @@ Backend = Literal["llguidance", "outlines"]
 # What a compiled grammar takes beside its text, measured: bytes for each byte of its Lark source.
 _BYTES_PER_SOURCE_BYTE = 25
 
+_OF_ALL_SORTS = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 40},
+        "code": {"type": "string", "pattern": "^[a-z]+-[0-9]{2,4}$"},
+        "day": {"type": "string", "format": "date"},
+        "count": {"type": "integer", "minimum": 0},
+        "price": {"type": "number", "exclusiveMinimum": 0},
+        "kind": {"enum": ["new", "old"]},
+        "tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True, "minItems": 1},
+        "part": {"anyOf": [{"$ref": "#/$defs/part"}, {"type": "null"}]},
+    },
+    "required": ["name", "tags"],
+    "patternProperties": {"^x-": {"type": "boolean"}},
+    "additionalProperties": False,
+    "$defs": {"part": {"type": "object", "properties": {"size": {"type": "integer"}}}},
+}
+
 _ONE_SCHEMA = re.compile(r"start: (\w+)\n\1: %json (\{.*\})\n")
 
 
@@ -90,6 +108,15 @@ class GrammarCompiler:
         self._built = GrammarCache[CompiledGrammar | CompiledFsm](most)
         self._blueprints = GrammarCache[str](most // 10)
         self._sizes = GrammarCache[Shortest](most // 10)
+
+    def warm_up(self) -> None:
+        """Make now what the first requests would wait for: tables of the vocabulary, and whatever
+        is made at a first use.
+        """
+        spec_text = json.dumps({"tree": {"kind": "json", "schema": _OF_ALL_SORTS}})
+        self.factory(self.blueprint(spec_text))
+        self.num_tokens(self.shortest(spec_text).text)
+        _ = self._tokens, self._ways
 
     def compile(self, spec_text: str) -> CompiledGrammar | CompiledFsm:
         """From the spec of an answer tree, in one process. Raises ConstraintError."""

@@ -71,6 +71,7 @@ def main(arguments: list[str]) -> None:
     tokenizer = load_tokenizer(Path(tokenizer_dir))
     compiler = grammar_compiler(tokenizer, Path(model_dir), cast(Backend, backend), for_masks=False)
     step_back(os.getpid())
+    compiler.warm_up()
     gc.freeze()  # what lives as long as the workers is not looked at, nor copied, again and again
     threading.stack_size(STACK_BYTES)
     serve = partial(serve_apart, CompileTasks(compiler))

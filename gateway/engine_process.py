@@ -43,6 +43,8 @@ def main() -> int:
         return 1
     # What a compile worker survives on its stack must be sure to survive here.
     threading.stack_size(4 * STACK_BYTES)
+    # While the engine loads: much of that is on the device, or in compilers that let Python run.
+    threading.Thread(target=compiler.warm_up, name="warm-up", daemon=True).start()
     config = dataclasses.replace(launch.config, tokenizer_vocab_size=tokenizer.size)
     run_engine_loop(
         config,

@@ -9,6 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from formgate.constrain.closing import Budget
 from formgate.constrain.compiler import GrammarCompiler, Limits
 from formgate.constrain.errors import ConstraintError
 
@@ -42,6 +43,18 @@ def test_a_blueprint_says_all_that_another_process_needs(masks) -> None:
     for byte in b'["a", "':
         constraint.accept(byte)
     assert masks.allowed(constraint) == {ord("b")}
+
+
+def test_after_the_warm_up_no_table_of_the_vocabulary_is_made(masks, monkeypatch) -> None:
+    compiler = GrammarCompiler(masks.vocabulary, padded_vocab_size=masks.size)
+    compiler.warm_up()
+    for made_once in ("TokenBytes", "Ways"):
+        monkeypatch.delattr(f"formgate.constrain.compiler.{made_once}")
+    schema = {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True}
+    blueprint = compiler.blueprint(masks.spec({"kind": "json", "schema": schema}))
+    budget = Budget(30, largest_part=8, text="[]").dumps()
+    constraint = compiler.factory(f"close {budget}\n{blueprint}")
+    assert masks.allowed(constraint) == {ord("[")}
 
 
 def test_sequences_of_one_grammar_do_not_share_state(masks) -> None:
