@@ -9,7 +9,8 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import zmq
@@ -18,7 +19,6 @@ from formgate.engine.config import EngineConfig
 from formgate.engine.engine import Engine
 from formgate.engine.errors import EngineStartError
 from formgate.engine.hooks import ConstraintFactory, FillMasks
-from formgate.engine.masks import one_by_one
 from formgate.engine.messages import (
     AbortRequests,
     AddRequest,
@@ -44,17 +44,18 @@ PROGRESS_INTERVAL = 0.05  # seconds
 
 def run_engine_loop(
     config: EngineConfig,
-    constraint_factory: ConstraintFactory,
+    load_constraints: Callable[[], tuple[ConstraintFactory, FillMasks]],
     command_address: str,
     event_address: str,
     *,
-    fill_masks: FillMasks = one_by_one,
     more_clients: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Load the model and serve until a Shutdown arrives or the parent process is gone.
 
-    Connects to both addresses, and to those of further clients, which are numbered from 1. An
-    engine that cannot start, or go on, says so in an EngineFailed and raises SystemExit(1).
+    `load_constraints` runs in a thread beside the loading of the model, much of which is on the
+    device or in compilers that let Python run. Connects to both addresses, and to those of further
+    clients, which are numbered from 1. An engine that cannot start, or go on, says so in an
+    EngineFailed and raises SystemExit(1).
     """
     parent = os.getppid()
     with (
@@ -74,10 +75,16 @@ def run_engine_loop(
         for command_address, _ in more_clients:
             commands.connect(command_address)
         sender = EventSender(clients)
+        thread = stack.enter_context(ThreadPoolExecutor(1, "load-constraints"))
+        constraints = thread.submit(load_constraints)
         try:
             engine = Engine(
-                config, constraint_factory, fill_masks=fill_masks, progress=sender.progress
+                config,
+                lambda text: constraints.result()[0](text),
+                fill_masks=lambda *masks: constraints.result()[1](*masks),
+                progress=sender.progress,
             )
+            constraints.result()
         except Exception as error:
             sender.send(EngineFailed(_start_failure(error)))
             raise SystemExit(1) from error

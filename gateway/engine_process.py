@@ -13,6 +13,8 @@ import threading
 import msgspec
 import zmq
 
+from formgate.engine.errors import EngineStartError
+from formgate.engine.hooks import ConstraintFactory, FillMasks
 from formgate.engine.loop import run_engine_loop
 from formgate.engine.messages import EngineFailed
 from formgate.gateway.compile_worker import STACK_BYTES
@@ -32,26 +34,30 @@ def main() -> int:
     end_with_parent()
     try:
         tokenizer = load_tokenizer(launch.tokenizer_dir)
-        compiler = grammar_compiler(
-            tokenizer,
-            launch.config.model_dir,
-            launch.config.structured_outputs_backend,
-            for_masks=True,
-        )
     except (OSError, ValueError) as error:
         _report(launch.event_address, f"The tokenizer cannot be used: {error}")
         return 1
     # What a compile worker survives on its stack must be sure to survive here.
     threading.stack_size(4 * STACK_BYTES)
-    # While the engine loads: much of that is on the device, or in compilers that let Python run.
-    threading.Thread(target=compiler.warm_up, name="warm-up", daemon=True).start()
-    config = dataclasses.replace(launch.config, tokenizer_vocab_size=tokenizer.size)
+
+    def load_constraints() -> tuple[ConstraintFactory, FillMasks]:
+        try:
+            compiler = grammar_compiler(
+                tokenizer,
+                launch.config.model_dir,
+                launch.config.structured_outputs_backend,
+                for_masks=True,
+            )
+        except (OSError, ValueError) as error:
+            raise EngineStartError(f"The tokenizer cannot be used: {error}") from error
+        compiler.warm_up()
+        return compiler.factory, compiler.filler(min(os.cpu_count() or 1, MAX_MASK_THREADS))
+
     run_engine_loop(
-        config,
-        compiler.factory,
+        dataclasses.replace(launch.config, tokenizer_vocab_size=tokenizer.size),
+        load_constraints,
         launch.command_address,
         launch.event_address,
-        fill_masks=compiler.filler(min(os.cpu_count() or 1, MAX_MASK_THREADS)),
         more_clients=launch.more_clients,
     )
     return 0

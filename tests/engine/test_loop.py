@@ -33,6 +33,7 @@ import sys
 from pathlib import Path
 from formgate.engine.config import EngineConfig
 from formgate.engine.loop import run_engine_loop
+from formgate.engine.masks import one_by_one
 
 def factory(text):
     raise ValueError("no such grammar: " + text)
@@ -41,7 +42,7 @@ config = EngineConfig(
     model_dir=Path(sys.argv[1]), device="cpu", dtype="float32", block_size=4, max_num_seqs=8,
     kv_cache_memory_bytes=1 << 20,
 )
-run_engine_loop(config, factory, sys.argv[2], sys.argv[3])
+run_engine_loop(config, lambda: (factory, one_by_one), sys.argv[2], sys.argv[3])
 """
 # A parent that starts the loop, tells its process id and waits to be killed.
 PARENT = """
