@@ -26,7 +26,7 @@ from formgate.gateway.server_config import ServerConfig, share_of
 from formgate.gateway.state import GatewayState
 
 MIN_COMPILE_WORKERS = 4
-MAX_COMPILE_WORKERS = 8
+MAX_COMPILE_WORKERS = 16
 
 
 def build_state(
@@ -88,7 +88,8 @@ def max_in_flight(config: ServerConfig, engine_config: EngineConfig, number: int
 
 
 def _compile_workers() -> int:
-    """Of the whole server: half the cores, so that a burst of new schemas leaves the engine its
-    own; and some even so, so that small schemas need not wait until a large one is done."""
-    half = (os.cpu_count() or 1) // 2
-    return max(MIN_COMPILE_WORKERS, min(MAX_COMPILE_WORKERS, half))
+    """Of the whole server: not all cores, so that a burst of new schemas leaves the engine its own;
+    but some in any case, so that small schemas need not wait until a large one is done.
+    """
+    most = (os.cpu_count() or 1) * 3 // 4
+    return max(MIN_COMPILE_WORKERS, min(MAX_COMPILE_WORKERS, most))
