@@ -128,7 +128,7 @@ class Ways:
         path: list[int] = []
         used = [0] * 256
         endings = self._endings * _TRIES
-        begun = 0  # where the string in hand began
+        begun, written = False, 0  # bytes of the string in hand, if it was begun on this way
         while len(path) < most:
             if constraint.is_terminated():
                 return [*path, self._eos_ids[0]]  # by which a way is known to lead to the end
@@ -147,9 +147,7 @@ class Ways:
                     forced = [min(specials, key=turns.__getitem__)]
                 elif endings and self._is_free(row) and constraint.follows(endings[0]):
                     forced, endings = endings[0], endings[1:]
-                elif (
-                    ending := self._string_ending(constraint, row, len(path) - begun)
-                ) is not None:
+                elif ending := self._string_ending(constraint, row, written, begun=begun):
                     forced = ending
                 else:
                     stuck = path[-2:] == [self._single.get(0x22)] * 2
@@ -157,26 +155,33 @@ class Ways:
             for token_id in forced:
                 constraint.accept(token_id)
             path += forced
-            if forced[-1] == self._single.get(0x22):
-                begun = len(path)
+            for token in map(self._token_bytes.__getitem__, forced):
+                # What is forced may be a quote and the beginning of its string.
+                _, quote, more = token.rpartition(b'"')
+                begun = begun or bool(quote)
+                written = len(more) if quote else written + len(more)
         return []
 
     def _string_ending(
-        self, constraint: Closable, row: NDArray[np.int32], length: int
+        self, constraint: Closable, row: NDArray[np.int32], written: int, *, begun: bool
     ) -> list[int] | None:
-        """For a string that may not end yet, whose `length` has just been written; for an array
-        that may not, one item more.
+        """For a string that may not end yet, `written` bytes behind its beginning, or if that is
+        not known (`begun` is False) behind where it was found; for an array that may not, one item
+        more.
         """
         quote, letter, comma = (self._single.get(byte) for byte in b'"b,')
         if quote is None or letter is None or comma is None:
             return None
         if not (_holds(row, letter) or _holds(row, comma)):  # a value may begin
             fitting = self._items
-        elif _holds(row, quote) or (length >= _OFTEN and length % _SELDOM):
+        elif _holds(row, quote) or (written >= _OFTEN and written % _SELDOM):
             return None
+        elif not begun:  # the shortest rest that fits
+            rests = {tuple(one[at:]) for one in self._strings for at in range(len(one))}
+            fitting = [list(rest) for rest in sorted(rests, key=len)]
         else:
             # Of one that has begun as they do, their rest.
-            fitting = [*self._strings, *(one[length:] for one in self._strings if one[length:])]
+            fitting = [*self._strings, *(one[written:] for one in self._strings if one[written:])]
         return next(
             (one for one in fitting if _holds(row, one[0]) and constraint.follows(one)), None
         )
@@ -303,7 +308,7 @@ class ClosingConstraint:
         most = len(known) - 1 if known else min(_BYTES * left, _LONGEST)
         if not known or self._accepted == 0:
             known = self._ways.to_end(inner, most) or known
-        self._way = known
+        self._way = known if len(known) <= left else []
         self._looked_at = max(self._accepted, 1)
 
     def accept(self, token_id: int) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -157,6 +158,31 @@ def test_a_pattern_whose_short_way_can_be_lost(tokens: int, compiler: GrammarCom
     for seed in range(8):
         answer = walk(start(compiler, spec, short, tokens), tokens, Random(seed))
         assert validate_json(answer, made) is None, answer
+
+
+@pytest.mark.parametrize("written", [b"", b"iglu:", b"iglu:ab", b"iglu:ab/c", b"iglu:ab/c/12-3"])
+def test_a_string_of_which_parts_are_forced_is_closed_from_anywhere(
+    written: bytes, compiler: GrammarCompiler
+) -> None:
+    """Its beginning is forced together with its quote, and no part before the last may be empty."""
+    text = {"type": "string", "pattern": "^iglu:[a-z0-9]+/[a-z]+/[0-9]+-[0-9]+$"}
+    made = {"type": "object", "properties": {"a": text}, "required": ["a"]}
+    made["additionalProperties"] = False
+    spec = spec_of(made)
+    short = compiler.shortest(spec)
+    tokens = compiler.num_tokens(short.text) + len(written) + 12
+    constraint = start(compiler, spec, replace(short, text=""), tokens)  # no way is known
+    row = np.zeros(-(-len(TOKENS) // 32), np.int32)
+    answer = b'{"a": "' + written
+    for byte in answer:
+        constraint.fill_bitmask(row)
+        constraint.accept(byte)
+    while not constraint.is_terminated():
+        constraint.fill_bitmask(row)
+        token, *_ = np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little")).tolist()
+        constraint.accept(token)
+        answer += TOKENS[token]
+    assert validate_json(answer.decode().removesuffix("</s>"), made) is None, answer
 
 
 def test_long_ways_stay_open_while_they_fit(compiler: GrammarCompiler) -> None:
