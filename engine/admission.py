@@ -8,10 +8,11 @@ import queue
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from formgate.engine.devices import usable_cpus
 from formgate.engine.hooks import ConstraintFactory, TokenConstraint
 from formgate.engine.sequence import Sequence
 
-BUILD_THREADS = 2
+MAX_BUILD_THREADS = 8
 
 Built = tuple[Sequence, TokenConstraint | Exception]
 
@@ -19,7 +20,9 @@ Built = tuple[Sequence, TokenConstraint | Exception]
 class ConstraintBuilder:
     def __init__(self, factory: ConstraintFactory) -> None:
         self._factory = factory
-        self._threads = ThreadPoolExecutor(BUILD_THREADS, thread_name_prefix="constraint")
+        # Most of a build lets Python run: a burst of new grammars is built side by side.
+        threads = max(2, min(MAX_BUILD_THREADS, usable_cpus() // 2))
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="constraint")
         self._built: queue.SimpleQueue[Built] = queue.SimpleQueue()
         self._num_pending = 0
 
