@@ -8,7 +8,6 @@ import asyncio
 import hashlib
 import itertools
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -22,8 +21,6 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from formgate.constrain.errors import ConstraintError
-
-logger = logging.getLogger(__name__)
 
 WALL_SECONDS = 20.0  # of one constraint: a worker has ended by itself long before
 END_SECONDS = 0.5  # of the workers' parent
@@ -214,7 +211,7 @@ class Workers:
             return self._parent
         if self._closed:
             raise ConstraintError("The server is stopping.", code="schema_too_complex")
-        self._close_pipes()
+        # Not closed but dropped: a thread may still wait at an end of the old ones.
         pairs = [Pipe() for _ in range(self._count)]
         self._pipes = [ours for ours, _ in pairs]
         self._ready = [False] * self._count
@@ -241,7 +238,6 @@ class Workers:
         with self._lock:
             self._closed = True
             self._kill()
-            self._close_pipes()
 
     def _kill(self) -> None:
         parent, self._parent = self._parent, None
@@ -253,8 +249,3 @@ class Workers:
         except subprocess.TimeoutExpired:
             parent.kill()
             parent.wait()
-
-    def _close_pipes(self) -> None:
-        for pipe in self._pipes:
-            pipe.close()
-        self._pipes = []
