@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from heapq import heapify, heappop, heappush, nlargest
+from heapq import heappop, heappush, nlargest
 
 from llguidance import LLMatcher, LLTokenizer
 
@@ -67,37 +67,45 @@ class _Lengths:
             if text is not None
         }
         self._settled: dict[int, tuple[_Length, Sequence]] = {}
+        self.alternatives: list[list[_Length | None]] = []  # of each rule; None if none is known
         self._settle(cfg)
 
     def _settle(self, cfg: Cfg) -> None:
-        alternatives: list[tuple[int, Sequence]] = []
+        alternatives: list[tuple[int, int, Sequence]] = []
         lacking: list[int] = []  # by alternative: its rules that are not settled
         users: dict[int, list[int]] = {}  # alternatives, by the rules that they need
         waiting: list[tuple[_Length, int]] = []
         for number in range(len(cfg)):
-            for sequence in cfg.alternatives(Rule(number)):
-                needed = set(needed_rules(sequence))
+            sequences = cfg.alternatives(Rule(number))
+            self.alternatives.append([None] * len(sequences))
+            for place, sequence in enumerate(sequences):
                 at = len(alternatives)
+                alternatives.append((number, place, sequence))
+                needed = set(needed_rules(sequence))
+                lacking.append(len(needed))
                 for used in needed:
                     users.setdefault(used, []).append(at)
-                alternatives.append((number, sequence))
-                lacking.append(len(needed))
-                if not needed and (length := self.of(sequence)) is not None:
-                    waiting.append((length, at))
-        heapify(waiting)
+                if not needed:
+                    self._measure(at, alternatives[at], waiting)
         while waiting:
             length, at = heappop(waiting)
-            number, sequence = alternatives[at]
+            number, _, sequence = alternatives[at]
             if number in self._settled:
                 continue
             self._settled[number] = length, sequence
             for user in users.get(number, ()):
                 lacking[user] -= 1
-                if lacking[user]:
-                    continue
-                owner, whole = alternatives[user]
-                if owner not in self._settled and (found := self.of(whole)) is not None:
-                    heappush(waiting, (found, user))
+                if not lacking[user]:
+                    self._measure(user, alternatives[user], waiting)
+
+    def _measure(
+        self, at: int, alternative: tuple[int, int, Sequence], waiting: list[tuple[_Length, int]]
+    ) -> None:
+        number, place, sequence = alternative
+        length = self.of(sequence)
+        if length is not None:
+            self.alternatives[number][place] = length
+            heappush(waiting, (length, at))
 
     def of(self, sequence: Sequence) -> _Length | None:
         """None if no text is known."""
@@ -151,13 +159,12 @@ def _largest_choice(cfg: Cfg, lengths: _Lengths) -> int:
     which way a rule goes, and that of a rule within it.
     """
     ways = [0, 0]
-    for number in range(len(cfg)):
-        sizes = []
-        for sequence in cfg.alternatives(Rule(number)):
-            sizes.append(_size(lengths.of(sequence)))
-            ways += (_size(lengths.of(parts)) for parts in _repeated_in(sequence))
-        if len(sizes) > 1:
+    for number, measured in enumerate(lengths.alternatives):
+        if len(measured) > 1:
+            sizes = [_size(length) for length in measured]
             ways.append(max(sizes) - min(sizes))
+        for sequence in cfg.alternatives(Rule(number)):
+            ways += (_size(lengths.of(parts)) for parts in _repeated_in(sequence))
     return sum(nlargest(2, ways))
 
 
@@ -209,7 +216,7 @@ def terminal_text(terminal: str) -> str | None:
     rule = f"start: {terminal}\n" if terminal[0] == "%" else f"start: T\nT: {terminal}\n"
     matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(rule), log_level=0)
     plain = witnesses(terminal)
-    # Where a pattern takes all plain strings away, what is left has a line break in it: `.` has not.
+    # Where a pattern takes all plain strings away, those with a line break are left: `.` has none.
     for candidate in (*plain, *map(_with_line_break, plain)):
         tokens = list(candidate.encode())
         there = matcher.deep_copy()

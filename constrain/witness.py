@@ -24,6 +24,9 @@ _NAMED = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "a": "\a", "0":
 # Of a terminal: a regex, a literal, or what stands between them.
 _PART = re.compile(r"""/(?:[^/\\]|\\.)*+/|"(?:[^"\\]|\\.)*+"|[^/"]""", re.DOTALL)
 
+# Characters of a regex that stand for themselves, once each.
+_PLAIN = re.compile(r"[^\\\[\](){}|.^$*+?]+(?![*+?{])")
+
 Test = Callable[[str], bool]
 
 
@@ -190,6 +193,7 @@ def _padded(text: str, length: int) -> Iterator[str]:
         yield '"' + more + text[1:]
 
 
+@lru_cache(maxsize=1 << 12)
 def _regex_witness(pattern: str) -> _Piece:
     reader = _Regex(pattern)
     piece = reader.alternatives()
@@ -216,19 +220,23 @@ class _Regex:
 
     def alternatives(self) -> _Piece:
         found = self._row()
+        if not self._take("|"):
+            return found
+        rows = [found, self._row()]
         while self._take("|"):
-            other = self._row()
-            both = (found.text, *found.others, other.text, *other.others)
-            texts = sorted(dict.fromkeys(both), key=len)
-            rest = max(found.rest, other.rest)
-            found = _Piece(texts[0], rest, tuple(texts[1 : _MOST + 1]))
-        return found
+            rows.append(self._row())
+        texts = sorted(dict.fromkeys(t for row in rows for t in (row.text, *row.others)), key=len)
+        return _Piece(texts[0], max(row.rest for row in rows), tuple(texts[1 : _MOST + 1]))
 
     def _row(self) -> _Piece:
         row = _NOTHING
         while self._next() not in ("", "|", ")"):
-            atom = self._atom()
-            row = row.then(atom.times(self._times()))
+            if (plain := _PLAIN.match(self._pattern, self.at)) is not None:
+                self.at = plain.end()
+                row = row.then(_Piece(plain[0], len(plain[0].encode())))
+            else:
+                atom = self._atom()
+                row = row.then(atom.times(self._times()))
             if len(row.text) > _LONGEST:
                 raise _NotUnderstood
         return row
