@@ -26,6 +26,7 @@ from formgate.gateway.tokenizer_folder import load_tokenizer
 COMMAND = (sys.executable, "-m", "formgate.gateway.compile_worker")
 MEMORY_BYTES = 4 << 30  # of address space
 CPU_SECONDS = 1.5  # of one constraint: what is refused must not depend on what else runs
+MOST_GARBAGE = 50_000  # objects that may have become unreachable before they are looked for
 
 # The stack of a worker is smaller than the engine's: what a worker survives, the engine does.
 STACK_BYTES = 4 << 20
@@ -67,6 +68,7 @@ def main(arguments: list[str]) -> None:
     tasks = CompileTasks(compiler)
     step_back(os.getpid())
     gc.freeze()  # what lives as long as the worker is not looked at again and again
+    gc.disable()  # but between two answers
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     threading.stack_size(STACK_BYTES)
     thread = threading.Thread(target=serve, args=(Connection(int(descriptor)), tasks))
@@ -89,6 +91,8 @@ def serve(pipe: Connection, tasks: CompileTasks) -> None:
         answer = json.dumps(_answer(tasks, task, text)).encode()
         signal.setitimer(signal.ITIMER_PROF, 0)
         pipe.send_bytes(answer)
+        if gc.get_count()[0] > MOST_GARBAGE:
+            gc.collect()
 
 
 def _answer(tasks: CompileTasks, task: str, text: str) -> dict[str, Any]:
