@@ -69,6 +69,10 @@ class Algebra:
         self._emptiness = Emptiness(self.shapes, self.kinds, self._alternatives.spend)
         self._one_ofs = OneOfs(self.literal, self._alternatives, self._emptiness)
 
+    def rest(self) -> None:
+        """Whoever asks from now on may ask for as much work as if it asked first."""
+        self._alternatives.rest()
+
     # What a conjunction allows.
 
     def shapes(self, schema: Conjunction, kind: Kind) -> list[Shape]:

@@ -50,8 +50,7 @@ class CompileTasks:
         """`[blueprint, tokens of the shortest answer, what closing needs to know of the grammar]`
         as JSON.
         """
-        blueprint = self._compiler.blueprint(spec_text)
-        shortest = self._compiler.shortest(spec_text)
+        blueprint, shortest = self._compiler.sized_blueprint(spec_text)
         parts = [shortest.largest_part, shortest.endings, shortest.text]
         return json.dumps([blueprint, self._compiler.num_tokens(shortest.text), parts])
 
