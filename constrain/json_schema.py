@@ -38,9 +38,7 @@ class ReadSchemas:
     """
 
     def __init__(self) -> None:
-        self._read: dict[
-            int, tuple[Resources, Algebra]
-        ] = {}  # by identity
+        self._read: dict[int, tuple[Resources, Algebra]] = {}  # by identity
 
     def of(self, schema: Any) -> tuple[Resources, Algebra]:
         """Raises ConstraintError."""
