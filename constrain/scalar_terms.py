@@ -21,6 +21,7 @@ from formgate.constrain.regex_terms import (
     without,
 )
 from formgate.constrain.scalars import Numbers, Strings, is_empty_terminal
+from formgate.constrain.witness import witnesses
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode  # which `dumps` makes anew for each text
 
@@ -52,7 +53,7 @@ def string_token(
         return Token(f"/{_escaped(prefix)}{string}{_escaped(suffix)}/", holds)
     kept = _kept(strings)
     taken = _taken(strings)
-    if len(kept) + len(taken) > 1 and _surely_empty(kept, taken):
+    if len(kept) + len(taken) > 1 and _surely_empty(strings, kept, taken):
         return None
     whole = both(kept)
     if taken:
@@ -103,11 +104,14 @@ def _taken(strings: Strings) -> list[Term]:
     return taken
 
 
-def _surely_empty(kept: list[Term], taken: list[Term]) -> bool:
+def _surely_empty(strings: Strings, kept: list[Term], taken: list[Term]) -> bool:
     if not any(part.text != f"/{JSON_STRING}/" for part in kept):
         return False  # all strings but some
     whole = both(kept)
-    return is_empty_terminal((without(whole, either(taken)) if taken else whole).text)
+    terminal = (without(whole, either(taken)) if taken else whole).text
+    if any(_holds(strings, "", "", text) for text in witnesses(terminal)):
+        return False
+    return is_empty_terminal(terminal)
 
 
 def number_tokens(numbers: Numbers, *, canonical: bool) -> list[Token]:
