@@ -6,7 +6,7 @@ tree automata; Attouche et al., "Witness Generation for JSON Schema" (VLDB 2022)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -35,6 +35,7 @@ from formgate.constrain.scalar_keywords import (
     type_clause,
 )
 from formgate.constrain.shapes import (
+    KINDS,
     TOP,
     Array,
     Conjunction,
@@ -44,26 +45,33 @@ from formgate.constrain.shapes import (
     Shape,
 )
 
+_KINDS_OF_TYPE = {kind.value: (kind,) for kind in KINDS} | {"integer": (Kind.NUMBER,)}
+
 
 class Algebra:
     """Raises ConstraintError for what it cannot express, when that is asked for."""
 
     def __init__(self, resources: Resources, draft: Draft) -> None:
         self._resources = resources
-        self._draft = draft
+        self._ref_alone = draft.ref_hides_siblings
         self._literals: dict[tuple[Literal, Kind, bool], list[Shape]] = {}
         self._shapes: dict[tuple[Conjunction, Kind], list[Shape]] = {}
         self._running: set[tuple[Literal, Kind, bool]] = set()
         self._aliases: dict[Node, Node] = {}
+        self._kinds: dict[Node, tuple[Kind, ...]] = {}
         self._constants = ConstantSchemas()
         self._alternatives = Alternatives()
         self._presence = PresenceReader(
             resources.child,
             lambda node: resources.target(node, "$ref"),
-            ref_alone=draft.ref_hides_siblings,
+            ref_alone=self._ref_alone,
         )
-        self._emptiness = Emptiness(self.shapes, self._alternatives.spend)
+        self._emptiness = Emptiness(self.shapes, self.kinds, self._alternatives.spend)
         self._one_ofs = OneOfs(self.literal, self._alternatives, self._emptiness)
+
+    def rest(self) -> None:
+        """Whoever asks from now on may ask for as much work as if it asked first."""
+        self._alternatives.rest()
 
     # What a conjunction allows.
 
@@ -81,10 +89,20 @@ class Algebra:
                     known = self._alternatives.product(
                         (partial(self.literal, one, kind) for one in schema), kind
                     )
-                known = self._shapes[key] = self._one_ofs.resolved(known)
+                if kind is Kind.OBJECT:
+                    known = self._one_ofs.resolved(known)
+                self._shapes[key] = known
             except Unplaced as error:
                 raise self.placed(error, schema) from None
         return known
+
+    def kinds(self, schema: Conjunction) -> Sequence[Kind]:
+        """The kinds of values that `type` alone does not rule out."""
+        kinds: Sequence[Kind] = KINDS
+        for node, holds in schema:
+            if holds and (own := self._kinds_of(node)) is not KINDS:
+                kinds = own if kinds is KINDS else [kind for kind in kinds if kind in own]
+        return kinds
 
     def placed(self, error: Unplaced, schema: Conjunction) -> ConstraintError:
         """`error`, which came up while `schema` was worked out, with its place if that is known."""
@@ -102,14 +120,14 @@ class Algebra:
         """Whether no value satisfies two branches of the node's `oneOf`."""
         subs = [self._resources.child(node, "oneOf", at) for at in range(len(node.schema["oneOf"]))]
         try:
-            return all(self._one_ofs.apart(subs, kind) for kind in Kind)
+            return all(self._one_ofs.apart(subs, kind) for kind in KINDS)
         except ConstraintError:
             return False
 
     def without_aliases(self, schema: Conjunction) -> Conjunction:
         """The same schemas, none of them a mere reference to another."""
         for node, _ in schema:
-            if node.schema not in (True, False) and "$ref" in node.schema:
+            if not isinstance(node.schema, bool) and "$ref" in node.schema:
                 break
         else:
             return schema
@@ -121,7 +139,7 @@ class Algebra:
             return known
         first, seen = node, {node}
         while not isinstance(node.schema, bool) and "$ref" in node.schema:
-            if not self._draft.ref_hides_siblings and not says_nothing_but(node.schema, "$ref"):
+            if not self._ref_alone and not says_nothing_but(node.schema, "$ref"):
                 break
             node = self._resources.target(node, "$ref")
             if node in seen:
@@ -143,7 +161,7 @@ class Algebra:
         node, holds = literal
         if isinstance(node.schema, bool):
             return [TOP[kind]] if node.schema == holds else []
-        if self._other_type(node, kind):
+        if kind not in self._kinds_of(node):
             return [] if holds else [TOP[kind]]
         if key in self._running:
             keyword = "$ref" if "$ref" in node.schema else None
@@ -174,18 +192,25 @@ class Algebra:
         self._literals[key] = shapes
         return shapes
 
-    def _other_type(self, node: Node, kind: Kind) -> bool:
-        """Whether `type` alone rules the kind out, which spares a look at all the rest."""
-        names = node.schema.get("type")
-        if names is None or (self._draft.ref_hides_siblings and "$ref" in node.schema):
-            return False
-        if kind is Kind.NUMBER and "integer" in names:
-            return False
-        return kind.value != names if isinstance(names, str) else kind.value not in names
+    def _kinds_of(self, node: Node) -> tuple[Kind, ...]:
+        """By `type` alone, which spares a look at all the rest."""
+        kinds = self._kinds.get(node)
+        if kinds is None:
+            kinds = KINDS
+            schema = node.schema
+            if not isinstance(schema, bool) and not (self._ref_alone and "$ref" in schema):
+                names = schema.get("type")
+                if isinstance(names, str):
+                    kinds = _KINDS_OF_TYPE[names]
+                elif names is not None:
+                    allowed = {kind for name in names for kind in _KINDS_OF_TYPE[name]}
+                    kinds = tuple(kind for kind in KINDS if kind in allowed)
+            self._kinds[node] = kinds
+        return kinds
 
     def _clauses(self, node: Node, kind: Kind, tracked: bool) -> list[Clause]:
         schema = node.schema
-        if self._draft.ref_hides_siblings and "$ref" in schema:
+        if self._ref_alone and "$ref" in schema:
             return [self._reference(node, "$ref", kind, tracked)]
         clauses: list[Clause] = []
         if "type" in schema:

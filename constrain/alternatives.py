@@ -34,6 +34,11 @@ class Alternatives:
         self._work = 0
         self._refusal: ConstraintError | None = None
 
+    def rest(self) -> None:
+        """Forget the work that has been done."""
+        self._work = 0
+        self._refusal = None
+
     @property
     def overworked(self) -> bool:
         return self._work > MAX_WORK

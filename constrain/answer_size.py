@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from formgate.constrain.grammar_layout import Layout
-from formgate.constrain.json_schema import shortest_instance
+from formgate.constrain.json_schema import ReadSchemas, shortest_instance
 from formgate.constrain.shortest import Shortest, terminal_text
 from formgate.constrain.witness import longest_rest
 
 
-def shortest_answer(node: Mapping[str, Any], token_bytes: Sequence[bytes]) -> Shortest:
+def shortest_answer(
+    node: Mapping[str, Any], token_bytes: Sequence[bytes], read: ReadSchemas
+) -> Shortest:
     """Of grammars and of free text nothing is known: they count as empty. Raises
     ConstraintError.
     """
@@ -21,7 +23,7 @@ def shortest_answer(node: Mapping[str, Any], token_bytes: Sequence[bytes]) -> Sh
         case "token":
             return _of_text(token_bytes[node["id"]].decode("utf-8", "replace"))
         case "json":
-            return shortest_instance(node["schema"], Layout(node.get("whitespace_pattern")))
+            return shortest_instance(node["schema"], Layout(node.get("whitespace_pattern")), read)
         case "json_object":
             return _of_text("{}")
         case "regex":
@@ -32,10 +34,10 @@ def shortest_answer(node: Mapping[str, Any], token_bytes: Sequence[bytes]) -> Sh
         case "free_text_until":
             return _of_text(node["text"])
         case "seq":
-            parts = [shortest_answer(item, token_bytes) for item in node["items"]]
+            parts = [shortest_answer(item, token_bytes, read) for item in node["items"]]
             return _joined(parts)
         case "choice":
-            parts = [shortest_answer(item, token_bytes) for item in node["items"]]
+            parts = [shortest_answer(item, token_bytes, read) for item in node["items"]]
             texts = sorted((part.text for part in parts), key=len)
             settled = len(texts[-1].encode()) - len(texts[0].encode())
             return Shortest(
@@ -44,7 +46,7 @@ def shortest_answer(node: Mapping[str, Any], token_bytes: Sequence[bytes]) -> Sh
                 _endings_of(parts),
             )
         case "repeat":
-            item = shortest_answer(node["item"], token_bytes)
+            item = shortest_answer(node["item"], token_bytes, read)
             more = len(item.text.encode())
             return Shortest(item.text * node["min"], more + item.largest_part, item.endings)
     return Shortest("", 0)

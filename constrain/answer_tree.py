@@ -17,7 +17,7 @@ from formgate.constrain.gbnf import is_gbnf
 from formgate.constrain.gbnf_lark import gbnf_to_lark
 from formgate.constrain.grammar_layout import Layout
 from formgate.constrain.guard_plan import GuardPlan
-from formgate.constrain.json_schema import guard_refusal, schema_grammar
+from formgate.constrain.json_schema import ReadSchemas, guard_refusal, schema_grammar
 from formgate.constrain.lark_grammar import check_lark
 from formgate.constrain.shortest import byte_tokenizer
 from formgate.constrain.white_space import white_space
@@ -38,9 +38,11 @@ class LarkGrammar:
     endings: tuple[str, ...] = ()
 
 
-def to_lark(root: Node, token_bytes: Sequence[bytes], *, native: bool) -> LarkGrammar:
+def to_lark(
+    root: Node, token_bytes: Sequence[bytes], *, native: bool, read: ReadSchemas | None = None
+) -> LarkGrammar:
     """Raises ConstraintError for a node that cannot be written down."""
-    writer = _Writer(token_bytes, native)
+    writer = _Writer(token_bytes, native, read or ReadSchemas())
     start = writer.expression(root)
     source = "\n".join([f"start: {start}", *writer.rules, ""])
     endings = tuple(dict.fromkeys(writer.endings))
@@ -48,8 +50,9 @@ def to_lark(root: Node, token_bytes: Sequence[bytes], *, native: bool) -> LarkGr
 
 
 class _Writer:
-    def __init__(self, token_bytes: Sequence[bytes], native: bool) -> None:
+    def __init__(self, token_bytes: Sequence[bytes], native: bool, read: ReadSchemas) -> None:
         self._token_bytes = token_bytes
+        self._read = read
         self._native = native
         self.rules: list[str] = []
         self.guards: list[tuple[bytes, GuardPlan]] = []
@@ -127,7 +130,8 @@ class _Writer:
         if whitespace_pattern is not None:
             whitespace_pattern = white_space(whitespace_pattern)
             native = False  # llguidance's own compiler takes white space as what may be left out
-        grammar = schema_grammar(schema, Layout(whitespace_pattern), name, native=native)
+        layout = Layout(whitespace_pattern)
+        grammar = schema_grammar(schema, layout, name, native=native, read=self._read)
         self.is_native |= grammar.native
         if grammar.plan is not None:
             if not self._before and not self._from_start:

@@ -4,8 +4,8 @@ is left is written down.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,12 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A terminal: a literal or an expression of Lark, as it is written there."""
+    """A terminal: a literal or an expression of Lark, as it is written there. `holds`: a quick
+    test of whether it is all of a text, which may say no where it is.
+    """
 
     text: str
+    holds: Callable[[str], bool] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Cfg:
         found: list[int] = []
         for number, sequences in enumerate(self._rules):
             for sequence in sequences:
-                needed = set(_needed(sequence))
+                needed = set(needed_rules(sequence))
                 for rule in needed:
                     users.setdefault(rule, []).append(len(owners))
                 owners.append(number)
@@ -148,13 +151,13 @@ def rules_in(sequence: Sequence) -> Iterator[int]:
             yield from rules_in(symbol.parts)
 
 
-def _needed(sequence: Sequence) -> Iterator[int]:
+def needed_rules(sequence: Sequence) -> Iterator[int]:
     """The rules without which nothing comes of a sequence."""
     for symbol in sequence:
         if isinstance(symbol, Rule):
             yield symbol.number
         elif isinstance(symbol, Repeat) and symbol.least:
-            yield from _needed(symbol.parts)
+            yield from needed_rules(symbol.parts)
 
 
 def _is_plain(sequence: Sequence, productive: set[int]) -> bool:
@@ -166,7 +169,7 @@ def _is_plain(sequence: Sequence, productive: set[int]) -> bool:
 
 
 def _yields(sequence: Sequence, productive: set[int]) -> bool:
-    return all(number in productive for number in _needed(sequence))
+    return all(number in productive for number in needed_rules(sequence))
 
 
 def _comes(symbol: Symbol, productive: set[int]) -> bool:

@@ -22,6 +22,7 @@ from formgate.constrain.errors import ConstraintError
 from formgate.constrain.filling import ParallelFiller
 from formgate.constrain.fsm import CompiledFsm, FsmCompiler, FsmConstraint, regex_of
 from formgate.constrain.grammar_cache import GrammarCache
+from formgate.constrain.json_schema import ReadSchemas
 from formgate.constrain.matcher import GrammarConstraint
 from formgate.constrain.shortest import Shortest
 from formgate.constrain.thinking import ThinkingBudget, ThinkingConstraint, ThinkingTokens
@@ -82,6 +83,30 @@ class Limits:
         )
 
 
+class _Spec:
+    """A constraint while it is compiled."""
+
+    def __init__(self, text: str, max_bytes: int) -> None:
+        self.text = text
+        self.schemas = ReadSchemas()
+        self._max_bytes = max_bytes
+
+    @cached_property
+    def tree(self) -> Any:
+        """Raises ConstraintError."""
+        if len(self.text) > self._max_bytes:
+            raise ConstraintError(
+                f"The constraint has {len(self.text)} bytes; at most {self._max_bytes} are "
+                "allowed. Write what is repeated once, into `$defs`, or a `pattern` for a long "
+                "`enum`.",
+                code="schema_too_complex",
+            )
+        try:
+            return json.loads(self.text)["tree"]
+        except RecursionError:
+            raise _too_deep() from None
+
+
 class GrammarCompiler:
     """Thread-safe. `padded_vocab_size` is the number of logits, at least the vocabulary's size.
     With the backend "outlines", regular constraints are compiled to Outlines' index; all others
@@ -126,15 +151,24 @@ class GrammarCompiler:
         """The spec of an answer tree, compiled, checked, and ready to be built from anywhere.
         Raises ConstraintError if the constraint cannot be enforced exactly.
         """
-        blueprint = self._blueprints.get(spec_text)
+        return self._blueprint(_Spec(spec_text, self._limits.max_spec_bytes))
+
+    def sized_blueprint(self, spec_text: str) -> tuple[str, Shortest]:
+        """The blueprint and the shortest answer, which takes less time for both together. Raises
+        ConstraintError.
+        """
+        spec = _Spec(spec_text, self._limits.max_spec_bytes)
+        return self._blueprint(spec), self._shortest(spec)
+
+    def _blueprint(self, spec: _Spec) -> str:
+        blueprint = self._blueprints.get(spec.text)
         if blueprint is None:
-            tree = self._tree(spec_text)
-            if self._fsm is not None and (pattern := regex_of(tree)) is not None:
+            if self._fsm is not None and (pattern := regex_of(spec.tree)) is not None:
                 blueprint = Blueprint(pattern=pattern).dumps()
                 self.build(blueprint)
             else:
-                blueprint = self._grammar_blueprint(tree)
-            self._blueprints.put(spec_text, blueprint, len(blueprint))
+                blueprint = self._grammar_blueprint(spec)
+            self._blueprints.put(spec.text, blueprint, len(blueprint))
         return blueprint
 
     def build(self, blueprint_text: str) -> CompiledGrammar | CompiledFsm:
@@ -182,28 +216,31 @@ class GrammarCompiler:
 
     def shortest(self, spec_text: str) -> Shortest:
         """The shortest answer under a constraint. Raises ConstraintError."""
-        size = self._sizes.get(spec_text)
+        return self._shortest(_Spec(spec_text, self._limits.max_spec_bytes))
+
+    def _shortest(self, spec: _Spec) -> Shortest:
+        size = self._sizes.get(spec.text)
         if size is None:
             try:
-                size = shortest_answer(self._tree(spec_text), self._vocabulary.token_bytes)
+                size = shortest_answer(spec.tree, self._vocabulary.token_bytes, spec.schemas)
             except RecursionError:
                 raise _too_deep() from None
-            self._sizes.put(spec_text, size, len(size.text))
+            self._sizes.put(spec.text, size, len(size.text))
         return size
 
     def num_tokens(self, text: str) -> int:
         """How many tokens the tokenizer writes a text in."""
         return len(self._tokenizer.tokenize_str(text))
 
-    def _grammar_blueprint(self, tree: Any) -> str:
-        token_bytes = self._vocabulary.token_bytes
+    def _grammar_blueprint(self, spec: _Spec) -> str:
+        tree, read, token_bytes = spec.tree, spec.schemas, self._vocabulary.token_bytes
         try:
-            lark = to_lark(tree, token_bytes, native=True)
+            lark = to_lark(tree, token_bytes, native=True, read=read)
             source = _source(lark.source)
             grammar = self._grammar(source, lark.guards)
             if grammar.first.is_error() and lark.native:
                 # The algebra takes more than llguidance's own compiler, and says why not.
-                lark = to_lark(tree, token_bytes, native=False)
+                lark = to_lark(tree, token_bytes, native=False, read=read)
                 source = _source(lark.source)
                 grammar = self._grammar(source, lark.guards)
         except RecursionError:
@@ -220,19 +257,6 @@ class GrammarCompiler:
 
     def _matcher(self, source: str) -> LLMatcher:
         return LLMatcher(self._tokenizer, source, limits=self._parser_limits, log_level=0)
-
-    def _tree(self, spec_text: str) -> Any:
-        if len(spec_text) > self._limits.max_spec_bytes:
-            raise ConstraintError(
-                f"The constraint has {len(spec_text)} bytes; at most "
-                f"{self._limits.max_spec_bytes} are allowed. Write what is repeated once, into "
-                "`$defs`, or a `pattern` for a long `enum`.",
-                code="schema_too_complex",
-            )
-        try:
-            return json.loads(spec_text)["tree"]
-        except RecursionError:
-            raise _too_deep() from None
 
     @cached_property
     def _tokens(self) -> TokenBytes:

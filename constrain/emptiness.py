@@ -4,7 +4,7 @@ answer "not empty" may be wrong where strings are told apart by patterns alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from formgate.constrain.errors import SelfReferenceError
 from formgate.constrain.presence import Has, Not, conjuncts, demanded, names_in
@@ -16,13 +16,17 @@ _DEPTH = 3  # schemas inside schemas that are looked into
 _FEW = frozenset(("const", "enum"))
 
 ShapesOf = Callable[[Conjunction, Kind], list[Shape]]
+KindsOf = Callable[[Conjunction], Sequence[Kind]]
 
 
 class Emptiness:
     """`spend` is told of the work as it is done, and may raise."""
 
-    def __init__(self, shapes_of: ShapesOf, spend: Callable[[int], None]) -> None:
+    def __init__(
+        self, shapes_of: ShapesOf, kinds_of: KindsOf, spend: Callable[[int], None]
+    ) -> None:
         self._shapes_of = shapes_of
+        self._kinds_of = kinds_of
         self._spend = spend
         # The least depth from which on a schema is found empty, the greatest at which it is not.
         self._empty: dict[Conjunction, int] = {}
@@ -43,7 +47,7 @@ class Emptiness:
         try:
             empty = all(
                 self.of_shape(shape, depth)
-                for kind in Kind
+                for kind in self._kinds_of(schema)
                 for shape in self._shapes_of(schema, kind)
             )
         except SelfReferenceError:
@@ -83,8 +87,8 @@ class Emptiness:
                 value = thing.member(name)
                 if _is_open(value):
                     continue
-                shapes = {kind: self._shapes_of(value, kind) for kind in Kind}
-                strings = shapes.pop(Kind.STRING)
+                shapes = {kind: self._shapes_of(value, kind) for kind in self._kinds_of(value)}
+                strings = shapes.pop(Kind.STRING, [])
                 if any(shapes.values()):
                     continue
                 constants = [s.values for s in strings if isinstance(s, Strings)]

@@ -9,7 +9,7 @@ from formgate.constrain.grammar_layout import Grammar, Value
 from formgate.constrain.object_rules import add_object
 from formgate.constrain.scalar_terms import number_tokens, string_token
 from formgate.constrain.scalars import Numbers, Strings
-from formgate.constrain.shapes import Array, Conjunction, Constants, Kind, Object, Shape
+from formgate.constrain.shapes import Array, Conjunction, Constants, Object, Shape
 
 MAX_RULES = 100_000
 
@@ -35,7 +35,7 @@ def build(grammar: Grammar, schema: Conjunction) -> Rule:
             grammar.cfg.add(rule, (leaf,))
             continue
         try:
-            for kind in Kind:
+            for kind in grammar.algebra.kinds(value.schema):
                 for shape in grammar.algebra.shapes(value.schema, kind):
                     _add(grammar, rule, shape, value.canonical)
             if len(grammar.cfg) > MAX_RULES:

@@ -13,6 +13,7 @@ from formgate.constrain.grammar_rules import build
 from formgate.constrain.guard_plan import GuardPlan, guard_plan
 from formgate.constrain.native import NativeSchemas
 from formgate.constrain.no_value import no_value
+from formgate.constrain.resources import Resources
 from formgate.constrain.schema_check import checked
 from formgate.constrain.shortest import Shortest, shortest
 
@@ -31,14 +32,32 @@ class SchemaGrammar:
     native: bool = False
 
 
-def schema_grammar(schema: Any, layout: Layout, name: str, *, native: bool) -> SchemaGrammar:
+class ReadSchemas:
+    """The schemas of one answer tree: each is checked once, and what the algebra has worked out is
+    there for whoever asks next.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[int, tuple[Resources, Algebra]] = {}  # by identity
+
+    def of(self, schema: Any) -> tuple[Resources, Algebra]:
+        """Raises ConstraintError."""
+        known = self._read.get(id(schema))
+        if known is None:
+            resources = checked(schema)
+            known = self._read[id(schema)] = resources, Algebra(resources, draft_of(schema))
+        known[1].rest()
+        return known
+
+
+def schema_grammar(
+    schema: Any, layout: Layout, name: str, *, native: bool, read: ReadSchemas
+) -> SchemaGrammar:
     """Rules named after `name`. `native`: as llguidance's own where that can be; it may still
     refuse them. Raises ConstraintError.
     """
-    resources = checked(schema)
-    draft = draft_of(schema)
-    algebra = Algebra(resources, draft)
-    natives = NativeSchemas(resources, draft, algebra) if native else None
+    resources, algebra = read.of(schema)
+    natives = NativeSchemas(resources, draft_of(schema), algebra) if native else None
     if natives is not None and (whole := natives.of(resources.root)) is not None:
         if whole is False:
             raise no_value(algebra, resources)
@@ -75,10 +94,10 @@ def guard_refusal(schema: Any) -> ConstraintError:
     )
 
 
-def shortest_instance(schema: Any, layout: Layout) -> Shortest:
+def shortest_instance(schema: Any, layout: Layout, read: ReadSchemas) -> Shortest:
     """Raises ConstraintError."""
-    resources = checked(schema)
-    grammar = Grammar(Algebra(resources, draft_of(schema)), layout)
+    resources, algebra = read.of(schema)
+    grammar = Grammar(algebra, layout)
     start = build(grammar, ((resources.root, True),))
     grammar.cfg.prune()
     return shortest(grammar.cfg, start)

@@ -5,12 +5,14 @@ compiler's decisions, the refusals, `POST /v1/schema/check` and docs/json-schema
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from formgate.constrain.dialect import Draft
+
+ShapeTest = Callable[[Any], bool]
 
 
 class How(StrEnum):
@@ -166,62 +168,62 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
 
 
-def has_shape(value: Any, shape: Shape) -> bool:
-    """Whether a keyword's value is of the kind that the metaschemas ask for, but for what is in
-    the schemas inside it.
-    """
-    match shape:
-        case Shape.ANY:
-            return True
-        case Shape.STRING:
-            return isinstance(value, str)
-        case Shape.SCHEMA:
-            return isinstance(value, dict | bool)
-        case Shape.SCHEMA_MAP:
-            return isinstance(value, dict) and all(
-                isinstance(sub, dict | bool) for sub in value.values()
-            )
-        case Shape.SCHEMAS:
-            return (
-                isinstance(value, list)
-                and len(value) > 0
-                and all(isinstance(sub, dict | bool) for sub in value)
-            )
-        case Shape.SCHEMA_OR_SCHEMAS:
-            return isinstance(value, dict | bool) or (
-                isinstance(value, list) and all(isinstance(sub, dict | bool) for sub in value)
-            )
-        case Shape.STRINGS:
-            return isinstance(value, list) and all(isinstance(name, str) for name in value)
-        case Shape.COUNT:
-            return is_integer(value) and value >= 0
-        case Shape.TYPES:
-            if isinstance(value, str):
-                return value in TYPES
-            return (
-                isinstance(value, list)
-                and len(value) > 0
-                and all(isinstance(name, str) and name in TYPES for name in value)
-            )
-        case Shape.BOOLEAN:
-            return isinstance(value, bool)
-        case Shape.NUMBER:
-            return _is_number(value)
-        case Shape.NUMBER_OR_BOOLEAN:
-            return isinstance(value, bool) or _is_number(value)
-        case Shape.POSITIVE:
-            return _is_number(value) and value > 0
-        case Shape.VALUES:
-            return isinstance(value, list) and len(value) > 0
-        case Shape.DEPENDENCIES:
-            return isinstance(value, dict) and all(
-                isinstance(sub, dict | bool) or has_shape(sub, Shape.STRINGS)
-                for sub in value.values()
-            )
-        case Shape.STRINGS_MAP:
-            return isinstance(value, dict) and all(
-                has_shape(sub, Shape.STRINGS) for sub in value.values()
-            )
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, dict | bool)
+
+
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_boolean(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_string, value))
+
+
+def _are_values(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0
+
+
+def _are_types(value: Any) -> bool:
+    if isinstance(value, str):
+        return value in TYPES
+    return _are_values(value) and all(isinstance(name, str) and name in TYPES for name in value)
+
+
+def _is_map(of: ShapeTest) -> ShapeTest:
+    return lambda value: isinstance(value, dict) and all(map(of, value.values()))
+
+
+# Whether a keyword's value is of the kind that the metaschemas ask for, but for what is in the
+# schemas inside it.
+SHAPE_TESTS: Mapping[Shape, ShapeTest] = {
+    Shape.ANY: lambda _: True,
+    Shape.STRING: _is_string,
+    Shape.SCHEMA: _is_schema,
+    Shape.SCHEMA_MAP: _is_map(_is_schema),
+    Shape.SCHEMAS: lambda value: _are_values(value) and all(map(_is_schema, value)),
+    Shape.SCHEMA_OR_SCHEMAS: lambda value: (
+        _is_schema(value) or (isinstance(value, list) and all(map(_is_schema, value)))
+    ),
+    Shape.STRINGS: _are_strings,
+    Shape.COUNT: lambda value: is_integer(value) and value >= 0,
+    Shape.TYPES: _are_types,
+    Shape.BOOLEAN: _is_boolean,
+    Shape.NUMBER: _is_number,
+    Shape.NUMBER_OR_BOOLEAN: lambda value: _is_boolean(value) or _is_number(value),
+    Shape.POSITIVE: lambda value: _is_number(value) and value > 0,
+    Shape.VALUES: _are_values,
+    Shape.DEPENDENCIES: _is_map(lambda value: _is_schema(value) or _are_strings(value)),
+    Shape.STRINGS_MAP: _is_map(_are_strings),
+}
 
 
 # They name a schema or hold others, and say nothing of a value.
@@ -242,7 +244,3 @@ def says_nothing_but(schema: Mapping[str, Any], keyword: str) -> bool:
         or entry.how is How.ANNOTATION
         for name in schema
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -73,7 +73,7 @@ Asserted: {{formats}}. Every other `format` is an annotation.
 
 A schema is refused as too complex (`schema_too_complex`), never half enforced: deeper than
 {MAX_DEPTH} levels of schemas, more than {MAX_SHAPES:,} ways through its `oneOf`, `anyOf` and `not`,
-more than {MAX_RULES:,} grammar rules, or over 1.5 seconds of CPU time to compile. It is compiled in a
+more than {MAX_RULES:,} grammar rules, or over a second of CPU time to compile. It is compiled in a
 process of its own, which is killed at its limit of time or memory; other requests do not notice.
 
 ## Token budgets

@@ -29,6 +29,12 @@ _NOT_HERE = frozenset(
         *("propertyNames", "unevaluatedItems", "unevaluatedProperties"),
     }
 )
+_REWRITTEN = frozenset(
+    ("properties", "additionalProperties", "$ref", "anyOf", "allOf", "oneOf", "uniqueItems")
+)
+_OF_STRINGS = frozenset(("minLength", "maxLength", "minItems", "maxItems", "pattern", "format"))
+_OF_NUMBERS = frozenset(("multipleOf", "exclusiveMinimum", "exclusiveMaximum"))
+_OF_ITEMS = frozenset(("items", "prefixItems"))
 
 
 class _NotNative(Exception):
@@ -40,7 +46,7 @@ class NativeSchemas:
 
     def __init__(self, resources: Resources, draft: Draft, algebra: Algebra) -> None:
         self._resources = resources
-        self._draft = draft
+        self._ref_alone = draft.ref_hides_siblings
         self._algebra = algebra
         self._names: dict[Node, str] = {}  # of the targets of references
         self._known: dict[Node, Any] = {}  # None for what llguidance cannot do
@@ -82,7 +88,8 @@ class NativeSchemas:
                 self._known[node] = None
             self._references[node] = list(self._gathered)
             self._gathered = outer
-        self._gathered |= dict.fromkeys(self._references[node])
+        if references := self._references[node]:
+            self._gathered |= dict.fromkeys(references)
         return self._known[node]
 
     def _sub(self, node: Node) -> Any:
@@ -97,7 +104,7 @@ class NativeSchemas:
             return schema
         if not _NOT_HERE.isdisjoint(schema):
             raise _NotNative
-        if "$ref" in schema and self._draft.ref_hides_siblings:
+        if "$ref" in schema and self._ref_alone:
             return {"$ref": self._reference(node)}
         child = self._resources.child
         new: dict[str, Any] = {}
@@ -106,6 +113,8 @@ class NativeSchemas:
                 new[keyword] = value
                 if keyword in ("enum", "const") and _holds_container(value, keyword):
                     raise _NotNative  # written with other separators
+            elif keyword not in _REWRITTEN:
+                continue
             elif keyword == "properties":
                 if not all(map(_needs_no_escape, value)):
                     raise _NotNative
@@ -124,9 +133,12 @@ class NativeSchemas:
                 new[name] = subs
             elif keyword == "uniqueItems" and value:
                 raise _NotNative
-        self._strings(schema, new)
-        self._numbers(schema, new)
-        self._items(node, new)
+        if not _OF_STRINGS.isdisjoint(schema):
+            self._strings(schema, new)
+        if not _OF_NUMBERS.isdisjoint(schema):
+            self._numbers(schema, new)
+        if not _OF_ITEMS.isdisjoint(schema):
+            self._items(node, new)
         return new
 
     def _reference(self, node: Node) -> str:
@@ -198,7 +210,7 @@ def _holds_container(value: Any, keyword: str) -> bool:
 
 
 def _needs_no_escape(name: str) -> bool:
-    return not any(char in name for char in '"\\') and name.isprintable()
+    return '"' not in name and "\\" not in name and name.isprintable()
 
 
 def _anchored(pattern: str, *, search: bool) -> str:

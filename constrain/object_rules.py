@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import NamedTuple
 
 from formgate.constrain.cfg import Repeat, Rule, Symbol, Token
 from formgate.constrain.errors import Unplaced
@@ -38,8 +39,7 @@ class _Rest:
     value: Conjunction
 
 
-@dataclass(frozen=True, slots=True)
-class _State:
+class _State(NamedTuple):
     """Behind the first `at` names; `free` are those that may still come in any order. `need` and
     `room`: members still needed and still allowed, each as far as it can matter.
     """

@@ -72,10 +72,6 @@ def parse(pattern: str) -> Regex:
     return _Parser(pattern).all()
 
 
-def literal(text: str) -> Regex:
-    return Seq(tuple(Chars(((ord(char), ord(char)),)) for char in text))
-
-
 class _Parser:
     def __init__(self, pattern: str) -> None:
         self._text = pattern

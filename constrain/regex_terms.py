@@ -10,20 +10,18 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 
+from formgate.constrain.regex_anchors import no_edges, searching, trail, whole
 from formgate.constrain.regex_syntax import (
     ANY_TEXT,
-    EMPTY,
     NOTHING,
     Alt,
     Chars,
     ClassItem,
-    Edge,
     Look,
     Regex,
     RegexError,
     Repeat,
     Seq,
-    literal,
     parse,
 )
 
@@ -83,7 +81,7 @@ def quoted(text: str) -> str:
 
 def literal_term(text: str) -> Term:
     """The JSON string `text`, quotes included."""
-    return _Writer(in_json=True, wide=False).written(literal(text), '"', '"')
+    return term('"' + "".join(map(_one_char_in_json, text)) + '"')
 
 
 @lru_cache(maxsize=4096)
@@ -91,139 +89,19 @@ def pattern_term(pattern: str, *, search: bool, in_json: bool, wide: bool) -> Te
     """The texts in which `pattern` is found (search) or which it matches as a whole. In JSON, with
     their quotes. Raises RegexError.
     """
-    tree = parse(pattern)
-    tree = _searching(tree) if search else _whole(tree)
     quote = '"' if in_json else ""
+    tree = _searching_or_whole(pattern, search)
     return _Writer(in_json=in_json, wide=wide).written(tree, quote, quote)
+
+
+@lru_cache(maxsize=1024)
+def _searching_or_whole(pattern: str, search: bool) -> Regex:
+    tree = parse(pattern)
+    return searching(tree) if search else whole(tree)
 
 
 def length_term(least: int, most: int | None) -> Term:
     return term(f'"{JSON_CHAR}{{{least},{"" if most is None else most}}}"')
-
-
-def _whole(tree: Regex) -> Regex:
-    """`tree` for a match of the whole text: anchors at its edges say nothing new."""
-    anchored, free = _lead(tree)
-    tree = _alt(anchored, free)
-    anchored, free = _trail(tree)
-    return _no_edges(_alt(anchored, free))
-
-
-def _searching(tree: Regex) -> Regex:
-    """`tree` for a match anywhere: any text where no `^` or `$` holds it to an edge."""
-    options = []
-    for at_start, head in zip((True, False), _lead(tree), strict=True):
-        for at_end, body in zip((True, False), _trail(head), strict=True):
-            if body == NOTHING:
-                continue
-            parts = [*(() if at_start else (ANY_TEXT,)), body, *(() if at_end else (ANY_TEXT,))]
-            options.append(Seq(tuple(parts)))
-    return _no_edges(Alt(tuple(options)) if len(options) != 1 else options[0])
-
-
-def _alt(*options: Regex) -> Regex:
-    kept = tuple(option for option in options if option != NOTHING)
-    return kept[0] if len(kept) == 1 else Alt(kept)
-
-
-def _lead(tree: Regex) -> tuple[Regex, Regex]:
-    """`tree` as (what follows a leading `^`, what has none)."""
-    match tree:
-        case Edge(start=True):
-            return EMPTY, NOTHING
-        case Alt(options):
-            pairs = [_lead(option) for option in options]
-            return _alt(*(a for a, _ in pairs)), _alt(*(f for _, f in pairs))
-        case Seq(parts) if parts:
-            anchored, free = _lead(parts[0])
-            rest = Seq(parts[1:])
-            if isinstance(parts[0], Look):
-                # A lookahead takes no text: an anchor behind it still stands at the start.
-                inner, other = _lead(rest)
-                look = _seq(parts[0], inner) if inner != NOTHING else NOTHING
-                return look, _seq(parts[0], other) if other != NOTHING else NOTHING
-            after, _ = _lead(rest)
-            anchored = NOTHING if anchored == NOTHING else _seq(anchored, _drop_lead(rest))
-            free = NOTHING if free == NOTHING else _seq(free, rest)
-            if after != NOTHING and free != NOTHING and _nullable(parts[0]):
-                raise RegexError("'^' behind something optional cannot be enforced")
-            return anchored, free
-        case Repeat(part, least, most):
-            anchored, free = _lead(part)
-            if anchored == NOTHING:
-                return NOTHING, tree
-            if (least, most) == (0, 1):
-                return anchored, _alt(EMPTY, free)
-            raise RegexError("a repeated '^' cannot be enforced")
-    return NOTHING, tree
-
-
-def _drop_lead(rest: Regex) -> Regex:
-    """What follows a `^`: a second one right behind it says nothing new."""
-    anchored, free = _lead(rest)
-    return _alt(anchored, free)
-
-
-def _trail(tree: Regex) -> tuple[Regex, Regex]:
-    """`tree` as (what stands before a trailing `$`, what has none)."""
-    match tree:
-        case Edge(start=False):
-            return EMPTY, NOTHING
-        case Alt(options):
-            pairs = [_trail(option) for option in options]
-            return _alt(*(a for a, _ in pairs)), _alt(*(f for _, f in pairs))
-        case Seq(parts) if parts:
-            anchored, free = _trail(parts[-1])
-            rest = Seq(parts[:-1])
-            before, _ = _trail(rest)
-            if anchored != NOTHING:
-                first, second = _trail(rest)
-                anchored = _seq(_alt(first, second), anchored)
-            free = NOTHING if free == NOTHING else _seq(rest, free)
-            if before != NOTHING and free != NOTHING and _nullable(parts[-1]):
-                raise RegexError("'$' before something optional cannot be enforced")
-            return anchored, free
-        case Repeat(part, least, most):
-            anchored, free = _trail(part)
-            if anchored == NOTHING:
-                return NOTHING, tree
-            if (least, most) == (0, 1):
-                return anchored, _alt(EMPTY, free)
-            raise RegexError("a repeated '$' cannot be enforced")
-    return NOTHING, tree
-
-
-def _seq(first: Regex, second: Regex) -> Regex:
-    if second == EMPTY:
-        return first
-    return second if first == EMPTY else Seq((first, second))
-
-
-def _nullable(tree: Regex) -> bool:
-    match tree:
-        case Chars():
-            return False
-        case Seq(parts):
-            return all(_nullable(part) for part in parts)
-        case Alt(options):
-            return any(_nullable(option) for option in options)
-        case Repeat(part, least, _):
-            return least == 0 or _nullable(part)
-    return True
-
-
-def _no_edges(tree: Regex) -> Regex:
-    """An anchor that is still inside can never match, but for one in a lookahead."""
-    match tree:
-        case Edge():
-            return NOTHING
-        case Seq(parts):
-            return Seq(tuple(_no_edges(part) for part in parts))
-        case Alt(options):
-            return Alt(tuple(_no_edges(option) for option in options))
-        case Repeat(part, least, most):
-            return Repeat(_no_edges(part), least, most)
-    return tree
 
 
 class _Writer:
@@ -248,10 +126,10 @@ class _Writer:
             rest = parts[at + 1 :]
             match part:
                 case Look(inner, negated):
-                    seen, ends = _trail(inner)[::-1]
+                    seen, ends = trail(inner)[::-1]
                     writer = _Writer(in_json=self._in_json, wide=self._wide != negated)
                     options = [
-                        writer._ahead([_no_edges(option), *more], end)
+                        writer._ahead([no_edges(option), *more], end)
                         for option, more in ((seen, [ANY_TEXT]), (ends, []))
                         if option != NOTHING
                     ]
@@ -333,9 +211,15 @@ class _Writer:
         return "(?:" + "|".join([safe, *escapes]) + ")" if escapes else safe
 
     def _one_char(self, code: int) -> str:
-        if self._in_json and code in _UNSAFE:
-            return _ESCAPED.get(code, f"\\\\u00{code:02x}")
-        return _code_text(code)
+        return _one_char_in_json(chr(code)) if self._in_json else _code_text(code)
+
+
+@lru_cache(maxsize=1024)
+def _one_char_in_json(char: str) -> str:
+    code = ord(char)
+    if code in _UNSAFE:
+        return _ESCAPED.get(code, f"\\\\u00{code:02x}")
+    return _code_text(code)
 
 
 def _has_look(tree: Regex) -> bool:

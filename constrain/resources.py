@@ -27,6 +27,8 @@ class Node:
     scope: Scope = ()
 
 
+_HOLDERS = IN_MAP | IN_LIST | IN_SCHEMA
+
 # What gives a schema a name of its own.
 _NAMES = frozenset({"$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"})
 
@@ -195,9 +197,11 @@ def _joined(base: str, reference: str) -> str:
 
 def subschemas(schema: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     """The schemas right inside a schema, each with its path."""
-    if not isinstance(schema, dict):
+    if not isinstance(schema, dict) or _HOLDERS.isdisjoint(schema):
         return
     for keyword, value in schema.items():
+        if keyword not in _HOLDERS:
+            continue
         if keyword in IN_MAP:
             if isinstance(value, dict):
                 for name, sub in value.items():

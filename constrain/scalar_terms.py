@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from formgate.constrain.cfg import Token
 from formgate.constrain.errors import Unplaced
@@ -21,6 +21,7 @@ from formgate.constrain.regex_terms import (
     without,
 )
 from formgate.constrain.scalars import Numbers, Strings, is_empty_terminal
+from formgate.constrain.witness import witnesses
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode  # which `dumps` makes anew for each text
 
@@ -41,25 +42,41 @@ def string_token(
     strings: Strings, *, prefix: str = "", suffix: str = "", canonical: bool = False
 ) -> Token | None:
     """`prefix` and `suffix` stand about the quotes. None if no string is in the set."""
+    holds = partial(_holds, strings, prefix, suffix)
     if strings.values is not None:
         if len(strings.values) == 1:
             return Token(literal(prefix + quoted(strings.values[0]) + suffix))
         options = "|".join(_regex_of(value) for value in strings.values)
-        return Token(f"/{_escaped(prefix)}(?:{options}){_escaped(suffix)}/")
+        return Token(f"/{_escaped(prefix)}(?:{options}){_escaped(suffix)}/", holds)
     if strings == Strings():
         string = JSON_STRING if canonical else f'"{_FREE_CHAR}*"'
-        return Token(f"/{_escaped(prefix)}{string}{_escaped(suffix)}/")
+        return Token(f"/{_escaped(prefix)}{string}{_escaped(suffix)}/", holds)
     kept = _kept(strings)
     taken = _taken(strings)
-    if len(kept) + len(taken) > 1 and _surely_empty(kept, taken):
+    if len(kept) + len(taken) > 1 and _surely_empty(strings, kept, taken):
         return None
     whole = both(kept)
     if taken:
         whole = without(whole, either(taken))
     if not prefix and not suffix:
-        return Token(whole.text)
+        return Token(whole.text, holds)
     parts = (prefix and literal(prefix), whole.text, suffix and literal(suffix))
-    return Token("(" + " ".join(part for part in parts if part) + ")")
+    return Token("(" + " ".join(part for part in parts if part) + ")", holds)
+
+
+def _holds(strings: Strings, prefix: str, suffix: str, text: str) -> bool:
+    """Whether a text is one of the strings in its only spelling, with what stands about it. Of
+    plain characters, which every reader of a pattern understands alike.
+    """
+    if not (text.startswith(prefix) and text.endswith(suffix) and text.isascii()):
+        return False
+    try:
+        value = json.loads(text[len(prefix) : len(text) - len(suffix)])
+    except ValueError:
+        return False
+    if not isinstance(value, str) or text != prefix + quoted(value) + suffix:
+        return False
+    return value.isprintable() and strings.holds(value)
 
 
 def _kept(strings: Strings) -> list[Term]:
@@ -87,11 +104,14 @@ def _taken(strings: Strings) -> list[Term]:
     return taken
 
 
-def _surely_empty(kept: list[Term], taken: list[Term]) -> bool:
+def _surely_empty(strings: Strings, kept: list[Term], taken: list[Term]) -> bool:
     if not any(part.text != f"/{JSON_STRING}/" for part in kept):
         return False  # all strings but some
     whole = both(kept)
-    return is_empty_terminal((without(whole, either(taken)) if taken else whole).text)
+    terminal = (without(whole, either(taken)) if taken else whole).text
+    if any(_holds(strings, "", "", text) for text in witnesses(terminal)):
+        return False
+    return is_empty_terminal(terminal)
 
 
 def number_tokens(numbers: Numbers, *, canonical: bool) -> list[Token]:

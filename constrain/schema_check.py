@@ -8,10 +8,17 @@ from typing import Any
 
 from formgate.constrain.dialect import draft_of
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.keywords import LEDGER, How, has_shape
+from formgate.constrain.keywords import LEDGER, SHAPE_TESTS, How, Shape
 from formgate.constrain.resources import Resources
 
 MAX_DEPTH = 200  # levels of schemas inside schemas, whatever their pointers; the root is the first
+
+# The keywords whose value is looked at.
+_TESTS = {
+    name: SHAPE_TESTS[entry.shape]
+    for name, entry in LEDGER.items()
+    if entry.shape is not Shape.ANY or entry.how is How.REFUSED
+}
 
 
 def checked(schema: Any) -> Resources:
@@ -29,10 +36,11 @@ def checked(schema: Any) -> Resources:
         if draft.ref_hides_siblings and isinstance(node.schema.get("$ref"), str):
             continue
         for keyword, value in node.schema.items():
-            entry = LEDGER.get(keyword)
-            if entry is None:
+            test = _TESTS.get(keyword)
+            if test is None:
                 continue
-            if not has_shape(value, entry.shape):
+            entry = LEDGER[keyword]
+            if not test(value):
                 raise ConstraintError.at(
                     (*node.path, keyword),
                     f"its value must be {entry.shape.value}",

@@ -27,10 +27,10 @@ def schema_report(schema: Any, compiler: GrammarCompiler) -> dict[str, Any]:
     try:
         for node in checked(schema):
             keywords.extend(_keywords(node))
-        blueprint = Blueprint.loads(compiler.blueprint(spec))
-        shortest = compiler.shortest(spec)
+        text, shortest = compiler.sized_blueprint(spec)
     except ConstraintError as error:
         return refused_report(schema, error, keywords)
+    blueprint = Blueprint.loads(text)
     guarded = bool(blueprint.guards)
     # What a guard asks for is not in the grammar, and its shortest text may repeat itself.
     is_one = not guarded or validate_json(shortest.text, schema) is None

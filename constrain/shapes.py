@@ -32,6 +32,9 @@ class Kind(Enum):
     __hash__ = object.__hash__  # by identity: kinds are looked up a great deal
 
 
+KINDS = tuple(Kind)
+
+
 @dataclass(frozen=True, slots=True)
 class Constants:
     """Of null and the booleans."""

@@ -7,6 +7,7 @@ check what it says.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,12 @@ _ORDER = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" + "".j
 )
 _RARE = "".join(map(chr, range(0x20))) + "\x7f\x85éßЖ中\u2028\ud7ff\ufeff😀"
 _NAMED = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "a": "\a", "0": "\0"}
+
+# Of a terminal: a regex, a literal, or what stands between them.
+_PART = re.compile(r"""/(?:[^/\\]|\\.)*+/|"(?:[^"\\]|\\.)*+"|[^/"]""", re.DOTALL)
+
+# Characters of a regex that stand for themselves, once each.
+_PLAIN = re.compile(r"[^\\\[\](){}|.^$*+?]+(?![*+?{])")
 
 Test = Callable[[str], bool]
 
@@ -128,8 +135,7 @@ class _Terms:
         unknown = True
         while (char := self._peek()) and char not in "|&)":
             if char == "~":
-                self._at += 1
-                self._atom()
+                self._skip()
                 continue
             unknown = False
             atom = self._atom()
@@ -157,11 +163,26 @@ class _Terms:
         raise _NotUnderstood
 
     def _until_slash(self) -> str:
-        start = self._at = self._at + 1
-        while self._text[self._at] != "/":
-            self._at += 2 if self._text[self._at] == "\\" else 1
+        start = self._at
+        self._at = self._end_of_part()
+        return self._text[start + 1 : self._at - 1]
+
+    def _skip(self) -> None:
+        """What is taken away has no text for the whole."""
         self._at += 1
-        return self._text[start : self._at - 1]
+        self._peek()
+        depth = 0
+        while True:
+            start, self._at = self._at, self._end_of_part()
+            depth += {"(": 1, ")": -1}.get(self._text[start], 0)
+            if depth == 0:
+                return
+
+    def _end_of_part(self) -> int:
+        part = _PART.match(self._text, self._at)
+        if part is None:
+            raise _NotUnderstood
+        return part.end()
 
 
 def _padded(text: str, length: int) -> Iterator[str]:
@@ -172,6 +193,7 @@ def _padded(text: str, length: int) -> Iterator[str]:
         yield '"' + more + text[1:]
 
 
+@lru_cache(maxsize=1 << 12)
 def _regex_witness(pattern: str) -> _Piece:
     reader = _Regex(pattern)
     piece = reader.alternatives()
@@ -198,19 +220,23 @@ class _Regex:
 
     def alternatives(self) -> _Piece:
         found = self._row()
+        if not self._take("|"):
+            return found
+        rows = [found, self._row()]
         while self._take("|"):
-            other = self._row()
-            both = (found.text, *found.others, other.text, *other.others)
-            texts = sorted(dict.fromkeys(both), key=len)
-            rest = max(found.rest, other.rest)
-            found = _Piece(texts[0], rest, tuple(texts[1 : _MOST + 1]))
-        return found
+            rows.append(self._row())
+        texts = sorted(dict.fromkeys(t for row in rows for t in (row.text, *row.others)), key=len)
+        return _Piece(texts[0], max(row.rest for row in rows), tuple(texts[1 : _MOST + 1]))
 
     def _row(self) -> _Piece:
         row = _NOTHING
         while self._next() not in ("", "|", ")"):
-            atom = self._atom()
-            row = row.then(atom.times(self._times()))
+            if (plain := _PLAIN.match(self._pattern, self.at)) is not None:
+                self.at = plain.end()
+                row = row.then(_Piece(plain[0], len(plain[0].encode())))
+            else:
+                atom = self._atom()
+                row = row.then(atom.times(self._times()))
             if len(row.text) > _LONGEST:
                 raise _NotUnderstood
         return row

@@ -29,8 +29,9 @@ from formgate.gateway.tokenizer_folder import load_tokenizer
 
 COMMAND = (sys.executable, "-m", "formgate.gateway.compile_worker")
 MEMORY_BYTES = 4 << 30  # of address space
-CPU_SECONDS = 1.5  # of one constraint: what is refused must not depend on what else runs
+CPU_SECONDS = 1.0  # of one constraint: what is refused must not depend on what else runs
 WALL_SECONDS = 10.0  # but nobody waits for ever
+MOST_GARBAGE = 50_000  # objects that may have become unreachable before they are looked for
 
 NICENESS = 4
 
@@ -56,8 +57,7 @@ class CompileTasks:
         """`[blueprint, tokens of the shortest answer, what closing needs to know of the grammar]`
         as JSON.
         """
-        blueprint = self._compiler.blueprint(spec_text)
-        shortest = self._compiler.shortest(spec_text)
+        blueprint, shortest = self._compiler.sized_blueprint(spec_text)
         parts = [shortest.largest_part, shortest.endings, shortest.text]
         return json.dumps([blueprint, self._compiler.num_tokens(shortest.text), parts])
 
@@ -73,6 +73,7 @@ def main(arguments: list[str]) -> None:
     step_back(os.getpid())
     compiler.warm_up()
     gc.freeze()  # what lives as long as the workers is not looked at, nor copied, again and again
+    gc.disable()  # but between two answers
     threading.stack_size(STACK_BYTES)
     serve = partial(serve_apart, CompileTasks(compiler))
     CompileHost(serve, [Connection(int(descriptor)) for descriptor in descriptors]).run()
@@ -114,6 +115,8 @@ def serve(tasks: CompileTasks, pipe: Connection) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send_bytes(answer)
+        if gc.get_count()[0] > MOST_GARBAGE:
+            gc.collect()
 
 
 def _answer(tasks: CompileTasks, task: str, text: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from llguidance import LLMatcher
 
 from formgate.constrain.grammar_layout import Layout
-from formgate.constrain.json_schema import schema_grammar
+from formgate.constrain.json_schema import ReadSchemas, schema_grammar
 from formgate.constrain.shortest import byte_tokenizer
 
 
@@ -61,7 +61,7 @@ def document(r: Random) -> Any:
 
 
 def matcher(made: Any, *, native: bool) -> tuple[LLMatcher, bool]:
-    grammar = schema_grammar(made, Layout(None), "json", native=native)
+    grammar = schema_grammar(made, Layout(None), "json", native=native, read=ReadSchemas())
     source = "\n".join([f"start: {grammar.start}", *grammar.rules, ""])
     started = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(source), log_level=0)
     assert not started.is_error(), started.get_error()
