@@ -5,11 +5,20 @@ starting on it.
 from __future__ import annotations
 
 import os
+import resource
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from formgate.engine.errors import EngineStartError
+
+# Twice what was seen of threads that had their cores for themselves.
+MOST_SWITCHES = 12
+MOST_SWITCHES_A_SECOND = 80
+FIRST_PAUSE = 1.0  # seconds with fewer threads, before all are tried again
+LONGEST_PAUSE = 32.0
 
 CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
@@ -48,20 +57,51 @@ def usable_cpus() -> int:
     return max(cpus, 1)
 
 
-class CpuThreads:
-    """How many cores torch computes on."""
+def involuntary_switches() -> int:
+    """How often a thread of this process had to leave its core to somebody else."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
-    def __init__(self) -> None:
-        # torch counts the machine's cores: in a container with a share of them, its threads would
-        # wait for each other at every operation.
+
+class CpuThreads:
+    """How many cores torch computes on: a thread that waits for its core holds up all of them, at
+    each of the hundreds of operations of a step, so that one busy neighbour makes a step ten times
+    as long. Then fewer threads are quicker.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        switches: Callable[[], int] = involuntary_switches,
+    ) -> None:
+        self._clock, self._count_switches = clock, switches
+        # torch counts the machine's cores, not a container's share of them.
         self._all = self._now = min(torch.get_num_threads(), usable_cpus())
         torch.set_num_threads(self._all)
+        self._looked = clock()  # seconds
+        self._switches = switches()
+        self._fewer = 0  # threads, while there is a neighbour
+        self._until = 0.0  # seconds
+        self._pause = FIRST_PAUSE
 
-    def leave_one(self, leave: bool) -> None:
-        """One core for others, if there are two: a thread that must wait for its core holds up all
-        threads at every operation.
-        """
-        wanted = max(self._all - leave, 1)
+    def begin_step(self, *, leave_one: bool) -> None:
+        """`leave_one`: somebody is known to need a core."""
+        self._look_for_neighbours()
+        wanted = max(self._all - max(self._fewer, leave_one), 1)
         if wanted != self._now:
             torch.set_num_threads(wanted)
             self._now = wanted
+
+    def _look_for_neighbours(self) -> None:
+        """By how often this process was pushed from a core since the last look."""
+        now, switches = self._clock(), self._count_switches()
+        most = MOST_SWITCHES + MOST_SWITCHES_A_SECOND * (now - self._looked)
+        crowded = self._now > 1 and switches - self._switches > most
+        self._looked, self._switches = now, switches
+        if crowded:
+            self._fewer = self._all - self._now + 1
+            self._until = now + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        elif self._fewer and now >= self._until:
+            self._fewer = 0
+        elif not self._fewer and now >= self._until + self._pause:
+            self._pause = FIRST_PAUSE

@@ -175,7 +175,7 @@ class ModelRunner:
     def leave_a_core(self, leave: bool) -> None:
         """Where the model runs on the CPU: to whoever prepares what requests wait for."""
         if self._cpu_threads is not None:
-            self._cpu_threads.leave_one(leave)
+            self._cpu_threads.begin_step(leave_one=leave)
 
     @torch.inference_mode()
     def forward(self, sequences: ReadSequence[Sequence]) -> Forward:
