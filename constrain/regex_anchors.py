@@ -61,7 +61,9 @@ def _lead(tree: Regex) -> tuple[Regex, Regex]:
                 look = _seq(parts[0], inner) if inner != NOTHING else NOTHING
                 return look, _seq(parts[0], other) if other != NOTHING else NOTHING
             after, _ = _lead(rest)
-            anchored = NOTHING if anchored == NOTHING else _seq(anchored, _drop_lead(rest))
+            if anchored != NOTHING:
+                again, other = _lead(rest)
+                anchored = _between(again, anchored, _joined(anchored, other))
             free = NOTHING if free == NOTHING else _seq(free, rest)
             if after != NOTHING and free != NOTHING and _nullable(parts[0]):
                 raise RegexError("'^' behind something optional cannot be enforced")
@@ -76,10 +78,27 @@ def _lead(tree: Regex) -> tuple[Regex, Regex]:
     return NOTHING, tree
 
 
-def _drop_lead(rest: Regex) -> Regex:
-    """What follows a `^`: a second one right behind it says nothing new."""
-    anchored, free = _lead(rest)
-    return _alt(anchored, free)
+def _between(beyond: Regex, part: Regex, whole: Regex) -> Regex:
+    """`whole`; or, where `part` stands between two anchors of a kind and takes no text, what is
+    `beyond` both.
+    """
+    if beyond == NOTHING or not _nullable(part):
+        return whole
+    if not _is_plain(part):
+        raise RegexError("an anchor before or behind something optional cannot be enforced")
+    return _alt(beyond, whole)
+
+
+def _is_plain(tree: Regex) -> bool:
+    """Whether it takes text and looks at nothing else."""
+    match tree:
+        case Seq(parts):
+            return all(map(_is_plain, parts))
+        case Alt(options):
+            return all(map(_is_plain, options))
+        case Repeat(part, _, _):
+            return _is_plain(part)
+    return isinstance(tree, Chars)
 
 
 def trail(tree: Regex) -> tuple[Regex, Regex]:
@@ -96,7 +115,7 @@ def trail(tree: Regex) -> tuple[Regex, Regex]:
             before, _ = trail(rest)
             if anchored != NOTHING:
                 first, second = trail(rest)
-                anchored = _seq(_alt(first, second), anchored)
+                anchored = _between(first, anchored, _joined(second, anchored))
             free = NOTHING if free == NOTHING else _seq(rest, free)
             if before != NOTHING and free != NOTHING and _nullable(parts[-1]):
                 raise RegexError("'$' before something optional cannot be enforced")
@@ -109,6 +128,10 @@ def trail(tree: Regex) -> tuple[Regex, Regex]:
                 return anchored, _alt(EMPTY, free)
             raise RegexError("a repeated '$' cannot be enforced")
     return NOTHING, tree
+
+
+def _joined(first: Regex, second: Regex) -> Regex:
+    return NOTHING if NOTHING in (first, second) else _seq(first, second)
 
 
 def _seq(first: Regex, second: Regex) -> Regex:

@@ -169,6 +169,8 @@ class _Writer:
                     (least, most), f"{{{least},{'' if most is None else most}}}"
                 )
                 inner = self._regex(part)
+                if not inner:
+                    return ""
                 return f"(?:{inner}){times}" if len(inner) > 1 else inner + times
         raise AssertionError(tree)
 

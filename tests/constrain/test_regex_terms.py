@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 from random import Random
 
 import pytest
@@ -11,6 +12,7 @@ from llguidance import LLMatcher
 
 from formgate.constrain.regex_syntax import RegexError
 from formgate.constrain.regex_terms import Term, length_term, literal_term, pattern_term
+from formgate.constrain.scalars import text_matches
 from formgate.constrain.shortest import byte_tokenizer
 
 ALPHABET = 'ab01 -_"\\\n'
@@ -124,3 +126,15 @@ def test_a_literal_is_itself_alone(value: str) -> None:
 def test_what_cannot_be_enforced_is_an_error(regex: str) -> None:
     with pytest.raises(RegexError):
         pattern_term(regex, search=True, in_json=True, wide=False)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["^$[ab]*$", "$ab?b$", "(?:^a*)^b", "(?:^a?)^b$", "$b$$", "^$a*b?$", "a(?:)*b", "^^a$$"],
+)
+def test_between_two_anchors_of_a_kind_is_no_text(pattern: str) -> None:
+    searched = re.compile(pattern)
+    found = pattern_term(pattern, search=True, in_json=False, wide=False).text
+    for length in range(4):
+        for text in map("".join, product("ab", repeat=length)):
+            assert text_matches(found, text) == bool(searched.search(text)), text
