@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?=
 ARGS ?=
+# A file's tests stay together: they share what is slow to start.
+PYTEST_PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 CLIENTS := .venv-clients
 
@@ -13,7 +15,7 @@ serve: $(VENV)/.installed
 	$(BIN)/formgate serve $(MODEL) $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(ARGS)
 
 # The client libraries that people call a server with, against a real one. They have an environment
 # of their own: they want much that the server does not, and each its own versions.
@@ -25,7 +27,7 @@ check: $(VENV)/.installed-dev links
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPYPATH=.links $(BIN)/mypy -p formgate
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(ARGS)
 
 # Kernels and engine on a CUDA device, from a bare checkout.
 test-gpu: links

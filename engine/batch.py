@@ -31,3 +31,6 @@ class ForwardBatch:
     max_context_len: int
     # Attention by reference works out once what is the same in every layer, by sliding window.
     plans: dict[int, ReferencePlan] = field(default_factory=dict)
+    # The same sequences with the tokens at `logits_indices` alone, of which each has one or none:
+    # all that the last layer goes on with once it has written keys and values. None: every token.
+    read: ForwardBatch | None = None

@@ -5,7 +5,7 @@ buffers that live as long as the engine, and one copy to the device however many
 from __future__ import annotations
 
 from collections.abc import Sequence as ReadSequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,8 +67,12 @@ class _Layout:
         return -(-(self.num_rows + 1) // 4) * 4
 
     @property
-    def tables(self) -> int:
+    def read_start(self) -> int:
         return self.contexts + -(-self.num_rows // 4) * 4
+
+    @property
+    def tables(self) -> int:
+        return self.read_start + self.contexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class _HostViews:
     logits_indices: NDArray[np.int64]
     query_start: NDArray[np.int32]
     context_lens: NDArray[np.int32]
+    read_start: NDArray[np.int32]
     tables: NDArray[np.int32]  # flat, all that is left
 
 
@@ -138,15 +143,17 @@ class BatchBuilder:
         """The tensors that every batch of a shape has."""
         return self._static_batches[shape]
 
-    def build(self, sequences: ReadSequence[Sequence]) -> StepBatch:
+    def build(self, sequences: ReadSequence[Sequence], *, read_all: bool = False) -> StepBatch:
         """Each sequence brings its next `num_scheduled_tokens`; those that catch up get a row of
-        logits, in order. A pending token has the id that `fill_pending` replaces.
+        logits, in order. A pending token has the id that `fill_pending` replaces. `read_all`: the
+        hidden states of all tokens are wanted, not only of those with logits.
         """
         ids: list[int] = []
         counts: list[int] = []
         contexts: list[int] = []
         logits_indices: list[int] = []
         logits_rows: list[Sequence] = []
+        reads: list[int] = []
         has_pending = False
         for row, sequence in enumerate(sequences):
             start, count = sequence.num_computed_tokens, sequence.num_scheduled_tokens
@@ -161,10 +168,16 @@ class BatchBuilder:
                 ids += sequence.token_ids[start : start + count]
             counts.append(count)
             contexts.append(start + count)
-            if start + count == sequence.num_tokens:
+            catches_up = start + count == sequence.num_tokens
+            if catches_up:
                 logits_indices.append(len(ids) - 1)
                 logits_rows.append(sequence)
+            reads.append(catches_up)
             self._mirror_table(row, sequence.block_table)
+
+        if not logits_rows:  # one token all the same: no operation meets an empty tensor
+            logits_indices.append(len(ids) - 1)
+            reads[-1] = 1
 
         rows, tokens, num_logits = len(counts), len(ids), len(logits_indices)
         max_context, max_query = max(contexts), max(counts)
@@ -182,6 +195,8 @@ class BatchBuilder:
         query_start = views.query_start[: rows + 1]
         query_start[0] = 0
         np.cumsum(counts, out=query_start[1:])
+        views.read_start[0] = 0
+        np.cumsum(reads, out=views.read_start[1 : rows + 1])
         context_lens = views.context_lens[:rows]
         context_lens[:] = contexts
         tables = views.tables[: rows * width].reshape(rows, width)
@@ -216,6 +231,10 @@ class BatchBuilder:
             batch.plans.clear()
         else:
             batch = self._batch(layout, device_tables, max_query=max_query, context=max_context)
+            if num_logits < tokens and not read_all:
+                read_start = all_ints[layout.read_start : layout.read_start + rows + 1]
+                read = replace(batch, query_start=read_start, max_query_len=1, plans={})
+                batch = replace(batch, read=read)
         return StepBatch(batch, shape, logits_rows, has_pending)
 
     def _shape_of(self, tokens: int, rows: int, max_query: int) -> BatchShape | None:
@@ -279,5 +298,6 @@ def _host_views(longs: NDArray[np.int64], layout: _Layout) -> _HostViews:
         logits_indices=longs[3 * start : 3 * start + layout.num_logits],
         query_start=ints[: layout.num_rows + 1],
         context_lens=ints[layout.contexts : layout.contexts + layout.num_rows],
+        read_start=ints[layout.read_start : layout.read_start + layout.num_rows + 1],
         tables=ints[layout.tables :],
     )

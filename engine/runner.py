@@ -184,8 +184,8 @@ class ModelRunner:
         """
         if not sequences:
             return Forward()
-        step = self._builder.build(sequences)
         prompt_rows = _prompt_rows(sequences)
+        step = self._builder.build(sequences, read_all=bool(prompt_rows))
         logits: torch.Tensor | None = None
         hidden: torch.Tensor | None = None
         if step.shape is not None and not prompt_rows:
@@ -196,9 +196,12 @@ class ModelRunner:
                 fill_pending(step.forward.input_ids, self._last_tokens)
             hidden = self.model(step.forward, self.kv_caches)
             if step.rows:
-                indices = step.forward.logits_indices[: len(step.rows)]
+                read = hidden
+                if step.forward.read is None:
+                    indices = step.forward.logits_indices[: len(step.rows)]
+                    read = hidden.index_select(0, indices)
                 out = self._static_logits[: len(step.rows)] if len(self._static) else None
-                logits = self.model.compute_logits(hidden.index_select(0, indices), out)
+                logits = self.model.compute_logits(read, out)
         timed = self.on_cuda and any(row.constraint is not None for row in step.rows)
         done = _record_event() if timed else None
         return Forward(step.rows, logits, hidden if prompt_rows else None, prompt_rows, done)

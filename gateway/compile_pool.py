@@ -211,6 +211,7 @@ class Workers:
             return self._parent
         if self._closed:
             raise ConstraintError("The server is stopping.", code="schema_too_complex")
+        self._kill()  # nothing is left of it but its standard input
         # Not closed but dropped: a thread may still wait at an end of the old ones.
         pairs = [Pipe() for _ in range(self._count)]
         self._pipes = [ours for ours, _ in pairs]

@@ -55,7 +55,13 @@ class SelfAttention(Layer):
             softcap=spec.attention_softcap,
         )
 
-    def forward(self, hidden: torch.Tensor, kv_cache: KVCache, batch: ForwardBatch) -> torch.Tensor:
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        kv_cache: KVCache,
+        batch: ForwardBatch,
+        read: ForwardBatch | None,  # the batch's tokens that are gone on with; None: all
+    ) -> torch.Tensor:
         num_tokens = hidden.shape[0]
         heads, kv_heads = self.num_heads, self.num_kv_heads
         qkv = self.qkv_proj(hidden).view(num_tokens, heads + 2 * kv_heads, self.head_dim)
@@ -64,8 +70,10 @@ class SelfAttention(Layer):
             query = self.q_norm(query.reshape(-1, self.head_dim)).view(query.shape)
             key = self.k_norm(key.reshape(-1, self.head_dim)).view(key.shape)
         query = self.rotary(query, key, value, kv_cache, batch)
+        if read is not None:
+            query, batch = query.index_select(0, batch.logits_indices), read
         attended = self.attention(query, kv_cache, batch)
-        out: torch.Tensor = self.o_proj(attended.reshape(num_tokens, heads * self.head_dim))
+        out: torch.Tensor = self.o_proj(attended.reshape(-1, heads * self.head_dim))
         return out
 
 
@@ -97,13 +105,16 @@ class DecoderLayer(Layer):
         residual: torch.Tensor | None,  # None before the first layer: hidden is the stream
         kv_cache: KVCache,
         batch: ForwardBatch,
+        read: ForwardBatch | None,  # in the last layer, `batch.read`
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if residual is None:
             residual = hidden
             hidden = self.input_layernorm(hidden)
         else:
             hidden, residual = self.input_layernorm.add(hidden, residual)
-        hidden = self.self_attn(hidden, kv_cache, batch)
+        hidden = self.self_attn(hidden, kv_cache, batch, read)
+        if read is not None:
+            residual = residual.index_select(0, batch.logits_indices)
         if self.attention_output_norm is not None:
             hidden = self.attention_output_norm(hidden)
         hidden, residual = self.post_attention_layernorm.add(hidden, residual)
@@ -114,7 +125,7 @@ class DecoderLayer(Layer):
 
 
 class Decoder(Layer):
-    """[n] token ids to [n, hidden_size] final hidden states."""
+    """[n] token ids to final hidden states: [n, hidden_size], or those of `batch.read`."""
 
     def __init__(self, spec: DecoderSpec, placement: Placement) -> None:
         super().__init__()
@@ -132,8 +143,11 @@ class Decoder(Layer):
         if self.embedding_scale != 1.0:
             hidden = hidden * self.embedding_scale
         residual: torch.Tensor | None = None
-        for layer, kv_cache in zip(self.layers, kv_caches, strict=True):
-            hidden, residual = layer(hidden, residual, kv_cache, batch)
+        last = len(kv_caches) - 1
+        for i, (layer, kv_cache) in enumerate(zip(self.layers, kv_caches, strict=True)):
+            # Nobody reads what the last layer makes of the other tokens of a prompt.
+            read = batch.read if i == last else None
+            hidden, residual = layer(hidden, residual, kv_cache, batch, read)
         assert residual is not None
         return self.norm.add(hidden, residual)[0]
 
@@ -169,7 +183,9 @@ class CausalLM(Layer):
         return plain_spec(config)
 
     def forward(self, batch: ForwardBatch, kv_caches: list[KVCache]) -> torch.Tensor:
-        """One cache per layer -> [num_tokens, hidden_size]"""
+        """One cache per layer -> [num_tokens, hidden_size], or [num_logits, hidden_size] where
+        `batch.read` is given.
+        """
         hidden: torch.Tensor = self.model(batch, kv_caches)
         return hidden
 

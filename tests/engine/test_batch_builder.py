@@ -33,6 +33,7 @@ def assert_batch_of(builder: BatchBuilder, sequences: list[Sequence]) -> None:
     starts = [0]
     contexts: list[int] = []
     logits: list[int] = []
+    reads = [0]
     for sequence in sequences:
         start = sequence.num_computed_tokens
         end = start + sequence.num_scheduled_tokens
@@ -45,6 +46,11 @@ def assert_batch_of(builder: BatchBuilder, sequences: list[Sequence]) -> None:
         contexts.append(end)
         if end == sequence.num_tokens:
             logits.append(len(ids) - 1)
+        reads.append(len(logits))
+    if not logits:  # one token is read all the same
+        logits, reads[-1] = [len(ids) - 1], 1
+    everything = builder.build(sequences, read_all=True)
+    assert everything.forward.read is None
     step = builder.build(sequences)
     batch = step.forward
     assert step.shape is None
@@ -57,6 +63,12 @@ def assert_batch_of(builder: BatchBuilder, sequences: list[Sequence]) -> None:
     assert batch.logits_indices.tolist() == logits
     assert batch.max_context_len == max(contexts)
     assert batch.max_query_len == max(s.num_scheduled_tokens for s in sequences)
+    assert (batch.read is None) == (len(logits) == len(ids))
+    if batch.read is not None:
+        assert batch.read.query_start.tolist() == reads
+        assert batch.read.max_query_len == 1
+        assert batch.read.context_lens is batch.context_lens
+        assert batch.read.block_tables is batch.block_tables
     # A kernel is compiled anew for a pointer that is not aligned.
     base = batch.input_ids.data_ptr()
     for tensor in (batch.positions, batch.slot_mapping, batch.query_start, batch.context_lens):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -155,6 +155,13 @@ class Paged:
     @torch.inference_mode()
     def run(self, chunks: Sequence[tuple[int, int, int]]) -> list[torch.Tensor]:
         """(prompt, start, end) of each row -> its logits [end - start, vocab]"""
+        batch = self.batch(chunks)
+        hidden = self.model(batch, self.caches)
+        logits = self.model.compute_logits(hidden[batch.logits_indices])
+        assert logits.dtype is torch.float32
+        return list(logits.split([end - start for _, start, end in chunks]))
+
+    def batch(self, chunks: Sequence[tuple[int, int, int]]) -> ForwardBatch:
         input_ids: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -169,7 +176,7 @@ class Paged:
             ]
             query_start.append(len(input_ids))
         longest = max(len(self.tables[prompt]) for prompt, _, _ in chunks)
-        batch = ForwardBatch(
+        return ForwardBatch(
             input_ids=torch.tensor(input_ids),
             positions=torch.tensor(positions),
             slot_mapping=torch.tensor(slots),
@@ -186,10 +193,6 @@ class Paged:
             max_query_len=max(end - start for _, start, end in chunks),
             max_context_len=max(end for _, _, end in chunks),
         )
-        hidden = self.model(batch, self.caches)
-        logits = self.model.compute_logits(hidden[batch.logits_indices])
-        assert logits.dtype is torch.float32
-        return list(logits.split([end - start for _, start, end in chunks]))
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -233,6 +236,23 @@ def test_ragged_batches_of_chunks_and_decodes(checkpoint: Checkpoint) -> None:
             done[i] = end
     for logits, expected in zip(found, checkpoint.logits, strict=True):
         assert_close(torch.cat(logits), expected)
+
+
+@torch.inference_mode()
+def test_the_last_layer_goes_on_with_what_is_read(checkpoint: Checkpoint) -> None:
+    """Of one prompt the end, of one nothing, of one a decoded token; then the rest of the
+    second: its keys and values are all there.
+    """
+    paged = Paged(load(checkpoint.folder))
+    paged.run([(2, 0, 8)])
+    batch = paged.batch([(0, 0, 23), (3, 0, 3), (2, 8, 9)])
+    read = replace(
+        batch, query_start=torch.tensor([0, 1, 1, 2], dtype=torch.int32), max_query_len=1, plans={}
+    )
+    batch = replace(batch, logits_indices=torch.tensor([22, 26]), read=read)
+    logits = paged.model.compute_logits(paged.model(batch, paged.caches))
+    assert_close(logits, torch.stack([checkpoint.logits[0][22], checkpoint.logits[2][8]]))
+    assert_close(paged.run([(3, 3, 40)])[0], checkpoint.logits[3][3:])
 
 
 def test_two_ranks_compute_what_one_does(checkpoint: Checkpoint) -> None:

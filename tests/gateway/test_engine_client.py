@@ -265,14 +265,16 @@ def test_close_ends_the_process_and_leaves_no_file(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
+    def children() -> set[str]:
+        return set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
+
     async def test() -> None:
+        others = children()
         async with running() as client:
             await client.wait_ready()
             assert any(tmp_path.iterdir())
-            children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-            before = set(children.read_text().split())
-            assert before
-        assert not set(children.read_text().split()) & before
+            assert children() > others
+        assert children() <= others
         assert not any(tmp_path.iterdir())
 
     run(test)
