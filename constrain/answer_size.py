@@ -1,4 +1,4 @@
-"""The shortest answer that a tree allows."""
+"""The shortest answer that a tree allows, and one that is found at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from formgate.constrain.grammar_layout import Layout
 from formgate.constrain.json_schema import ReadSchemas, shortest_instance
 from formgate.constrain.shortest import Shortest, terminal_text
+from formgate.constrain.some_instance import some_instance
 from formgate.constrain.witness import longest_rest
 
 
@@ -50,6 +51,17 @@ def shortest_answer(
             more = len(item.text.encode())
             return Shortest(item.text * node["min"], more + item.largest_part, item.endings)
     return Shortest("", 0)
+
+
+def some_answer(node: Mapping[str, Any], read: ReadSchemas) -> str | None:
+    """Of one schema, and nothing is sure of it before a grammar has taken it. Raises
+    ConstraintError.
+    """
+    if node["kind"] != "json":
+        return None
+    resources, _ = read.of(node["schema"])
+    spaced = node.get("whitespace_pattern") is None
+    return some_instance(resources, *((", ", ": ") if spaced else (",", ":")))
 
 
 def _of_text(text: str) -> Shortest:

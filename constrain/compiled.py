@@ -50,6 +50,17 @@ class CompiledGrammar:
         self._originals = [_Original(self.first)]
         self._lock = threading.Lock()  # a matcher may not be borrowed twice at once
 
+    @property
+    def guarded(self) -> bool:
+        """Whether something is asked for beside the grammar."""
+        return bool(self._guards)
+
+    def takes(self, tokens: list[int]) -> bool:
+        """Whether these tokens are a whole text of the grammar."""
+        with self._lock:
+            matcher = self.first.deep_copy()
+        return bool(matcher.consume_tokens(tokens) and matcher.is_accepting())
+
     def start(self) -> GrammarConstraint | GuardedConstraint:
         original = self._original()
         with self._lock:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from llguidance import LLMatcher, LLParserLimits
 
-from formgate.constrain.answer_size import shortest_answer
+from formgate.constrain.answer_size import shortest_answer, some_answer
 from formgate.constrain.answer_tree import to_lark
 from formgate.constrain.blueprint import Blueprint, Guards
 from formgate.constrain.closing import Budget, ClosingConstraint, Ways
@@ -159,6 +159,25 @@ class GrammarCompiler:
         """
         spec = _Spec(spec_text, self._limits.max_spec_bytes)
         return self._blueprint(spec), self._shortest(spec)
+
+    def fitting_blueprint(self, spec_text: str) -> tuple[str, int]:
+        """The blueprint, and how many tokens are enough for an answer: often as few as can be, and
+        much quicker to know. Raises ConstraintError.
+        """
+        spec = _Spec(spec_text, self._limits.max_spec_bytes)
+        blueprint = self._blueprint(spec)
+        enough = self._tokens_of_some_answer(spec, blueprint)
+        return blueprint, self.num_tokens(self._shortest(spec).text) if enough is None else enough
+
+    def _tokens_of_some_answer(self, spec: _Spec, blueprint_text: str) -> int | None:
+        built = self.build(blueprint_text)
+        if not isinstance(built, CompiledGrammar) or built.guarded:
+            return None
+        text = some_answer(spec.tree, spec.schemas)
+        if text is None:
+            return None
+        tokens = self._tokenizer.tokenize_str(text)
+        return len(tokens) if built.takes(tokens) else None
 
     def _blueprint(self, spec: _Spec) -> str:
         blueprint = self._blueprints.get(spec.text)

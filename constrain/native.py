@@ -4,7 +4,7 @@ references, formats and regexes as anchored patterns. It is the quick way, taken
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from formgate.constrain.algebra import Algebra
@@ -64,6 +64,8 @@ class NativeSchemas:
             if definition is None:
                 return None
             definitions[self._names[target]] = definition
+        if not _all_end(definitions):
+            return None
         return {**whole, "$defs": definitions}
 
     def _needed(self, node: Node) -> list[Node]:
@@ -202,6 +204,53 @@ class NativeSchemas:
             new["prefixItems"] = [
                 self._sub(child(node, prefix, at)) for at in range(len(schema[prefix]))
             ]
+
+
+def _all_end(definitions: dict[str, Any]) -> bool:
+    """Whether each has a value that ends. llguidance begins those of a schema that must hold itself
+    once more, and never finds a way out.
+    """
+    ending: set[str] = set()
+    waiting = list(reversed(definitions))  # who is referred to stands behind
+    while waiting:
+        found = [name for name in waiting if _ends(definitions[name], ending)]
+        if not found:
+            return False
+        ending.update(found)
+        waiting = [name for name in waiting if name not in ending]
+    return True
+
+
+def _ends(schema: Any, ending: Container[str]) -> bool:
+    """As far as references go."""
+    if isinstance(schema, bool):
+        return True
+    if "$ref" in schema and schema["$ref"].removeprefix("#/$defs/") not in ending:
+        return False
+    if "anyOf" in schema and not any(_ends(sub, ending) for sub in schema["anyOf"]):
+        return False
+    if not all(_ends(sub, ending) for sub in schema.get("allOf", ())):
+        return False
+    types = schema.get("type", "null")
+    types = {types} if isinstance(types, str) else set(types)
+    if "enum" in schema or "const" in schema or types - {"array", "object"}:
+        return True
+    return ("array" in types and _items_end(schema, ending)) or (
+        "object" in types and _members_end(schema, ending)
+    )
+
+
+def _items_end(schema: Any, ending: Container[str]) -> bool:
+    least = schema.get("minItems", 0)
+    first = schema.get("prefixItems", ())
+    rest = schema.get("items", True) if least > len(first) else True
+    return _ends(rest, ending) and all(_ends(item, ending) for item in first[:least])
+
+
+def _members_end(schema: Any, ending: Container[str]) -> bool:
+    properties = schema.get("properties", {})
+    others = schema.get("additionalProperties", True)
+    return all(_ends(properties.get(name, others), ending) for name in schema.get("required", ()))
 
 
 def _holds_container(value: Any, keyword: str) -> bool:

@@ -13,11 +13,13 @@ from heapq import heappop, heappush, nlargest
 from llguidance import LLMatcher, LLTokenizer
 
 from formgate.constrain.cfg import Cfg, Repeat, Rule, Sequence, Token, needed_rules
+from formgate.constrain.errors import ConstraintError
 from formgate.constrain.witness import longest_rest, witnesses
 
 _MOST_ENDINGS = 64
 _LOOKS = 300  # beginnings of one terminal that are looked at one by one
 _LONGEST = 2_000  # bytes of one terminal that are looked for
+_MOST_BYTES = 10_000_000  # of a whole text
 
 _Length = tuple[int, int]
 
@@ -30,22 +32,30 @@ class Shortest:
 
 
 def shortest(cfg: Cfg, start: Rule) -> Shortest:
-    """Of a grammar that has been pruned. Whole terminals are as short as a walk finds them."""
+    """Of a grammar that has been pruned. Whole terminals are as short as a walk finds them. Raises
+    ConstraintError where it is too long to be written down.
+    """
     terminals = {
         token.text: token
         for number in range(len(cfg))
         for sequence in cfg.alternatives(Rule(number))
         for token in _tokens_in(sequence)
     }
-    texts = {text: _token_text(token) for text, token in terminals.items()}
+    texts = {text: token_text(token) for text, token in terminals.items()}
     lengths = _Lengths(cfg, texts)
+    if (size := lengths.size(start.number)) > _MOST_BYTES:
+        raise ConstraintError(
+            f"The shortest answer that the constraint allows has {size} bytes. Lower the least "
+            "lengths and numbers of items that it asks for.",
+            code="schema_too_complex",
+        )
     rest = max(map(longest_rest, terminals), default=0)
     return Shortest(
         lengths.text(start.number), _largest_choice(cfg, lengths) + rest, _endings(texts)
     )
 
 
-def _token_text(token: Token) -> str | None:
+def token_text(token: Token) -> str | None:
     if token.holds is not None:
         for candidate in witnesses(token.text):
             if token.holds(candidate):
@@ -124,6 +134,11 @@ class _Lengths:
                 return None
             chars, size = chars + part[0] * times, size + part[1] * times
         return chars, size
+
+    def size(self, start: int) -> int:
+        """Bytes of a rule's shortest text."""
+        settled = self._settled.get(start)
+        return 0 if settled is None else settled[0][1]
 
     def text(self, start: int) -> str:
         if start not in self._settled:

@@ -237,33 +237,38 @@ class AnswerPlanner:
     ) -> str:
         """The constraint as the engine takes it, once it is known to compile."""
         spec = _spec(tree, parts)
-        sized = budget.tokens is not None and (budget.close or _may_not_fit(tree, budget.tokens))
-        task = "sized_blueprint" if sized else "blueprint"
-        compiled = self._compiling.known(task, spec)
-        if compiled is not None:
-            self._metrics.grammar_found()
-        else:
+
+        async def ask(task: str) -> str:
+            compiled = self._compiling.known(task, spec)
+            if compiled is not None:
+                self._metrics.grammar_found()
+                return compiled
             meanwhile()
             started = time.monotonic()
             try:
-                compiled = await self._compiled(task, spec, parts)
+                return await self._compiled(task, spec, parts)
             finally:
                 self._metrics.grammar_awaited(time.monotonic() - started)
-        if not sized:
-            return compiled
-        assert budget.tokens is not None
+
+        tokens = budget.tokens
+        if tokens is None or not (budget.close or _may_not_fit(tree, tokens)):
+            return await ask("blueprint")
         blueprint: str
-        blueprint, shortest, closing = json.loads(compiled)
-        if shortest > budget.tokens:
+        if not budget.close:
+            blueprint, enough = json.loads(await ask("fitting_blueprint"))
+            if enough <= tokens:
+                return blueprint
+        blueprint, shortest, closing = json.loads(await ask("sized_blueprint"))
+        if shortest > tokens:
             raise bad_request(
                 f"The shortest answer that the constraint allows has {shortest} tokens, and the "
-                f"request allows {budget.tokens}. Raise the limit.",
+                f"request allows {tokens}. Raise the limit.",
                 budget.param,
                 "max_tokens_too_small",
             )
         if not budget.close:
             return blueprint
-        return f"close {Budget(budget.tokens, *closing).dumps()}\n{blueprint}"
+        return f"close {Budget(tokens, *closing).dumps()}\n{blueprint}"
 
     async def _compiled(self, task: str, spec: str, parts: Sequence[tuple[str, Node]]) -> str:
         """A refused whole is looked at part by part, to name the field."""

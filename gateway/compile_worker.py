@@ -53,6 +53,10 @@ class CompileTasks:
     def blueprint(self, spec_text: str) -> str:
         return self._compiler.blueprint(spec_text)
 
+    def fitting_blueprint(self, spec_text: str) -> str:
+        """`[blueprint, how many tokens are enough for an answer]` as JSON."""
+        return json.dumps(self._compiler.fitting_blueprint(spec_text))
+
     def sized_blueprint(self, spec_text: str) -> str:
         """`[blueprint, tokens of the shortest answer, what closing needs to know of the grammar]`
         as JSON.

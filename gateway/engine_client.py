@@ -158,10 +158,11 @@ class EngineClient:
     def begin(self, requests: Sequence[AddRequest]) -> None:
         """Let the engine compute the prompts of requests whose constraint is not known yet.
         `generate` of the same ids goes on with them; whoever may not get so far has to `abandon`
-        them. Raises ApiError as `generate` does.
+        them. Those that were begun already are let be. Raises ApiError as `generate` does.
         """
-        self.ensure_admission(len(requests))
-        for request in requests:
+        new = [one for one in requests if one.request_id not in self._begun]
+        self.ensure_admission(len(new))
+        for request in new:
             self._begun[request.request_id] = self._open(request)
             self._add(request, held=True)
 

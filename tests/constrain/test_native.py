@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher
 
+from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar_layout import Layout
 from formgate.constrain.json_schema import ReadSchemas, schema_grammar
 from formgate.constrain.shortest import byte_tokenizer
@@ -101,3 +102,43 @@ def test_native_rules_allow_what_the_algebra_does(seed: int) -> None:
     assert native
     for _ in range(3):
         walk(own.deep_copy(), written.deep_copy(), r)
+
+
+@pytest.mark.parametrize(
+    ("made", "definitions"),
+    [
+        ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, {}),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, {}),
+        ({"type": "object", "additionalProperties": {"$ref": "#"}, "required": ["a"]}, {}),
+        ({"prefixItems": [{"$ref": "#"}], "type": "array", "minItems": 1}, {}),
+        (
+            {"$ref": "#/$defs/a"},
+            {
+                "a": {"type": "object", "properties": {"b": {"$ref": "#/$defs/b"}}}
+                | {"required": ["b"]},
+                "b": {"anyOf": [{"allOf": [{"$ref": "#/$defs/a"}]}, {"$ref": "#/$defs/b2"}]},
+                "b2": {"type": "array", "items": {"$ref": "#/$defs/a"}, "minItems": 2},
+            },
+        ),
+    ],
+)
+def test_a_schema_that_must_hold_itself_has_no_value(made: Any, definitions: Any) -> None:
+    with pytest.raises(ConstraintError, match="no value at all"):
+        schema_grammar(
+            made | {"$defs": definitions}, Layout(), "json", native=True, read=ReadSchemas()
+        )
+
+
+@pytest.mark.parametrize("least", [0, 1])
+def test_a_member_that_would_never_end_is_not_begun(least: int) -> None:
+    endless = {"type": "array", "items": {"$ref": "#/$defs/a"}, "minItems": least}
+    made = {
+        "type": "object",
+        "properties": {"x": {"$ref": "#/$defs/a"}, "y": {"const": 1}},
+        "additionalProperties": False,
+        "$defs": {"a": endless},
+    }
+    started, native = matcher(made, native=True)
+    assert native == (least == 0)
+    assert started.consume_tokens(list(b'{"'))
+    assert allowed(started) == ([ord("y")] if least else [ord("x"), ord("y")])

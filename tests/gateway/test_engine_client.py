@@ -109,6 +109,7 @@ def test_requests_that_begin_before_their_constraint_is_known() -> None:
             await client.wait_ready()
             requests = [add("a", max_tokens=2), add("b", max_tokens=3)]
             client.begin(requests)
+            client.begin(requests)  # again: nothing
             assert client.num_in_flight == 2
             with pytest.raises(ApiError, match="Too many"):
                 client.begin([add("c"), add("d")])

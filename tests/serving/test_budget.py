@@ -100,3 +100,14 @@ def test_a_budget_that_no_answer_fits_into(
     assert (error["code"], error["param"]) == ("max_tokens_too_small", param)
     [(text, _)] = answers(http, path, max_tokens=4, structured_outputs={"choice": ["yes"]})
     assert text == "yes"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_budget_that_only_the_shortest_answer_fits_into(http, stream: bool) -> None:
+    """An instance that is found at once, here an integer, does not settle what fits."""
+    schema = {"type": ["integer", "array"], "minimum": 10**30, "maxItems": 0}
+    fields = {"structured_outputs": {"json": schema}, "stream": stream}
+    [(text, _)] = answers(http, CHAT, max_tokens=12, **fields)
+    assert text == "[]" or text.isdigit()
+    response = http.post(CHAT, json=body(CHAT, max_tokens=1, **fields))
+    assert response.json()["error"]["code"] == "max_tokens_too_small"
