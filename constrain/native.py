@@ -13,7 +13,9 @@ from formgate.constrain.formats import FORMATS
 from formgate.constrain.regex_syntax import RegexError
 from formgate.constrain.regex_terms import pattern_term
 from formgate.constrain.resources import Node, Resources
-from formgate.constrain.scalar_terms import MAX_STEP
+from formgate.constrain.scalar_terms import MAX_STEP, string_token
+from formgate.constrain.scalars import Strings
+from formgate.constrain.shortest import token_text
 
 _AS_THEY_ARE = frozenset(
     {
@@ -25,12 +27,15 @@ _AS_THEY_ARE = frozenset(
 _NOT_HERE = frozenset(
     {
         *("$dynamicRef", "$recursiveRef", "contains", "dependencies", "dependentRequired"),
-        *("dependentSchemas", "if", "maxProperties", "minProperties", "not", "patternProperties"),
-        *("propertyNames", "unevaluatedItems", "unevaluatedProperties"),
+        *("dependentSchemas", "if", "maxProperties", "minProperties", "not", "propertyNames"),
+        *("unevaluatedItems", "unevaluatedProperties"),
     }
 )
 _REWRITTEN = frozenset(
-    ("properties", "additionalProperties", "$ref", "anyOf", "allOf", "oneOf", "uniqueItems")
+    {
+        *("properties", "patternProperties", "additionalProperties", "uniqueItems"),
+        *("$ref", "anyOf", "allOf", "oneOf"),
+    }
 )
 _OF_STRINGS = frozenset(("minLength", "maxLength", "minItems", "maxItems", "pattern", "format"))
 _OF_NUMBERS = frozenset(("multipleOf", "exclusiveMinimum", "exclusiveMaximum"))
@@ -121,6 +126,13 @@ class NativeSchemas:
                 if not all(map(_needs_no_escape, value)):
                     raise _NotNative
                 new[keyword] = {name: self._sub(child(node, keyword, name)) for name in value}
+            elif keyword == "patternProperties":
+                new[keyword] = {
+                    _anchored(pattern, search=True): self._sub(child(node, keyword, pattern))
+                    for pattern in value
+                }
+                if len(new[keyword]) < len(value):
+                    raise _NotNative  # two patterns that mean the same
             elif keyword == "additionalProperties":
                 new[keyword] = self._sub(child(node, keyword))
             elif keyword == "$ref":
@@ -168,8 +180,10 @@ class NativeSchemas:
         regex = FORMATS.get(schema.get("format", ""))
         if "pattern" not in schema and regex is None:
             return
-        if sum(k in schema for k in ("pattern", "minLength", "maxLength")) + bool(regex) > 1:
-            raise _NotNative  # whether any string is left, the algebra finds out
+        if regex is not None and "pattern" in schema:
+            raise _NotNative
+        if ("minLength" in schema or "maxLength" in schema) and not _holds_some(schema, regex):
+            raise _NotNative  # the algebra says why
         if regex is not None:
             new["pattern"] = _anchored(regex, search=False)
         else:
@@ -249,8 +263,16 @@ def _items_end(schema: Any, ending: Container[str]) -> bool:
 
 def _members_end(schema: Any, ending: Container[str]) -> bool:
     properties = schema.get("properties", {})
-    others = schema.get("additionalProperties", True)
-    return all(_ends(properties.get(name, others), ending) for name in schema.get("required", ()))
+    others = [
+        schema.get("additionalProperties", True),
+        *schema.get("patternProperties", {}).values(),
+    ]
+    return all(
+        _ends(properties[name], ending)
+        if name in properties
+        else all(_ends(other, ending) for other in others)
+        for name in schema.get("required", ())
+    )
 
 
 def _holds_container(value: Any, keyword: str) -> bool:
@@ -260,6 +282,22 @@ def _holds_container(value: Any, keyword: str) -> bool:
 
 def _needs_no_escape(name: str) -> bool:
     return '"' not in name and "\\" not in name and name.isprintable()
+
+
+def _holds_some(schema: Any, regex: str | None) -> bool:
+    """Whether a string is found that has the right length and matches."""
+    most = schema.get("maxLength")
+    strings = Strings(
+        least=int(schema.get("minLength", 0)),
+        most=None if most is None else int(most),
+        patterns=frozenset([schema["pattern"]] if regex is None else ()),
+        formats=frozenset(() if regex is None else [regex]),
+    )
+    try:
+        token = string_token(strings)
+    except RegexError:
+        return False
+    return token is not None and token_text(token) is not None
 
 
 def _anchored(pattern: str, *, search: bool) -> str:
