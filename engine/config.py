@@ -32,5 +32,5 @@ class EngineConfig:
     seed: int = 0
     tensor_parallel_size: int = 1
     tokenizer_vocab_size: int | None = None  # logits past it are padding; None: there is none
-    forced_tokens: bool = False  # append what a grammar forces instead of sampling it
+    forced_tokens: bool = True  # append what a grammar forces instead of sampling it
     structured_outputs_backend: Literal["llguidance", "outlines"] = "llguidance"

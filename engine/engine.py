@@ -34,6 +34,12 @@ from formgate.engine.weights import Progress
 logger = logging.getLogger(__name__)
 
 BUILD_WAIT = 0.002  # seconds an idle step waits for a constraint, before commands are looked at
+# Running sequences with which steps do not overlap where a grammar may force tokens: so many are
+# soon looked at, and a step saved is worth more.
+FEW_ROWS = 64
+# Fewer forced tokens are sampled where steps overlap: the row under way, which gives the first of
+# them, would be computed for nothing.
+WORTH_A_ROW = 3
 
 NOTHING_TO_CHOOSE = (
     "No token can be chosen: the model's numbers are not valid, or the request's own settings "
@@ -222,10 +228,15 @@ class Engine:
             self._early.append(self._new_tokens(sequence, finish))
 
     def _waits_for_forced_tokens(self) -> bool:
-        """Where a grammar may force the next tokens, the step waits for the last one: a run of
-        them then goes into one step, and no row is computed for nothing.
+        """Where a grammar may force the next tokens, and few wait, the step waits for the last one:
+        a run of them then goes into one step, and no row is computed for nothing.
         """
-        return self.config.forced_tokens and any(map(_may_be_forced, self.scheduler.running))
+        running = self.scheduler.running
+        return (
+            self.config.forced_tokens
+            and len(running) <= FEW_ROWS
+            and any(map(_may_be_forced, running))
+        )
 
     def _launch(self, flight: Flight) -> None:
         assert not self._flight.forward.rows
@@ -294,7 +305,11 @@ class Engine:
     def _force(self, sequence: Sequence) -> Finish | None:
         if self.config.forced_tokens and _may_be_forced(sequence):
             assert sequence.constraint is not None
-            for token_id in sequence.constraint.forced_tokens():
+            run = sequence.constraint.forced_tokens()
+            under_way = sequence.num_uncomputed_tokens == 0
+            if under_way and len(run) < WORTH_A_ROW:
+                return None
+            for token_id in run:
                 finish = self.rules.accept(sequence, token_id)
                 sequence.num_forced_tokens += 1
                 self._num_forced += 1

@@ -22,7 +22,7 @@ VARIANTS = {
     "overlap": {"enforce_eager": True},
     "both": {},
     "small graphs": {"max_cudagraph_capture_size": 3},
-    "forced": {"forced_tokens": True},
+    "one by one": {"forced_tokens": False},
 }
 
 

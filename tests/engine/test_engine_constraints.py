@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import pytest
@@ -149,7 +150,7 @@ def test_a_slow_build_holds_up_nobody(make_engine, prompts) -> None:
 def test_forced_tokens_on_is_off(make_engine, open_end, prompts) -> None:
     text = " ".join(str(token) for token in range(20, 40)) + open_end
     request = {"constraint": text, "params": {"max_tokens": 50, "ignore_eos": False}}
-    off, on = make_engine(), make_engine(forced_tokens=True)
+    off, on = make_engine(forced_tokens=False), make_engine()
     slow, fast = off.generate(prompts[2], **request), on.generate(prompts[2], **request)
     assert fast.token_ids == slow.token_ids
     assert (fast.finish_reason, fast.last.stop_token_id) == (
@@ -162,7 +163,7 @@ def test_forced_tokens_on_is_off(make_engine, open_end, prompts) -> None:
 
 
 def test_what_is_forced_from_the_start_is_computed_with_the_prompt(make_engine, prompts) -> None:
-    driver = make_engine(forced_tokens=True)
+    driver = make_engine()
     for _ in range(2):
         answer = driver.generate(
             prompts[2], constraint="20 21 22 ...", params={"max_tokens": 9, "ignore_eos": False}
@@ -207,10 +208,68 @@ class ThenFree:
         return False
 
 
+class InRuns:
+    """Forces a run of each of these lengths behind a token that is free."""
+
+    closed = False
+    runs = (1, 5, 2, 3, 4)
+
+    def __init__(self, text: str) -> None:
+        self.kinds = [kind for run in self.runs for kind in ("free", *["forced"] * run)]
+        self.num_accepted = 0
+
+    def fill_bitmask(self, row) -> bool:
+        if self.kinds[self.num_accepted] == "forced":
+            row[:] = 0
+            row[0] = 1 << (self.num_accepted + 3)
+            return True
+        return False
+
+    def accept(self, token_id: int) -> None:
+        if self.kinds[self.num_accepted] == "forced":
+            assert token_id == self.num_accepted + 3
+        self.num_accepted += 1
+
+    def forced_tokens(self) -> list[int]:
+        run = itertools.takewhile(lambda kind: kind == "forced", self.kinds[self.num_accepted :])
+        return [self.num_accepted + 3 + at for at, _ in enumerate(run)]
+
+    def rollback(self, num_tokens: int) -> None:
+        self.num_accepted -= num_tokens
+
+    def is_terminated(self) -> bool:
+        return self.num_accepted == len(self.kinds)
+
+
+@pytest.mark.parametrize(
+    ("fields", "few", "forced"),
+    [
+        ({"async_scheduling": False}, 64, 15),
+        ({"async_scheduling": True}, 64, 15),
+        ({"async_scheduling": True}, 0, 5 + 3 + 4),  # short runs are sampled
+        ({"async_scheduling": True, "max_cudagraph_capture_size": 16}, 0, 5 + 3 + 4),
+    ],
+)
+def test_runs_of_forced_tokens_are_appended_while_steps_overlap_too(
+    make_engine, prompts, monkeypatch, fields, few, forced
+) -> None:
+    monkeypatch.setattr("formgate.engine.engine.FEW_ROWS", few)
+    params = {"max_tokens": 60, "temperature": 0.8, "seed": 3}
+    plain = make_engine(factory=InRuns, forced_tokens=False)
+    expected = plain.generate(prompts[2], constraint="x", params=params)
+    driver = make_engine(factory=InRuns, **fields)
+    driver.add("company", prompts[3], params={"max_tokens": 30})
+    answer = driver.generate(prompts[2], constraint="x", params=params)
+    assert answer.token_ids == expected.token_ids
+    assert len(answer.token_ids) == len(InRuns.runs) + sum(InRuns.runs)
+    assert sum(stats.num_forced_tokens for stats in driver.stats) == forced
+
+
 def test_keys_and_values_of_forced_tokens_are_exact(make_engine, prompts) -> None:
     params = {"max_tokens": 20}
-    off = make_engine(factory=ThenFree).generate(prompts[2], constraint="x", params=params)
-    driver = make_engine(factory=ThenFree, forced_tokens=True)
+    plain = make_engine(factory=ThenFree, forced_tokens=False)
+    off = plain.generate(prompts[2], constraint="x", params=params)
+    driver = make_engine(factory=ThenFree)
     driver.add("company", prompts[3], params={"max_tokens": 30})
     on = driver.generate(prompts[2], constraint="x", params=params)
     assert on.token_ids == off.token_ids
@@ -218,6 +277,6 @@ def test_keys_and_values_of_forced_tokens_are_exact(make_engine, prompts) -> Non
 
 
 def test_forced_tokens_stop_at_max_tokens(make_engine, prompts) -> None:
-    driver = make_engine(forced_tokens=True)
+    driver = make_engine()
     answer = driver.generate(prompts[0], constraint="3 4 5 6 7", params={"max_tokens": 3})
     assert (answer.token_ids, answer.finish_reason) == ([3, 4, 5], "length")

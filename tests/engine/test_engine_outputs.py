@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 
 
 def test_logprobs_come_one_per_token(make_engine, prompts) -> None:
-    driver = make_engine(forced_tokens=True)
+    driver = make_engine()
     answer = driver.generate(prompts[0], constraint="7 8 9", params={"logprobs": 2})
     found = [p for output in answer.outputs for p in output.logprobs]
     assert [p.chosen.token_id for p in found] == answer.token_ids == [7, 8, 9]

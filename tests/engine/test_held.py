@@ -49,7 +49,7 @@ def test_one_token_has_nothing_to_compute_ahead(make_engine) -> None:
 
 
 def test_what_is_forced_from_the_start_ends_it_at_once(make_engine) -> None:
-    driver = make_engine(forced_tokens=True)
+    driver = make_engine()
     driver.add("held", PROMPT, held=True)
     driver.run()
     driver.engine.release("held", ANSWER)

@@ -15,10 +15,9 @@ VARIANTS = {
     "overlap": {"async_scheduling": True},
     "static": {"max_cudagraph_capture_size": 16},
     "both": {"async_scheduling": True, "max_cudagraph_capture_size": 16},
-    "both, forced": {
+    "both, few static": {
         "async_scheduling": True,
         "max_cudagraph_capture_size": 3,
-        "forced_tokens": True,
     },
 }
 variants = pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS.keys())
