@@ -14,6 +14,7 @@ import torch
 from formgate.engine.batch import ForwardBatch
 from formgate.engine.batch_builder import BatchShape
 from formgate.engine.devices import usable_cpus
+from formgate.engine.graphs import SHORT_QUERY
 from formgate.engine.kv_cache import KVCacheShape
 from formgate.engine.layers.attention import KVCache, PagedAttention
 from formgate.engine.sampler import Sampler
@@ -55,11 +56,19 @@ def attention_tasks(
     batches = [(1, prompt) for prompt in PROMPTS if prompt <= max_context_len]
     # How often a context is split changes where the rows double. Mixed batches bring nothing new:
     # their rows of one token are split as those of decoding, the others are in tiles of prompts.
+    shapes = list(shapes)
     batches += [
         (shape.num_rows, shape.max_query_len)
         for shape in shapes
         if shape.num_rows.bit_count() == 1
         and shape.num_rows * shape.max_query_len == shape.num_tokens
+    ]
+    # Runs of forced tokens, or ends of prompts, in more rows than a shape of theirs has.
+    most = max((shape.num_tokens for shape in shapes), default=0)
+    batches += [
+        (rows, SHORT_QUERY)
+        for rows, query_len in batches
+        if query_len == 1 and rows * SHORT_QUERY > most
     ]
     kv_cache = kv_shape.allocate(1, device)[0]
     for layer in kinds.values():

@@ -244,8 +244,8 @@ class InRuns:
 @pytest.mark.parametrize(
     ("fields", "few", "forced"),
     [
-        ({"async_scheduling": False}, 64, 15),
-        ({"async_scheduling": True}, 64, 15),
+        ({"async_scheduling": False}, 8, 15),
+        ({"async_scheduling": True}, 8, 15),
         ({"async_scheduling": True}, 0, 5 + 3 + 4),  # short runs are sampled
         ({"async_scheduling": True, "max_cudagraph_capture_size": 16}, 0, 5 + 3 + 4),
     ],

@@ -18,7 +18,10 @@ from formgate.engine.weights import load_model_config
 CPU = torch.device("cpu")
 
 
-def test_attention_runs_in_every_kind_of_batch(llama_dir: Path, monkeypatch) -> None:
+@pytest.mark.parametrize(("max_batch", "more"), [(16, []), (64, [(32, 1), (64, 1), (64, 16)])])
+def test_attention_runs_in_every_kind_of_batch(
+    llama_dir: Path, monkeypatch, max_batch: int, more: list[tuple[int, int]]
+) -> None:
     config = load_model_config(llama_dir)
     spec = model_spec(config)
     seen: list[tuple[int, int]] = []
@@ -32,7 +35,7 @@ def test_attention_runs_in_every_kind_of_batch(llama_dir: Path, monkeypatch) -> 
     monkeypatch.setattr(PagedAttention, "forward", watched)
     tasks = attention_tasks(
         build_model(config, torch.float32, CPU),
-        static_shapes(16),
+        static_shapes(max_batch),
         KVCacheShape(spec.num_layers, 16, spec.num_kv_heads, spec.head_dim, torch.float32),
         num_heads=spec.num_heads,
         max_context_len=4096,
@@ -41,7 +44,7 @@ def test_attention_runs_in_every_kind_of_batch(llama_dir: Path, monkeypatch) -> 
     compile_kernels(tasks, lambda *_: None)
     decode = [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1)]
     short = [(1, 16), (2, 16), (4, 16), (8, 16)]
-    assert sorted(seen) == sorted([*decode, *short, (1, 128), (1, 2048)])
+    assert sorted(seen) == sorted([*decode, *short, *more, (1, 128), (1, 2048)])
 
 
 def test_sampling_is_warmed_up_without_a_trace(llama_dir: Path) -> None:
