@@ -34,8 +34,8 @@ from formgate.engine.weights import Progress
 logger = logging.getLogger(__name__)
 
 BUILD_WAIT = 0.002  # seconds an idle step waits for a constraint, before commands are looked at
-# Running sequences with which steps do not overlap where a grammar may force tokens: so few are soon
-# looked at, and a step saved is worth more.
+# So few sequences are looked at soon: where a grammar may force tokens, a step saved is worth more
+# than steps that overlap.
 FEW_ROWS = 8
 # Fewer forced tokens are sampled where steps overlap: the row under way, which gives the first of
 # them, would be computed for nothing.

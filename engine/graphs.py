@@ -20,7 +20,7 @@ BATCH_STEP = 8
 SHORT_QUERY = 16
 SHORT_QUERY_BATCHES = (1, 2, 4, 8)
 # Decoding rows beside a short prompt, or more forced tokens than above: any mix of so many tokens.
-MIXED_TOKENS = (64, 128, 256, 512)
+MIXED_TOKENS = (64, 128, 192, 256, 384, 512)
 # What a graph of some hundred kernels itself takes on the device, beside the shared pool.
 BYTES_PER_GRAPH = 8 << 20
 
