@@ -37,9 +37,6 @@ BUILD_WAIT = 0.002  # seconds an idle step waits for a constraint, before comman
 # So few sequences are looked at soon: where a grammar may force tokens, a step saved is worth more
 # than steps that overlap.
 FEW_ROWS = 8
-# Fewer forced tokens are sampled where steps overlap: the row under way, which gives the first of
-# them, would be computed for nothing.
-WORTH_A_ROW = 3
 
 NOTHING_TO_CHOOSE = (
     "No token can be chosen: the model's numbers are not valid, or the request's own settings "
@@ -229,7 +226,7 @@ class Engine:
 
     def _waits_for_forced_tokens(self) -> bool:
         """Where a grammar may force the next tokens, and few wait, the step waits for the last one:
-        a run of them then goes into one step, and no row is computed for nothing.
+        a run of them is then computed together with the token before it, not one step later.
         """
         running = self.scheduler.running
         return (
@@ -305,11 +302,7 @@ class Engine:
     def _force(self, sequence: Sequence) -> Finish | None:
         if self.config.forced_tokens and _may_be_forced(sequence):
             assert sequence.constraint is not None
-            run = sequence.constraint.forced_tokens()
-            under_way = sequence.num_uncomputed_tokens == 0
-            if under_way and len(run) < WORTH_A_ROW:
-                return None
-            for token_id in run:
+            for token_id in sequence.constraint.forced_tokens():
                 finish = self.rules.accept(sequence, token_id)
                 sequence.num_forced_tokens += 1
                 self._num_forced += 1
