@@ -19,6 +19,7 @@ from formgate.engine.kv_cache import KVCacheShape
 from formgate.engine.layers.attention import KVCache, PagedAttention
 from formgate.engine.sampler import Sampler
 from formgate.engine.weights import Progress
+from formgate.kernels.paged_attention import choose_splits
 
 MAX_THREADS = 16
 # Query tokens of prompts that get tiles of their own kind: a short one, a long one.
@@ -54,22 +55,20 @@ def attention_tasks(
         if isinstance(layer, PagedAttention):
             kinds[layer.scale, layer.sliding_window, layer.softcap] = layer
     batches = [(1, prompt) for prompt in PROMPTS if prompt <= max_context_len]
-    # How often a context is split changes where the rows double. Mixed batches bring nothing new:
-    # their rows of one token are split as those of decoding, the others are in tiles of prompts.
+    # Mixed batches bring nothing new: their rows of one token are split as those of decoding, the
+    # others are in tiles of prompts.
     shapes = list(shapes)
-    batches += [
-        (shape.num_rows, shape.max_query_len)
-        for shape in shapes
-        if shape.num_rows.bit_count() == 1
-        and shape.num_rows * shape.max_query_len == shape.num_tokens
-    ]
-    # Runs of forced tokens, or ends of prompts, in more rows than a shape of theirs has.
+    decode = {shape.num_rows for shape in shapes if shape.max_query_len == 1}
+    short = {shape.num_rows for shape in shapes if shape.max_query_len == SHORT_QUERY}
+    # Runs of forced tokens, or ends of prompts, may be in more rows than a shape of theirs has.
     most = max((shape.num_tokens for shape in shapes), default=0)
-    batches += [
-        (rows, SHORT_QUERY)
-        for rows, query_len in batches
-        if query_len == 1 and rows * SHORT_QUERY > most
-    ]
+    short |= {rows for rows in decode if rows * SHORT_QUERY > most}
+    for query_len, sizes in ((1, decode), (SHORT_QUERY, short)):
+        by_splits = {
+            choose_splits(rows * kv_shape.num_kv_heads, max_context_len, device): rows
+            for rows in sorted(sizes, reverse=True)
+        }
+        batches += [(rows, query_len) for rows in by_splits.values()]
     kv_cache = kv_shape.allocate(1, device)[0]
     for layer in kinds.values():
         for num_rows, query_len in sorted(batches, reverse=True):

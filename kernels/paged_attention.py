@@ -13,7 +13,13 @@ from formgate.kernels.attention_kernels import attend_kernel, combine_kernel
 from formgate.kernels.jit import is_float_tensor, triton
 from formgate.kernels.paged_attention_ref import ReferencePlan, paged_attention_ref
 
-__all__ = ["paged_attention", "paged_attention_ref", "paged_attention_triton"]
+__all__ = [
+    "choose_splits",
+    "num_processors",
+    "paged_attention",
+    "paged_attention_ref",
+    "paged_attention_triton",
+]
 
 MAX_HEAD_DIM = 256
 SHORT_ROWS = 64  # query rows (tokens times heads of a group) that one split-K tile takes
@@ -116,7 +122,7 @@ def paged_attention_triton(
 
     rows = max(16, triton.next_power_of_2(short_query * group))
     if num_splits is None:
-        num_splits = _choose_splits(num_seqs * num_kv_heads, max_context_len, query.device)
+        num_splits = choose_splits(num_seqs * num_kv_heads, max_context_len, query.device)
     partial = partial_log = out
     if num_splits > 1:
         parts = (num_seqs * short_query, num_heads, num_splits)
@@ -160,14 +166,21 @@ def paged_attention_triton(
     return out
 
 
-def _choose_splits(num_programs: int, max_context_len: int, device: torch.device) -> int:
-    """Enough programs for every multiprocessor; a power of two, to compile few variants."""
-    if device.type != "cuda":
-        return 1
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
+def choose_splits(num_programs: int, max_context_len: int, device: torch.device) -> int:
+    """Into how many parts contexts are split, for so many sequences times heads of keys: enough
+    programs for every multiprocessor; a power of two, to compile few variants.
+    """
+    processors = num_processors(device)
     wanted = PROGRAMS_PER_PROCESSOR * processors // num_programs
     useful = max_context_len // KEYS_PER_SPLIT
     return 1 << (max(min(wanted, useful, MAX_SPLITS), 1).bit_length() - 1)
+
+
+def num_processors(device: torch.device) -> int:
+    """0 for a CPU."""
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def paged_attention(

@@ -18,10 +18,18 @@ from formgate.engine.weights import load_model_config
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("max_batch", "more"), [(16, []), (64, [(32, 1), (64, 1), (64, 16)])])
+@pytest.mark.parametrize(
+    ("processors", "max_batch", "decode", "short"),
+    [
+        (0, 16, [1], [1]),
+        (8, 16, [1, 2, 4, 8, 16], [1, 2, 4, 8]),  # 16, 8, 4, 2 and 1 splits
+        (8, 64, [1, 2, 4, 8, 16], [1, 2, 4, 8, 40]),
+    ],
+)
 def test_attention_runs_in_every_kind_of_batch(
-    llama_dir: Path, monkeypatch, max_batch: int, more: list[tuple[int, int]]
+    llama_dir: Path, monkeypatch, processors, max_batch, decode, short
 ) -> None:
+    monkeypatch.setattr("formgate.kernels.paged_attention.num_processors", lambda _: processors)
     config = load_model_config(llama_dir)
     spec = model_spec(config)
     seen: list[tuple[int, int]] = []
@@ -42,9 +50,8 @@ def test_attention_runs_in_every_kind_of_batch(
         device=CPU,
     )
     compile_kernels(tasks, lambda *_: None)
-    decode = [(1, 1), (2, 1), (4, 1), (8, 1), (16, 1)]
-    short = [(1, 16), (2, 16), (4, 16), (8, 16)]
-    assert sorted(seen) == sorted([*decode, *short, *more, (1, 128), (1, 2048)])
+    expected = [*((rows, 1) for rows in decode), *((rows, 16) for rows in short)]
+    assert sorted(seen) == sorted([*expected, (1, 128), (1, 2048)])
 
 
 def test_sampling_is_warmed_up_without_a_trace(llama_dir: Path) -> None:
