@@ -4,6 +4,7 @@ references, formats and regexes as anchored patterns. It is the quick way, taken
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Mapping
 from typing import Any
 
@@ -41,6 +42,11 @@ _OF_STRINGS = frozenset(("minLength", "maxLength", "minItems", "maxItems", "patt
 _OF_NUMBERS = frozenset(("multipleOf", "exclusiveMinimum", "exclusiveMaximum"))
 _OF_ITEMS = frozenset(("items", "prefixItems"))
 
+# A schema of strings alone with a pattern of so many characters is written once, and referred to:
+# llguidance compiles a pattern wherever it stands.
+_LONG = 60
+_STRING_ALONE = frozenset(("type", "pattern", "minLength", "maxLength"))
+
 
 class _NotNative(Exception):
     pass
@@ -57,10 +63,14 @@ class NativeSchemas:
         self._known: dict[Node, Any] = {}  # None for what llguidance cannot do
         self._references: dict[Node, list[Node]] = {}  # targets, of each schema and its parts
         self._gathered: dict[Node, None] = {}  # of the schema in hand
+        self._by_text: dict[str, Node] = {}  # what is written once, by its text
+        self._written_once: dict[Node, Node] = {}
 
     def of(self, node: Node) -> Any | None:
         """The schema for llguidance, or None if it needs more than that."""
         whole = self._rewritten(node)
+        if (there := self._written_once.get(node)) is not None:
+            return there.schema
         if whole is None or not (needed := self._needed(node)):
             return whole
         definitions = {}
@@ -72,6 +82,11 @@ class NativeSchemas:
         if not _all_end(definitions):
             return None
         return {**whole, "$defs": definitions}
+
+    def refers(self, node: Node) -> bool:
+        """Whether it holds a reference of the document's own."""
+        written_once = set(self._by_text.values())
+        return any(target not in written_once for target in self._needed(node))
 
     def _needed(self, node: Node) -> list[Node]:
         """All that a schema refers to, and what that refers to."""
@@ -90,7 +105,7 @@ class NativeSchemas:
         if node not in self._known:
             outer, self._gathered = self._gathered, {}
             try:
-                self._known[node] = self._schema(node)
+                self._known[node] = self._once(node, self._schema(node))
             except _NotNative:
                 self._known[node] = None
             self._references[node] = list(self._gathered)
@@ -98,6 +113,21 @@ class NativeSchemas:
         if references := self._references[node]:
             self._gathered |= dict.fromkeys(references)
         return self._known[node]
+
+    def _once(self, node: Node, schema: Any) -> Any:
+        if isinstance(schema, bool) or len(schema.get("pattern", "")) < _LONG:
+            return schema
+        if not _STRING_ALONE.issuperset(schema):
+            return schema
+        text = json.dumps(schema, sort_keys=True)
+        there = self._by_text.get(text)
+        if there is None:
+            there = self._by_text[text] = Node(schema, node.path, node.base)
+            self._known[there], self._references[there] = schema, []
+            self._names[there] = f"d{len(self._names)}"
+        self._written_once[node] = there
+        self._gathered[there] = None
+        return {"$ref": f"#/$defs/{self._names[there]}"}
 
     def _sub(self, node: Node) -> Any:
         schema = self._rewritten(node)
