@@ -57,7 +57,8 @@ class OneOfs:
         branches = [self._literal((sub, True), kind) for sub in subs]
         if self._emptiness.one_tag(branches):
             return
-        for one, two in combinations(range(len(subs)), 2):
+        some = [at for at, branch in enumerate(branches) if branch]
+        for one, two in combinations(some, 2):
             if not self._emptiness.apart(branches[one], branches[two]):
                 yield one, two
 
