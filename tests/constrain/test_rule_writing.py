@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from itertools import product
 from random import Random
+from typing import Any
 
 import pytest
 from llguidance import LLMatcher
 
 from formgate.constrain.cfg import Cfg, Repeat, Rule, Sequence, Token
+from formgate.constrain.grammar_layout import Layout
+from formgate.constrain.json_schema import ReadSchemas, schema_grammar
 from formgate.constrain.rule_merging import alike
 from formgate.constrain.rule_writing import lark_rules
 from formgate.constrain.shortest import byte_tokenizer
@@ -132,3 +135,23 @@ def test_first_members_are_one_rule() -> None:
     cfg.add(third, (B,))
     _, lines = lark_rules(cfg, first, "x")
     assert lines == ['x_0: "a" x_2 | "b" x_2 | ""', 'x_2: "a" | "b"']
+
+
+def test_what_comes_to_the_same_is_written_once() -> None:
+    """Members under two schemas at once, in either order, and each of them a string at last."""
+    names = [f"k{at}" for at in range(20)]
+    strings: Any = {"properties": {name: {"type": "string"} for name in names}}
+    others: Any = {"patternProperties": {"^k": {"type": ["string", "null"]}}}
+    schema = {
+        "type": "object",
+        "properties": {
+            "one": {"allOf": [strings, others], "type": "object"},
+            "two": {"allOf": [others, strings], "type": "object"},
+        },
+        "additionalProperties": False,
+        "not": {"required": ["one", "two"]},
+    }
+    grammar = schema_grammar(schema, Layout(), "x", native=False, read=ReadSchemas())
+    objects = [rule for rule in grammar.rules if '"{" ' in rule]
+    assert len(objects) < 5
+    assert len(grammar.rules) < 2 * len(names)
