@@ -41,6 +41,7 @@ _REWRITTEN = frozenset(
 _OF_STRINGS = frozenset(("minLength", "maxLength", "minItems", "maxItems", "pattern", "format"))
 _OF_NUMBERS = frozenset(("multipleOf", "exclusiveMinimum", "exclusiveMaximum"))
 _OF_ITEMS = frozenset(("items", "prefixItems"))
+_SELDOM = _NOT_HERE | _OF_STRINGS | _OF_NUMBERS | _OF_ITEMS
 
 # A schema of strings alone with a pattern of so many characters is written once, and referred to:
 # llguidance compiles a pattern wherever it stands.
@@ -139,7 +140,8 @@ class NativeSchemas:
         schema = node.schema
         if isinstance(schema, bool):
             return schema
-        if not _NOT_HERE.isdisjoint(schema):
+        plain = _SELDOM.isdisjoint(schema)
+        if not plain and not _NOT_HERE.isdisjoint(schema):
             raise _NotNative
         if "$ref" in schema and self._ref_alone:
             return {"$ref": self._reference(node)}
@@ -177,6 +179,8 @@ class NativeSchemas:
                 new[name] = subs
             elif keyword == "uniqueItems" and value:
                 raise _NotNative
+        if plain:
+            return new
         if not _OF_STRINGS.isdisjoint(schema):
             self._strings(schema, new)
         if not _OF_NUMBERS.isdisjoint(schema):
