@@ -106,7 +106,7 @@ class NativeSchemas:
         if node not in self._known:
             outer, self._gathered = self._gathered, {}
             try:
-                self._known[node] = self._once(node, self._schema(node))
+                self._known[node] = self._schema(node)
             except _NotNative:
                 self._known[node] = None
             self._references[node] = list(self._gathered)
@@ -115,10 +115,8 @@ class NativeSchemas:
             self._gathered |= dict.fromkeys(references)
         return self._known[node]
 
-    def _once(self, node: Node, schema: Any) -> Any:
-        if isinstance(schema, bool) or len(schema.get("pattern", "")) < _LONG:
-            return schema
-        if not _STRING_ALONE.issuperset(schema):
+    def _once(self, node: Node, schema: dict[str, Any]) -> dict[str, Any]:
+        if len(schema.get("pattern", "")) < _LONG or not _STRING_ALONE.issuperset(schema):
             return schema
         text = json.dumps(schema, sort_keys=True)
         there = self._by_text.get(text)
@@ -187,7 +185,7 @@ class NativeSchemas:
             self._numbers(schema, new)
         if not _OF_ITEMS.isdisjoint(schema):
             self._items(node, new)
-        return new
+        return self._once(node, new)
 
     def _reference(self, node: Node) -> str:
         target = self._resources.target(node, "$ref")

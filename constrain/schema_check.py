@@ -13,9 +13,14 @@ from formgate.constrain.resources import Node, Resources
 
 MAX_DEPTH = 200  # levels of schemas inside schemas, whatever their pointers; the root is the first
 
-# The keywords whose value is looked at. None for those that are refused whatever it is.
+
+def _no_value(_: Any) -> bool:
+    return False
+
+
+# The keywords whose value is looked at; those that are refused have none that is right.
 _TESTS = {
-    name: None if entry.how is How.REFUSED else SHAPE_TESTS[entry.shape]
+    name: _no_value if entry.how is How.REFUSED else SHAPE_TESTS[entry.shape]
     for name, entry in LEDGER.items()
     if entry.shape is not Shape.ANY or entry.how is How.REFUSED
 }
@@ -36,25 +41,19 @@ def checked(schema: Any) -> Resources:
             continue
         if draft.ref_hides_siblings and isinstance(schema.get("$ref"), str):
             continue
-        for keyword in _TESTS.keys() & schema.keys():
-            test = _TESTS[keyword]
-            if test is None or not test(schema[keyword]):
-                raise _first_refusal(node)
+        for keyword, value in schema.items():
+            test = _TESTS.get(keyword)
+            if test is not None and not test(value):
+                raise _refusal(node, keyword)
     return resources
 
 
-def _first_refusal(node: Node) -> ConstraintError:
-    """In the order of the schema."""
-    for keyword, value in node.schema.items():
-        if keyword not in _TESTS:
-            continue
-        path, entry = (*node.path, keyword), LEDGER[keyword]
-        if not SHAPE_TESTS[entry.shape](value):
-            why = f"its value must be {entry.shape.value}"
-            return ConstraintError.at(path, why, code="invalid_schema", keyword=keyword)
-        if entry.how is How.REFUSED:
-            return ConstraintError.at(path, f"it is not enforced. {entry.note}", keyword=keyword)
-    raise AssertionError("nothing is wrong with it")
+def _refusal(node: Node, keyword: str) -> ConstraintError:
+    path, entry = (*node.path, keyword), LEDGER[keyword]
+    if not SHAPE_TESTS[entry.shape](node.schema[keyword]):
+        why = f"its value must be {entry.shape.value}"
+        return ConstraintError.at(path, why, code="invalid_schema", keyword=keyword)
+    return ConstraintError.at(path, f"it is not enforced. {entry.note}", keyword=keyword)
 
 
 def _kind(value: Any) -> str:
