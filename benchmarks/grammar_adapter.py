@@ -44,6 +44,7 @@ class Formgate:
             encode=lambda text: tok.encode(text.decode("utf-8", "ignore")),
         )
         self._compiler = GrammarCompiler(vocabulary, padded_vocab_size=len(token_bytes))
+        self._compiler.warm_up()
         gc.freeze()  # as a compile worker does
         self._words = -(-len(token_bytes) // 32)
 

@@ -47,6 +47,8 @@ from formgate.constrain.shapes import (
 
 _KINDS_OF_TYPE = {kind.value: (kind,) for kind in KINDS} | {"integer": (Kind.NUMBER,)}
 
+_WITH_PARTS = frozenset((Kind.ARRAY, Kind.OBJECT))
+
 
 class Algebra:
     """Raises ConstraintError for what it cannot express, when that is asked for."""
@@ -58,6 +60,7 @@ class Algebra:
         self._shapes: dict[tuple[Conjunction, Kind], list[Shape]] = {}
         self._running: set[tuple[Literal, Kind, bool]] = set()
         self._aliases: dict[Node, Node] = {}
+        self._orders: dict[frozenset[Literal], Conjunction] = {}
         self._kinds: dict[Node, tuple[Kind, ...]] = {}
         self._constants = ConstantSchemas()
         self._alternatives = Alternatives()
@@ -72,6 +75,10 @@ class Algebra:
     def rest(self) -> None:
         """Whoever asks from now on may ask for as much work as if it asked first."""
         self._alternatives.rest()
+
+    def spend(self, work: int) -> None:
+        """Raises Unplaced when it is too much, with all that was done before."""
+        self._alternatives.spend(work)
 
     # What a conjunction allows.
 
@@ -114,7 +121,7 @@ class Algebra:
 
     def is_empty(self, schema: Conjunction) -> bool:
         """True only if no value at all satisfies it."""
-        return self._emptiness.of(schema)
+        return self._emptiness.of(self._as_first_met(schema))
 
     def branches_apart(self, node: Node) -> bool:
         """Whether no value satisfies two branches of the node's `oneOf`."""
@@ -125,13 +132,21 @@ class Algebra:
             return False
 
     def without_aliases(self, schema: Conjunction) -> Conjunction:
-        """The same schemas, none of them a mere reference to another."""
+        """The same schemas, none of them a mere reference to another, and scalars in one order
+        wherever they come: it is the order of members that depends on that of their schemas.
+        """
         for node, _ in schema:
             if not isinstance(node.schema, bool) and "$ref" in node.schema:
+                schema = tuple(
+                    dict.fromkeys((self._aliased(node), holds) for node, holds in schema)
+                )
                 break
-        else:
-            return schema
-        return tuple(dict.fromkeys((self._aliased(node), holds) for node, holds in schema))
+        if len(schema) > 1 and _WITH_PARTS.isdisjoint(self.kinds(schema)):
+            return self._as_first_met(schema)
+        return schema
+
+    def _as_first_met(self, schema: Conjunction) -> Conjunction:
+        return self._orders.setdefault(frozenset(schema), schema) if len(schema) > 1 else schema
 
     def _aliased(self, node: Node) -> Node:
         known = self._aliases.get(node)

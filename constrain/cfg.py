@@ -1,6 +1,4 @@
-"""A context-free grammar on its way to llguidance's Lark dialect: useless rules are cut, and what
-is left is written down.
-"""
+"""A context-free grammar, and what can come of its rules."""
 
 from __future__ import annotations
 
@@ -90,56 +88,6 @@ class Cfg:
                 if not lacking[alternative]:
                     found.append(owners[alternative])
         return productive
-
-    def lark(self, start: Rule, name: str) -> tuple[str, list[str]]:
-        """The name of the start rule, and the rules that it needs, each a line of Lark. Rules and
-        terminals are named after `name`. A rule with one alternative that is used in one place is
-        written there.
-        """
-        return _Writer(self._rules, name).written(start)
-
-
-class _Writer:
-    def __init__(self, rules: list[list[Sequence]], name: str) -> None:
-        self._rules = rules
-        self._name = name
-        self._terminals: dict[str, str] = {}
-
-    def written(self, start: Rule) -> tuple[str, list[str]]:
-        order = [start.number]
-        seen = {start.number}
-        for number in order:
-            for sequence in self._rules[number]:
-                for used in rules_in(sequence):
-                    if used not in seen:
-                        seen.add(used)
-                        order.append(used)
-        lines = [
-            f"{self._name}_{number}: " + " | ".join(self._sequence(s) for s in self._rules[number])
-            for number in order
-        ]
-        lines += [f"{name}: {text}" for text, name in self._terminals.items()]
-        return f"{self._name}_{start.number}", lines
-
-    def _sequence(self, sequence: Sequence) -> str:
-        return " ".join(self._symbol(symbol) for symbol in sequence) or '""'
-
-    def _symbol(self, symbol: Symbol) -> str:
-        match symbol:
-            case Rule(number):
-                return f"{self._name}_{number}"
-            case Token(text):
-                if text.startswith('"'):
-                    return text
-                if text.startswith("%"):
-                    return self._named(text, self._name + "_leaf")
-                return self._named(text, self._name.upper() + "_T")
-            case Repeat(parts, least, most):
-                times = f"{{{least},{'' if most is None else most}}}"
-                return f"({self._sequence(parts)}){times}"
-
-    def _named(self, text: str, name: str) -> str:
-        return self._terminals.setdefault(text, f"{name}{len(self._terminals)}")
 
 
 def rules_in(sequence: Sequence) -> Iterator[int]:

@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import product
 from typing import Any, Literal
 
 from llguidance import LLMatcher, LLParserLimits
@@ -20,10 +21,12 @@ from formgate.constrain.compiled import CompiledGrammar
 from formgate.constrain.distinct import GuardedConstraint, TokenBytes
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.filling import ParallelFiller
+from formgate.constrain.formats import FORMATS
 from formgate.constrain.fsm import CompiledFsm, FsmCompiler, FsmConstraint, regex_of
 from formgate.constrain.grammar_cache import GrammarCache
 from formgate.constrain.json_schema import ReadSchemas
 from formgate.constrain.matcher import GrammarConstraint
+from formgate.constrain.regex_terms import pattern_term
 from formgate.constrain.shortest import Shortest
 from formgate.constrain.thinking import ThinkingBudget, ThinkingConstraint, ThinkingTokens
 from formgate.constrain.vocabulary import Vocabulary
@@ -135,12 +138,14 @@ class GrammarCompiler:
         self._sizes = GrammarCache[Shortest](most // 10)
 
     def warm_up(self) -> None:
-        """Make now what the first requests would wait for: tables of the vocabulary, and whatever
-        is made at a first use.
+        """Make now what the first requests would wait for: tables of the vocabulary, the terms of
+        the formats, and whatever is made at a first use.
         """
         spec_text = json.dumps({"tree": {"kind": "json", "schema": _OF_ALL_SORTS}})
         self.factory(self.blueprint(spec_text))
         self.num_tokens(self.shortest(spec_text).text)
+        for regex, in_json in product(FORMATS.values(), (False, True)):
+            pattern_term(regex, search=False, in_json=in_json, wide=False)
         _ = self._tokens, self._ways
 
     def compile(self, spec_text: str) -> CompiledGrammar | CompiledFsm:

@@ -31,7 +31,8 @@ class Emptiness:
         # The least depth from which on a schema is found empty, the greatest at which it is not.
         self._empty: dict[Conjunction, int] = {}
         self._not_empty: dict[Conjunction, int] = {}
-        self._tags: dict[Object, dict[str, frozenset[str]]] = {}
+        # By the object's identity: to hash it takes longer than to work them out.
+        self._tags: dict[int, tuple[Object, dict[str, frozenset[str]]]] = {}
         self._running: set[Conjunction] = set()
 
     def of(self, schema: Conjunction, depth: int = _DEPTH) -> bool:
@@ -64,6 +65,32 @@ class Emptiness:
         """Whether no value is in both lists of alternatives of one kind."""
         return not any(self._overlap(a, b) for a in one for b in two)
 
+    def one_tag(self, branches: list[list[Shape]]) -> bool:
+        """Whether there is a member that all need, with other constants in each branch."""
+        things = [thing for branch in branches for thing in branch]
+        if not things or not isinstance(things[0], Object):
+            return False
+        return any(self._is_tag(name, branches) for name in self._tags_of(things[0]))
+
+    def _is_tag(self, name: str, branches: list[list[Shape]]) -> bool:
+        taken: set[str] = set()
+        for branch in branches:
+            own: set[str] = set()
+            for thing in branch:
+                assert isinstance(thing, Object)
+                constants = self._tags_of(thing).get(name)
+                if constants is None:
+                    return False
+                own |= constants
+            if not taken.isdisjoint(own):
+                return False
+            taken |= own
+        return True
+
+    def told_apart(self, one: list[Shape], two: list[Shape]) -> bool:
+        """Whether that is seen at a glance."""
+        return all(self._told_apart(a, b) for a in one for b in two)
+
     def _overlap(self, one: Shape, two: Shape) -> bool:
         if self._told_apart(one, two):
             return False
@@ -80,21 +107,22 @@ class Emptiness:
 
     def _tags_of(self, thing: Object) -> dict[str, frozenset[str]]:
         """The strings that needed members may be, where they can be counted."""
-        tags = self._tags.get(thing)
-        if tags is None:
-            tags = {}
-            for name in demanded(thing.presence):
-                value = thing.member(name)
-                if _is_open(value):
-                    continue
-                shapes = {kind: self._shapes_of(value, kind) for kind in self._kinds_of(value)}
-                strings = shapes.pop(Kind.STRING, [])
-                if any(shapes.values()):
-                    continue
-                constants = [s.values for s in strings if isinstance(s, Strings)]
-                if all(values is not None for values in constants):
-                    tags[name] = frozenset(v for values in constants for v in values or ())
-            self._tags[thing] = tags
+        known = self._tags.get(id(thing))
+        if known is not None:
+            return known[1]
+        tags: dict[str, frozenset[str]] = {}
+        for name in demanded(thing.presence):
+            value = thing.member(name)
+            if _is_open(value):
+                continue
+            shapes = {kind: self._shapes_of(value, kind) for kind in self._kinds_of(value)}
+            strings = shapes.pop(Kind.STRING, [])
+            if any(shapes.values()):
+                continue
+            constants = [s.values for s in strings if isinstance(s, Strings)]
+            if all(values is not None for values in constants):
+                tags[name] = frozenset(v for values in constants for v in values or ())
+        self._tags[id(thing)] = thing, tags
         return tags
 
     def of_shape(self, shape: Shape, depth: int = _DEPTH) -> bool:

@@ -12,7 +12,7 @@ from formgate.constrain.algebra import Algebra
 from formgate.constrain.cfg import Cfg, Rule, Symbol, Token
 from formgate.constrain.native import NativeSchemas
 from formgate.constrain.scalar_terms import literal
-from formgate.constrain.shapes import Conjunction
+from formgate.constrain.shapes import Conjunction, Shape
 
 _LARGEST_LEAF = 2_000  # characters of a native rule that has definitions
 _CONTAINERS = frozenset(("properties", "items", "prefixItems", "anyOf", "allOf", "$ref"))
@@ -83,6 +83,8 @@ class Grammar:
         self.cfg = Cfg()
         self.values: dict[Value, Rule] = {}
         self.waiting: list[Value] = []
+        # Of the values that have been worked out, by what they came to.
+        self.of_shapes: dict[tuple[tuple[Shape, ...], bool], Rule] = {}
         self.guarded = False  # whether siblings somewhere must differ
         self.native = False  # whether anything was left to llguidance
 
@@ -104,7 +106,7 @@ class Grammar:
         if not isinstance(schema, dict) or _CONTAINERS.isdisjoint(schema):
             return None
         text = self.layout.native(schema)
-        if "$defs" in schema and len(text) > _LARGEST_LEAF:
+        if "$defs" in schema and len(text) > _LARGEST_LEAF and self.natives.refers(node):
             return None  # it would be written once more wherever it is referred to
         self.native = True
         return Token(text)

@@ -35,9 +35,17 @@ def build(grammar: Grammar, schema: Conjunction) -> Rule:
             grammar.cfg.add(rule, (leaf,))
             continue
         try:
-            for kind in grammar.algebra.kinds(value.schema):
-                for shape in grammar.algebra.shapes(value.schema, kind):
-                    _add(grammar, rule, shape, value.canonical)
+            shapes = tuple(
+                shape
+                for kind in grammar.algebra.kinds(value.schema)
+                for shape in grammar.algebra.shapes(value.schema, kind)
+            )
+            twin = grammar.of_shapes.setdefault((shapes, value.canonical), rule)
+            if twin is not rule:
+                grammar.cfg.add(rule, (twin,))
+                continue
+            for shape in shapes:
+                _add(grammar, rule, shape, value.canonical)
             if len(grammar.cfg) > MAX_RULES:
                 raise _too_large(f"the grammar has more than {MAX_RULES} rules with it", value)
         except Unplaced as error:

@@ -14,6 +14,7 @@ from formgate.constrain.guard_plan import GuardPlan, guard_plan
 from formgate.constrain.native import NativeSchemas
 from formgate.constrain.no_value import no_value
 from formgate.constrain.resources import Resources
+from formgate.constrain.rule_writing import lark_rules
 from formgate.constrain.schema_check import checked
 from formgate.constrain.shortest import Shortest, shortest
 
@@ -69,7 +70,7 @@ def schema_grammar(
     if not grammar.cfg.alternatives(start):
         raise no_value(algebra, resources)
     plan = guard_plan(algebra, schemas, natives) if grammar.guarded else None
-    return SchemaGrammar(*grammar.cfg.lark(start, name), plan, grammar.native)
+    return SchemaGrammar(*lark_rules(grammar.cfg, start, name), plan, grammar.native)
 
 
 def guard_refusal(schema: Any) -> ConstraintError:

@@ -4,6 +4,7 @@ references, formats and regexes as anchored patterns. It is the quick way, taken
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Mapping
 from typing import Any
 
@@ -40,6 +41,12 @@ _REWRITTEN = frozenset(
 _OF_STRINGS = frozenset(("minLength", "maxLength", "minItems", "maxItems", "pattern", "format"))
 _OF_NUMBERS = frozenset(("multipleOf", "exclusiveMinimum", "exclusiveMaximum"))
 _OF_ITEMS = frozenset(("items", "prefixItems"))
+_SELDOM = _NOT_HERE | _OF_STRINGS | _OF_NUMBERS | _OF_ITEMS
+
+# A schema of strings alone with a pattern of so many characters is written once, and referred to:
+# llguidance compiles a pattern wherever it stands.
+_LONG = 60
+_STRING_ALONE = frozenset(("type", "pattern", "minLength", "maxLength"))
 
 
 class _NotNative(Exception):
@@ -57,10 +64,14 @@ class NativeSchemas:
         self._known: dict[Node, Any] = {}  # None for what llguidance cannot do
         self._references: dict[Node, list[Node]] = {}  # targets, of each schema and its parts
         self._gathered: dict[Node, None] = {}  # of the schema in hand
+        self._by_text: dict[str, Node] = {}  # what is written once, by its text
+        self._written_once: dict[Node, Node] = {}
 
     def of(self, node: Node) -> Any | None:
         """The schema for llguidance, or None if it needs more than that."""
         whole = self._rewritten(node)
+        if (there := self._written_once.get(node)) is not None:
+            return there.schema
         if whole is None or not (needed := self._needed(node)):
             return whole
         definitions = {}
@@ -72,6 +83,11 @@ class NativeSchemas:
         if not _all_end(definitions):
             return None
         return {**whole, "$defs": definitions}
+
+    def refers(self, node: Node) -> bool:
+        """Whether it holds a reference of the document's own."""
+        written_once = set(self._by_text.values())
+        return any(target not in written_once for target in self._needed(node))
 
     def _needed(self, node: Node) -> list[Node]:
         """All that a schema refers to, and what that refers to."""
@@ -99,6 +115,19 @@ class NativeSchemas:
             self._gathered |= dict.fromkeys(references)
         return self._known[node]
 
+    def _once(self, node: Node, schema: dict[str, Any]) -> dict[str, Any]:
+        if len(schema.get("pattern", "")) < _LONG or not _STRING_ALONE.issuperset(schema):
+            return schema
+        text = json.dumps(schema, sort_keys=True)
+        there = self._by_text.get(text)
+        if there is None:
+            there = self._by_text[text] = Node(schema, node.path, node.base)
+            self._known[there], self._references[there] = schema, []
+            self._names[there] = f"d{len(self._names)}"
+        self._written_once[node] = there
+        self._gathered[there] = None
+        return {"$ref": f"#/$defs/{self._names[there]}"}
+
     def _sub(self, node: Node) -> Any:
         schema = self._rewritten(node)
         if schema is None:
@@ -109,7 +138,8 @@ class NativeSchemas:
         schema = node.schema
         if isinstance(schema, bool):
             return schema
-        if not _NOT_HERE.isdisjoint(schema):
+        plain = _SELDOM.isdisjoint(schema)
+        if not plain and not _NOT_HERE.isdisjoint(schema):
             raise _NotNative
         if "$ref" in schema and self._ref_alone:
             return {"$ref": self._reference(node)}
@@ -147,13 +177,15 @@ class NativeSchemas:
                 new[name] = subs
             elif keyword == "uniqueItems" and value:
                 raise _NotNative
+        if plain:
+            return new
         if not _OF_STRINGS.isdisjoint(schema):
             self._strings(schema, new)
         if not _OF_NUMBERS.isdisjoint(schema):
             self._numbers(schema, new)
         if not _OF_ITEMS.isdisjoint(schema):
             self._items(node, new)
-        return new
+        return self._once(node, new)
 
     def _reference(self, node: Node) -> str:
         target = self._resources.target(node, "$ref")

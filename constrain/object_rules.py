@@ -19,6 +19,7 @@ from formgate.constrain.shapes import Conjunction, Kind, Members, Object, Some, 
 
 MAX_PATTERNS = 4  # names that match several of more patterns than these are left out
 MAX_STATES = 20_000
+_WORK_OF_AN_OBJECT = 40  # as of so many pairs of alternatives
 MOST_IN_ANY_ORDER = 4  # names that have no place in `properties`; more of them are in one order
 
 _CONDITIONS = (
@@ -59,6 +60,7 @@ def add_object(grammar: Grammar, rule: Rule, thing: Object, canonical: bool) -> 
 
 def _without_named_some(grammar: Grammar, thing: Object) -> Iterator[Object]:
     """Alternatives in which each `Some` speaks of members that the schema does not name."""
+    grammar.algebra.spend(_WORK_OF_AN_OBJECT)
     for at, some in enumerate(thing.some):
         others = thing.some[:at] + thing.some[at + 1 :]
         for name in thing.known_names():
@@ -109,6 +111,10 @@ class _OneObject:
             and not grammar.algebra.is_empty(value := thing.member(name))
         }
         self._states: dict[_State, Rule] = {}
+        self._texts: dict[tuple[str, bool], tuple[Symbol, ...]] = {}
+        # Behind the first names, when no presence and no count is left to be looked at.
+        self._tails: list[tuple[Symbol, ...]] = []  # of one name after another, from the last on
+        self._heads: dict[int, Rule] = {}
         self._rests: dict[tuple[frozenset[Some], int, int | None, bool], Rule] = {}
         self._steps = 0  # from one of these to another
         self._classes = list(self._rest_classes())
@@ -129,6 +135,8 @@ class _OneObject:
         """The symbols for what comes in `state`; decisions that are none stay in the same rule."""
         symbols: list[Symbol] = []
         while state.at < len(self._ordered):
+            if self._is_plain(state):
+                return (*symbols, *self._plain(state.at, first=state.first))
             name = self._ordered[state.at]
             there = self._decided(state, name, present=True)
             absent = self._decided(state, name, present=False)
@@ -146,6 +154,38 @@ class _OneObject:
         if state.presence is not True:
             return (*symbols, self._grammar.cfg.rule())
         return (*symbols, *self._others(state))
+
+    @staticmethod
+    def _is_plain(state: _State) -> bool:
+        """Whether each member that is left may be there or not, whatever the others do."""
+        return state.presence is True and not state.need and state.room is None and not state.free
+
+    def _plain(self, at: int, *, first: bool) -> tuple[Symbol, ...]:
+        """The symbols for the members from `at` on. The first of them has no comma before it, so
+        that one rule has an alternative for each that may be the first.
+        """
+        names, tails, cfg = self._ordered, self._tails, self._grammar.cfg
+        end = len(names)
+        if not tails:
+            tails.append(self._others(_State(end, (), True, 0, None, False)))
+        for name in reversed(names[at : end + 1 - len(tails)]):
+            tail = tails[-1]
+            if name in self._values:
+                rule = cfg.rule()
+                cfg.add(rule, (*self._member(name, first=False), *tail))
+                cfg.add(rule, tail)
+                tail = (rule,)
+            tails.append(tail)
+        if not first:
+            return tails[end - at]
+        if at not in self._heads:
+            rule = self._heads[at] = cfg.rule()
+            for place in range(at, end):
+                if (name := names[place]) in self._values:
+                    tail = tails[end - place - 1]
+                    cfg.add(rule, (*self._member(name, first=True), *tail))
+            cfg.add(rule, self._others(_State(end, (), True, 0, None, True)))
+        return (self._heads[at],)
 
     def _in_any_order(self, state: _State) -> Rule:
         rule, new = self._rule_of(state)
@@ -205,8 +245,12 @@ class _OneObject:
         return _State(at, free, presence, max(state.need - 1, 0), room, False)
 
     def _member(self, name: str, *, first: bool) -> tuple[Symbol, ...]:
-        value = self._grammar.value(self._values[name], canonical=self._canonical)
-        return (*self._grammar.layout.key(quoted(name), first=first), value)
+        text = self._texts.get((name, first))
+        if text is None:
+            value = self._grammar.value(self._values[name], canonical=self._canonical)
+            text = (*self._grammar.layout.key(quoted(name), first=first), value)
+            self._texts[name, first] = text
+        return text
 
     # The members that the schema does not name.
 

@@ -55,7 +55,10 @@ class OneOfs:
     def _overlapping(self, subs: list[Node], kind: Kind) -> Iterator[tuple[int, int]]:
         """The pairs of branches that a value may satisfy both."""
         branches = [self._literal((sub, True), kind) for sub in subs]
-        for one, two in combinations(range(len(subs)), 2):
+        if self._emptiness.one_tag(branches):
+            return
+        some = [at for at, branch in enumerate(branches) if branch]
+        for one, two in combinations(some, 2):
             if not self._emptiness.apart(branches[one], branches[two]):
                 yield one, two
 
@@ -96,10 +99,13 @@ class OneOfs:
         self, branches: list[list[Shape]], subs: Sequence[Node], kind: Kind, tracked: bool
     ) -> list[Shape]:
         found: list[Shape] = []
+        if self._emptiness.one_tag(branches):
+            found = [shape for branch in branches for shape in branch]
+            return self._alternatives.limited(found, tracked=tracked)
         for at, branch in enumerate(branches):
             kept = branch
             for place, other in enumerate(branches):
-                if place == at or not other:
+                if place == at or not other or self._emptiness.told_apart(kept, other):
                     continue
                 kept = self._alternatives.limited(
                     [

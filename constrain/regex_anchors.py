@@ -60,10 +60,9 @@ def _lead(tree: Regex) -> tuple[Regex, Regex]:
                 inner, other = _lead(rest)
                 look = _seq(parts[0], inner) if inner != NOTHING else NOTHING
                 return look, _seq(parts[0], other) if other != NOTHING else NOTHING
-            after, _ = _lead(rest)
+            after, other = _lead(rest)
             if anchored != NOTHING:
-                again, other = _lead(rest)
-                anchored = _between(again, anchored, _joined(anchored, other))
+                anchored = _between(after, anchored, _joined(anchored, other))
             free = NOTHING if free == NOTHING else _seq(free, rest)
             if after != NOTHING and free != NOTHING and _nullable(parts[0]):
                 raise RegexError("'^' behind something optional cannot be enforced")

@@ -9,13 +9,18 @@ from typing import Any
 from formgate.constrain.dialect import draft_of
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.keywords import LEDGER, SHAPE_TESTS, How, Shape
-from formgate.constrain.resources import Resources
+from formgate.constrain.resources import Node, Resources
 
 MAX_DEPTH = 200  # levels of schemas inside schemas, whatever their pointers; the root is the first
 
-# The keywords whose value is looked at.
+
+def _no_value(_: Any) -> bool:
+    return False
+
+
+# The keywords whose value is looked at; those that are refused have none that is right.
 _TESTS = {
-    name: SHAPE_TESTS[entry.shape]
+    name: _no_value if entry.how is How.REFUSED else SHAPE_TESTS[entry.shape]
     for name, entry in LEDGER.items()
     if entry.shape is not Shape.ANY or entry.how is How.REFUSED
 }
@@ -31,27 +36,24 @@ def checked(schema: Any) -> Resources:
     resources = Resources(schema, MAX_DEPTH)
     draft = draft_of(schema)
     for node in resources:
-        if isinstance(node.schema, bool):
+        schema = node.schema
+        if isinstance(schema, bool):
             continue
-        if draft.ref_hides_siblings and isinstance(node.schema.get("$ref"), str):
+        if draft.ref_hides_siblings and isinstance(schema.get("$ref"), str):
             continue
-        for keyword, value in node.schema.items():
+        for keyword, value in schema.items():
             test = _TESTS.get(keyword)
-            if test is None:
-                continue
-            entry = LEDGER[keyword]
-            if not test(value):
-                raise ConstraintError.at(
-                    (*node.path, keyword),
-                    f"its value must be {entry.shape.value}",
-                    code="invalid_schema",
-                    keyword=keyword,
-                )
-            if entry.how is How.REFUSED:
-                raise ConstraintError.at(
-                    (*node.path, keyword), f"it is not enforced. {entry.note}", keyword=keyword
-                )
+            if test is not None and not test(value):
+                raise _refusal(node, keyword)
     return resources
+
+
+def _refusal(node: Node, keyword: str) -> ConstraintError:
+    path, entry = (*node.path, keyword), LEDGER[keyword]
+    if not SHAPE_TESTS[entry.shape](node.schema[keyword]):
+        why = f"its value must be {entry.shape.value}"
+        return ConstraintError.at(path, why, code="invalid_schema", keyword=keyword)
+    return ConstraintError.at(path, f"it is not enforced. {entry.note}", keyword=keyword)
 
 
 def _kind(value: Any) -> str:

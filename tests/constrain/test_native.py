@@ -4,6 +4,7 @@ rules that the algebra writes. Only numbers that are no integers are spelled in 
 
 from __future__ import annotations
 
+import json
 from random import Random
 from typing import Any
 
@@ -148,3 +149,25 @@ def test_a_member_that_would_never_end_is_not_begun(least: int) -> None:
     assert native == (least == 0)
     assert started.consume_tokens(list(b'{"'))
     assert allowed(started) == ([ord("y")] if least else [ord("x"), ord("y")])
+
+
+def test_a_long_pattern_is_written_once() -> None:
+    place = {"type": "string", "format": "uri"}
+    made = {
+        "type": "object",
+        "properties": {"a": place, "b": {"type": "array", "items": place}, "c": {"anyOf": [place]}},
+        "additionalProperties": place,
+    }
+    grammar = schema_grammar(made, Layout(None), "json", native=True, read=ReadSchemas())
+    assert grammar.native
+    (rule,) = grammar.rules
+    written = json.loads(rule.partition("%json ")[2])
+    assert len(written["$defs"]) == 1
+    assert rule.count('"pattern"') == 1
+    assert written["properties"]["a"] == written["additionalProperties"] == {"$ref": "#/$defs/d0"}
+
+
+def test_a_long_pattern_alone_is_no_reference() -> None:
+    made = {"type": "string", "format": "uri", "minLength": 9}
+    grammar = schema_grammar(made, Layout(None), "json", native=True, read=ReadSchemas())
+    assert "$ref" not in grammar.rules[0]

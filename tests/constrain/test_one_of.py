@@ -16,7 +16,17 @@ def bounded(name: str, least: int, *more: str) -> Any:
     return {"properties": {name: {"minimum": least}}, "required": [name, *more]}
 
 
+def tagged(*tags: str, **more: Any) -> Any:
+    return {"properties": {"k0": {"enum": list(tags)}, **more}, "required": ["k0"]}
+
+
 SCHEMAS: dict[str, Any] = {
+    "told apart by one member": {
+        "oneOf": [tagged("a", k1={"minimum": 3}), tagged("b", "c"), tagged("d")]
+    },
+    "told apart by one member but for a branch": {
+        "oneOf": [tagged("a", k1={"minimum": 3}), tagged("b", "a"), bounded("k2", 2)]
+    },
     "twelve that all overlap": {"oneOf": [bounded(name, at) for at, name in enumerate(NAMES)]},
     "none of twelve": {"not": {"anyOf": [bounded(name, 3) for name in NAMES]}},
     "not all of two": {"not": {"allOf": [bounded(name, 3) for name in NAMES[:2]]}},
@@ -55,7 +65,7 @@ def test_what_gets_through_is_what_is_valid(masks, name: str) -> None:
     seen = {True: 0, False: 0}
     for _ in range(120):
         chosen = [one for one in NAMES if r.random() < r.choice((0.1, 0.3, 0.7))]
-        instance: Any = {one: r.choice((0, 1, 2, 3, 4, 5, 11, "a")) for one in chosen}
+        instance: Any = {one: r.choice((0, 1, 2, 3, 4, 5, 11, "a", "b")) for one in chosen}
         if "items" in SCHEMAS[name]:
             instance = [instance] * r.randint(1, 2)
         valid = oracle.is_valid(instance)

@@ -67,6 +67,18 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
         "allOf",
         "fewer branches",
     ),
+    "several members of any name that must be there, and many that they may be": (
+        at_p(
+            {
+                "type": "object",
+                "properties": {f"k{at}": {} for at in range(12)},
+                "allOf": [{"not": {"additionalProperties": {"minLength": at}}} for at in (1, 2, 3)],
+            }
+        ),
+        "/properties/p/allOf",
+        "allOf",
+        "fewer branches",
+    ),
     "many branches of several members, which all overlap": (
         at_p({"oneOf": [both_of(at) for at in range(60)]}),
         "/properties/p/oneOf",
