@@ -79,6 +79,7 @@ class Walker:
             *('{"name": "get', "[get(", "<tool_cal", "\\ud83d\\ude42", "\\u00e9", "北京", "🙂"),
             *(marker.text for marker in FORMATS[case.format].markers()),
             *("[TOOL_CALLS]get{}", "<tool_call><function=get></function></tool_call>"),
+            *(" to=functions.get", " to=functions.tree<"),
         ]
         self.wishes = [
             *(list(text.encode()) for text in wishes),
