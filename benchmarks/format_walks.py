@@ -42,6 +42,15 @@ MERGES = [
     *(b"name", b'"name": "', b"tool", b"_call>", b"think>", b"='", b"')", b"\\u", b"\\n", b'\\"'),
     *("北京".encode(), "🙂".encode()[:2], b"get", b"_weather", b"```", b"functions.", b"()]"),
 ]
+# Of a whole answer: almost those of a call without a marker.
+BEGINNINGS = [
+    '[{"type": "x", "name": "get", "arguments": {"q": 1}}]',
+    '[{"name": "g\\u0065t", "arguments": {"q": 1}}]',
+    '{"type": "x", "name": "get", "parameters": {"q": 1}, "arguments": {"q": 1}}',
+    '{"n\\u0061me": "get", "parameters": {"q": 1}, "arguments": {"q": 1}}',
+    '{"name": "g\\u0065t", "parameters": {"q": 1}, "arguments": {"q": 1}}',
+    '{"parameters": {"q": 1}, "name": "get", "arguments": {"q": 1}}',
+]
 MAX_TOKENS = 250  # of a walk; from there on it takes a short way to the end
 
 
@@ -91,7 +100,7 @@ class Walker:
         constraint: Any = self.compiled.start()
         row = np.zeros((self.size + 31) // 32, np.int32)
         drawn: list[int] = []
-        wish: list[int] = []
+        wish = list(rng.choice(BEGINNINGS).encode()) if rng.random() < 0.05 else []
         while len(drawn) < MAX_TOKENS:
             constraint.fill_bitmask(row)
             bits = np.unpackbits(row.view(np.uint8), bitorder="little")

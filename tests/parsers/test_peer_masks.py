@@ -182,3 +182,32 @@ def test_a_named_call_is_made_once_and_ends_the_answer(
         assert END not in masks.allowed()
         assert masks.let_through(streams.ids_of(streams.walk(tree, rng, None, False)))
         assert masks.allowed() == {END}
+
+
+@pytest.mark.parametrize("name", ["llama3_json", "xlam"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        '{"type": "x", "name": "get_weather", "parameters": {"q": 1}, "arguments": {"q": 1}}',
+        '{"n\\u0061me": "get_weather", "parameters": {"q": 1}, "arguments": {"q": 1}}',
+        '{"name": "get\\u005fweather", "parameters": {"q": 1}, "arguments": {"q": 1}}',
+        '{"arguments": {"q": 1}, "parameters": {"q": 1}, "name": "get_weather"}',
+    ],
+)
+def test_what_may_be_said_freely_is_never_read_as_a_call(
+    name: str, said: str, begin: Begin, streams: Any
+) -> None:
+    """Calls need no marker here, and a user can ask for text that looks almost like one."""
+    text = f"[{said}]" if name == "xlam" else said
+    masks, _, _ = begin(name, tokens=False)
+    assert masks.let_through([*text.encode(), END])
+    parser = OutputParser(
+        FORMATS[name],
+        None,
+        tools_enabled=True,
+        reasoning_state="none",
+        special_ids={},
+        tools=TOOLS,
+    )
+    answer = streams.fold(parser, [streams.pieces_of(text, {})])
+    assert (answer.calls, answer.content) == ([], text)
