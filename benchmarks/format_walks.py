@@ -42,7 +42,7 @@ MERGES = [
     *(b"name", b'"name": "', b"tool", b"_call>", b"think>", b"='", b"')", b"\\u", b"\\n", b'\\"'),
     *("北京".encode(), "🙂".encode()[:2], b"get", b"_weather", b"```", b"functions.", b"()]"),
 ]
-# Of a whole answer: almost those of a call without a marker.
+# Of a whole answer: almost those of a call without a marker, by itself or behind a thought.
 BEGINNINGS = [
     '[{"type": "x", "name": "get", "arguments": {"q": 1}}]',
     '[{"name": "g\\u0065t", "arguments": {"q": 1}}]',
@@ -50,6 +50,11 @@ BEGINNINGS = [
     '{"n\\u0061me": "get", "parameters": {"q": 1}, "arguments": {"q": 1}}',
     '{"name": "g\\u0065t", "parameters": {"q": 1}, "arguments": {"q": 1}}',
     '{"parameters": {"q": 1}, "name": "get", "arguments": {"q": 1}}',
+    '<think>x</think>{"name": "get", "parameters": {"q": 1}}',
+    '[THINK]x[/THINK]{"name": "get", "parameters": {"q": 1}}',
+    '<think>x</think>[{"name": "get", "arguments": {"q": 1}}]',
+    "[THINK]x[/THINK][get(q=1)]",
+    "[THINK]x<tool_call>[/THINK]<tool_call>",
 ]
 MAX_TOKENS = 250  # of a walk; from there on it takes a short way to the end
 
@@ -86,7 +91,7 @@ class Walker:
         wishes = [
             *("</think>", "[/THINK]", "<think>", "[THINK]", "</parameter>", "</arg_value>"),
             *('{"name": "get', "[get(", "<tool_cal", "\\ud83d\\ude42", "\\u00e9", "北京", "🙂"),
-            *(marker.text for marker in FORMATS[case.format].markers()),
+            *(marker.text for marker in sorted(FORMATS[case.format].markers())),
             *("[TOOL_CALLS]get{}", "<tool_call><function=get></function></tool_call>"),
             *(" to=functions.get", " to=functions.tree<"),
         ]

@@ -269,20 +269,6 @@ def test_harmony_names_are_names(header: str, thinks: bool, streams: Any) -> Non
     assert (answer.reasoning, answer.content) == ("Hm." if thinks else "", "")
 
 
-@pytest.mark.parametrize(
-    "said", [" to=functions.get_weather", "a to=functions.now<", " to=functions."]
-)
-@pytest.mark.parametrize("channel", ["final", "commentary"])
-def test_harmony_recipients_in_prose_are_prose(said: str, channel: str, streams: Any) -> None:
-    """Nothing keeps a model from writing one in its message, so nothing there may be a call."""
-    text = f"<|channel|>{channel}<|message|>{said} is how."
-    answer = every_way(streams, "harmony", text, reasoning="harmony", state="optional")
-    assert (answer.calls, answer.content) == ([], f"{said} is how.")
-    again = f"{text}<|end|><|start|>assistant to=functions.now<|channel|>commentary<|message|>{{}}"
-    answer = every_way(streams, "harmony", again, reasoning="harmony", state="optional")
-    assert (answer.calls, answer.content) == ([("now", "{}")], f"{said} is how.")
-
-
 def test_harmony_preambles_are_content_and_thoughts_are_not(streams: Any) -> None:
     text = (
         "<|channel|>analysis<|message|>One.<|end|><|start|>assistant"
