@@ -42,6 +42,20 @@ MERGES = [
     *(b"name", b'"name": "', b"tool", b"_call>", b"think>", b"='", b"')", b"\\u", b"\\n", b'\\"'),
     *("北京".encode(), "🙂".encode()[:2], b"get", b"_weather", b"```", b"functions.", b"()]"),
 ]
+# Of a whole answer: almost those of a call without a marker, by itself or behind a thought.
+BEGINNINGS = [
+    '[{"type": "x", "name": "get", "arguments": {"q": 1}}]',
+    '[{"name": "g\\u0065t", "arguments": {"q": 1}}]',
+    '{"type": "x", "name": "get", "parameters": {"q": 1}, "arguments": {"q": 1}}',
+    '{"n\\u0061me": "get", "parameters": {"q": 1}, "arguments": {"q": 1}}',
+    '{"name": "g\\u0065t", "parameters": {"q": 1}, "arguments": {"q": 1}}',
+    '{"parameters": {"q": 1}, "name": "get", "arguments": {"q": 1}}',
+    '<think>x</think>{"name": "get", "parameters": {"q": 1}}',
+    '[THINK]x[/THINK]{"name": "get", "parameters": {"q": 1}}',
+    '<think>x</think>[{"name": "get", "arguments": {"q": 1}}]',
+    "[THINK]x[/THINK][get(q=1)]",
+    "[THINK]x<tool_call>[/THINK]<tool_call>",
+]
 MAX_TOKENS = 250  # of a walk; from there on it takes a short way to the end
 
 
@@ -77,8 +91,9 @@ class Walker:
         wishes = [
             *("</think>", "[/THINK]", "<think>", "[THINK]", "</parameter>", "</arg_value>"),
             *('{"name": "get', "[get(", "<tool_cal", "\\ud83d\\ude42", "\\u00e9", "北京", "🙂"),
-            *(marker.text for marker in FORMATS[case.format].markers()),
+            *(marker.text for marker in sorted(FORMATS[case.format].markers())),
             *("[TOOL_CALLS]get{}", "<tool_call><function=get></function></tool_call>"),
+            *(" to=functions.get", " to=functions.tree<"),
         ]
         self.wishes = [
             *(list(text.encode()) for text in wishes),
@@ -90,7 +105,7 @@ class Walker:
         constraint: Any = self.compiled.start()
         row = np.zeros((self.size + 31) // 32, np.int32)
         drawn: list[int] = []
-        wish: list[int] = []
+        wish = list(rng.choice(BEGINNINGS).encode()) if rng.random() < 0.05 else []
         while len(drawn) < MAX_TOKENS:
             constraint.fill_bitmask(row)
             bits = np.unpackbits(row.view(np.uint8), bitorder="little")

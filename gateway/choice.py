@@ -156,15 +156,18 @@ class Choice:
         if settings.drop_tokens:
             return ChoiceStep(self.index, [], [], (), output.finish_reason and "length")
         self.num_tokens += len(token_ids)
+        # Like a stop string, a stop token that only the client knows cuts what the model was at.
+        cut_by_client = (
+            output.stop_token_id is not None
+            and output.stop_token_id not in settings.tokenizer.eos_ids
+        )
         shown = token_ids
         # The token that ends an answer is no part of its text.
         if (
             output.stop_token_id is not None
             and token_ids
             and token_ids[-1] == output.stop_token_id
-            and not (
-                settings.include_stop and output.stop_token_id not in settings.tokenizer.eos_ids
-            )
+            and not (settings.include_stop and cut_by_client)
         ):
             shown = token_ids[:-1]
             logprobs = logprobs[: len(shown)]
@@ -172,7 +175,8 @@ class Choice:
         deltas = self._deltas(shown)
         finished = output.finish_reason is not None
         if finished:
-            deltas += self._rest(cut=output.finish_reason == "length" and not output.closed)
+            limited = output.finish_reason == "length" and not output.closed
+            deltas += self._rest(cut=limited or cut_by_client)
         if self._stops is not None:
             deltas = self._cut(deltas, finished)
         elif len(deltas) > 1:
@@ -192,11 +196,11 @@ class Choice:
             step.finish_reason = "stop"
             step.stop_reason = self._stops.stopped
         elif finished:
-            self.ended_by_itself = output.finish_reason == "stop"
-            self.whole = self.ended_by_itself or output.closed
-            step.closed = output.closed
+            self.ended_by_itself = output.finish_reason == "stop" and not cut_by_client
+            step.closed = output.closed and not cut_by_client
+            self.whole = self.ended_by_itself or step.closed
             step.finish_reason = self._finish_reason(output)
-            if output.stop_token_id not in settings.tokenizer.eos_ids:
+            if cut_by_client:
                 step.stop_reason = output.stop_token_id
         return step
 

@@ -48,8 +48,9 @@ class JsonArguments:
 @dataclass(frozen=True)
 class JsonCall:
     """`{"name": "f", "arguments": {...}}`. Read in any order and spacing, and with other keys,
-    which are passed over; arguments that come before the name wait for it. `name_first`: whatever
-    begins with another key is no call.
+    which are passed over; arguments that come before the name wait for it. `name_first`: a call
+    begins with its name or with `"type": "function"`, to the letter and without escapes. Where no
+    marker tells it from an answer, whatever begins otherwise is one and is held to no schema.
     """
 
     arguments_key: str = "arguments"
@@ -75,15 +76,16 @@ class JsonCall:
             yield from reader.skip_whitespace()
             if (yield from reader.accept("}")):
                 break
-            key = yield from reader.json_string()
-            if key is None or (self.name_first and not started and key not in _FIRST_KEYS):
+            to_the_letter = self.name_first and not started
+            key = yield from (_first_key(reader) if to_the_letter else reader.json_string())
+            if key is None:
                 return False
             yield from reader.skip_whitespace()
             if not (yield from reader.accept(":")):
                 return False
             yield from reader.skip_whitespace()
             if key in _NAME_KEYS and not started:
-                name = yield from reader.json_string()
+                name = yield from reader.json_string(escapes=not to_the_letter)
                 if name is None or not reader.start_call(name):
                     return False
                 started = True
@@ -96,7 +98,7 @@ class JsonCall:
                 complete = True
             else:
                 value = yield from reader.json_text()
-                if value is None:
+                if value is None or (to_the_letter and value != '"function"'):
                     return False
                 if key in (self.arguments_key, *_ARGUMENTS_KEYS) and early is None:
                     early = value
@@ -111,7 +113,13 @@ class JsonCall:
 
 _NAME_KEYS = ("name",)
 _ARGUMENTS_KEYS = ("arguments", "parameters")
-_FIRST_KEYS = ("name", "type")
+
+
+def _first_key(reader: Reader) -> Steps[str | None]:
+    for key in ("name", "type"):
+        if (yield from reader.accept(f'"{key}"')):
+            return key
+    return None
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,8 @@ HARMONY = Format(
     name="harmony",
     marker=(Marker("<|channel|>"), "commentary to=functions."),
     # The recipient may also be named before the channel, or in the reasoning's.
-    other_markers=((" to=functions.",), (Marker("<|channel|>"), "analysis to=functions.")),
+    other_markers=((Marker("<|channel|>"), "analysis to=functions."),),
+    header_marker=" to=functions.",
     call=(
         Name(),
         Tolerated(Marker("<|channel|>")),

@@ -98,6 +98,7 @@ class Format:
     call: tuple[Written | CallPart, ...]
     marker: tuple[Written, ...] = ()
     other_markers: tuple[tuple[Written, ...], ...] = ()  # read like `marker`, never written
+    header_marker: str = ""  # likewise, first in the answer or behind `glue`: elsewhere it is prose
     spaced: bool = False  # tokenizers differ in whether a space comes before `before`
     before: tuple[Written, ...] = ()
     between: tuple[Written, ...] = ()

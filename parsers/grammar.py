@@ -19,8 +19,8 @@ from formgate.parsers.formats import (
 )
 from formgate.parsers.literals import literal, literals, through
 from formgate.parsers.nodes import Node
-from formgate.parsers.patterns import text_not_beginning, text_without
-from formgate.parsers.symbols import Marker
+from formgate.parsers.patterns import text_avoiding, text_not_beginning, text_without
+from formgate.parsers.symbols import Marker, text_of
 
 
 def answer_grammar(
@@ -65,7 +65,9 @@ def answer_grammar(
     elif content is not None:
         answer = nodes.choice([content, calls.first(structured_content=True)])
     else:
-        answer = calls.or_free_text()
+        typed = thoughts.typed_opening
+        thoughtless = calls.or_free_text(thoughtless=typed) if typed else None
+        return thoughts.before(calls.or_free_text(), thoughtless)
     return thoughts.before(answer)
 
 
@@ -89,9 +91,13 @@ class _Calls:
             return self._behind(self._marker())
         return self._behind(nodes.optional(self._marker()) if self._has_token else nodes.EMPTY)
 
-    def or_free_text(self) -> Node:
+    def or_free_text(self, *, thoughtless: str = "") -> Node:
         """Free text, then calls or the end of the answer. A marker that is no special token must
-        not be part of the free text, or the model could call without being held to anything."""
+        not be part of the free text, or the model could call without being held to anything.
+
+        `thoughtless`: the text that would open the reasoning, and that this answer must not begin
+        with: it would be read as a thought, and a call then ends or stands where no mask had one.
+        """
         format = self._format
         opening = literals(format.content_opening, self._special_ids)
         if format.bare:
@@ -100,23 +106,24 @@ class _Calls:
                 for words in format.bare_starts
                 for name in (self._names if any("{name}" in word for word in words) else [""])
             ]
+            starts += [[thoughtless]] if thoughtless else []
             other: Node = nodes.regex(text_not_beginning(starts))
-            lead: Node = nodes.EMPTY
+            between: Node = nodes.EMPTY
             if self._has_token:
-                lead = nodes.optional(nodes.seq([other, self._marker()]))
-            return nodes.choice([self._behind(lead), other])
+                between = nodes.optional(nodes.seq([other, self._marker()]))
+            return nodes.choice([self._behind(between), other])
         if opening:  # content and calls are messages of their own
             return nodes.choice([nodes.seq([*opening, nodes.free()]), self._behind(self._marker())])
         if self._has_token:
             return nodes.seq([nodes.free(), nodes.optional(self._behind(self._marker()))])
         first, *rest = literals(format.marker, self._special_ids)
         assert first["kind"] == "text"
-        return nodes.choice(
-            [
-                nodes.regex(text_without(first["value"])),
-                self._behind(nodes.seq([nodes.free_text_until(first["value"]), *rest])),
-            ]
-        )
+        if thoughtless:
+            without, through_marker = text_avoiding(first["value"], thoughtless)
+            lead: Node = nodes.regex(through_marker)
+        else:
+            without, lead = text_without(first["value"]), nodes.free_text_until(first["value"])
+        return nodes.choice([nodes.regex(without), self._behind(nodes.seq([lead, *rest]))])
 
     def _behind(self, marker: Node) -> Node:
         """The calls, with `marker` standing for the first marker of the format."""
@@ -169,7 +176,16 @@ class _Thoughts:
         may_reason = self.reasoning is not None and self.state in ("open", "optional")
         return may_reason and self.budget is not None
 
-    def before(self, answer: Node) -> Node:
+    @property
+    def typed_opening(self) -> str:
+        """What opens the reasoning, where the model may do so and any text may look like it."""
+        if self.reasoning is None or self.state != "optional" or self.budget == 0:
+            return ""
+        opening = literals(self.reasoning.open, self.special_ids)
+        return text_of(self.reasoning.open) if opening[0]["kind"] == "text" else ""
+
+    def before(self, answer: Node, thoughtless: Node | None = None) -> Node:
+        """`thoughtless`: the answer without reasoning, where it is not the same."""
         reasoning, ids = self.reasoning, self.special_ids
         if reasoning is None or self.state in ("none", "closed"):
             return answer
@@ -188,6 +204,8 @@ class _Thoughts:
         thought = nodes.seq(
             [*literals(reasoning.open, ids), through(reasoning.close, ids), *gap, *glue]
         )
+        if thoughtless is not None:
+            return nodes.choice([nodes.seq([thought, answer]), thoughtless])
         if reasoning.reopens and self.budget is None:
             return nodes.seq([nodes.repeat(thought, 0, None), answer])
         return nodes.seq([nodes.optional(thought), answer])

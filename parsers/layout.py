@@ -26,6 +26,8 @@ class Layout:
     calls: Format | None
     bare: bool  # calls may begin the answer without a marker
     markers: frozenset[str]  # open calls
+    header_marker: str  # opens one where a message begins; empty, if there is none
+    glue: str  # behind which a message begins
     silent: frozenset[str]  # framing, dropped wherever content would be
     leftovers: frozenset[str]  # framing that is dropped only behind a call
     opening: str  # of the reasoning; empty, if there is none
@@ -76,6 +78,8 @@ class Layout:
             calls=calls,
             bare=bare,
             markers=frozenset(markers),
+            header_marker=calls.header_marker if calls is not None else "",
+            glue=alphabet.written(format.glue) if format is not None else "",
             silent=frozenset(silent),
             leftovers=frozenset(leftovers),
             opening=opening,

@@ -25,17 +25,70 @@ def text_without(marker: str) -> str:
     Between two first characters of the marker a false start may have any length; that the first
     character does not come again inside the marker keeps false starts from overlapping.
     """
+    first = quoted(marker[0])
+    if len(marker) == 1:
+        return f"[^{first}]*"
+    restart, leave = _false_starts(marker)
+    return f"(?:[^{first}]|{first}{restart}{leave})*"
+
+
+def _false_starts(marker: str) -> tuple[str, str]:
+    """Behind the marker's first character: all false starts up to another first character, and
+    what leaves the last of them."""
     first, rest = marker[0], marker[1:]
+    assert rest
     assert first not in rest
-    if not rest:
-        return f"[^{quoted(first)}]*"
-    # After `first`: as far into the marker as it goes, and then what does not go on.
+    # As far into the marker as it goes, and then what does not go on.
     starts = [quoted(rest[:n]) for n in range(len(rest))]
     restart = f"(?:{'|'.join(start + quoted(first) for start in starts)})*"
     leave = "|".join(
         f"{start}[^{quoted(first)}{quoted(rest[n])}]" for n, start in enumerate(starts)
     )
-    return f"(?:[^{quoted(first)}]|{quoted(first)}{restart}(?:{leave}))*"
+    return restart, f"(?:{leave})"
+
+
+def text_avoiding(marker: str, opening: str) -> tuple[str, str]:
+    """Two: text as of `text_without` that begins neither with whitespace nor with `opening`, and
+    such text through the first `marker` behind it.
+
+    It follows `opening` until it leaves it. Where that is, the text may stand inside the marker
+    (`matched` characters of it), just behind the marker's first character, or outside.
+    """
+    first = quoted(marker[0])
+    restart, leave = _false_starts(marker)
+    outside: list[str] = []
+    behind_first: list[str] = []
+    through: list[str] = []
+    ends: list[str] = []
+    matched = 0
+    for place, char in enumerate(opening):
+        before = opening[:place]
+        known = {char, marker[0], *marker[matched : matched + 1]}
+        space = _SPACE if not place else ""
+        outside.append(f"{quoted(before)}[^{space}{''.join(map(quoted, sorted(known)))}]")
+        if char != marker[0]:
+            behind_first.append(quoted(before) + first)
+        if matched and marker[matched] != char:
+            for end in range(matched + 1, len(marker)):
+                so_far = quoted(before + marker[matched:end])
+                outside.append(f"{so_far}[^{first}{quoted(marker[end])}]")
+                behind_first.append(so_far + first)
+            through.append(quoted(before + marker[matched:]))
+        if not matched:
+            ends.append(quoted(before))
+        if matched and char == marker[matched]:
+            matched += 1
+        else:
+            matched = int(char == marker[0])
+        assert matched < len(marker)
+    rest = quoted(marker[1:])
+    left = f"(?:{'|'.join(behind_first)})" if behind_first else None
+    out = "|".join(outside if left is None else [*outside, f"{left}{restart}{leave}"])
+    more = f"(?:{out}){text_without(marker)}"
+    without = f"(?:{more}|{'|'.join(ends)})"
+    if left is not None:
+        through.append(f"{left}{restart}{rest}")
+    return without, f"(?:{'|'.join([f'{more}{first}{restart}{rest}', *through])})"
 
 
 @dataclass

@@ -203,12 +203,14 @@ class Reader:
         self.pos += length
         return value
 
-    def json_string(self) -> Steps[str | None]:
-        """The value of one JSON string; None: it is none."""
+    def json_string(self, *, escapes: bool = True) -> Steps[str | None]:
+        """The value of one JSON string; None: it is none, or has `escapes` that it may not have."""
         if (yield from self.peek()) != '"':
             return None
         quoted = yield from self.json_text()
-        return None if quoted is None else unquoted(quoted)
+        if quoted is None or (not escapes and "\\" in quoted):
+            return None
+        return unquoted(quoted)
 
     def stream_json(self) -> Steps[bool]:
         """One JSON value, passed on as arguments while it comes."""

@@ -96,6 +96,7 @@ class OutputParser:
             reader.commit()
         if layout.bare:
             yield from self._calls(marked=False)
+        yield from self._header()
         yield from self._content()
 
     def _reasoning(self) -> Steps[None]:
@@ -154,6 +155,8 @@ class OutputParser:
                     yield from self._reasoning()
                 elif found[1] in layout.silent or reader.num_calls:
                     reader.commit()
+                    if found[1] == layout.glue:
+                        yield from self._header()
                 else:
                     reader.content(reader.pos)
             elif reader.ended:
@@ -165,6 +168,12 @@ class OutputParser:
             else:
                 reader.pos = len(text)
                 yield
+
+    def _header(self) -> Steps[None]:
+        """A call whose marker only the head of a message may hold, if there is one here."""
+        marker = self._layout.header_marker
+        if marker and (yield from self._reader.accept(marker)):
+            yield from self._calls(marked=True)
 
     def _calls(self, *, marked: bool) -> Steps[None]:
         """From behind the marker, if one was there, to behind the last call. What does not fit is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from formgate.gateway.protocol.fields import Body, GenerationRequest
 
@@ -68,7 +68,19 @@ class AllowedToolsChoice(Body):
     allowed_tools: AllowedTools
 
 
-ToolChoiceField = Literal["none", "auto", "required"] | AllowedToolsChoice | NamedTool
+def _kind_of_choice(choice: object) -> str:
+    """So that an error is about the choice that was meant."""
+    kind = choice.get("type") if isinstance(choice, dict) else getattr(choice, "type", None)
+    return "allowed" if kind == "allowed_tools" else "named"
+
+
+ToolChoiceField = (
+    Literal["none", "auto", "required"]
+    | Annotated[
+        Annotated[AllowedToolsChoice, Tag("allowed")] | Annotated[NamedTool, Tag("named")],
+        Discriminator(_kind_of_choice),
+    ]
+)
 
 
 class ChatCompletionRequest(GenerationRequest):

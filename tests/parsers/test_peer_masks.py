@@ -182,3 +182,92 @@ def test_a_named_call_is_made_once_and_ends_the_answer(
         assert END not in masks.allowed()
         assert masks.let_through(streams.ids_of(streams.walk(tree, rng, None, False)))
         assert masks.allowed() == {END}
+
+
+@pytest.mark.parametrize("name", ["llama3_json", "xlam"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        '{"type": "x", "name": "get_weather", "parameters": {"q": 1}, "arguments": {"q": 1}}',
+        '{"n\\u0061me": "get_weather", "parameters": {"q": 1}, "arguments": {"q": 1}}',
+        '{"name": "get\\u005fweather", "parameters": {"q": 1}, "arguments": {"q": 1}}',
+        '{"arguments": {"q": 1}, "parameters": {"q": 1}, "name": "get_weather"}',
+    ],
+)
+def test_what_may_be_said_freely_is_never_read_as_a_call(
+    name: str, said: str, begin: Begin, streams: Any
+) -> None:
+    """Calls need no marker here, and a user can ask for text that looks almost like one."""
+    text = f"[{said}]" if name == "xlam" else said
+    masks, _, _ = begin(name, tokens=False)
+    assert masks.let_through([*text.encode(), END])
+    parser = OutputParser(
+        FORMATS[name],
+        None,
+        tools_enabled=True,
+        reasoning_state="none",
+        special_ids={},
+        tools=TOOLS,
+    )
+    answer = streams.fold(parser, [streams.pieces_of(text, {})])
+    assert (answer.calls, answer.content) == ([], text)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("llama3_json", '{"name": "get_weather", "parameters": {"q": 1}}'),
+        ("xlam", '[{"name": "get_weather", "arguments": {"q": 1}}]'),
+        ("pythonic", "[get_weather(q=1)]"),
+        ("hermes", '<tool_call>\n{"name": "get_weather", "arguments": {"q": 1}}\n</tool_call>'),
+    ],
+)
+@pytest.mark.parametrize("thought", ["<think>x</think>", "<think>\nx\n</think>\n\n"])
+def test_a_thought_of_plain_text_hides_no_call_from_its_schema(
+    name: str, said: str, thought: str, begin: Begin
+) -> None:
+    """Where the reasoning's markers are no special tokens, free text could begin with one too."""
+    masks, _, _ = begin(name, tokens=False, thinks="deepseek_r1", reasoning_state="optional")
+    assert masks.let_through(thought.encode())
+    assert not masks.let_through(said.encode())
+
+
+@pytest.mark.parametrize("name", ["hermes", "generic", "qwen3_coder", "glm45"])
+def test_no_argument_ends_a_thought_that_the_masks_did_not_know(name: str, begin: Begin) -> None:
+    """Behind an opening marker there is no call before the closing one, and one behind it."""
+    masks, _, _ = begin(name, tokens=False, thinks="deepseek_r1", reasoning_state="optional")
+    call = {
+        "qwen3_coder": "<tool_call>\n<function=get_weather>\n<parameter=city>\n",
+        "glm45": "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>",
+    }.get(name, '<tool_call>\n{"name": "get_weather", "arguments": {"city": "')
+    assert masks.let_through(f"<think>x{call}</think><tool_call>".encode()[:-1])
+    assert not masks.let_through(b">!")
+    masks, _, _ = begin(name, tokens=False, thinks="deepseek_r1", reasoning_state="optional")
+    assert masks.let_through(b"<think>x</think>\n\nWell: <tool_call>")
+    masks, _, _ = begin(name, tokens=False, thinks="deepseek_r1", reasoning_state="optional")
+    assert masks.let_through(b"Well: <tool_call>")
+
+
+@pytest.mark.parametrize("said", [" to=functions.get_weather is how.", "a to=functions.now<"])
+def test_a_recipient_in_harmony_s_prose_is_prose(said: str, begin: Begin, streams: Any) -> None:
+    masks, _, special_ids = begin("harmony")
+    final = streams.pieces_of(f"<|channel|>final<|message|>{said}", special_ids)
+    assert masks.let_through([*streams.ids_of(final), END])
+    # It is none in a preamble either, and is one in the head of the message behind that.
+    preamble = streams.pieces_of(
+        f"<|channel|>commentary<|message|>{said}<|end|><|start|>assistant"
+        " to=functions.now<|channel|>commentary<|message|>{}",
+        special_ids,
+    )
+    for pieces, calls in ((final, []), (preamble, [("now", "{}")])):
+        for batches in streams.cuts(pieces, rng=random.Random(said), times=5):
+            parser = OutputParser(
+                FORMATS["harmony"],
+                None,
+                tools_enabled=True,
+                reasoning_state="none",
+                special_ids=special_ids,
+                tools=TOOLS,
+            )
+            answer = streams.fold(parser, batches)
+            assert (answer.calls, answer.content) == (calls, said)

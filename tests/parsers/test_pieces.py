@@ -18,7 +18,7 @@ from formgate.parsers.formats import Tool, ToolChoice, UnsupportedArguments
 from formgate.parsers.generic import describe_calls, describe_result, describe_tools
 from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.parameters import parameters_of
-from formgate.parsers.patterns import text_not_beginning, text_without
+from formgate.parsers.patterns import text_avoiding, text_not_beginning, text_without
 from formgate.parsers.pythonic import KeywordArguments
 from formgate.parsers.registry import FORMATS
 from formgate.parsers.scanner import JsonScanner, MarkerScanner
@@ -41,6 +41,39 @@ def test_text_not_beginning_is_matched_and_no_other(text: str) -> None:
     matched = re.fullmatch(text_not_beginning(words), text) is not None
     begins = any(re.match(r"\s*".join(map(re.escape, way)), text) for way in words)
     assert matched == (not begins and not text.startswith((" ", "\n", "\t")))
+
+
+@pytest.mark.parametrize(
+    ("marker", "opening"),
+    [
+        ("<tool_call>", "<think>"),
+        ("<tool_call>", "[THINK]"),
+        ("functools", "Thought: "),
+        ("abc", "abd"),
+        ("abc", "aab"),
+        ("abc", "xabab"),
+        ("abc", "acabx"),
+    ],
+)
+def test_text_that_avoids_an_opening_too(marker: str, opening: str) -> None:
+    """Against strings made of what could confuse the two."""
+    rng = random.Random(marker + opening)
+    without, through = (re.compile(pattern) for pattern in text_avoiding(marker, opening))
+    matched = 0
+    for _ in range(4000):
+        text = ""
+        while rng.random() < 0.8:
+            whole = rng.choice((marker, opening, "z", " "))
+            text += whole[: rng.randint(1, len(whole))]
+        for said in (text, text + marker):
+            begins = not said[:1].isspace() and not said.startswith(opening)
+            begun = any(said.endswith(marker[:n]) for n in range(1, len(marker)))
+            expected = begins and marker not in said and not begun
+            assert (without.fullmatch(said) is not None) == expected, said
+            first = begins and said.find(marker) == len(said) - len(marker) >= 0
+            assert (through.fullmatch(said) is not None) == first, said
+            matched += expected + first
+    assert matched > 1000
 
 
 def test_a_scanner_holds_the_beginning_of_a_marker_and_no_more() -> None:

@@ -186,6 +186,10 @@ class ReplayEngine:
         limit = request.params.max_tokens
         stopped = len(script) < limit
         tokens = [*script, self._eos_id] if stopped else script[:limit]
+        stop_ids = request.params.stop_token_ids
+        found = [i for i, token in enumerate(tokens) if token in stop_ids]
+        if found:
+            tokens, stopped = tokens[: found[0] + 1], True
         ended = False
         try:
             for start in range(0, len(tokens), self._burst):
@@ -207,7 +211,7 @@ class ReplayEngine:
                 if last:
                     ended = True
                     output.finish_reason = "stop" if stopped else "length"
-                    output.stop_token_id = self._eos_id if stopped else None
+                    output.stop_token_id = tokens[-1] if stopped else None
                 await asyncio.sleep(0)  # as from a socket: other tasks run in between
                 yield output
         finally:

@@ -103,6 +103,11 @@ def whole(answer: dict[str, Any], index: int = 0) -> dict[str, Any]:
     }
 
 
+def num_invalid(metrics: Metrics) -> float | None:
+    name = "formgate:structured_answers_invalid_total"
+    return metrics.registry.get_sample_value(name, {"model_name": "tiny", "engine": "0"})
+
+
 def without_ids(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "calls": [{**call, "id": ""} for call in message["calls"]]}
 
@@ -324,6 +329,29 @@ def test_a_call_that_max_tokens_cuts_is_the_same_streamed_or_not(serve: Serve, r
     assert {"", '{"', '{"city": "Paris"}'} <= seen
 
 
+def test_a_call_that_a_stop_token_cuts_is_none_that_was_made(
+    serve: Serve, replay: Any, tokenizer: Tokenizer, metrics: Metrics
+) -> None:
+    """The client's own stop token ends an answer anywhere, as a stop string would."""
+    text = 'So: [TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}]'
+    fields: dict[str, Any] = {"tools": [WEATHER]}
+    cut: set[str] = set()
+    for token_id in set(tokenizer.encode(text, add_special_tokens=False)[1:]):
+        fields["stop_token_ids"] = [token_id]
+        answer = complete(serve(replay(text)), **fields)
+        told = whole(answer)
+        assert without_ids(folded(stream(serve(replay(text)), **fields))) == without_ids(told)
+        assert told["finish_reason"] == "stop"
+        assert answer["choices"][0]["stop_reason"] == token_id
+        assert "TOOL_CALLS" not in told["content"]
+        assert "name" not in told["content"]
+        cut |= {call["arguments"] for call in told["calls"]}
+    assert {"", '{"'} <= cut
+    eos = {**fields, "stop_token_ids": list(tokenizer.eos_ids)}
+    assert whole(complete(serve(replay(text)), **eos))["finish_reason"] == "tool_calls"
+    assert num_invalid(metrics) == 0
+
+
 def test_sampling_fields_reach_the_engine(serve: Serve, replay: Any) -> None:
     engine = replay("x")
     complete(serve(engine))
@@ -374,16 +402,12 @@ def test_auto_is_constrained_after_the_marker_only(serve: Serve, replay: Any) ->
 def test_an_invalid_structured_answer_is_counted(
     serve: Serve, replay: Any, metrics: Metrics
 ) -> None:
-    def failures() -> float:
-        name = "formgate:structured_answers_invalid_total"
-        return metrics.registry.get_sample_value(name, {"model_name": "tiny", "engine": "0"}) or 0
-
     complete(serve(replay('{"a": 1}')), response_format=FORMAT)
     complete(serve(replay('{"a": 123456789')), response_format=FORMAT, max_tokens=6)
-    assert failures() == 0
+    assert num_invalid(metrics) == 0
     complete(serve(replay('{"a": "x"}')), response_format=FORMAT)
     complete(serve(replay("no call")), tools=[WEATHER], tool_choice="required")
-    assert failures() == 2
+    assert num_invalid(metrics) == 2
 
 
 def test_echo_and_prompt_logprobs(serve: Serve, replay: Any) -> None:

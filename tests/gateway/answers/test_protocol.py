@@ -42,6 +42,18 @@ def allowed(*names: str) -> dict[str, Any]:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.function"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "f"}}, "tool_choice.function"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "function": 5}}, "tool_choice.function"),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {}}},
+        "tool_choice.function.name",
+    ),
+    ({"tools": [TOOL], "tool_choice": {"type": "custom"}}, "tool_choice.type"),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}},
+        "tool_choice.allowed_tools",
+    ),
     ({"messages": []}, "messages"),
     ({"messages": "hi"}, "messages"),
     ({"messages": [{"role": "alien", "content": "x"}]}, "messages[0].role"),
