@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -44,7 +44,7 @@ MANY_TOOLS = 50
 _MANY = re.compile(r'"min(?:Length|Items|Properties)": [0-9.]{3,}|\{[0-9]{3,}')
 
 
-def _nothing() -> None:
+async def _nothing() -> None:
     pass
 
 
@@ -75,7 +75,7 @@ class AnswerPlanner:
         prompt_token_ids: Sequence[int],
         *,
         max_tokens: int | None = None,
-        meanwhile: Callable[[], None] = _nothing,
+        meanwhile: Callable[[], Awaitable[None]] = _nothing,
     ) -> AnswerPlan:
         """`max_tokens` is what the answer may have; `meanwhile` is called if there is something to
         compile, and all else is well. Raises ApiError 400 for a constraint that cannot be kept.
@@ -166,7 +166,7 @@ class AnswerPlanner:
         *,
         drop_tokens: bool = False,
         max_tokens: int | None = None,
-        meanwhile: Callable[[], None] = _nothing,
+        meanwhile: Callable[[], Awaitable[None]] = _nothing,
     ) -> AnswerPlan:
         """As `plan_chat`."""
         content = content_constraint(request)
@@ -233,7 +233,7 @@ class AnswerPlanner:
         parts: Sequence[tuple[str, Node]],
         *,
         budget: _Budget,
-        meanwhile: Callable[[], None],
+        meanwhile: Callable[[], Awaitable[None]],
     ) -> str:
         """The constraint as the engine takes it, once it is known to compile."""
         spec = _spec(tree, parts)
@@ -243,7 +243,7 @@ class AnswerPlanner:
             if compiled is not None:
                 self._metrics.grammar_found()
                 return compiled
-            meanwhile()
+            await meanwhile()
             started = time.monotonic()
             try:
                 return await self._compiled(task, spec, parts)

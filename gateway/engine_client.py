@@ -56,6 +56,7 @@ FIRST_RESTART_DELAY = 0.5  # seconds; doubles with each start that fails
 MAX_RESTART_DELAY = 30.0
 STOP_TIMEOUT = 5.0  # seconds that the engine process has to end by itself
 LAST_WORDS_TIMEOUT = 0.2  # seconds for events that a dead process may have left in the socket
+STEP_SECONDS = 0.02  # of an engine on the CPU
 
 
 class EngineStartError(Exception):
@@ -155,16 +156,22 @@ class EngineClient:
         if len(self._queues) + count > self._max_in_flight:
             raise queue_full(retry_after=1)
 
-    def begin(self, requests: Sequence[AddRequest]) -> None:
+    async def begin(self, requests: Sequence[AddRequest]) -> None:
         """Let the engine compute the prompts of requests whose constraint is not known yet.
         `generate` of the same ids goes on with them; whoever may not get so far has to `abandon`
         them. Those that were begun already are let be. Raises ApiError as `generate` does.
+
+        Returns when an engine on the CPU has left a core to whoever compiles the constraint: a step
+        that is under way on all of them would take ten times as long beside that.
         """
         new = [one for one in requests if one.request_id not in self._begun]
         self.ensure_admission(len(new))
+        has_others = len(self._queues) > 0
         for request in new:
             self._begun[request.request_id] = self._open(request)
             self._add(request, held=True)
+        if new and has_others and self.ready is not None and self.ready.device == "cpu":
+            await asyncio.sleep(STEP_SECONDS)
 
     def abandon(self, requests: Sequence[AddRequest]) -> None:
         """Drop those that were begun and that nobody went on with. Never blocks, never raises."""

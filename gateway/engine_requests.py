@@ -48,7 +48,7 @@ def engine_requests(
 async def plan_ahead(
     engine: Engine,
     requests: Sequence[AddRequest],
-    plan: Callable[[Callable[[], None]], Awaitable[AnswerPlan]],
+    plan: Callable[[Callable[[], Awaitable[None]]], Awaitable[AnswerPlan]],
 ) -> tuple[AnswerPlan, list[AddRequest]]:
     """`plan` with what it may call once there is something to compile: the engine then computes
     the prompts meanwhile. Returns the requests with their constraint; who gets them has to

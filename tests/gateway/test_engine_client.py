@@ -108,11 +108,11 @@ def test_requests_that_begin_before_their_constraint_is_known() -> None:
         async with running(max_in_flight=3) as client:
             await client.wait_ready()
             requests = [add("a", max_tokens=2), add("b", max_tokens=3)]
-            client.begin(requests)
-            client.begin(requests)  # again: nothing
+            await client.begin(requests)
+            await client.begin(requests)  # again: nothing
             assert client.num_in_flight == 2
             with pytest.raises(ApiError, match="Too many"):
-                client.begin([add("c"), add("d")])
+                await client.begin([add("c"), add("d")])
             ready = msgspec.structs.replace(requests[0], constraint="known by now")
             assert await tokens(client, ready) == [1, 2]
             client.abandon(requests)  # of which one has ended

@@ -168,7 +168,7 @@ class ReplayEngine:
         if self.admission is not None:
             raise self.admission
 
-    def begin(self, requests: Sequence[AddRequest]) -> None:
+    async def begin(self, requests: Sequence[AddRequest]) -> None:
         self.ensure_admission(len(requests))
         self.begun += [request.request_id for request in requests]
 
