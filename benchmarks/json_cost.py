@@ -3,7 +3,7 @@
 The schema keeps every request busy to its last token (a long list of records), so both sides
 decode the same number of tokens in the same batch.
 
-    python benchmarks/json_cost.py [--model FOLDER] [--tokens 200]
+    python benchmarks/json_cost.py [--model FOLDER] [--tokens 200] [--no-forced-tokens]
 """
 
 from __future__ import annotations
@@ -73,10 +73,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=embedded.path())
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-forced-tokens", action="store_true", help="sample every token")
     options = parser.parse_args()
 
     figures = {}
-    with running_server(str(options.model)) as url:
+    flags = ["--no-forced-tokens"] if options.no_forced_tokens else []
+    with running_server(str(options.model), *flags) as url:
         client = Client(url)
         for at_once in (1, 16):
             free: list[float] = []
