@@ -65,7 +65,7 @@ def _lead(tree: Regex) -> tuple[Regex, Regex]:
                 anchored = _between(after, anchored, _joined(anchored, other))
             free = NOTHING if free == NOTHING else _seq(free, rest)
             if after != NOTHING and free != NOTHING and _nullable(parts[0]):
-                raise RegexError("'^' behind something optional cannot be enforced")
+                raise RegexError("'^' behind something optional, which cannot be enforced")
             return anchored, free
         case Repeat(part, least, most):
             anchored, free = _lead(part)
@@ -73,7 +73,7 @@ def _lead(tree: Regex) -> tuple[Regex, Regex]:
                 return NOTHING, tree
             if (least, most) == (0, 1):
                 return anchored, _alt(EMPTY, free)
-            raise RegexError("a repeated '^' cannot be enforced")
+            raise RegexError("a repeated '^', which cannot be enforced")
     return NOTHING, tree
 
 
@@ -84,7 +84,7 @@ def _between(beyond: Regex, part: Regex, whole: Regex) -> Regex:
     if beyond == NOTHING or not _nullable(part):
         return whole
     if not _is_plain(part):
-        raise RegexError("an anchor before or behind something optional cannot be enforced")
+        raise RegexError("an anchor before or behind something optional, which cannot be enforced")
     return _alt(beyond, whole)
 
 
@@ -117,7 +117,7 @@ def trail(tree: Regex) -> tuple[Regex, Regex]:
                 anchored = _between(first, anchored, _joined(second, anchored))
             free = NOTHING if free == NOTHING else _seq(rest, free)
             if before != NOTHING and free != NOTHING and _nullable(parts[-1]):
-                raise RegexError("'$' before something optional cannot be enforced")
+                raise RegexError("'$' before something optional, which cannot be enforced")
             return anchored, free
         case Repeat(part, least, most):
             anchored, free = trail(part)
@@ -125,7 +125,7 @@ def trail(tree: Regex) -> tuple[Regex, Regex]:
                 return NOTHING, tree
             if (least, most) == (0, 1):
                 return anchored, _alt(EMPTY, free)
-            raise RegexError("a repeated '$' cannot be enforced")
+            raise RegexError("a repeated '$', which cannot be enforced")
     return NOTHING, tree
 
 

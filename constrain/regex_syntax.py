@@ -83,11 +83,11 @@ class _Parser:
     def all(self) -> Regex:
         tree = self._alternatives()
         if self._at < len(self._text):
-            raise self._error("unbalanced ')'")
+            raise self._error("an unbalanced ')'")
         return tree
 
     def _error(self, what: str) -> RegexError:
-        return RegexError(f"{what} at character {self._at}")
+        return RegexError(f"{what} (at character {self._at})")
 
     def _peek(self) -> str:
         return self._text[self._at : self._at + 1]
@@ -101,7 +101,7 @@ class _Parser:
     def _alternatives(self) -> Regex:
         self._depth += 1
         if self._depth > _NESTING:
-            raise self._error("groups nested too deeply")
+            raise self._error("groups that are nested too deeply")
         options = [self._sequence()]
         while self._eat("|"):
             options.append(self._sequence())
@@ -152,7 +152,7 @@ class _Parser:
         else:
             return None
         if self._eat("+"):
-            raise self._error("possessive quantifiers cannot be enforced")
+            raise self._error("possessive quantifiers, which cannot be enforced")
         self._eat("?")  # lazy or greedy, the language is the same
         return bounds
 
@@ -190,16 +190,16 @@ class _Parser:
             elif self._eat("!"):
                 look = True
             elif self._eat("<=") or self._eat("<!"):
-                raise self._error("lookbehind cannot be enforced")
+                raise self._error("lookbehind, which cannot be enforced")
             elif self._eat(">"):
-                raise self._error("atomic groups cannot be enforced")
+                raise self._error("atomic groups, which cannot be enforced")
             elif self._eat("P<") or self._eat("<"):
                 end = self._text.find(">", self._at)
                 if end < 0:
                     raise self._error("an unfinished group name")
                 self._at = end + 1
             elif self._eat("P="):
-                raise self._error("backreferences cannot be enforced")
+                raise self._error("backreferences, which cannot be enforced")
             elif self._flags():  # flags without a group hold to the end of the group around them
                 return EMPTY
         part = self._alternatives()
@@ -228,7 +228,7 @@ class _Parser:
                     pass
                 case _:
                     self._at -= 1
-                    raise self._error(f"the group flag {char!r} cannot be enforced")
+                    raise self._error(f"the group flag {char!r}, which cannot be enforced")
 
     def _escape(self) -> Regex:
         char = self._peek()
@@ -236,11 +236,11 @@ class _Parser:
             self._at += 1
             return Edge(start=char == "A")
         if char in ("b", "B"):
-            raise self._error("word boundaries cannot be enforced")
+            raise self._error("word boundaries, which cannot be enforced")
         if char.isdecimal() and char != "0":
-            raise self._error("backreferences cannot be enforced")
+            raise self._error("backreferences, which cannot be enforced")
         if self._eat("k<"):
-            raise self._error("backreferences cannot be enforced")
+            raise self._error("backreferences, which cannot be enforced")
         item = self._escaped_item()
         if isinstance(item, str):
             return Chars((item,))
@@ -274,7 +274,7 @@ class _Parser:
             return (code, code)
         if char.isascii() and char.isalpha() and char not in _CONTROL:
             self._at -= 1
-            raise self._error(f"the escape '\\{char}' is not known")
+            raise self._error(f"the unknown escape '\\{char}'")
         code = ord(_CONTROL.get(char, char))
         return (code, code)
 
@@ -298,7 +298,7 @@ class _Parser:
                 code = 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00)
                 return (code, code)
         if 0xD800 <= high < 0xE000:
-            raise self._error("half a surrogate pair matches no valid text")
+            raise self._error("half a surrogate pair, which no valid text holds")
         return (high, high)
 
     def _class(self) -> Regex:
@@ -338,7 +338,7 @@ class _Parser:
 
     def _class_item(self) -> ClassItem:
         if self._eat("[:"):
-            raise self._error("POSIX classes are not part of ECMA-262")
+            raise self._error("a POSIX class, which is not part of ECMA-262")
         if self._eat("\\"):
             if self._eat("b"):
                 return (8, 8)

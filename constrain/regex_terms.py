@@ -145,7 +145,7 @@ class _Writer:
                 case Repeat(inner, least, most) if least == most and least <= 8:
                     tail = self._ahead([inner] * least + rest, end)
                 case _:
-                    raise RegexError("a lookahead inside a repetition cannot be enforced")
+                    raise RegexError("a lookahead inside a repetition, which cannot be enforced")
             return f"/{plain}/ {tail}" if plain else tail
         if plain and end:
             return f"(/{plain}/ {end})"
