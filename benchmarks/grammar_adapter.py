@@ -45,6 +45,7 @@ class Formgate:
         )
         self._compiler = GrammarCompiler(vocabulary, padded_vocab_size=len(token_bytes))
         self._compiler.warm_up()
+        self._compiler.warm_up_formats()
         gc.freeze()  # as a compile worker does
         self._words = -(-len(token_bytes) // 32)
 

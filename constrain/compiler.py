@@ -138,15 +138,18 @@ class GrammarCompiler:
         self._sizes = GrammarCache[Shortest](most // 10)
 
     def warm_up(self) -> None:
-        """Make now what the first requests would wait for: tables of the vocabulary, the terms of
-        the formats, and whatever is made at a first use.
+        """Make now what the first requests would wait for: tables of the vocabulary, and whatever
+        is made at a first use.
         """
         spec_text = json.dumps({"tree": {"kind": "json", "schema": _OF_ALL_SORTS}})
         self.factory(self.blueprint(spec_text))
         self.num_tokens(self.shortest(spec_text).text)
+        _ = self._tokens, self._ways
+
+    def warm_up_formats(self) -> None:
+        """The same for the formats of schemas, which only blueprints need."""
         for regex, in_json in product(FORMATS.values(), (False, True)):
             pattern_term(regex, search=False, in_json=in_json, wide=False)
-        _ = self._tokens, self._ways
 
     def compile(self, spec_text: str) -> CompiledGrammar | CompiledFsm:
         """From the spec of an answer tree, in one process. Raises ConstraintError."""

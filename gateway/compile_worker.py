@@ -76,6 +76,7 @@ def main(arguments: list[str]) -> None:
     compiler = grammar_compiler(tokenizer, Path(model_dir), cast(Backend, backend), for_masks=False)
     step_back(os.getpid())
     compiler.warm_up()
+    compiler.warm_up_formats()
     gc.freeze()  # what lives as long as the workers is not looked at, nor copied, again and again
     gc.disable()  # but between two answers
     threading.stack_size(STACK_BYTES)

@@ -166,7 +166,7 @@ class EngineClient:
         """
         new = [one for one in requests if one.request_id not in self._begun]
         self.ensure_admission(len(new))
-        has_others = len(self._queues) > 0
+        has_others = self.num_in_flight > 0
         for request in new:
             self._begun[request.request_id] = self._open(request)
             self._add(request, held=True)
