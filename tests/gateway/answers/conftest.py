@@ -23,6 +23,7 @@ from formgate.engine.messages import (
     TokenOutput,
 )
 from formgate.gateway.answers import AnswerPlanner
+from formgate.gateway.chat_service import ChatService
 from formgate.gateway.compile_worker import CompileTasks
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.model_profile import ModelProfile, load_model_profile
@@ -274,3 +275,9 @@ class LocalCompiling:
 @pytest.fixture
 def planner(profile: ModelProfile, compiler: GrammarCompiler, metrics: Metrics) -> AnswerPlanner:
     return AnswerPlanner(profile, LocalCompiling(compiler), metrics)
+
+
+@pytest.fixture
+def serve(profile: ModelProfile, planner: AnswerPlanner) -> Callable[..., ChatService]:
+    """Chat completions over an engine, as tests of other APIs have theirs."""
+    return lambda engine: ChatService(profile, engine, planner)

@@ -9,11 +9,8 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from formgate.gateway.answers import AnswerPlanner
 from formgate.gateway.chat_service import ChatService
-from formgate.gateway.errors import ApiError, engine_died, queue_full
 from formgate.gateway.metrics import Metrics
-from formgate.gateway.model_profile import ModelProfile
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.tokenizer import Tokenizer
@@ -39,11 +36,6 @@ TWO_CALLS = (
 THINKING = {"chat_template_kwargs": {"enable_thinking": True}}
 
 Serve = Callable[..., ChatService]
-
-
-@pytest.fixture
-def serve(profile: ModelProfile, planner: AnswerPlanner) -> Serve:
-    return lambda engine: ChatService(profile, engine, planner)
 
 
 def request_of(**fields: Any) -> ChatCompletionRequest:
@@ -245,19 +237,6 @@ def test_several_choices(serve: Serve, replay: Any) -> None:
     assert [whole(answer, i)["content"] for i in range(2)] == ["Hello", "world"]
 
 
-def test_a_client_that_leaves_aborts_every_choice(serve: Serve, replay: Any) -> None:
-    engine = replay("a long answer that nobody will read to its end")
-
-    async def leave() -> None:
-        steps = serve(engine).stream(request_of(stream=True, n=3))
-        await anext(steps)
-        await steps.aclose()
-
-    asyncio.run(leave())
-    assert sorted(engine.closed) == sorted(request.request_id for request in engine.requests)
-    assert len(engine.closed) == 3
-
-
 def test_logprobs(serve: Serve, replay: Any, tokenizer: Tokenizer) -> None:
     fields: dict[str, Any] = {"logprobs": True, "top_logprobs": 2, "return_token_ids": True}
     choice = complete(serve(replay("Hello 你")), **fields)["choices"][0]
@@ -282,38 +261,6 @@ def test_usage_in_every_chunk(serve: Serve, replay: Any) -> None:
     counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
     assert counts == sorted(counts)
     assert counts[-1] > counts[0] > 0
-
-
-def test_errors_come_before_the_first_chunk(serve: Serve, replay: Any) -> None:
-    engine = replay("Hello")
-    service = serve(engine)
-    for fields, param in (
-        ({"max_tokens": 5000}, "messages"),
-        ({"logit_bias": {"9999": 1}}, "logit_bias"),
-        ({"stop_token_ids": [9999]}, "stop_token_ids[0]"),
-        ({"allowed_token_ids": []}, "allowed_token_ids"),
-        ({"min_tokens": 9, "max_tokens": 5}, "min_tokens"),
-    ):
-        with pytest.raises(ApiError) as refused:
-            stream(service, **fields)
-        assert (refused.value.status, refused.value.param) == (400, param)
-    engine.admission = queue_full(1)
-    with pytest.raises(ApiError) as full:
-        stream(service)
-    assert full.value.status == 429
-    engine.ready = None
-    with pytest.raises(ApiError) as starting:
-        complete(service)
-    assert starting.value.status == 503
-    assert not engine.requests
-
-
-def test_an_engine_that_dies_ends_every_choice_with_its_error(serve: Serve, replay: Any) -> None:
-    engine = replay("one two three four")
-    engine.failure = engine_died()
-    with pytest.raises(ApiError) as died:
-        complete(serve(engine), n=2)
-    assert died.value.status == 503
 
 
 def test_a_call_that_max_tokens_cuts_is_the_same_streamed_or_not(serve: Serve, replay: Any) -> None:
@@ -350,32 +297,6 @@ def test_a_call_that_a_stop_token_cuts_is_none_that_was_made(
     eos = {**fields, "stop_token_ids": list(tokenizer.eos_ids)}
     assert whole(complete(serve(replay(text)), **eos))["finish_reason"] == "tool_calls"
     assert num_invalid(metrics) == 0
-
-
-def test_sampling_fields_reach_the_engine(serve: Serve, replay: Any) -> None:
-    engine = replay("x")
-    complete(serve(engine))
-    params = engine.requests[0].params
-    assert params.top_k == 7  # the model's generation_config.json
-    assert params.max_tokens == 2048 - len(engine.requests[0].prompt_token_ids)
-    complete(
-        serve(engine),
-        temperature=0,
-        top_k=-1,
-        max_completion_tokens=9,
-        logit_bias={"5": -100},
-        bad_words=["Paris"],
-        stop_token_ids=[7],
-        cache_salt="s",
-        priority=3,
-    )
-    request = engine.requests[1]
-    assert (request.params.temperature, request.params.top_k) == (0.0, 0)
-    assert request.params.max_tokens == 9
-    assert request.params.logit_bias == {5: -100.0}
-    assert len(request.params.bad_words) == 2
-    assert request.params.stop_token_ids == (7,)
-    assert (request.cache_salt, request.priority) == ("s", 3)
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
