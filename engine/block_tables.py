@@ -47,10 +47,7 @@ class BlockTables:
 
     def finds_prefix_of(self, sequence: Sequence) -> bool:
         # Logprobs of the prompt need its hidden states, which are not cached.
-        wants_prompt = (
-            sequence.params.prompt_logprobs is not None and sequence.num_output_tokens == 0
-        )
-        return self.prefix_caching and not wants_prompt
+        return self.prefix_caching and not sequence.wants_prompt_logprobs
 
     def hash_of(self, sequence: Sequence, index: int) -> bytes:
         """Of the sequence's full block at `index`; computed once."""
@@ -71,6 +68,17 @@ class BlockTables:
         missing = self.num_blocks_for(num_tokens) - len(sequence.block_table)
         if missing > 0:
             sequence.block_table += self.pool.allocate(missing)
+
+    def shrink(self, sequence: Sequence, num_tokens: int) -> None:
+        """Give back the blocks past the first `num_tokens` tokens, which nobody else holds: tokens
+        that were computed ahead, and taken back.
+        """
+        kept = self.num_blocks_for(num_tokens)
+        assert kept >= sequence.num_offered_blocks
+        if kept < len(sequence.block_table):
+            self.pool.release(sequence.block_table[kept:])
+            # A new list: the packer recognises a table that only grows by its identity.
+            sequence.block_table = sequence.block_table[:kept]
 
     def share(self, sequence: Sequence, prefix: list[int]) -> None:
         """Start a table with blocks that `find_prefix` found."""
@@ -98,7 +106,7 @@ class BlockTables:
     def release(self, sequence: Sequence) -> list[int]:
         """Returns the blocks that nobody uses now. Their contents can still be found."""
         freed = self.pool.release(sequence.block_table)
-        # A new list: the runner recognises a table by its identity.
+        # A new list: the packer recognises a table that only grows by its identity.
         sequence.block_table = []
         sequence.num_computed_tokens = 0
         sequence.num_offered_blocks = 0

@@ -46,6 +46,12 @@ def to_host(values: torch.Tensor) -> torch.Tensor:
     return host.copy_(values, non_blocking=True)
 
 
+def record_event() -> torch.cuda.Event:
+    event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()  # on the current stream, behind everything launched so far
+    return event
+
+
 def usable_cpus() -> int:
     """The cores that this process may run on, and a container's share of them."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

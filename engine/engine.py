@@ -7,13 +7,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from formgate.engine.admission import ConstraintBuilder
 from formgate.engine.block_pool import BlockPool
 from formgate.engine.block_tables import BlockTables
 from formgate.engine.config import EngineConfig
 from formgate.engine.finish import Finish, FinishRules
+from formgate.engine.flight import Flight, readers_of
 from formgate.engine.hooks import ConstraintFactory, FillMasks
 from formgate.engine.masks import MaskFiller, StepMasks, one_by_one
 from formgate.engine.messages import (
@@ -25,10 +26,11 @@ from formgate.engine.messages import (
     StepOutputs,
     TokenOutput,
 )
-from formgate.engine.runner import Forward, ModelRunner, Sampling
+from formgate.engine.runner import ModelRunner
 from formgate.engine.sampler import SampledTokens
-from formgate.engine.scheduler import Scheduler
-from formgate.engine.sequence import Sequence
+from formgate.engine.scheduler import Schedule, Scheduler
+from formgate.engine.sequence import NO_ROWS, Sequence
+from formgate.engine.step_packer import StepPacker
 from formgate.engine.weights import Progress
 
 logger = logging.getLogger(__name__)
@@ -42,15 +44,6 @@ NOTHING_TO_CHOOSE = (
     "No token can be chosen: the model's numbers are not valid, or the request's own settings "
     "or its constraint exclude every token."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Flight:
-    """A step that is launched and whose tokens the CPU does not know yet."""
-
-    forward: Forward = field(default_factory=Forward)
-    masks: StepMasks = field(default_factory=StepMasks)
-    sampling: Sampling = field(default_factory=Sampling)
 
 
 class Engine:
@@ -81,8 +74,14 @@ class Engine:
             max_model_len=self.runner.max_model_len,
             policy=config.scheduling_policy,
         )
+        self.packer = StepPacker(
+            max_num_seqs=config.max_num_seqs,
+            max_blocks_per_seq=tables.num_blocks_for(self.runner.max_model_len),
+            block_size=config.block_size,
+            shapes=self.runner.shapes,
+        )
         self.rules = FinishRules(self.runner.eos_token_ids, self.runner.max_model_len)
-        self.masks = MaskFiller(self.runner.bitmask, fill_masks)
+        self.masks = MaskFiller(self.runner.sampling.bitmask, fill_masks)
         self.builder = ConstraintBuilder(constraint_factory)
         self._sequences: dict[str, Sequence] = {}  # all that are not finished
         self._early: list[TokenOutput] = []  # endings that no step brought about
@@ -155,11 +154,10 @@ class Engine:
             self._land(outputs, stats)
         self.runner.leave_a_core(any(one.held for one in self._sequences.values()))
         schedule = self.scheduler.schedule()
-        forward = self.runner.forward(schedule.sequences)  # launched, not awaited
+        flight = self._forward(schedule)  # launched, not awaited
         self.scheduler.advance(schedule)
         self._land(outputs, stats)  # the step before; its tokens are still on the device till here
-        masks = self.masks.fill(forward.rows)  # while the device computes
-        self._launch(Flight(forward, masks, self.runner.sample(forward, masks)))
+        self._sample(flight)
         if not overlap:
             self._land(outputs, stats)
         stats.num_preemptions = schedule.num_preemptions
@@ -235,26 +233,51 @@ class Engine:
             and any(map(_may_be_forced, running))
         )
 
-    def _launch(self, flight: Flight) -> None:
-        assert not self._flight.forward.rows
-        self._flight = flight
-        for row, sequence in enumerate(flight.forward.rows):
+    def _forward(self, schedule: Schedule) -> Flight:
+        if not schedule.sequences:
+            return Flight()
+        step = self.packer.pack(schedule.sequences, self.runner.next_numbers())
+        readers = readers_of(schedule.sequences)
+        constrained = any(reader.sequence.constraint is not None for reader in readers)
+        forward = self.runner.forward(step, timed=constrained)
+        prompts = [schedule.sequences[targets.sequence] for targets in step.prompt_targets]
+        return Flight(readers, prompts, forward)
+
+    def _sample(self, flight: Flight) -> None:
+        """Fill the masks while the device computes, and launch the choice of tokens."""
+        assert not self._flight.readers
+        sequences = [reader.sequence for reader in flight.readers]
+        masks = self.masks.fill(sequences)
+        forward = flight.forward
+        sampling = self.runner.sampling.launch(forward.logits, sequences, masks, forward.done)
+        self._flight = replace(flight, masks=masks, sampling=sampling)
+        for reader in flight.readers:
+            sequence = reader.sequence
             # Else the tokens that just landed have ended it, or led on beyond this step.
             if not sequence.is_finished and sequence.num_uncomputed_tokens == 0:
-                sequence.pending_row = row
+                sequence.pending_rows = reader.rows
 
     def _land(self, outputs: list[TokenOutput], stats: EngineStats) -> None:
         """Take in the tokens of the step that was launched last."""
         flight, self._flight = self._flight, Flight()
         tokens = flight.sampling.fetch()
-        self.runner.collect_prompt_logprobs(flight.forward)
-        for row, sequence in enumerate(flight.forward.rows):
-            if sequence.pending_row != row:  # aborted, or it was a row too many
+        self._collect_prompt_logprobs(flight)
+        for reader in flight.readers:
+            sequence, rows = reader.sequence, reader.rows
+            if sequence.pending_rows != rows:  # aborted, or they were rows too many
                 continue
-            sequence.pending_row = None
-            outputs.append(self._emit_row(row, sequence, flight.masks, tokens))
+            sequence.pending_rows = NO_ROWS
+            outputs.append(self._emit_row(rows[0], sequence, flight.masks, tokens))
         stats.mask_time += flight.masks.seconds
         stats.mask_wait += tokens.mask_wait
+
+    def _collect_prompt_logprobs(self, flight: Flight) -> None:
+        """Add what the step says about prompts to the sequences that asked for it."""
+        found = self.runner.prompt_logprobs(flight.forward)
+        targets = flight.forward.prompt_targets
+        for sequence, one, logprobs in zip(flight.prompts, targets, found, strict=True):
+            # A sequence that was preempted meanwhile comes back to the same places.
+            sequence.prompt_logprobs[one.first_target - 1 :] = logprobs
 
     def _emit_row(
         self, row: int, sequence: Sequence, masks: StepMasks, tokens: SampledTokens
@@ -337,7 +360,7 @@ class Engine:
 
     def _drop(self, sequence: Sequence) -> list[int]:
         del self._sequences[sequence.request_id]
-        sequence.pending_row = None
+        sequence.pending_rows = NO_ROWS
         sequence.constraint = None  # no mask for what may still be computed of it
         return self.scheduler.finish(sequence)
 

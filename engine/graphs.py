@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from formgate.engine.batch_builder import BatchShape
+from formgate.engine.step import BatchShape
 from formgate.engine.weights import Progress
 
 SMALL_BATCHES = (1, 2, 4)
@@ -58,6 +58,10 @@ class StaticShapes:
 
     def __len__(self) -> int:
         return len(self._shapes)
+
+    @property
+    def shapes(self) -> tuple[BatchShape, ...]:
+        return tuple(self._shapes)
 
     def capture(self, progress: Progress) -> None:
         if not self._shapes:

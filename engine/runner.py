@@ -1,27 +1,25 @@
-"""Owns what lives on the device: the model, the KV cache, the sampler. Runs a schedule's sequences
-through them; which sequences those are, and what becomes of their tokens, is not its business.
+"""Owns what lives on the device: the model, the KV cache, the buffers of a step. Runs steps, which
+are plain numbers, through them; it knows no sequence, and nothing of what becomes of the logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collections.abc import Sequence as ReadSequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
-from formgate.engine.batch_builder import BatchBuilder, BatchShape
+from formgate.engine.batch_builder import BatchBuilder
 from formgate.engine.config import EngineConfig
-from formgate.engine.devices import CpuThreads, resolve_device
+from formgate.engine.devices import CpuThreads, record_event, resolve_device
 from formgate.engine.errors import EngineStartError
 from formgate.engine.generation_config import eos_token_ids
 from formgate.engine.graphs import StaticShapes, static_shapes
 from formgate.engine.kv_cache import KVCaches, KVCacheShape
 from formgate.engine.layers.packed import linear_method_for
-from formgate.engine.masks import StepMasks
 from formgate.engine.memory import (
     allocate_kv_cache,
     buffers_fit,
@@ -31,11 +29,12 @@ from formgate.engine.memory import (
     max_num_batched_tokens,
     weights_fit,
 )
+from formgate.engine.messages import PositionLogprobs
 from formgate.engine.models.decoder import CausalLM
 from formgate.engine.models.registry import build_model, model_spec
 from formgate.engine.prompt_logprobs import prompt_logprobs
-from formgate.engine.sampler import DeviceSample, SampledTokens, Sampler
-from formgate.engine.sequence import Sequence
+from formgate.engine.sampling_stage import SamplingStage
+from formgate.engine.step import BatchShape, PromptTargets, Step
 from formgate.engine.warm_up import attention_tasks, compile_kernels, sampler_tasks
 from formgate.engine.weights import (
     Progress,
@@ -48,49 +47,16 @@ from formgate.kernels.fill_pending import fill_pending
 
 
 @dataclass(frozen=True, slots=True)
-class PromptRows:
-    """Hidden states `first_row ..` of a step that predict `targets`, tokens of a prompt."""
-
-    sequence: Sequence
-    first_row: int
-    first_target: int  # where in the prompt the targets begin
-    targets: list[int]
-
-
-@dataclass(frozen=True, slots=True)
 class Forward:
     """A forward pass that is launched and, on CUDA, perhaps still under way."""
 
-    rows: list[Sequence] = field(
-        default_factory=list
-    )  # those that catch up, one row of logits each
-    logits: torch.Tensor | None = None  # float32 [len(rows), vocab_size]
-    hidden: torch.Tensor | None = None  # [num_tokens, hidden_size], if `prompt_rows` need it
-    prompt_rows: list[PromptRows] = field(default_factory=list)
+    logits: torch.Tensor | None = None  # float32 [step.num_logits, vocab_size]
+    hidden: torch.Tensor | None = None  # [num_tokens, hidden_size], if `prompt_targets` need it
+    prompt_targets: tuple[PromptTargets, ...] = ()
     done: torch.cuda.Event | None = None  # None: nobody will ask when it was done
 
 
-NO_TOKENS = SampledTokens([], frozenset(), [])
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Tokens that are being chosen; `fetch` waits for them."""
-
-    sample: DeviceSample | None = None
-    mask_wait: float = 0.0  # seconds, if there are no events to tell
-    computed: torch.cuda.Event | None = None
-    masked: torch.cuda.Event | None = None
-
-    def fetch(self) -> SampledTokens:
-        if self.sample is None:
-            return NO_TOKENS
-        tokens = self.sample.fetch()
-        wait = self.mask_wait
-        if self.computed is not None and self.masked is not None:
-            # Between the two events the device had nothing to do: milliseconds.
-            wait = self.computed.elapsed_time(self.masked) / 1000
-        return replace(tokens, mask_wait=wait)
+NOTHING_COMPUTED = Forward()
 
 
 class ModelRunner:
@@ -116,16 +82,18 @@ class ModelRunner:
         self.vocab_size = min(
             self.spec.vocab_size, config.tokenizer_vocab_size or self.spec.vocab_size
         )
-        self.sampler = Sampler(
-            vocab_size=self.vocab_size,
-            eos_token_ids=sorted(self.eos_token_ids),
-            device=self.device,
-            seed=config.seed,
-        )
         max_batch = _max_static_batch(config, self.device)
         shapes = static_shapes(max_batch)
         with buffers_fit(config):
             self._make_buffers(max_batch)
+            self.sampling = SamplingStage(
+                self.last_tokens,
+                max_num_seqs=self.max_num_seqs,
+                vocab_size=self.vocab_size,
+                padded_vocab_size=self.spec.vocab_size,
+                eos_token_ids=sorted(self.eos_token_ids),
+                seed=config.seed,
+            )
         self._kv_shape = KVCacheShape(
             num_layers=self.spec.num_layers,
             block_size=config.block_size,
@@ -166,79 +134,58 @@ class ModelRunner:
                 self._static.capture(progress)
                 self.clear_blocks([0])  # what was computed on the way to the graphs
 
-    @property
-    def bitmask(self) -> NDArray[np.int32]:
-        """Where the masks of a step's rows are written before `sample`: [max_num_seqs, words]"""
-        array: NDArray[np.int32] = self._bitmask.numpy()
-        return array
-
     def leave_a_core(self, leave: bool) -> None:
         """Where the model runs on the CPU: to whoever prepares what requests wait for."""
         if self._cpu_threads is not None:
             self._cpu_threads.begin_step(leave_one=leave)
 
+    @property
+    def shapes(self) -> tuple[BatchShape, ...]:
+        """The shapes that batches are padded to."""
+        return self._static.shapes
+
+    def next_numbers(self) -> NDArray[np.int64]:
+        """The array that the next step is packed into."""
+        return self._builder.next_numbers()
+
     @torch.inference_mode()
-    def forward(self, sequences: ReadSequence[Sequence]) -> Forward:
-        """Launch the pass that computes each sequence's next `num_scheduled_tokens`. On CUDA it
-        returns at once. Pending tokens are those of the last `sample`.
+    def forward(self, step: Step, *, timed: bool = False) -> Forward:
+        """Launch the pass of a step. On CUDA it returns at once. Pending tokens are those of
+        `last_tokens`. `timed`: whoever waits for it may ask when it was done.
         """
-        if not sequences:
-            return Forward()
-        prompt_rows = _prompt_rows(sequences)
-        step = self._builder.build(sequences, read_all=bool(prompt_rows))
+        batch = self._builder.build(step)
         logits: torch.Tensor | None = None
         hidden: torch.Tensor | None = None
-        if step.shape is not None and not prompt_rows:
+        if step.shape is not None and not step.prompt_targets:
             self._static.run(step.shape)
-            logits = self._static_logits[: len(step.rows)] if step.rows else None
+            logits = self._static_logits[: step.num_logits] if step.num_logits else None
         else:
             if step.has_pending:
-                fill_pending(step.forward.input_ids, self._last_tokens)
-            hidden = self.model(step.forward, self.kv_caches)
-            if step.rows:
+                fill_pending(batch.input_ids, self.last_tokens)
+            hidden = self.model(batch, self.kv_caches)
+            if step.num_logits:
                 read = hidden
-                if step.forward.read is None:
-                    indices = step.forward.logits_indices[: len(step.rows)]
-                    read = hidden.index_select(0, indices)
-                out = self._static_logits[: len(step.rows)] if len(self._static) else None
+                if batch.read is None:
+                    read = hidden.index_select(0, batch.logits_indices[: step.num_logits])
+                out = self._static_logits[: step.num_logits] if len(self._static) else None
                 logits = self.model.compute_logits(read, out)
-        timed = self.on_cuda and any(row.constraint is not None for row in step.rows)
-        done = _record_event() if timed else None
-        return Forward(step.rows, logits, hidden if prompt_rows else None, prompt_rows, done)
+        done = record_event() if timed and self.on_cuda else None
+        return Forward(logits, hidden if step.prompt_targets else None, step.prompt_targets, done)
 
     @torch.inference_mode()
-    def sample(self, forward: Forward, masks: StepMasks) -> Sampling:
-        """Choose a token for each row of the pass. On CUDA it returns at once."""
-        if forward.logits is None:
-            return Sampling()
-        num_rows = len(forward.rows)
-        bitmask = None
-        masked: torch.cuda.Event | None = None
-        if masks.masked_rows:
-            bitmask = self._send_masks(num_rows)
-            if forward.done is not None:
-                masked = _record_event()
-        sample = self.sampler.launch(forward.logits, forward.rows, bitmask, masks.masked_rows)
-        # A broken row's token is never seen, but the next step may be launched with it.
-        torch.clamp(sample.device_ids, min=0, out=self._last_tokens[:num_rows])
-        if not self.on_cuda:
-            return Sampling(sample, masks.seconds)
-        return Sampling(sample, 0.0, forward.done, masked)
-
-    @torch.inference_mode()
-    def collect_prompt_logprobs(self, forward: Forward) -> None:
-        """Add what the pass says about prompts to the sequences that asked for it."""
-        for rows in forward.prompt_rows:
+    def prompt_logprobs(self, forward: Forward) -> list[list[PositionLogprobs]]:
+        """What the pass says about prompts, in the order of its `prompt_targets`."""
+        found = []
+        for targets in forward.prompt_targets:
             assert forward.hidden is not None
-            num_top = rows.sequence.params.prompt_logprobs
-            assert num_top is not None
-            # A sequence that was preempted meanwhile comes back to the same places.
-            rows.sequence.prompt_logprobs[rows.first_target - 1 :] = prompt_logprobs(
-                self.model.compute_logits,
-                forward.hidden[rows.first_row : rows.first_row + len(rows.targets)],
-                rows.targets,
-                num_top,
+            end = targets.first_row + len(targets.token_ids)
+            hidden = forward.hidden[targets.first_row : end]
+            found.append(
+                prompt_logprobs(
+                    self.model.compute_logits, hidden, targets.token_ids, targets.num_top
+                )
             )
+        return found
 
     @torch.inference_mode()
     def clear_blocks(self, blocks: Iterable[int]) -> None:
@@ -252,33 +199,19 @@ class ModelRunner:
 
     def _compute_static(self, shape: BatchShape) -> None:
         batch = self._builder.static_batch(shape)
-        fill_pending(batch.input_ids, self._last_tokens)
+        fill_pending(batch.input_ids, self.last_tokens)
         hidden = self.model(batch, self.kv_caches)
         hidden = hidden.index_select(0, batch.logits_indices)
         self.model.compute_logits(hidden, self._static_logits[: shape.num_rows])
 
-    def _send_masks(self, num_rows: int) -> torch.Tensor:
-        """Copied beside the forward pass, not behind it."""
-        if self._mask_stream is None:
-            return self._bitmask[:num_rows]
-        with torch.cuda.stream(self._mask_stream):
-            # The sampling that read it last is over: its tokens have been fetched.
-            self._device_bitmask[:num_rows].copy_(self._bitmask[:num_rows], non_blocking=True)
-        torch.cuda.current_stream().wait_stream(self._mask_stream)
-        return self._device_bitmask[:num_rows]
-
     def _make_buffers(self, max_batch: int) -> None:
-        vocab_size, rows = self.spec.vocab_size, self.max_num_seqs
-        words = -(-vocab_size // 32)
-        self._bitmask = torch.zeros((rows, words), dtype=torch.int32, pin_memory=self.on_cuda)
-        self._device_bitmask = self._bitmask.to(self.device)
-        self._mask_stream: torch.cuda.Stream | None = None
-        if self.on_cuda:
-            self._mask_stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        rows = self.max_num_seqs
         # The device's own record of the last tokens: a next step need not wait for the CPU's.
-        self._last_tokens = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        self.last_tokens = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self._static_logits = torch.zeros(
-            (rows if max_batch else 0, vocab_size), dtype=torch.float32, device=self.device
+            (rows if max_batch else 0, self.spec.vocab_size),
+            dtype=torch.float32,
+            device=self.device,
         )
 
     def _load_model(
@@ -319,7 +252,7 @@ class ModelRunner:
                 max_context_len=max_model_len,
                 device=self.device,
             ),
-            *sampler_tasks(self.sampler, self.spec.vocab_size, self.device),
+            *sampler_tasks(self.sampling.sampler, self.spec.vocab_size, self.device),
         ]
         compile_kernels(tasks, progress)
 
@@ -340,12 +273,6 @@ class ModelRunner:
         del hidden, logits, copies
 
 
-def _record_event() -> torch.cuda.Event:
-    event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record()  # on the current stream, behind everything launched so far
-    return event
-
-
 def _max_static_batch(config: EngineConfig, device: torch.device) -> int:
     """The largest decode batch that is padded to a static shape."""
     if config.enforce_eager:
@@ -353,17 +280,3 @@ def _max_static_batch(config: EngineConfig, device: torch.device) -> int:
     default = config.max_num_seqs if device.type == "cuda" else 0
     given = config.max_cudagraph_capture_size
     return min(default if given is None else given, config.max_num_seqs)
-
-
-def _prompt_rows(sequences: ReadSequence[Sequence]) -> list[PromptRows]:
-    found: list[PromptRows] = []
-    first_row = 0
-    for sequence in sequences:
-        if sequence.params.prompt_logprobs is not None and sequence.num_output_tokens == 0:
-            start = sequence.num_computed_tokens + 1
-            end = min(start + sequence.num_scheduled_tokens, sequence.num_prompt_tokens)
-            if start < end:
-                targets = sequence.token_ids[start:end]
-                found.append(PromptRows(sequence, first_row, start, targets))
-        first_row += sequence.num_scheduled_tokens
-    return found

@@ -191,7 +191,7 @@ class Scheduler:
 
     def _ends_when_known(self, sequence: Sequence) -> bool:
         """True if its pending token reaches a limit, whichever token it is."""
-        return sequence.pending_row is not None and (
+        return bool(sequence.pending_rows) and (
             sequence.num_output_tokens + 1 >= sequence.params.max_tokens
             or sequence.num_tokens >= self.max_model_len
         )

@@ -11,6 +11,8 @@ from formgate.engine.hooks import TokenConstraint
 from formgate.engine.messages import PositionLogprobs
 from formgate.engine.sampling_params import SamplingParams
 
+NO_ROWS = range(0)
+
 
 class SequenceStatus(enum.Enum):
     NEW = enum.auto()  # not yet handed to the scheduler: its constraint is being built
@@ -49,7 +51,7 @@ class Sequence:
     block_hashes: list[bytes] = field(default_factory=list)  # of the full blocks, as far as known
     num_computed_tokens: int = 0  # keys and values of these lie in the cache
     num_scheduled_tokens: int = 0  # query tokens of the step under way
-    pending_row: int | None = None  # of the last step's logits, where its next token is sampled
+    pending_rows: range = NO_ROWS  # of the last step's logits, where its next tokens are sampled
     num_offered_blocks: int = 0  # the first of its blocks: others may find them
     num_cached_tokens: int = 0  # prompt tokens that the first prefill found in the prefix cache
     num_told_tokens: int = 0  # output tokens that were handed out
@@ -58,7 +60,7 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
-        return len(self.token_ids) + (self.pending_row is not None)
+        return len(self.token_ids) + len(self.pending_rows)
 
     @property
     def num_output_tokens(self) -> int:
@@ -74,6 +76,11 @@ class Sequence:
         return self.num_uncomputed_tokens - self.held
 
     @property
+    def wants_prompt_logprobs(self) -> bool:
+        """True while its prompt may still be computed, and the logprobs of it are asked for."""
+        return self.params.prompt_logprobs is not None and self.num_output_tokens == 0
+
+    @property
     def is_finished(self) -> bool:
         return self.status is SequenceStatus.FINISHED
 
@@ -81,3 +88,8 @@ class Sequence:
     def catches_up(self) -> bool:
         """True if the step under way computes the last token, so that a next one is sampled."""
         return self.num_computed_tokens + self.num_scheduled_tokens == self.num_tokens
+
+    @property
+    def num_read_rows(self) -> int:
+        """Rows of logits that the step under way gives the sequence, for its last query tokens."""
+        return int(self.catches_up)

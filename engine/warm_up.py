@@ -12,12 +12,12 @@ from functools import partial
 import torch
 
 from formgate.engine.batch import ForwardBatch
-from formgate.engine.batch_builder import BatchShape
 from formgate.engine.devices import usable_cpus
 from formgate.engine.graphs import SHORT_QUERY
 from formgate.engine.kv_cache import KVCacheShape
 from formgate.engine.layers.attention import KVCache, PagedAttention
 from formgate.engine.sampler import Sampler
+from formgate.engine.step import BatchShape
 from formgate.engine.weights import Progress
 from formgate.kernels.paged_attention import choose_splits
 

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from formgate.engine import devices
+from formgate.engine.batch import ForwardBatch
 from formgate.engine.batch_builder import BatchBuilder
+from formgate.engine.flight import readers_of
 from formgate.engine.sampling_params import SamplingParams
 from formgate.engine.sequence import Sequence
+from formgate.engine.step import PromptTargets, Step
+from formgate.engine.step_packer import StepPacker
 
 BLOCK_SIZE = 4
+WANTED = PromptTargets(sequence=0, first_row=0, first_target=1, token_ids=[7], num_top=1)
 
 
-def make_builder() -> BatchBuilder:
-    return BatchBuilder(
-        max_num_seqs=8,
-        max_num_tokens=64,
-        max_blocks_per_seq=16,
-        block_size=BLOCK_SIZE,
-        device=torch.device("cpu"),
-    )
+class Building:
+    """A packer and a builder, as the engine and its runner have them."""
+
+    def __init__(self) -> None:
+        self.packer = StepPacker(max_num_seqs=8, max_blocks_per_seq=16, block_size=BLOCK_SIZE)
+        self.builder = BatchBuilder(
+            max_num_seqs=8,
+            max_num_tokens=64,
+            max_blocks_per_seq=16,
+            block_size=BLOCK_SIZE,
+            device=torch.device("cpu"),
+        )
+
+    def build(self, sequences: list[Sequence]) -> tuple[Step, ForwardBatch]:
+        step = self.packer.pack(sequences, self.builder.next_numbers())
+        return step, self.builder.build(step)
 
 
-def assert_batch_of(builder: BatchBuilder, sequences: list[Sequence]) -> None:
+def assert_batch_of(building: Building, sequences: list[Sequence]) -> None:
     ids: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
@@ -49,12 +63,12 @@ def assert_batch_of(builder: BatchBuilder, sequences: list[Sequence]) -> None:
         reads.append(len(logits))
     if not logits:  # one token is read all the same
         logits, reads[-1] = [len(ids) - 1], 1
-    everything = builder.build(sequences, read_all=True)
-    assert everything.forward.read is None
-    step = builder.build(sequences)
-    batch = step.forward
+    step, batch = building.build(sequences)
     assert step.shape is None
-    assert step.rows == [s for s in sequences if s.catches_up]
+    caught_up = [s for s in sequences if s.catches_up]
+    assert step.num_logits == len(caught_up)
+    assert [reader.sequence for reader in readers_of(sequences)] == caught_up
+    assert building.builder.build(replace(step, prompt_targets=(WANTED,))).read is None
     assert batch.input_ids.tolist() == ids
     assert batch.positions.tolist() == positions
     assert batch.slot_mapping.tolist() == slots
@@ -88,7 +102,7 @@ def assert_batch_of(builder: BatchBuilder, sequences: list[Sequence]) -> None:
 def test_every_batch_is_what_the_schedule_says(seed: int) -> None:
     """Sequences come, grow, are preempted, leave and change rows between builds."""
     rng = random.Random(seed)
-    builder = make_builder()
+    building = Building()
     alive: list[Sequence] = []
     for _ in range(150):
         if len(alive) < 8 and (not alive or rng.random() < 0.3):
@@ -99,6 +113,10 @@ def test_every_batch_is_what_the_schedule_says(seed: int) -> None:
         if alive and rng.random() < 0.1:
             victim = rng.choice(alive)
             victim.block_table, victim.num_computed_tokens = [], 0
+        if alive and rng.random() < 0.2:  # tokens are taken back, and their blocks
+            victim = rng.choice(alive)
+            victim.num_computed_tokens = rng.randint(0, victim.num_computed_tokens)
+            victim.block_table = victim.block_table[: -(-victim.num_computed_tokens // BLOCK_SIZE)]
         if rng.random() < 0.2:
             rng.shuffle(alive)
         if not alive:
@@ -114,13 +132,35 @@ def test_every_batch_is_what_the_schedule_says(seed: int) -> None:
             while len(sequence.block_table) * BLOCK_SIZE < end:
                 sequence.block_table.append(rng.randrange(10_000))
         scheduled = [s for s in alive if s.num_scheduled_tokens > 0]
-        assert_batch_of(builder, scheduled)
+        assert_batch_of(building, scheduled)
         for sequence in scheduled:
             if sequence.catches_up and sequence.num_tokens < 60:
                 sequence.token_ids.append(rng.randrange(1000))
             sequence.num_computed_tokens += sequence.num_scheduled_tokens
             sequence.num_scheduled_tokens = 0
         alive = [s for s in alive if s.num_uncomputed_tokens]
+
+
+class Checking(Sequence):
+    """Wants the logits of its last three query tokens, as one that checks a draft does."""
+
+    num_read_rows = 3
+
+
+def test_a_sequence_may_have_several_rows_of_logits() -> None:
+    params = SamplingParams()
+    checking = Checking("c", [5, 6, 7, 8], 1, params, num_computed_tokens=1)
+    plain = Sequence("p", [9, 10], 2, params)
+    checking.num_scheduled_tokens, plain.num_scheduled_tokens = 3, 2
+    checking.block_table, plain.block_table = [3], [4]
+    step, batch = Building().build([checking, plain])
+    assert batch.input_ids.tolist() == [6, 7, 8, 9, 10]
+    assert batch.logits_indices.tolist() == [0, 1, 2, 4]
+    assert step.num_logits == 4
+    assert batch.read is not None
+    assert batch.read.query_start.tolist() == [0, 3, 4]
+    assert batch.read.max_query_len == 3
+    assert [reader.rows for reader in readers_of([checking, plain])] == [range(3), range(3, 4)]
 
 
 @pytest.mark.parametrize(

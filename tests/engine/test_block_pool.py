@@ -173,6 +173,30 @@ def test_a_hit_makes_contents_recent() -> None:
     assert tables.find_prefix(make_sequence([2] * 5)) == []
 
 
+def test_a_table_shrinks_to_the_tokens_that_stay() -> None:
+    tables = make_tables(4)
+    sequence = make_sequence(list(range(6)))
+    compute(tables, sequence)
+    table = sequence.block_table
+    tables.grow(sequence, 13)
+    assert tables.pool.num_free == 0
+    tables.shrink(sequence, 7)
+    assert sequence.block_table == table[:2]
+    assert sequence.block_table is not table
+    assert tables.pool.num_free == 2
+    tables.pool.check_integrity([sequence.block_table])
+    tables.shrink(sequence, 8)  # nothing to give back
+    assert tables.pool.num_free == 2
+
+
+def test_a_table_keeps_the_blocks_that_others_may_find() -> None:
+    tables = make_tables(4)
+    sequence = make_sequence(list(range(8)))
+    compute(tables, sequence)
+    with pytest.raises(AssertionError):
+        tables.shrink(sequence, 4)
+
+
 def test_forgotten_contents_are_not_found() -> None:
     tables = make_tables(8)
     sequence = make_sequence(list(range(9)))
