@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from formgate.engine.attention.metadata import AttentionMetadata
 from formgate.engine.batch import ForwardBatch
 from formgate.engine.step import BatchShape, Step, StepLayout
 
@@ -81,14 +82,16 @@ class BatchBuilder:
         if step.shape is not None:
             self._static_tables[:rows, : step.table_width] = tables
             batch = self._static_batches[step.shape]
-            batch.plans.clear()
+            batch.attention.plans.clear()
             return batch
         batch = self._batch(layout, tables, step.max_query_len, step.max_context_len)
         # Logprobs of a prompt read the hidden states of all its tokens.
         if layout.num_logits == layout.num_tokens or step.prompt_targets:
             return batch
         read_start = ints[layout.read_start : layout.read_start + rows + 1]
-        read = replace(batch, query_start=read_start, max_query_len=step.max_read_rows, plans={})
+        read = replace(
+            batch.attention, query_start=read_start, max_query_len=step.max_read_rows, plans={}
+        )
         return replace(batch, read=read)
 
     def _static_batch(self, shape: BatchShape) -> ForwardBatch:
@@ -108,13 +111,15 @@ class BatchBuilder:
         return ForwardBatch(
             input_ids=longs[:size],
             positions=longs[start : start + size],
-            slot_mapping=longs[2 * start : 2 * start + size],
             logits_indices=longs[3 * start : 3 * start + layout.num_logits],
-            query_start=ints[: layout.num_rows + 1],
-            context_lens=ints[layout.contexts : layout.contexts + layout.num_rows],
-            block_tables=tables,
-            max_query_len=max_query_len,
-            max_context_len=max_context_len,
+            attention=AttentionMetadata(
+                slot_mapping=longs[2 * start : 2 * start + size],
+                block_tables=tables,
+                query_start=ints[: layout.num_rows + 1],
+                context_lens=ints[layout.contexts : layout.contexts + layout.num_rows],
+                max_query_len=max_query_len,
+                max_context_len=max_context_len,
+            ),
         )
 
     def _copy_to_device(self, size: int) -> None:

@@ -10,14 +10,11 @@ from contextlib import contextmanager
 
 import torch
 
-from formgate.engine.step import BatchShape
+from formgate.engine.step import SHORT_QUERY, BatchShape
 from formgate.engine.weights import Progress
 
 SMALL_BATCHES = (1, 2, 4)
 BATCH_STEP = 8
-# A run of forced tokens, or what a prefix hit leaves of a prompt: so many query tokens a row, while
-# weights are still what a step waits for and attention splits a long context.
-SHORT_QUERY = 16
 SHORT_QUERY_BATCHES = (1, 2, 4, 8)
 # Decoding rows beside a short prompt, or more forced tokens than above: any mix of so many tokens.
 MIXED_TOKENS = (64, 128, 192, 256, 384, 512)

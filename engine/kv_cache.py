@@ -6,45 +6,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
+from formgate.engine.attention.kv_layout import KVLayout
 from formgate.engine.errors import EngineStartError
-
-KVCaches = list[tuple[torch.Tensor, torch.Tensor]]
 
 CPU_CACHE_BYTES = 1 << 30
 GIB = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class KVCacheShape:
-    num_layers: int
-    block_size: int  # tokens
-    num_kv_heads: int
-    head_dim: int
-    dtype: torch.dtype
-
-    @property
-    def bytes_per_block(self) -> int:
-        per_token = 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
-        return self.block_size * per_token
-
-    def blocks_for(self, num_tokens: int) -> int:
-        return -(-num_tokens // self.block_size)
-
-    def allocate(self, num_blocks: int, device: torch.device) -> KVCaches:
-        """Per layer: keys and values, each [num_blocks, block_size, num_kv_heads, head_dim].
-
-        Zeros, not garbage: a masked value is multiplied by 0, which would make NaN of a NaN.
-        """
-        shape = (num_blocks, self.block_size, self.num_kv_heads, self.head_dim)
-        return [
-            (
-                torch.zeros(shape, dtype=self.dtype, device=device),
-                torch.zeros(shape, dtype=self.dtype, device=device),
-            )
-            for _ in range(self.num_layers)
-        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +19,12 @@ class KVCacheSize:
     max_model_len: int
 
 
+def num_blocks_for(num_tokens: int, block_size: int) -> int:
+    return -(-num_tokens // block_size)
+
+
 def size_kv_cache(
-    shape: KVCacheShape,
+    layout: KVLayout,
     available_bytes: int,
     *,
     max_model_len: int,
@@ -67,15 +37,15 @@ def size_kv_cache(
 
     `more_memory` says which flag leaves more to the cache.
     """
-    useful = max_num_seqs * shape.blocks_for(max_model_len)
-    num_blocks = min(available_bytes // shape.bytes_per_block, useful)
+    useful = max_num_seqs * num_blocks_for(max_model_len, layout.block_size)
+    num_blocks = min(available_bytes // layout.bytes_per_block, useful)
     if num_blocks < 1:
-        needed = shape.bytes_per_block - available_bytes
+        needed = layout.bytes_per_block - available_bytes
         raise EngineStartError(
             f"No memory is left for the KV cache ({needed / GIB:.2f} GiB more are needed): "
             f"{more_memory}"
         )
-    capacity = num_blocks * shape.block_size
+    capacity = num_blocks * layout.block_size
     if capacity < max_model_len and max_model_len_given:
         raise EngineStartError(
             f"The KV cache has room for {capacity} tokens, less than --max-model-len "

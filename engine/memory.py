@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from formgate.engine.attention.kv_layout import KVLayout, LayerCache
+from formgate.engine.attention.metadata import AttentionMetadata
 from formgate.engine.batch import ForwardBatch
 from formgate.engine.config import EngineConfig
 from formgate.engine.errors import EngineStartError
@@ -16,9 +18,8 @@ from formgate.engine.graphs import BYTES_PER_GRAPH
 from formgate.engine.kv_cache import (
     CPU_CACHE_BYTES,
     GIB,
-    KVCaches,
-    KVCacheShape,
     KVCacheSize,
+    num_blocks_for,
     size_kv_cache,
 )
 
@@ -76,7 +77,7 @@ def buffers_fit(config: EngineConfig) -> Iterator[None]:
 
 def fit_kv_cache(
     config: EngineConfig,
-    shape: KVCacheShape,
+    layout: KVLayout,
     device: torch.device,
     *,
     max_model_len: int,
@@ -85,7 +86,7 @@ def fit_kv_cache(
     run_largest_step: Callable[[], None],
 ) -> KVCacheSize:
     """As many blocks as the config, or what the GPU has left, allows."""
-    one_sequence = shape.blocks_for(max_model_len) * shape.bytes_per_block
+    one_sequence = num_blocks_for(max_model_len, layout.block_size) * layout.bytes_per_block
     more_memory = f"raise --kv-cache-memory-bytes to {one_sequence}"
     available = CPU_CACHE_BYTES
     if device.type == "cuda":
@@ -101,7 +102,7 @@ def fit_kv_cache(
             else f"lower --max-num-batched-tokens to {max(max_num_tokens // 2, 1)}"
         )
     return size_kv_cache(
-        shape,
+        layout,
         available,
         max_model_len=max_model_len,
         max_model_len_given=config.max_model_len is not None,
@@ -111,10 +112,10 @@ def fit_kv_cache(
 
 
 def allocate_kv_cache(
-    config: EngineConfig, shape: KVCacheShape, num_blocks: int, device: torch.device
-) -> KVCaches:
+    config: EngineConfig, layout: KVLayout, num_blocks: int, device: torch.device
+) -> list[LayerCache]:
     try:
-        return shape.allocate(num_blocks, device)
+        return layout.allocate(num_blocks, device)
     except torch.OutOfMemoryError as error:
         if config.kv_cache_memory_bytes is not None:
             free, _ = torch.cuda.mem_get_info(device)
@@ -142,15 +143,17 @@ def largest_batch(
     return ForwardBatch(
         input_ids=torch.zeros(tokens, dtype=torch.int64, device=device),
         positions=torch.cat([torch.arange(int(n)) for n in counts]).to(device),
-        slot_mapping=torch.full((tokens,), -1, device=device),
-        block_tables=torch.zeros(
-            (num_seqs, -(-longest // block_size)), dtype=torch.int32, device=device
-        ),
-        query_start=query_start.to(device),
-        context_lens=counts.to(device, torch.int32),
         logits_indices=(query_start[1:].long() - 1).to(device),
-        max_query_len=longest,
-        max_context_len=longest,
+        attention=AttentionMetadata(
+            slot_mapping=torch.full((tokens,), -1, device=device),
+            block_tables=torch.zeros(
+                (num_seqs, num_blocks_for(longest, block_size)), dtype=torch.int32, device=device
+            ),
+            query_start=query_start.to(device),
+            context_lens=counts.to(device, torch.int32),
+            max_query_len=longest,
+            max_context_len=longest,
+        ),
     )
 
 

@@ -12,13 +12,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
+from formgate.engine.attention.kv_layout import HeadsLayout, LayerCache
+from formgate.engine.attention.warm_up import attention_tasks
 from formgate.engine.batch_builder import BatchBuilder
 from formgate.engine.config import EngineConfig
 from formgate.engine.devices import CpuThreads, record_event, resolve_device
 from formgate.engine.errors import EngineStartError
 from formgate.engine.generation_config import eos_token_ids
 from formgate.engine.graphs import StaticShapes, static_shapes
-from formgate.engine.kv_cache import KVCaches, KVCacheShape
+from formgate.engine.kv_cache import num_blocks_for
 from formgate.engine.layers.packed import linear_method_for
 from formgate.engine.memory import (
     allocate_kv_cache,
@@ -35,7 +37,7 @@ from formgate.engine.models.registry import build_model, model_spec
 from formgate.engine.prompt_logprobs import prompt_logprobs
 from formgate.engine.sampling_stage import SamplingStage
 from formgate.engine.step import BatchShape, PromptTargets, Step
-from formgate.engine.warm_up import attention_tasks, compile_kernels, sampler_tasks
+from formgate.engine.warm_up import compile_kernels, sampler_tasks
 from formgate.engine.weights import (
     Progress,
     dummy_weights,
@@ -94,7 +96,7 @@ class ModelRunner:
                 eos_token_ids=sorted(self.eos_token_ids),
                 seed=config.seed,
             )
-        self._kv_shape = KVCacheShape(
+        self._kv_layout = HeadsLayout(
             num_layers=self.spec.num_layers,
             block_size=config.block_size,
             num_kv_heads=self.spec.num_kv_heads,
@@ -105,7 +107,7 @@ class ModelRunner:
             self._compile_kernels(max_model_len, progress)
         size = fit_kv_cache(
             config,
-            self._kv_shape,
+            self._kv_layout,
             self.device,
             max_model_len=max_model_len,
             max_num_tokens=self.max_num_batched_tokens,
@@ -115,15 +117,15 @@ class ModelRunner:
         self.max_model_len = size.max_model_len
         self.num_blocks = size.num_blocks
         progress("allocating the KV cache", 0, 1)
-        self.kv_caches: KVCaches = allocate_kv_cache(
-            config, self._kv_shape, size.num_blocks, self.device
+        self.kv_caches: list[LayerCache] = allocate_kv_cache(
+            config, self._kv_layout, size.num_blocks, self.device
         )
         progress("allocating the KV cache", 1, 1)
         with buffers_fit(config):
             self._builder = BatchBuilder(
                 max_num_seqs=self.max_num_seqs,
                 max_num_tokens=self.max_num_batched_tokens,
-                max_blocks_per_seq=self._kv_shape.blocks_for(self.max_model_len),
+                max_blocks_per_seq=num_blocks_for(self.max_model_len, self.block_size),
                 block_size=self.block_size,
                 device=self.device,
                 shapes=shapes,
@@ -193,9 +195,9 @@ class ModelRunner:
         times NaN is NaN.
         """
         indices = torch.tensor(list(blocks), dtype=torch.int64, device=self.device)
-        for keys, values in self.kv_caches:
-            keys.index_fill_(0, indices, 0.0)
-            values.index_fill_(0, indices, 0.0)
+        for tensors in self.kv_caches:
+            for tensor in tensors:
+                tensor.index_fill_(0, indices, 0.0)
 
     def _compute_static(self, shape: BatchShape) -> None:
         batch = self._builder.static_batch(shape)
@@ -247,7 +249,7 @@ class ModelRunner:
             *attention_tasks(
                 self.model,
                 static_shapes(self.max_num_seqs),
-                self._kv_shape,
+                self._kv_layout,
                 num_heads=self.spec.num_heads,
                 max_context_len=max_model_len,
                 device=self.device,
@@ -258,7 +260,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _run_largest_step(self, max_model_len: int) -> None:
-        kv_cache = self._kv_shape.allocate(1, self.device)
+        kv_cache = self._kv_layout.allocate(1, self.device)
         batch = largest_batch(
             num_seqs=self.max_num_seqs,
             max_num_tokens=self.max_num_batched_tokens,

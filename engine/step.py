@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-PENDING = (
-    -1
-)  # an input id of `PENDING - r` stands for the token sampled in row `r` of the last step
+# An input id of `PENDING - r` stands for the token that was sampled in row `r` of the last step.
+PENDING = -1
+# Query tokens of a short query: a run of forced tokens, or what a prefix hit leaves of a prompt.
+# Weights are still what a step with such rows waits for, and attention splits a long context.
+SHORT_QUERY = 16
 
 
 @dataclass(frozen=True, slots=True, order=True)

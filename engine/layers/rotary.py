@@ -10,10 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from formgate.engine.batch import ForwardBatch
-from formgate.engine.layers.attention import KVCache
 from formgate.engine.layers.layer import Layer
-from formgate.kernels.rotary_write_kv import rotary_write_kv
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,31 +106,9 @@ def cos_sin_table(rope: RopeSpec) -> torch.Tensor:
 
 
 class Rotary(Layer):
-    """One table, shared by the layers of a model."""
+    """The table of a model; its layers share it."""
 
     def __init__(self, rope: RopeSpec, device: torch.device) -> None:
         super().__init__()
         # Computed on the CPU everywhere: a GPU's cosine of a large angle differs in the last bits.
-        self.cos_sin = cos_sin_table(rope).to(device)
-
-    def forward(
-        self,
-        query: torch.Tensor,  # [num_tokens, num_heads, head_dim]
-        key: torch.Tensor,  # [num_tokens, num_kv_heads, head_dim]
-        value: torch.Tensor,
-        kv_cache: KVCache,
-        batch: ForwardBatch,
-    ) -> torch.Tensor:
-        """The turned queries, perhaps in place. Turned keys, and values, go to the cache."""
-        key_cache, value_cache = kv_cache
-        turned: torch.Tensor = rotary_write_kv(
-            batch.positions,
-            query,
-            key,
-            value,
-            self.cos_sin,
-            key_cache,
-            value_cache,
-            batch.slot_mapping,
-        )
-        return turned
+        self.cos_sin = cos_sin_table(rope).to(device)  # float32 [max_position, rotary_dim]

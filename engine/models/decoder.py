@@ -11,8 +11,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from formgate.engine.attention.heads import PagedAttention
+from formgate.engine.attention.kv_layout import LayerCache
+from formgate.engine.attention.metadata import AttentionMetadata
 from formgate.engine.batch import ForwardBatch
-from formgate.engine.layers.attention import KVCache, PagedAttention
 from formgate.engine.layers.embedding import LMHead, VocabEmbedding
 from formgate.engine.layers.layer import Layer
 from formgate.engine.layers.linear import QKVLinear, RowLinear
@@ -27,7 +29,6 @@ class SelfAttention(Layer):
     def __init__(self, spec: DecoderSpec, layer: int, rotary: Rotary, placement: Placement) -> None:
         super().__init__()
         self.head_dim = spec.head_dim
-        self.rotary = rotary
         self.qkv_proj = QKVLinear(
             spec.hidden_size,
             num_heads=spec.num_heads,
@@ -50,6 +51,7 @@ class SelfAttention(Layer):
             self.q_norm = RMSNorm(spec.head_dim, spec.norm_eps, placement)
             self.k_norm = RMSNorm(spec.head_dim, spec.norm_eps, placement)
         self.attention = PagedAttention(
+            rotary,
             scale=spec.attention_scale or spec.head_dim**-0.5,
             sliding_window=spec.window_of(layer),
             softcap=spec.attention_softcap,
@@ -58,9 +60,9 @@ class SelfAttention(Layer):
     def forward(
         self,
         hidden: torch.Tensor,
-        kv_cache: KVCache,
+        kv_cache: LayerCache,
         batch: ForwardBatch,
-        read: ForwardBatch | None,  # the batch's tokens that are gone on with; None: all
+        read: AttentionMetadata | None,  # of the tokens that go on from here; None: all
     ) -> torch.Tensor:
         num_tokens = hidden.shape[0]
         heads, kv_heads = self.num_heads, self.num_kv_heads
@@ -69,10 +71,11 @@ class SelfAttention(Layer):
         if self.q_norm is not None and self.k_norm is not None:
             query = self.q_norm(query.reshape(-1, self.head_dim)).view(query.shape)
             key = self.k_norm(key.reshape(-1, self.head_dim)).view(key.shape)
-        query = self.rotary(query, key, value, kv_cache, batch)
+        metadata = batch.attention
+        query = self.attention.store(query, key, value, batch.positions, kv_cache, metadata)
         if read is not None:
-            query, batch = query.index_select(0, batch.logits_indices), read
-        attended = self.attention(query, kv_cache, batch)
+            query, metadata = query.index_select(0, batch.logits_indices), read
+        attended = self.attention(query, kv_cache, metadata)
         out: torch.Tensor = self.o_proj(attended.reshape(-1, heads * self.head_dim))
         return out
 
@@ -103,9 +106,9 @@ class DecoderLayer(Layer):
         self,
         hidden: torch.Tensor,
         residual: torch.Tensor | None,  # None before the first layer: hidden is the stream
-        kv_cache: KVCache,
+        kv_cache: LayerCache,
         batch: ForwardBatch,
-        read: ForwardBatch | None,  # in the last layer, `batch.read`
+        read: AttentionMetadata | None,  # in the last layer, `batch.read`
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if residual is None:
             residual = hidden
@@ -138,7 +141,7 @@ class Decoder(Layer):
         )
         self.norm = RMSNorm(spec.hidden_size, spec.norm_eps, placement, offset=spec.norm_offset)
 
-    def forward(self, batch: ForwardBatch, kv_caches: list[KVCache]) -> torch.Tensor:
+    def forward(self, batch: ForwardBatch, kv_caches: list[LayerCache]) -> torch.Tensor:
         hidden: torch.Tensor = self.embed_tokens(batch.input_ids)
         if self.embedding_scale != 1.0:
             hidden = hidden * self.embedding_scale
@@ -182,7 +185,7 @@ class CausalLM(Layer):
     def read_spec(cls, config: PreTrainedConfig) -> DecoderSpec:
         return plain_spec(config)
 
-    def forward(self, batch: ForwardBatch, kv_caches: list[KVCache]) -> torch.Tensor:
+    def forward(self, batch: ForwardBatch, kv_caches: list[LayerCache]) -> torch.Tensor:
         """One cache per layer -> [num_tokens, hidden_size], or [num_logits, hidden_size] where
         `batch.read` is given.
         """

@@ -71,29 +71,43 @@ def assert_batch_of(building: Building, sequences: list[Sequence]) -> None:
     assert building.builder.build(replace(step, prompt_targets=(WANTED,))).read is None
     assert batch.input_ids.tolist() == ids
     assert batch.positions.tolist() == positions
-    assert batch.slot_mapping.tolist() == slots
-    assert batch.query_start.tolist() == starts
-    assert batch.context_lens.tolist() == contexts
+    assert batch.attention.slot_mapping.tolist() == slots
+    assert batch.attention.query_start.tolist() == starts
+    assert batch.attention.context_lens.tolist() == contexts
     assert batch.logits_indices.tolist() == logits
-    assert batch.max_context_len == max(contexts)
-    assert batch.max_query_len == max(s.num_scheduled_tokens for s in sequences)
+    assert batch.attention.max_context_len == max(contexts)
+    assert batch.attention.max_query_len == max(s.num_scheduled_tokens for s in sequences)
     assert (batch.read is None) == (len(logits) == len(ids))
     if batch.read is not None:
         assert batch.read.query_start.tolist() == reads
         assert batch.read.max_query_len == 1
-        assert batch.read.context_lens is batch.context_lens
-        assert batch.read.block_tables is batch.block_tables
+        assert batch.read.context_lens is batch.attention.context_lens
+        assert batch.read.block_tables is batch.attention.block_tables
     # A kernel is compiled anew for a pointer that is not aligned.
     base = batch.input_ids.data_ptr()
-    for tensor in (batch.positions, batch.slot_mapping, batch.query_start, batch.context_lens):
+    for tensor in (
+        batch.positions,
+        batch.attention.slot_mapping,
+        batch.attention.query_start,
+        batch.attention.context_lens,
+    ):
         assert (tensor.data_ptr() - base) % 16 == 0
-    assert (batch.block_tables.data_ptr() - base) % 16 == 0
+    assert (batch.attention.block_tables.data_ptr() - base) % 16 == 0
     for row, sequence in enumerate(sequences):
         used = -(-contexts[row] // BLOCK_SIZE)
-        assert batch.block_tables[row, :used].tolist() == sequence.block_table[:used]
-    for tensor in (batch.input_ids, batch.positions, batch.slot_mapping, batch.logits_indices):
+        assert batch.attention.block_tables[row, :used].tolist() == sequence.block_table[:used]
+    for tensor in (
+        batch.input_ids,
+        batch.positions,
+        batch.attention.slot_mapping,
+        batch.logits_indices,
+    ):
         assert tensor.dtype is torch.int64
-    for tensor in (batch.query_start, batch.context_lens, batch.block_tables):
+    for tensor in (
+        batch.attention.query_start,
+        batch.attention.context_lens,
+        batch.attention.block_tables,
+    ):
         assert tensor.dtype is torch.int32
         assert tensor.is_contiguous()
 

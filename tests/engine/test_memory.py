@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from formgate.engine.attention.kv_layout import HeadsLayout
 from formgate.engine.config import EngineConfig
 from formgate.engine.errors import EngineStartError
-from formgate.engine.kv_cache import KVCacheShape
 from formgate.engine.memory import (
     allocate_kv_cache,
     buffers_fit,
@@ -21,7 +21,7 @@ from formgate.engine.memory import (
 
 CPU = torch.device("cpu")
 CONFIG = EngineConfig(model_dir=Path(), max_num_seqs=64)
-SHAPE = KVCacheShape(num_layers=2, block_size=4, num_kv_heads=2, head_dim=8, dtype=torch.float32)
+SHAPE = HeadsLayout(num_layers=2, block_size=4, num_kv_heads=2, head_dim=8, dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_largest_step_is_as_large_as_a_step_may_be(
         num_seqs=num_seqs, max_num_tokens=tokens, max_model_len=longest, block_size=4, device=CPU
     )
     assert len(batch.input_ids) == min(tokens, num_seqs * longest)
-    assert len(batch.context_lens) == num_seqs
-    assert batch.query_start[-1] == len(batch.input_ids)
-    assert (batch.slot_mapping == -1).all()
-    assert batch.max_context_len <= longest
+    assert len(batch.attention.context_lens) == num_seqs
+    assert batch.attention.query_start[-1] == len(batch.input_ids)
+    assert (batch.attention.slot_mapping == -1).all()
+    assert batch.attention.max_context_len <= longest

@@ -26,6 +26,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from formgate.engine.attention.metadata import AttentionMetadata
 from formgate.engine.batch import ForwardBatch
 from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.models.decoder import CausalLM
@@ -179,19 +180,21 @@ class Paged:
         return ForwardBatch(
             input_ids=torch.tensor(input_ids),
             positions=torch.tensor(positions),
-            slot_mapping=torch.tensor(slots),
-            block_tables=torch.tensor(
-                [
-                    self.tables[prompt] + [0] * (longest - len(self.tables[prompt]))
-                    for prompt, _, _ in chunks
-                ],
-                dtype=torch.int32,
-            ),
-            query_start=torch.tensor(query_start, dtype=torch.int32),
-            context_lens=torch.tensor([end for _, _, end in chunks], dtype=torch.int32),
             logits_indices=torch.arange(len(input_ids)),
-            max_query_len=max(end - start for _, start, end in chunks),
-            max_context_len=max(end for _, _, end in chunks),
+            attention=AttentionMetadata(
+                slot_mapping=torch.tensor(slots),
+                block_tables=torch.tensor(
+                    [
+                        self.tables[prompt] + [0] * (longest - len(self.tables[prompt]))
+                        for prompt, _, _ in chunks
+                    ],
+                    dtype=torch.int32,
+                ),
+                query_start=torch.tensor(query_start, dtype=torch.int32),
+                context_lens=torch.tensor([end for _, _, end in chunks], dtype=torch.int32),
+                max_query_len=max(end - start for _, start, end in chunks),
+                max_context_len=max(end for _, _, end in chunks),
+            ),
         )
 
 
@@ -247,7 +250,10 @@ def test_the_last_layer_goes_on_with_what_is_read(checkpoint: Checkpoint) -> Non
     paged.run([(2, 0, 8)])
     batch = paged.batch([(0, 0, 23), (3, 0, 3), (2, 8, 9)])
     read = replace(
-        batch, query_start=torch.tensor([0, 1, 1, 2], dtype=torch.int32), max_query_len=1, plans={}
+        batch.attention,
+        query_start=torch.tensor([0, 1, 1, 2], dtype=torch.int32),
+        max_query_len=1,
+        plans={},
     )
     batch = replace(batch, logits_indices=torch.tensor([22, 26]), read=read)
     logits = paged.model.compute_logits(paged.model(batch, paged.caches))

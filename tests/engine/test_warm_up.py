@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from formgate.engine.attention.heads import PagedAttention
+from formgate.engine.attention.kv_layout import HeadsLayout
+from formgate.engine.attention.warm_up import attention_tasks
 from formgate.engine.graphs import static_shapes
-from formgate.engine.kv_cache import KVCacheShape
-from formgate.engine.layers.attention import PagedAttention
 from formgate.engine.models.registry import build_model, model_spec
 from formgate.engine.sampler import Sampler
-from formgate.engine.warm_up import attention_tasks, compile_kernels, sampler_tasks
+from formgate.engine.warm_up import compile_kernels, sampler_tasks
 from formgate.engine.weights import load_model_config
 
 CPU = torch.device("cpu")
@@ -35,16 +36,16 @@ def test_attention_runs_in_every_kind_of_batch(
     seen: list[tuple[int, int]] = []
     forward = PagedAttention.forward
 
-    def watched(layer, query, kv_cache, batch):
-        seen.append((len(batch.context_lens), batch.max_query_len))
-        assert batch.max_context_len == 4096
-        return forward(layer, query, kv_cache, batch)
+    def watched(layer, query, kv_cache, metadata):
+        seen.append((len(metadata.context_lens), metadata.max_query_len))
+        assert metadata.max_context_len == 4096
+        return forward(layer, query, kv_cache, metadata)
 
     monkeypatch.setattr(PagedAttention, "forward", watched)
     tasks = attention_tasks(
         build_model(config, torch.float32, CPU),
         static_shapes(max_batch),
-        KVCacheShape(spec.num_layers, 16, spec.num_kv_heads, spec.head_dim, torch.float32),
+        HeadsLayout(spec.num_layers, 16, spec.num_kv_heads, spec.head_dim, torch.float32),
         num_heads=spec.num_heads,
         max_context_len=4096,
         device=CPU,
