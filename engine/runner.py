@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
-from formgate.engine.attention.kv_layout import HeadsLayout, LayerCache
-from formgate.engine.attention.warm_up import attention_tasks
+from formgate.engine.attention.kv_layout import LayerCache
 from formgate.engine.batch_builder import BatchBuilder
 from formgate.engine.config import EngineConfig
 from formgate.engine.devices import CpuThreads, record_event, resolve_device
@@ -96,13 +95,7 @@ class ModelRunner:
                 eos_token_ids=sorted(self.eos_token_ids),
                 seed=config.seed,
             )
-        self._kv_layout = HeadsLayout(
-            num_layers=self.spec.num_layers,
-            block_size=config.block_size,
-            num_kv_heads=self.spec.num_kv_heads,
-            head_dim=self.spec.head_dim,
-            dtype=self.dtype,
-        )
+        self._kv_layout = self.model.kv_layout(config.block_size)
         if self.on_cuda:
             self._compile_kernels(max_model_len, progress)
         size = fit_kv_cache(
@@ -246,13 +239,8 @@ class ModelRunner:
 
     def _compile_kernels(self, max_model_len: int, progress: Progress) -> None:
         tasks = [
-            *attention_tasks(
-                self.model,
-                static_shapes(self.max_num_seqs),
-                self._kv_layout,
-                num_heads=self.spec.num_heads,
-                max_context_len=max_model_len,
-                device=self.device,
+            *self.model.attention_tasks(
+                self._kv_layout, static_shapes(self.max_num_seqs), max_model_len
             ),
             *sampler_tasks(self.sampling.sampler, self.spec.vocab_size, self.device),
         ]

@@ -18,9 +18,16 @@ class PagedAttention(Layer):
     """`sliding_window`: how many keys a token sees, itself included; 0 is all."""
 
     def __init__(
-        self, rotary: Rotary, *, scale: float, sliding_window: int = 0, softcap: float = 0.0
+        self,
+        rotary: Rotary,
+        *,
+        num_heads: int,
+        scale: float,
+        sliding_window: int = 0,
+        softcap: float = 0.0,
     ) -> None:
         super().__init__()
+        self.num_heads = num_heads  # of this rank
         self.rotary = rotary
         self.scale = scale
         self.sliding_window = sliding_window

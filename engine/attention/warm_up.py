@@ -26,7 +26,6 @@ def attention_tasks(
     shapes: Iterable[BatchShape],
     layout: HeadsLayout,
     *,
-    num_heads: int,
     max_context_len: int,
     device: torch.device,
 ) -> Iterator[Task]:
@@ -54,18 +53,17 @@ def attention_tasks(
     for layer in kinds.values():
         for num_rows, query_len in sorted(batches, reverse=True):
             metadata = _metadata_of(num_rows, query_len, max_context_len, layout, device)
-            yield partial(_attend, layer, num_rows * query_len, num_heads, kv_cache, metadata)
+            yield partial(_attend, layer, num_rows * query_len, kv_cache, metadata)
 
 
 def _attend(
     layer: PagedAttention,
     num_tokens: int,
-    num_heads: int,
     kv_cache: LayerCache,
     metadata: AttentionMetadata,
 ) -> None:
     keys = kv_cache[0]
-    shape = (num_tokens, num_heads, keys.shape[-1])
+    shape = (num_tokens, layer.num_heads, keys.shape[-1])
     layer(torch.zeros(shape, dtype=keys.dtype, device=keys.device), kv_cache, metadata)
 
 

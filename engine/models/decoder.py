@@ -4,101 +4,87 @@ names are the checkpoints' own, but for the matrices that are stacked into one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from formgate.engine.attention.heads import PagedAttention
-from formgate.engine.attention.kv_layout import LayerCache
+from formgate.engine.attention.kv_layout import KVLayout, LayerCache
 from formgate.engine.attention.metadata import AttentionMetadata
+from formgate.engine.attention.warm_up import Task
 from formgate.engine.batch import ForwardBatch
 from formgate.engine.layers.embedding import LMHead, VocabEmbedding
 from formgate.engine.layers.layer import Layer
-from formgate.engine.layers.linear import QKVLinear, RowLinear
 from formgate.engine.layers.mlp import GatedMLP
 from formgate.engine.layers.norm import RMSNorm
+from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.layers.rotary import Rotary
 from formgate.engine.layers.storage import Placement
+from formgate.engine.models.self_attention import SelfAttention
 from formgate.engine.models.spec import DecoderSpec, plain_spec
+from formgate.engine.step import BatchShape
 
 
-class SelfAttention(Layer):
-    def __init__(self, spec: DecoderSpec, layer: int, rotary: Rotary, placement: Placement) -> None:
-        super().__init__()
-        self.head_dim = spec.head_dim
-        self.qkv_proj = QKVLinear(
-            spec.hidden_size,
-            num_heads=spec.num_heads,
-            num_kv_heads=spec.num_kv_heads,
-            head_dim=spec.head_dim,
-            bias=spec.qkv_bias,
-            placement=placement,
-        )
-        self.o_proj = RowLinear(
-            spec.num_heads * spec.head_dim,
-            spec.hidden_size,
-            bias=spec.output_bias,
-            placement=placement,
-        )
-        self.num_heads = self.qkv_proj.num_heads
-        self.num_kv_heads = self.qkv_proj.num_kv_heads
-        self.q_norm: RMSNorm | None = None
-        self.k_norm: RMSNorm | None = None
-        if spec.query_key_norm:
-            self.q_norm = RMSNorm(spec.head_dim, spec.norm_eps, placement)
-            self.k_norm = RMSNorm(spec.head_dim, spec.norm_eps, placement)
-        self.attention = PagedAttention(
-            rotary,
-            scale=spec.attention_scale or spec.head_dim**-0.5,
-            sliding_window=spec.window_of(layer),
-            softcap=spec.attention_softcap,
-        )
+class AttentionPart(Protocol):
+    """The class of a layer's attention block: how it is built, how its cache lies in the blocks,
+    and which launches compile its kernels.
+    """
 
-    def forward(
+    def __call__(
+        self, spec: DecoderSpec, layer: int, rotary: Rotary, placement: Placement
+    ) -> Layer: ...
+
+    def kv_layout(
+        self, spec: DecoderSpec, parallel: TensorParallel, block_size: int, dtype: torch.dtype
+    ) -> KVLayout: ...
+
+    def warm_up(
         self,
-        hidden: torch.Tensor,
-        kv_cache: LayerCache,
-        batch: ForwardBatch,
-        read: AttentionMetadata | None,  # of the tokens that go on from here; None: all
-    ) -> torch.Tensor:
-        num_tokens = hidden.shape[0]
-        heads, kv_heads = self.num_heads, self.num_kv_heads
-        qkv = self.qkv_proj(hidden).view(num_tokens, heads + 2 * kv_heads, self.head_dim)
-        query, key, value = qkv.split((heads, kv_heads, kv_heads), dim=1)
-        if self.q_norm is not None and self.k_norm is not None:
-            query = self.q_norm(query.reshape(-1, self.head_dim)).view(query.shape)
-            key = self.k_norm(key.reshape(-1, self.head_dim)).view(key.shape)
-        metadata = batch.attention
-        query = self.attention.store(query, key, value, batch.positions, kv_cache, metadata)
-        if read is not None:
-            query, metadata = query.index_select(0, batch.logits_indices), read
-        attended = self.attention(query, kv_cache, metadata)
-        out: torch.Tensor = self.o_proj(attended.reshape(-1, heads * self.head_dim))
-        return out
+        model: nn.Module,
+        spec: DecoderSpec,
+        layout: KVLayout,
+        shapes: Iterable[BatchShape],
+        max_context_len: int,
+        device: torch.device,
+    ) -> Iterator[Task]: ...
+
+
+def gated_mlp(spec: DecoderSpec, layer: int, placement: Placement) -> Layer:
+    return GatedMLP(
+        spec.hidden_size,
+        spec.intermediate_size,
+        activation=spec.activation,
+        bias=spec.mlp_bias,
+        placement=placement,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LayerParts:
+    """What a model's layers are made of; a model's file names another part where it has one."""
+
+    attention: AttentionPart = SelfAttention
+    mlp: Callable[[DecoderSpec, int, Placement], Layer] = gated_mlp
 
 
 class DecoderLayer(Layer):
     """Takes the last block's output and the residual stream apart: one kernel adds and norms."""
 
-    def __init__(self, spec: DecoderSpec, layer: int, rotary: Rotary, placement: Placement) -> None:
+    def __init__(
+        self, spec: DecoderSpec, layer: int, rotary: Rotary, placement: Placement, parts: LayerParts
+    ) -> None:
         super().__init__()
 
         def norm() -> RMSNorm:
             return RMSNorm(spec.hidden_size, spec.norm_eps, placement, offset=spec.norm_offset)
 
         self.input_layernorm = norm()
-        self.self_attn = SelfAttention(spec, layer, rotary, placement)
+        self.self_attn = parts.attention(spec, layer, rotary, placement)
         self.post_attention_layernorm = norm()
-        self.mlp = GatedMLP(
-            spec.hidden_size,
-            spec.intermediate_size,
-            activation=spec.activation,
-            bias=spec.mlp_bias,
-            placement=placement,
-        )
+        self.mlp = parts.mlp(spec, layer, placement)
         self.attention_output_norm = norm() if spec.output_norms else None
         self.mlp_output_norm = norm() if spec.output_norms else None
 
@@ -130,14 +116,14 @@ class DecoderLayer(Layer):
 class Decoder(Layer):
     """[n] token ids to final hidden states: [n, hidden_size], or those of `batch.read`."""
 
-    def __init__(self, spec: DecoderSpec, placement: Placement) -> None:
+    def __init__(self, spec: DecoderSpec, placement: Placement, parts: LayerParts) -> None:
         super().__init__()
         self.embed_tokens = VocabEmbedding(spec.vocab_size, spec.hidden_size, placement)
         # Rounded to the model's dtype, as the models that scale were trained.
         self.embedding_scale = torch.tensor(spec.embedding_scale, dtype=placement.dtype).item()
         rotary = Rotary(spec.rope, placement.device)
         self.layers = nn.ModuleList(
-            DecoderLayer(spec, layer, rotary, placement) for layer in range(spec.num_layers)
+            DecoderLayer(spec, layer, rotary, placement, parts) for layer in range(spec.num_layers)
         )
         self.norm = RMSNorm(spec.hidden_size, spec.norm_eps, placement, offset=spec.norm_offset)
 
@@ -156,9 +142,11 @@ class Decoder(Layer):
 
 
 class CausalLM(Layer):
-    """A decoder with its language-model head. A model's file overrides `read_spec`, and
-    `renamed` where its checkpoints name things in another way.
+    """A decoder with its language-model head. A model's file overrides `read_spec`, `parts` where
+    its layers are made of others, and `renamed` where its checkpoints name things in another way.
     """
+
+    parts: ClassVar[LayerParts] = LayerParts()
 
     # Checkpoint's module name -> (ours, which shard of ours it is; None: the whole).
     renamed: ClassVar[Mapping[str, tuple[str, str | None]]] = {
@@ -172,7 +160,8 @@ class CausalLM(Layer):
     def __init__(self, spec: DecoderSpec, placement: Placement) -> None:
         super().__init__()
         self.spec = spec
-        self.model = Decoder(spec, placement)
+        self._placement = placement
+        self.model = Decoder(spec, placement, self.parts)
         self.lm_head = LMHead(
             spec.vocab_size,
             spec.hidden_size,
@@ -191,6 +180,21 @@ class CausalLM(Layer):
         """
         hidden: torch.Tensor = self.model(batch, kv_caches)
         return hidden
+
+    def kv_layout(self, block_size: int) -> KVLayout:
+        """Of this rank's cache."""
+        placement = self._placement
+        return self.parts.attention.kv_layout(
+            self.spec, placement.parallel, block_size, placement.dtype
+        )
+
+    def attention_tasks(
+        self, layout: KVLayout, shapes: Iterable[BatchShape], max_context_len: int
+    ) -> Iterator[Task]:
+        """Launches of every attention kernel that decoding in `shapes`, and prompts, will need."""
+        return self.parts.attention.warm_up(
+            self, self.spec, layout, shapes, max_context_len, self._placement.device
+        )
 
     def compute_logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """hidden [m, hidden_size] -> float32 [m, vocab_size], written to `out` if there is one"""

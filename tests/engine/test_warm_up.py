@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from formgate.engine.attention.heads import PagedAttention
-from formgate.engine.attention.kv_layout import HeadsLayout
-from formgate.engine.attention.warm_up import attention_tasks
 from formgate.engine.graphs import static_shapes
 from formgate.engine.models.registry import build_model, model_spec
 from formgate.engine.sampler import Sampler
@@ -32,7 +30,6 @@ def test_attention_runs_in_every_kind_of_batch(
 ) -> None:
     monkeypatch.setattr("formgate.kernels.paged_attention.num_processors", lambda _: processors)
     config = load_model_config(llama_dir)
-    spec = model_spec(config)
     seen: list[tuple[int, int]] = []
     forward = PagedAttention.forward
 
@@ -42,14 +39,8 @@ def test_attention_runs_in_every_kind_of_batch(
         return forward(layer, query, kv_cache, metadata)
 
     monkeypatch.setattr(PagedAttention, "forward", watched)
-    tasks = attention_tasks(
-        build_model(config, torch.float32, CPU),
-        static_shapes(max_batch),
-        HeadsLayout(spec.num_layers, 16, spec.num_kv_heads, spec.head_dim, torch.float32),
-        num_heads=spec.num_heads,
-        max_context_len=4096,
-        device=CPU,
-    )
+    model = build_model(config, torch.float32, CPU)
+    tasks = model.attention_tasks(model.kv_layout(16), static_shapes(max_batch), 4096)
     compile_kernels(tasks, lambda *_: None)
     expected = [*((rows, 1) for rows in decode), *((rows, 16) for rows in short)]
     assert sorted(seen) == sorted([*expected, (1, 128), (1, 2048)])
