@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from formgate.engine.layers.embedding import LMHead
 from formgate.engine.layers.linear import Linear
-from formgate.engine.layers.parameter import WeightParameter, WeightShapeError
+from formgate.engine.layers.parameter import FileTensor, WeightParameter, WeightShapeError
 from formgate.engine.models.decoder import CausalLM
 from formgate.engine.models.registry import ARCHITECTURES, unsupported
 
@@ -75,7 +75,7 @@ def load_weights(model: CausalLM, folder: Path, *, progress: Progress) -> None:
                 unexpected.append(name)
                 continue
             try:
-                parameter.weight_loader(file.get_tensor(name), shard)
+                parameter.weight_loader(FileTensor.of(file, name), shard)
             except WeightShapeError as error:
                 raise WeightsError(f"{path.name}: {name} {error}") from error
             except SafetensorError as error:
@@ -95,14 +95,11 @@ def dummy_weights(model: CausalLM, seed: int) -> None:
     """Small random values, drawn on the device: `--load-format dummy`."""
     generators: dict[torch.device, torch.Generator] = {}
     with torch.no_grad():
-        for name, parameter in _weight_parameters(model).items():
+        for parameter in _weight_parameters(model).values():
             device = parameter.device
             if device not in generators:
                 generators[device] = torch.Generator(device).manual_seed(seed)
-            if parameter.ndim == 1 and not name.endswith("bias"):
-                parameter.fill_(1.0)  # norms
-            else:
-                parameter.normal_(0.0, 0.02, generator=generators[device])
+            parameter.dummy(parameter.data, generators[device])
     _finish_loading(model)
 
 

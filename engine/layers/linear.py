@@ -8,14 +8,12 @@ query, key and value; each named output knows its own rows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 
 from formgate.engine.layers.layer import Layer
 from formgate.engine.layers.parallel import Slice
-from formgate.engine.layers.parameter import WeightParameter, WeightShapeError, copy_weight
-from formgate.engine.layers.storage import Placement, StoredTensor
+from formgate.engine.layers.storage import LinearPart, Placement, StoredTensor
 
 
 class Linear(Layer):
@@ -36,63 +34,20 @@ class Linear(Layer):
         self.parallel = placement.parallel
         self.method = placement.linear_method
         self.partial_sums = partial_sums and placement.parallel.size > 1
-        # What `method` computes with, by the names it gave.
-        self.tensors: dict[str, torch.Tensor] = {}
-        out_features = sum(part.length for part in outputs.values())
-        dtype, device = placement.dtype, placement.device
-        for stored in self.method.tensors(inputs.length, out_features, dtype):
-            self._add_parameter(stored, device)
+        part = LinearPart(inputs, self.outputs, placement.dtype, placement.device)
+        parameters = self.method.parameters(part)
         if bias:
-            stored = StoredTensor("bias", (out_features,), dtype, output_dim=0, input_dim=None)
-            self._add_parameter(stored, device)
-            if self.partial_sums and placement.parallel.rank > 0:
-                del self.tensors["bias"]  # every rank holds it, one adds it
-
-    def _add_parameter(self, stored: StoredTensor, device: torch.device) -> None:
-        data = torch.empty(stored.shape, dtype=stored.dtype, device=device)
-        shards = tuple(self.outputs) if len(self.outputs) > 1 else ()
-        parameter = WeightParameter(data, shards)
-        parameter.weight_loader = partial(self._load, parameter, stored)
-        self.register_parameter(stored.name, parameter)
-        # The same memory: loading fills both. A plain tensor takes torch's short way to the op.
-        self.tensors[stored.name] = parameter.data
-
-    def _load(
-        self,
-        parameter: WeightParameter,
-        stored: StoredTensor,
-        loaded: torch.Tensor,
-        shard: str | None,
-    ) -> None:
-        names = tuple(self.outputs) if shard is None else (shard,)
-        rows, columns = stored.output_dim, stored.input_dim
-        expected = list(parameter.shape)
-        if rows is not None:
-            full_rows = sum(self.outputs[name].full for name in names)
-            expected[rows] = full_rows // stored.output_divisor
-        if columns is not None:
-            expected[columns] = self.inputs.full // stored.input_divisor
-        if list(loaded.shape) != expected:
-            raise WeightShapeError(loaded.shape, expected)
-
-        if columns is not None:
-            divisor = stored.input_divisor
-            loaded = loaded.narrow(
-                columns, self.inputs.start // divisor, self.inputs.length // divisor
-            )
-        if rows is None:
-            copy_weight(parameter.data, loaded)
-            return
-        divisor = stored.output_divisor
-        source_offset = 0  # where this output begins in `loaded`, which may hold several
-        target_offset = 0
-        for name, part in self.outputs.items():
-            length = part.length // divisor
-            if name in names:
-                source = loaded.narrow(rows, source_offset + part.start // divisor, length)
-                copy_weight(parameter.data.narrow(rows, target_offset, length), source)
-                source_offset += part.full // divisor
-            target_offset += length
+            shape = (part.out_features,)
+            stored = StoredTensor("bias", shape, part.dtype, output_dim=0, input_dim=None)
+            parameters["bias"] = stored.parameter(part)
+        # What `method` computes with, by the names it gave: the same memory, which loading fills. A
+        # plain tensor takes torch's short way to the op.
+        self.tensors: dict[str, torch.Tensor] = {}
+        for name, parameter in parameters.items():
+            self.register_parameter(name, parameter)
+            self.tensors[name] = parameter.data
+        if bias and self.partial_sums and placement.parallel.rank > 0:
+            del self.tensors["bias"]  # every rank holds it, one adds it
 
     def finish_loading(self) -> None:
         loaded = dict(self.tensors)

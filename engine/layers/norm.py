@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from formgate.engine.layers.layer import Layer
-from formgate.engine.layers.parameter import WeightParameter, copy_weight
+from formgate.engine.layers.parameter import Loaded, WeightParameter, copy_weight, ones
 from formgate.engine.layers.storage import Placement
 from formgate.kernels.rms_norm import add_rms_norm, rms_norm
 
@@ -19,12 +19,15 @@ class RMSNorm(Layer):
         self.offset = offset
         # The offset is lost in bfloat16, where 1 + w keeps two digits of w.
         dtype = torch.float32 if offset else placement.dtype
-        self.weight = WeightParameter(torch.empty(size, dtype=dtype, device=placement.device))
+        data = torch.empty(size, dtype=dtype, device=placement.device)
+        self.weight = WeightParameter(data, dummy=ones)
         self.weight.weight_loader = self._load
 
-    def _load(self, loaded: torch.Tensor, shard: str | None) -> None:
+    def _load(self, loaded: Loaded, shard: str | None) -> None:
         assert shard is None
-        copy_weight(self.weight.data, loaded.float() + self.offset if self.offset else loaded)
+        copy_weight(self.weight.data, loaded)
+        if self.offset:
+            self.weight.data.add_(self.offset)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [n, size] -> [n, size]"""

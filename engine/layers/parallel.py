@@ -40,7 +40,7 @@ class TensorParallel:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """`length` of `full` features, from `start` on."""
+    """`length` of `full` features, from `start` on. What reaches past the end is padding."""
 
     full: int
     start: int
@@ -56,6 +56,17 @@ class Slice:
             raise ValueError(f"{full} features cannot be split over {parallel.size} ranks")
         length = full // parallel.size
         return cls(full, parallel.rank * length, length)
+
+    @classmethod
+    def padded(cls, full: int, parallel: TensorParallel) -> Slice:
+        """Equal parts whatever the size; the last ranks may hold padding."""
+        length = -(-full // parallel.size)
+        return cls(full, min(parallel.rank * length, full), length)
+
+    @property
+    def held(self) -> int:
+        """Features that are not padding."""
+        return min(self.length, self.full - self.start)
 
     @classmethod
     def of_heads(cls, heads: int, head_dim: int, parallel: TensorParallel) -> Slice:

@@ -5,12 +5,11 @@ each layer alone knows which slice of a checkpoint's tensor it keeps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
-
-# (checkpoint tensor, which shard of a merged parameter it is; None: all of it)
-WeightLoader = Callable[[torch.Tensor, str | None], None]
 
 
 class WeightShapeError(ValueError):
@@ -20,25 +19,85 @@ class WeightShapeError(ValueError):
         super().__init__(f"has shape {list(found)}, the config asks for {list(expected)}")
 
 
+@dataclass(frozen=True, slots=True)
+class FileTensor:
+    """A tensor of an open safetensors file. `narrow` reads nothing, so that a rank reads the bytes
+    of its own slice alone.
+    """
+
+    file: Any  # safetensors.safe_open
+    name: str
+    ranges: tuple[tuple[int, int], ...]  # start and length along each dimension
+    whole: bool = True
+
+    @classmethod
+    def of(cls, file: Any, name: str) -> FileTensor:
+        return cls(file, name, tuple((0, size) for size in file.get_slice(name).get_shape()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(length for _, length in self.ranges)
+
+    def narrow(self, dim: int, start: int, length: int) -> FileTensor:
+        old_start, old_length = self.ranges[dim]
+        assert 0 <= start <= start + length <= old_length
+        if length == old_length:
+            return self
+        ranges = list(self.ranges)
+        ranges[dim] = (old_start + start, length)
+        return replace(self, ranges=tuple(ranges), whole=False)
+
+    def read(self) -> torch.Tensor:
+        if self.whole:
+            tensor: torch.Tensor = self.file.get_tensor(self.name)
+        else:
+            slices = tuple(slice(start, start + length) for start, length in self.ranges)
+            tensor = self.file.get_slice(self.name)[slices]
+        return tensor
+
+
+Loaded = torch.Tensor | FileTensor
+# (checkpoint tensor, which shard of a merged parameter it is; None: all of it)
+WeightLoader = Callable[[Loaded, str | None], None]
+# Fills a parameter for `--load-format dummy`.
+Dummy = Callable[[torch.Tensor, torch.Generator], None]
+
+
+def small_normal(target: torch.Tensor, generator: torch.Generator) -> None:
+    target.normal_(0.0, 0.02, generator=generator)
+
+
+def ones(target: torch.Tensor, generator: torch.Generator) -> None:
+    target.fill_(1)
+
+
 class WeightParameter(nn.Parameter):
     """`shards`: the parts that separate checkpoint tensors fill; empty, one tensor fills it all."""
 
     weight_loader: WeightLoader
     shards: tuple[str, ...]
+    dummy: Dummy
 
-    def __new__(cls, data: torch.Tensor, shards: tuple[str, ...] = ()) -> WeightParameter:
+    def __new__(
+        cls, data: torch.Tensor, shards: tuple[str, ...] = (), dummy: Dummy = small_normal
+    ) -> WeightParameter:
         parameter: WeightParameter = super().__new__(cls, data, requires_grad=False)
         parameter.shards = shards
+        parameter.dummy = dummy
         parameter.weight_loader = parameter.load_whole
         return parameter
 
-    def load_whole(self, loaded: torch.Tensor, shard: str | None) -> None:
+    def load_whole(self, loaded: Loaded, shard: str | None) -> None:
         assert shard is None
         copy_weight(self.data, loaded)
 
 
-def copy_weight(target: torch.Tensor, loaded: torch.Tensor) -> None:
+def read(loaded: Loaded) -> torch.Tensor:
+    return loaded if isinstance(loaded, torch.Tensor) else loaded.read()
+
+
+def copy_weight(target: torch.Tensor, loaded: Loaded) -> None:
     """Converts dtype and device on the way."""
-    if target.shape != loaded.shape:
+    if target.shape != tuple(loaded.shape):
         raise WeightShapeError(loaded.shape, target.shape)
-    target.copy_(loaded)
+    target.copy_(read(loaded))

@@ -6,10 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -24,9 +27,9 @@ from formgate.engine.layers.linear import (
 )
 from formgate.engine.layers.norm import RMSNorm
 from formgate.engine.layers.parallel import Slice, TensorParallel
-from formgate.engine.layers.parameter import WeightShapeError
+from formgate.engine.layers.parameter import FileTensor, WeightParameter, WeightShapeError
 from formgate.engine.layers.rotary import cos_sin_table
-from formgate.engine.layers.storage import LinearMethod, Placement, StoredTensor
+from formgate.engine.layers.storage import LinearMethod, LinearPart, Placement, StoredTensor
 from formgate.engine.models.spec import rope_spec
 
 CPU = torch.device("cpu")
@@ -146,22 +149,23 @@ def test_a_wrong_shape_is_named(shape: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True)
 class PackedMethod:
-    """Four 8-bit outputs to an int32 and one scale for every 3 inputs, stored inputs first: the
-    shape of a real quantized checkpoint.
+    """Four 8-bit outputs to an int32, one scale for every 3 inputs, stored inputs first, and one
+    factor a matrix: what real quantized checkpoints hold.
     """
 
-    def tensors(
-        self, in_features: int, out_features: int, dtype: torch.dtype
-    ) -> tuple[StoredTensor, ...]:
-        packed = (in_features, out_features // 4)
-        scales = (in_features // 3, out_features)
-        return (
-            StoredTensor("packed", packed, torch.int32, 1, 0, output_divisor=4),
-            StoredTensor("scales", scales, dtype, 1, 0, input_divisor=3),
+    def parameters(self, part: LinearPart) -> dict[str, WeightParameter]:
+        inputs, outputs = part.inputs.length, part.out_features
+        stored = (
+            StoredTensor("packed", (inputs, outputs // 4), torch.int32, 1, 0, output_divisor=4),
+            StoredTensor("scales", (inputs // 3, outputs), part.dtype, 1, 0, input_divisor=3),
+            StoredTensor("factor", (len(part.outputs),), part.dtype, None, None, per_output=True),
         )
+        return {one.name: one.parameter(part) for one in stored}
 
     def finish_loading(self, tensors: dict[str, torch.Tensor]) -> None:
-        tensors["scales"] = tensors["scales"].repeat_interleave(3, dim=0)
+        scales = tensors["scales"].repeat_interleave(3, dim=0)
+        rows = scales.shape[1] // len(tensors["factor"])
+        tensors["scales"] = scales * tensors["factor"].repeat_interleave(rows)
 
     def apply(self, tensors: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         return x @ (tensors["packed"].view(torch.int8).float() * tensors["scales"])
@@ -173,9 +177,10 @@ def test_a_packed_method_is_sliced_like_a_dense_one() -> None:
         name: (torch.randint(-9, 9, (IN, 8), dtype=torch.int8), torch.rand(IN // 3, 8))
         for name in outputs
     }
+    factors = {"gate": torch.tensor(0.5), "up": torch.tensor([3.0])}
     x = torch.randn(2, IN)
     whole = {
-        name: x @ (values.float() * scales.repeat_interleave(3, dim=0))
+        name: x @ (values.float() * scales.repeat_interleave(3, dim=0)) * factors[name]
         for name, (values, scales) in parts.items()
     }
     for rank in range(2):
@@ -185,6 +190,7 @@ def test_a_packed_method_is_sliced_like_a_dense_one() -> None:
         for name, (values, scales) in parts.items():
             layer.get_parameter("packed").weight_loader(values.view(torch.int32), name)
             layer.get_parameter("scales").weight_loader(scales, name)
+            layer.get_parameter("factor").weight_loader(factors[name], name)
         layer.finish_loading()
         mine = slice(4 * rank, 4 * rank + 4)
         expected = torch.cat([whole[name][:, mine] for name in outputs], dim=-1)
@@ -196,10 +202,39 @@ def test_a_packed_method_is_sliced_like_a_dense_one() -> None:
         row = RowLinear(IN, 8, bias=False, placement=place(rank, 2, PackedMethod()))
         row.get_parameter("packed").weight_loader(values.view(torch.int32), None)
         row.get_parameter("scales").weight_loader(scales, None)
+        row.get_parameter("factor").weight_loader(factors["gate"], None)
         row.finish_loading()
         part = x[:, rank * IN // 2 :][:, : IN // 2]
         total += row.method.apply(row.tensors, part)
     torch.testing.assert_close(total, whole["gate"])
+
+
+def test_a_factor_of_a_stacked_matrix_is_that_of_each_part() -> None:
+    placement = place(method=PackedMethod())
+    layer = MergedColumnLinear(IN, {"gate": 8, "up": 8}, bias=False, placement=placement)
+    factor = layer.get_parameter("factor")
+    factor.weight_loader(torch.tensor(2.0), None)
+    assert factor.tolist() == [2.0, 2.0]
+    with pytest.raises(WeightShapeError):
+        factor.weight_loader(torch.ones(2), "up")
+
+
+def test_a_rank_reads_the_slice_that_it_keeps(tmp_path: Path) -> None:
+    """Narrowing a tensor of a file gives what narrowing the tensor gives; nothing else is read."""
+    weight, scalar = torch.randn(OUT, IN), torch.tensor(3.0)
+    save_file({"weight": weight, "scalar": scalar}, tmp_path / "w.safetensors")
+    with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
+        part = FileTensor.of(file, "weight").narrow(0, 4, 8).narrow(1, 3, 6).narrow(0, 2, 3)
+        assert part.shape == (3, 6)
+        assert torch.equal(part.read(), weight[6:9, 3:9])
+        assert torch.equal(FileTensor.of(file, "scalar").read(), scalar)
+        with pytest.raises(AssertionError):
+            part.narrow(0, 1, 3)
+        for rank in range(2):
+            layer = RowLinear(IN, OUT, bias=False, placement=place(rank, 2))
+            layer.get_parameter("weight").weight_loader(FileTensor.of(file, "weight"), None)
+            half = weight[:, rank * IN // 2 :][:, : IN // 2]
+            assert torch.equal(layer.get_parameter("weight"), half)
 
 
 def test_what_cannot_be_split_is_refused() -> None:
