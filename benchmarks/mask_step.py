@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from formgate.constrain.errors import ConstraintError
-from formgate.engine.finish import FinishRules
-from formgate.engine.masks import MaskFiller
+from formgate.engine.sampling.masks import MaskFiller
 from formgate.engine.sampling_params import SamplingParams
+from formgate.engine.scheduling.finish import FinishRules
 from formgate.engine.sequence import Sequence
 from formgate.gateway.grammar_setup import grammar_compiler, padded_vocab_size
 from formgate.gateway.tokenizer_folder import load_tokenizer

@@ -9,14 +9,11 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from formgate.engine.admission import ConstraintBuilder
-from formgate.engine.block_pool import BlockPool
-from formgate.engine.block_tables import BlockTables
 from formgate.engine.config import EngineConfig
-from formgate.engine.finish import Finish, FinishRules
+from formgate.engine.execution.runner import ModelRunner
 from formgate.engine.flight import Flight, readers_of
 from formgate.engine.hooks import ConstraintFactory, FillMasks
-from formgate.engine.masks import MaskFiller, StepMasks, one_by_one
+from formgate.engine.loading.weights import Progress
 from formgate.engine.messages import (
     AddRequest,
     EngineReady,
@@ -26,12 +23,15 @@ from formgate.engine.messages import (
     StepOutputs,
     TokenOutput,
 )
-from formgate.engine.runner import ModelRunner
-from formgate.engine.sampler import SampledTokens
-from formgate.engine.scheduler import Schedule, Scheduler
+from formgate.engine.sampling.masks import MaskFiller, StepMasks, one_by_one
+from formgate.engine.sampling.sampler import SampledTokens
+from formgate.engine.scheduling.admission import ConstraintBuilder
+from formgate.engine.scheduling.block_pool import BlockPool
+from formgate.engine.scheduling.block_tables import BlockTables
+from formgate.engine.scheduling.finish import Finish, FinishRules
+from formgate.engine.scheduling.scheduler import Schedule, Scheduler
+from formgate.engine.scheduling.step_packer import StepPacker
 from formgate.engine.sequence import NO_ROWS, Sequence
-from formgate.engine.step_packer import StepPacker
-from formgate.engine.weights import Progress
 
 logger = logging.getLogger(__name__)
 

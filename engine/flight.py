@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from formgate.engine.masks import StepMasks
-from formgate.engine.runner import NOTHING_COMPUTED, Forward
-from formgate.engine.sampling_stage import Sampling
+from formgate.engine.execution.runner import NOTHING_COMPUTED, Forward
+from formgate.engine.sampling.masks import StepMasks
+from formgate.engine.sampling.stage import Sampling
 from formgate.engine.sequence import Sequence
 
 

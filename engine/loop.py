@@ -19,6 +19,7 @@ from formgate.engine.config import EngineConfig
 from formgate.engine.engine import Engine
 from formgate.engine.errors import EngineStartError
 from formgate.engine.hooks import ConstraintFactory, FillMasks
+from formgate.engine.loading.weights import WeightsError
 from formgate.engine.messages import (
     AbortRequests,
     AddRequest,
@@ -32,7 +33,6 @@ from formgate.engine.messages import (
     TokenOutput,
 )
 from formgate.engine.models.spec import UnsupportedModelError
-from formgate.engine.weights import WeightsError
 
 logger = logging.getLogger(__name__)
 

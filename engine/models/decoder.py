@@ -15,7 +15,6 @@ from transformers import PreTrainedConfig
 from formgate.engine.attention.kv_layout import KVLayout, LayerCache
 from formgate.engine.attention.metadata import AttentionMetadata
 from formgate.engine.attention.warm_up import Task
-from formgate.engine.batch import ForwardBatch
 from formgate.engine.layers.embedding import LMHead, VocabEmbedding
 from formgate.engine.layers.layer import Layer
 from formgate.engine.layers.mlp import GatedMLP
@@ -23,6 +22,7 @@ from formgate.engine.layers.norm import RMSNorm
 from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.layers.rotary import Rotary
 from formgate.engine.layers.storage import Placement
+from formgate.engine.models.forward_batch import ForwardBatch
 from formgate.engine.models.self_attention import SelfAttention
 from formgate.engine.models.spec import DecoderSpec, plain_spec
 from formgate.engine.step import BatchShape

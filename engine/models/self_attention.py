@@ -13,13 +13,13 @@ from formgate.engine.attention.heads import PagedAttention
 from formgate.engine.attention.kv_layout import HeadsLayout, KVLayout, LayerCache
 from formgate.engine.attention.metadata import AttentionMetadata
 from formgate.engine.attention.warm_up import Task, attention_tasks
-from formgate.engine.batch import ForwardBatch
 from formgate.engine.layers.layer import Layer
 from formgate.engine.layers.linear import QKVLinear, RowLinear
 from formgate.engine.layers.norm import RMSNorm
 from formgate.engine.layers.parallel import Slice, TensorParallel
 from formgate.engine.layers.rotary import Rotary
 from formgate.engine.layers.storage import Placement
+from formgate.engine.models.forward_batch import ForwardBatch
 from formgate.engine.models.spec import DecoderSpec
 from formgate.engine.step import BatchShape
 

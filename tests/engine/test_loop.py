@@ -33,7 +33,7 @@ import sys
 from pathlib import Path
 from formgate.engine.config import EngineConfig
 from formgate.engine.loop import run_engine_loop
-from formgate.engine.masks import one_by_one
+from formgate.engine.sampling.masks import one_by_one
 
 def factory(text):
     raise ValueError("no such grammar: " + text)

@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-from formgate.engine.batch_builder import BatchShape
-from formgate.engine.graphs import StaticShapes, decode_batches, static_shapes
+from formgate.engine.execution.batch_builder import BatchShape
+from formgate.engine.execution.graphs import StaticShapes, decode_batches, static_shapes
 
 VARIANTS = {
     "overlap": {"async_scheduling": True},

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from formgate.engine.sampler import Sampler
+from formgate.engine.sampling.sampler import Sampler
+from formgate.engine.sampling.trace import launch_traces
 from formgate.engine.sampling_params import SamplingParams
 from formgate.engine.sequence import Sequence
-from formgate.engine.trace import launch_traces
 
 VOCAB = 70  # no multiple of 32
 

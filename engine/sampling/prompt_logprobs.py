@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import torch
 
-from formgate.engine.logprobs import compute_logprobs
 from formgate.engine.messages import PositionLogprobs
+from formgate.engine.sampling.logprobs import compute_logprobs
 
 ROWS_AT_ONCE = 256
 

@@ -11,7 +11,7 @@ import torch
 from formgate.engine.attention.kv_layout import HeadsLayout
 from formgate.engine.config import EngineConfig
 from formgate.engine.errors import EngineStartError
-from formgate.engine.memory import (
+from formgate.engine.execution.memory import (
     allocate_kv_cache,
     buffers_fit,
     fit_kv_cache,

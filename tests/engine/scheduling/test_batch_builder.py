@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from formgate.engine import devices
-from formgate.engine.batch import ForwardBatch
-from formgate.engine.batch_builder import BatchBuilder
+from formgate.engine.execution.batch_builder import BatchBuilder
 from formgate.engine.flight import readers_of
+from formgate.engine.models.forward_batch import ForwardBatch
 from formgate.engine.sampling_params import SamplingParams
+from formgate.engine.scheduling.step_packer import StepPacker
 from formgate.engine.sequence import Sequence
 from formgate.engine.step import PromptTargets, Step
-from formgate.engine.step_packer import StepPacker
 
 BLOCK_SIZE = 4
 WANTED = PromptTargets(sequence=0, first_row=0, first_target=1, token_ids=[7], num_top=1)

@@ -27,11 +27,11 @@ from transformers import (
 )
 
 from formgate.engine.attention.metadata import AttentionMetadata
-from formgate.engine.batch import ForwardBatch
 from formgate.engine.layers.parallel import TensorParallel
+from formgate.engine.loading.weights import dummy_weights, load_model_config, load_weights
 from formgate.engine.models.decoder import CausalLM
+from formgate.engine.models.forward_batch import ForwardBatch
 from formgate.engine.models.registry import build_model
-from formgate.engine.weights import dummy_weights, load_model_config, load_weights
 
 BLOCK_SIZE = 4
 VOCAB = 131  # odd on purpose: two ranks must pad it

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from formgate.engine.block_tables import BlockTables
+from formgate.engine.scheduling.block_tables import BlockTables
 from formgate.engine.sequence import Sequence, SequenceStatus
 
 Order = tuple[int, float]  # the smaller runs earlier and is preempted later

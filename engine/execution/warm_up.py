@@ -12,8 +12,8 @@ from functools import partial
 import torch
 
 from formgate.engine.devices import usable_cpus
-from formgate.engine.sampler import Sampler
-from formgate.engine.weights import Progress
+from formgate.engine.loading.weights import Progress
+from formgate.engine.sampling.sampler import Sampler
 
 MAX_THREADS = 16
 Task = Callable[[], None]

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from formgate.engine.devices import record_event
-from formgate.engine.masks import StepMasks
-from formgate.engine.sampler import DeviceSample, SampledTokens, Sampler
+from formgate.engine.sampling.masks import StepMasks
+from formgate.engine.sampling.sampler import DeviceSample, SampledTokens, Sampler
 from formgate.engine.sequence import Sequence
 
 NO_TOKENS = SampledTokens([], frozenset(), [])

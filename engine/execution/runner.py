@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
 from formgate.engine.attention.kv_layout import LayerCache
-from formgate.engine.batch_builder import BatchBuilder
 from formgate.engine.config import EngineConfig
 from formgate.engine.devices import CpuThreads, record_event, resolve_device
 from formgate.engine.errors import EngineStartError
-from formgate.engine.generation_config import eos_token_ids
-from formgate.engine.graphs import StaticShapes, static_shapes
-from formgate.engine.kv_cache import num_blocks_for
-from formgate.engine.layers.packed import linear_method_for
-from formgate.engine.memory import (
+from formgate.engine.execution.batch_builder import BatchBuilder
+from formgate.engine.execution.graphs import StaticShapes, static_shapes
+from formgate.engine.execution.kv_cache_size import num_blocks_for
+from formgate.engine.execution.memory import (
     allocate_kv_cache,
     buffers_fit,
     fit_kv_cache,
@@ -30,20 +28,22 @@ from formgate.engine.memory import (
     max_num_batched_tokens,
     weights_fit,
 )
-from formgate.engine.messages import PositionLogprobs
-from formgate.engine.models.decoder import CausalLM
-from formgate.engine.models.registry import build_model, model_spec
-from formgate.engine.prompt_logprobs import prompt_logprobs
-from formgate.engine.sampling_stage import SamplingStage
-from formgate.engine.step import BatchShape, PromptTargets, Step
-from formgate.engine.warm_up import compile_kernels, sampler_tasks
-from formgate.engine.weights import (
+from formgate.engine.execution.warm_up import compile_kernels, sampler_tasks
+from formgate.engine.layers.packed import linear_method_for
+from formgate.engine.loading.generation_config import eos_token_ids
+from formgate.engine.loading.weights import (
     Progress,
     dummy_weights,
     load_model_config,
     load_weights,
     resolve_dtype,
 )
+from formgate.engine.messages import PositionLogprobs
+from formgate.engine.models.decoder import CausalLM
+from formgate.engine.models.registry import build_model, model_spec
+from formgate.engine.sampling.prompt_logprobs import prompt_logprobs
+from formgate.engine.sampling.stage import SamplingStage
+from formgate.engine.step import BatchShape, PromptTargets, Step
 from formgate.kernels.fill_pending import fill_pending
 
 

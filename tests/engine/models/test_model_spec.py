@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import GPT2Config, LlamaConfig, MistralConfig, PreTrainedConfig, Qwen2Config
 
+from formgate.engine.loading.weights import load_model_config
 from formgate.engine.models.registry import ARCHITECTURES, build_model, model_spec
 from formgate.engine.models.spec import UnsupportedModelError
-from formgate.engine.weights import load_model_config
 
 SHAPE = {
     "vocab_size": 131,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from formgate.engine.attention.metadata import AttentionMetadata
-from formgate.engine.batch import ForwardBatch
+from formgate.engine.models.forward_batch import ForwardBatch
 from formgate.engine.step import BatchShape, Step, StepLayout
 
 NUM_HOST_BUFFERS = 2  # one is filled while the device may still read the other

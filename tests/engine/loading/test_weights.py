@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from formgate.engine import weights
-from formgate.engine.models.decoder import CausalLM
-from formgate.engine.models.registry import build_model
-from formgate.engine.models.spec import UnsupportedModelError
-from formgate.engine.weights import (
+from formgate.engine.loading import weights
+from formgate.engine.loading.weights import (
     WeightsError,
     dummy_weights,
     load_model_config,
     load_weights,
     resolve_dtype,
 )
+from formgate.engine.models.decoder import CausalLM
+from formgate.engine.models.registry import build_model
+from formgate.engine.models.spec import UnsupportedModelError
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")

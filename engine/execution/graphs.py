@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
+from formgate.engine.loading.weights import Progress
 from formgate.engine.step import SHORT_QUERY, BatchShape
-from formgate.engine.weights import Progress
 
 SMALL_BATCHES = (1, 2, 4)
 BATCH_STEP = 8

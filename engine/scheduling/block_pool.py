@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
-from formgate.engine.prefix_cache import PrefixCache
+from formgate.engine.scheduling.prefix_cache import PrefixCache
 
 
 class BlockPool:

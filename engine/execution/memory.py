@@ -11,17 +11,17 @@ import torch
 
 from formgate.engine.attention.kv_layout import KVLayout, LayerCache
 from formgate.engine.attention.metadata import AttentionMetadata
-from formgate.engine.batch import ForwardBatch
 from formgate.engine.config import EngineConfig
 from formgate.engine.errors import EngineStartError
-from formgate.engine.graphs import BYTES_PER_GRAPH
-from formgate.engine.kv_cache import (
+from formgate.engine.execution.graphs import BYTES_PER_GRAPH
+from formgate.engine.execution.kv_cache_size import (
     CPU_CACHE_BYTES,
     GIB,
     KVCacheSize,
     num_blocks_for,
     size_kv_cache,
 )
+from formgate.engine.models.forward_batch import ForwardBatch
 
 BATCHED_TOKENS_CUDA = 8192
 BATCHED_TOKENS_CPU = 1024  # a longer chunk would hold up the decoding rows for too long

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import torch
 
 from formgate.engine.devices import to_device, to_host
-from formgate.engine.logprobs import Logprobs, compute_logprobs
 from formgate.engine.messages import PositionLogprobs, TokenTrace
-from formgate.engine.penalties import Penalties, TokenCounts, is_penalized
+from formgate.engine.sampling.logprobs import Logprobs, compute_logprobs
+from formgate.engine.sampling.penalties import Penalties, TokenCounts, is_penalized
+from formgate.engine.sampling.trace import Traces, launch_traces
 from formgate.engine.sequence import Sequence
-from formgate.engine.trace import Traces, launch_traces
 from formgate.kernels.apply_bitmask import apply_bitmask
 from formgate.kernels.sample_tokens import BROKEN, sample_tokens
 

@@ -4,8 +4,8 @@ admission, hashing after a step, release at the end. It works on lists of intege
 
 from __future__ import annotations
 
-from formgate.engine.block_pool import BlockPool
-from formgate.engine.prefix_cache import block_hash, root_hash
+from formgate.engine.scheduling.block_pool import BlockPool
+from formgate.engine.scheduling.prefix_cache import block_hash, root_hash
 from formgate.engine.sequence import Sequence
 
 # Who owns which tokens of a running sequence, block by block:

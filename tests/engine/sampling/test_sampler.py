@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from formgate.engine.logprobs import compute_logprobs
-from formgate.engine.sampler import Sampler
+from formgate.engine.sampling.logprobs import compute_logprobs
+from formgate.engine.sampling.sampler import Sampler
 from formgate.engine.sampling_params import SamplingParams
 from formgate.engine.sequence import Sequence
 from formgate.kernels.sample_tokens import BROKEN

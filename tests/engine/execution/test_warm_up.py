@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from formgate.engine.attention.heads import PagedAttention
-from formgate.engine.graphs import static_shapes
+from formgate.engine.execution.graphs import static_shapes
+from formgate.engine.execution.warm_up import compile_kernels, sampler_tasks
+from formgate.engine.loading.weights import load_model_config
 from formgate.engine.models.registry import build_model, model_spec
-from formgate.engine.sampler import Sampler
-from formgate.engine.warm_up import compile_kernels, sampler_tasks
-from formgate.engine.weights import load_model_config
+from formgate.engine.sampling.sampler import Sampler
 
 CPU = torch.device("cpu")
 

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from formgate.engine.block_pool import BlockPool
-from formgate.engine.block_tables import BlockTables
-from formgate.engine.prefix_cache import PrefixCache, block_hash, root_hash
 from formgate.engine.sampling_params import SamplingParams
+from formgate.engine.scheduling.block_pool import BlockPool
+from formgate.engine.scheduling.block_tables import BlockTables
+from formgate.engine.scheduling.prefix_cache import PrefixCache, block_hash, root_hash
 from formgate.engine.sequence import Sequence
 
 BLOCK_SIZE = 4

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from formgate.engine.block_pool import BlockPool
-from formgate.engine.block_tables import BlockTables
 from formgate.engine.sampling_params import SamplingParams
-from formgate.engine.scheduler import Schedule, Scheduler
+from formgate.engine.scheduling.block_pool import BlockPool
+from formgate.engine.scheduling.block_tables import BlockTables
+from formgate.engine.scheduling.scheduler import Schedule, Scheduler
 from formgate.engine.sequence import Sequence, SequenceStatus
 
 BLOCK_SIZE = 4

@@ -1,0 +1,1 @@
+"""From logits to tokens: masks, penalties, the draw, logprobs."""
