@@ -1,0 +1,1 @@
+"""The paged-KV engine: requests in, tokens out. No HTTP, no grammar."""

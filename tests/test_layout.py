@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,61 @@ def imports_of(path: Path) -> set[str]:
         ".".join(name.split(".")[:2]) if name.startswith("formgate.") else name.split(".")[0]
         for name in names
     }
+
+
+# Inner rooms from the top down: each may import those of the lines below it, and itself. A name
+# that is no folder is a module at the room's root; "" is the root's other modules.
+LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "engine": (
+        ("loop",),
+        ("engine",),
+        ("flight",),
+        ("execution",),
+        ("scheduling", "sampling", "loading"),
+        ("models",),
+        ("attention",),
+        ("layers",),
+        ("",),
+    ),
+}
+
+
+def inner_room(room: str, module: str) -> str:
+    """`formgate.engine.models.spec` -> `models`; of a module at the root its name or ""."""
+    first = module.split(".")[2]
+    named = {name for level in LEVELS[room] for name in level}
+    return first if first in named or (ROOT / room / first).is_dir() else ""
+
+
+def inner_imports(room: str, path: Path) -> Iterator[tuple[str, str]]:
+    """(inner room of the module, inner room that it imports)"""
+    module = "formgate." + path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(f"formgate.{room}."):
+            yield inner_room(room, module), inner_room(room, str(node.module))
+
+
+@pytest.mark.parametrize("room", LEVELS)
+def test_inner_rooms_import_downwards(room: str) -> None:
+    level_of = {name: level for level, names in enumerate(LEVELS[room]) for name in names}
+    for path in modules_of(room):
+        if path.stem.startswith("__"):
+            continue
+        for own, imported in inner_imports(room, path):
+            downwards = level_of[own] < level_of[imported] or own == imported
+            assert downwards, f"{path.relative_to(ROOT)} imports {imported or 'the root'}"
+
+
+@pytest.mark.parametrize("room", ["engine", "kernels"])
+def test_a_folder_is_a_table_of_contents(room: str) -> None:
+    """Twenty modules at most, and a line that says what the folder owns."""
+    for folder in {path.parent for path in modules_of(room)}:
+        names = [path.name for path in folder.glob("*.py")]
+        if len(names) > 1:
+            assert len(names) <= 21, f"{folder.relative_to(ROOT)} holds {len(names)} modules"
+        init = folder / "__init__.py"
+        if init.exists() and folder.parent != ROOT / "embedded":
+            assert ast.get_docstring(ast.parse(init.read_text())), f"{folder.relative_to(ROOT)}"
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -1,0 +1,1 @@
+"""What models are built of: linear layers and how they are stored, norms, embeddings, rotation."""

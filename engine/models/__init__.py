@@ -1,0 +1,1 @@
+"""One file a model family, each stating its difference from the shared decoder."""
