@@ -288,7 +288,7 @@ class GrammarCompiler:
 
     @cached_property
     def _tokens(self) -> TokenBytes:
-        return TokenBytes(self._vocabulary.token_bytes)
+        return TokenBytes(self._vocabulary.token_bytes, self._vocabulary.special_ids)
 
     @cached_property
     def _ways(self) -> Ways:

@@ -200,6 +200,9 @@ class GuardedConstraint:
         position = self._position
         if position is not None and position.feed_inside_string(token):
             return
+        if position is not None and token_id in self._tokens.special_ids:
+            self._before = self._starts.kept(self._before + bytes(position.text))
+            position = self._position = None
         begun = 0  # bytes that have been followed
         if position is None:
             if not self._starts.may_end_in(self._before, token):
@@ -228,7 +231,8 @@ class GuardedConstraint:
     def _look_behind(self, position: JsonPosition) -> None:
         """Whether the text in hand is over, or turns out to be the beginning of a call."""
         if position.ended:
-            self._before = JSON_END
+            # It may have been the beginning of a marker that looks like JSON.
+            self._before = self._starts.kept(self._before + bytes(position.text))
             plan = self._starts.behind(JSON_END)
             self._position = None if plan is None else JsonPosition(plan)
         elif (plan := self._starts.inside(self._before, position.text)) is not None:
@@ -261,7 +265,8 @@ class GuardedConstraint:
         """Whether what an anchor says stands in a text that may say anything: there the grammar
         goes on with what begins no JSON.
         """
-        matcher = self._state_before(begun)
+        whole = begun == self._tokens.of_token[self._accepted[-1]]  # a special one is not its bytes
+        matcher = self._matcher if whole else self._state_before(begun)
         single = self._tokens.single
         return matcher is not None and all(
             byte in single and matcher.validate_tokens([single[byte]]) == 1 for byte in b"xQ#"

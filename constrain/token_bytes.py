@@ -54,18 +54,20 @@ def forbid(words: Words, ids: Sequence[int] | Ids) -> None:
 class TokenBytes:
     """Of a special token, the bytes are those of its name."""
 
-    def __init__(self, token_bytes: Sequence[bytes]) -> None:
+    def __init__(self, token_bytes: Sequence[bytes], special_ids: frozenset[int]) -> None:
         self.of_token = token_bytes
+        self.special_ids = special_ids
         order = sorted(range(len(token_bytes)), key=token_bytes.__getitem__)
         self._ids = np.array(order, dtype=np.int64)
         self._sorted = [token_bytes[i] for i in order]
         self.single = {token[0]: i for i, token in enumerate(token_bytes) if len(token) == 1}
         self.first = np.array([token[0] if token else 0 for token in token_bytes], dtype=np.uint8)
-        quoted = [i for i, token in enumerate(token_bytes) if b'"' in token]
-        self.unicode_escape = [i for i, token in enumerate(token_bytes) if b"\\u" in token]
+        text = [i for i in range(len(token_bytes)) if i not in special_ids]
+        quoted = [i for i in text if b'"' in token_bytes[i]]
+        self.unicode_escape = [i for i in text if b"\\u" in token_bytes[i]]
         # Tokens that may end one element and lead to the next.
         self.crossing_string = self._matching(rb'"\s*[,\]}]', quoted)
-        self.crossing = self._matching(rb",", range(len(token_bytes)))
+        self.crossing = self._matching(rb",", text)
         # Tokens with a name in them, behind the beginning of a value or of a string's end.
         behind = rb"(?:" + _STRING + rb"|" + _BETWEEN + rb")*[,{]\s*" + _NAME
         self.name_behind_value = self._matching(rb"^" + behind, quoted)
