@@ -101,8 +101,8 @@ async def _obey(engine: EngineClient, stop: Callable[[], None]) -> None:
     )
     while line := await reader.readline():
         if line == DEAD_ENGINE:
-            engine.engine_died()
-    engine.engine_died()
+            engine.engine_ended()
+    engine.engine_ended()
     stop()
 
 

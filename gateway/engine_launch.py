@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -17,8 +18,11 @@ import msgspec
 
 from formgate.engine.config import EngineConfig
 
+logger = logging.getLogger(__name__)
+
 ENGINE_COMMAND = (sys.executable, "-m", "formgate.gateway.engine_process")
 ORPHAN_DELAY = 1.0  # seconds
+KILL_TIMEOUT = 10.0  # seconds
 
 
 class EngineLaunch(msgspec.Struct):
@@ -81,20 +85,33 @@ async def start_engine_process(
         start_new_session=True,
     )
     assert process.stdin is not None
-    # A process that dies at once is noticed by whoever waits for it.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(launch.encode())
-        await process.stdin.drain()
+    try:
+        # A process that dies at once is noticed by whoever waits for it.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            process.stdin.write(launch.encode())
+            await process.stdin.drain()
+    except BaseException:
+        process.kill()
+        raise
     return process
 
 
 async def stop_engine_process(process: asyncio.subprocess.Process, timeout: float) -> None:
-    """Give it `timeout` seconds to end by itself, then end it."""
+    """Give it `timeout` seconds to end by itself, then kill it, which a stopped process cannot
+    escape either."""
     if process.stdin is not None:
         process.stdin.close()
     try:
-        await asyncio.wait_for(process.wait(), timeout)
+        async with asyncio.timeout(timeout):
+            await process.wait()
     except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        pass
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+    try:
+        async with asyncio.timeout(KILL_TIMEOUT):
+            await process.wait()
+    except TimeoutError:  # it waits in the kernel, for a disk or a device
+        logger.error("The engine process %d cannot be killed.", process.pid)

@@ -16,7 +16,8 @@ from formgate.gateway.answer_service import AnswerService
 from formgate.gateway.assembly import build_state, max_in_flight
 from formgate.gateway.compile_pool import CompilePool
 from formgate.gateway.console import StartupProgress
-from formgate.gateway.engine_client import EngineClient, EngineStartError
+from formgate.gateway.engine_client import EngineClient
+from formgate.gateway.engine_supervisor import EngineStartError
 from formgate.gateway.errors import ApiError
 from formgate.gateway.loop_thread import LoopThread
 from formgate.gateway.metrics import Metrics

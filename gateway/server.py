@@ -24,8 +24,9 @@ from formgate.gateway.api_fleet import ApiFleet, metrics_of
 from formgate.gateway.app import create_app
 from formgate.gateway.assembly import build_state, max_in_flight
 from formgate.gateway.console import StartupProgress, set_up_logging
-from formgate.gateway.engine_client import EngineClient, EngineStartError
+from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.engine_launch import ENGINE_COMMAND
+from formgate.gateway.engine_supervisor import EngineStartError
 from formgate.gateway.listener import url_of
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
