@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -58,10 +59,19 @@ def decode_path(kind: type, value: Any) -> Any:
     raise NotImplementedError(kind)
 
 
+def leave_signals_to_parent() -> None:
+    """For a child that its parent tells when to end. A service manager sends its signal to each
+    process of a server, and answers under way need them all.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def end_with_parent() -> None:
     """For a child whose standard input is a pipe: end soon after the parent is gone, even if that
-    was killed.
+    was killed, and not before.
     """
+    leave_signals_to_parent()
 
     def wait_for_end() -> None:
         while os.read(sys.stdin.fileno(), 4096):

@@ -59,6 +59,7 @@ class LocalRuntime:
             tokenizer_dir=self._tokenizer_dir,
             max_in_flight=max_in_flight(self._config, self._engine_config, 0),
             on_progress=progress.show,
+            timeout=self._config.engine_timeout,
         )
         await self._engine.start()
         try:

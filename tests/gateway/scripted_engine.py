@@ -58,6 +58,9 @@ def main() -> None:
         case "broken":
             tell(EngineFailed("The weights are no weights."))
             time.sleep(30)  # the client lets go, and that ends it
+        case "slow":
+            tell(LoadProgress("Loading weights", 1, 2))
+            time.sleep(600)
         case "crash":
             os._exit(7)
     tell(LoadProgress("Loading weights", 1, 2))
