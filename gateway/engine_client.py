@@ -243,7 +243,7 @@ class EngineClient:
     def _open(self, request: AddRequest) -> RequestRecord:
         assert request.request_id not in self._queues, "request ids are unique"
         self._queues[request.request_id] = Outputs()
-        return self._metrics.request(len(request.prompt_token_ids))
+        return self._metrics.request(len(request.prompt_token_ids), request.params.max_tokens)
 
     def _add(self, request: AddRequest, *, held: bool) -> None:
         self._send(msgspec.structs.replace(request, client=self._client, held=held))
