@@ -66,6 +66,26 @@ POOL: dict[str, Any] = {
         "required": ["node"],
     },
 }
+# What guards watch beside the masks.
+_UNIQUE = {"type": "array", "items": {"enum": ["a", "b", "ab", 1]}, "uniqueItems": True}
+_OPEN = {"type": "object", "additionalProperties": {"enum": [1, "a"]}}
+GUARDED: dict[str, Any] = {
+    "get": {
+        **CLOSED,
+        "properties": {"tags": {**_UNIQUE, "minItems": 2}, "more": _OPEN},
+        "required": ["tags", "more"],
+    },
+    "tree": {
+        **CLOSED,
+        "properties": {
+            "few": {**_OPEN, "propertyNames": {"enum": ["a", "ab", "b"]}, "minProperties": 2},
+            "any": {"type": "object"},
+        },
+        "required": ["few"],
+    },
+    "a-b": {**CLOSED, "properties": {"pairs": {**_UNIQUE, "items": {**_UNIQUE, "maxItems": 1}}}},
+    "search": {**CLOSED, "properties": {"one": _OPEN, "other": _OPEN}},
+}
 CONTENT = {**CLOSED, "properties": {"answer": TEXT, "sure": {"type": "boolean"}}}
 CONTENT["required"] = ["answer"]
 

@@ -164,8 +164,18 @@ class Walker:
                 case ToolCallArguments(index, text):
                     assert index == len(raw) - 1
                     raw[index][1] += text
-        said.calls = [(name, json.loads(arguments)) for name, arguments in raw]
+        said.calls = [(name, strict(arguments)) for name, arguments in raw]
         return said
+
+
+def strict(text: str) -> Any:
+    """As a reader has it that refuses an object with a name twice."""
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len({name for name, _ in pairs}) == len(pairs), f"a name comes twice: {pairs}"
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=members)
 
 
 def check(case: Case, parsed: Said, text: str) -> None:
@@ -187,7 +197,7 @@ def check(case: Case, parsed: Said, text: str) -> None:
     assert len(names) <= 1 or (case.parallel and mode != "named"), "more than one call"
     assert not (names and content) or (mode == "auto" and not case.structured), "content"
     if case.structured and not names:
-        jsonschema.validate(json.loads(content), CONTENT)
+        jsonschema.validate(strict(content), CONTENT)
 
 
 def walks(name: str, count: int, first_case: int = 0, per_case: int = 10) -> tuple[int, list[str]]:

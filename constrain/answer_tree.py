@@ -20,6 +20,7 @@ from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.json_schema import ReadSchemas, guard_refusal, schema_grammar
 from formgate.constrain.lark_grammar import check_lark
 from formgate.constrain.shortest import byte_tokenizer
+from formgate.constrain.text_before import AT_START, JSON_END, Befores, after, before_each, some
 from formgate.constrain.white_space import white_space
 
 Node = Mapping[str, Any]
@@ -46,7 +47,7 @@ def to_lark(
     start = writer.expression(root)
     source = "\n".join([f"start: {start}", *writer.rules, ""])
     endings = tuple(dict.fromkeys(writer.endings))
-    return LarkGrammar(source, tuple(writer.guards), writer.is_native, endings)
+    return LarkGrammar(source, writer.all_guards(), writer.is_native, endings)
 
 
 class _Writer:
@@ -55,35 +56,39 @@ class _Writer:
         self._read = read
         self._native = native
         self.rules: list[str] = []
-        self.guards: list[tuple[bytes, GuardPlan]] = []
         self.is_native = False
         self.endings: list[str] = []
-        # The text that surely stands right before the node in hand, and whether it is all of it.
-        self._before = b""
-        self._from_start = True
+        self._guards: dict[bytes, GuardPlan] = {}
+        self._unguarded: dict[bytes, GuardPlan] = {}
+        self._before = AT_START
+
+    def all_guards(self) -> tuple[tuple[bytes, GuardPlan], ...]:
+        guards = self._guards
+        if any(text.startswith(JSON_END) for text in guards):
+            guards = self._unguarded | guards  # so that the ends of these are known too
+        return tuple(guards.items())
 
     def expression(self, node: Node) -> str:
         match node["kind"]:
-            case "text":
-                self._before += node["value"].encode()
-                return _literal(node["value"])
-            case "token":
-                self._before += self._token_bytes[node["id"]]
-                return f"<[{node['id']}]>"
             case "seq":
                 return "(" + " ".join(self.expression(item) for item in node["items"]) + ")"
             case "choice":
                 return self._choice(node["items"])
             case "repeat":
                 return self._repeat(node)
-        rule = self._leaf(node)
-        self._unknown_before()
-        if node["kind"] == "free_text_until":
-            self._before = node["text"].encode()
-        return rule
+        written = self._leaf(node)
+        self._before = self._after(node, self._before)
+        return written
+
+    def _after(self, node: Node, befores: Befores) -> Befores:
+        return after(node, befores, self._token_bytes)
 
     def _leaf(self, node: Node) -> str:
         match node["kind"]:
+            case "text":
+                return _literal(node["value"])
+            case "token":
+                return f"<[{node['id']}]>"
             case "json":
                 return self._json(node["schema"], node.get("whitespace_pattern"))
             case "json_object":
@@ -113,16 +118,14 @@ class _Writer:
         return self._rule("until", self._rule("UNTIL", term), "[lazy]")
 
     def _choice(self, items: Sequence[Node]) -> str:
-        before, from_start = self._before, self._from_start
+        before, behind = self._before, []
         written = []
         for item in items:
-            self._before, self._from_start = before, from_start
+            self._before = before
             written.append(self.expression(item))
-        self._unknown_before()
+            behind.append(self._before)
+        self._before = some(*behind)
         return "(" + " | ".join(written) + ")"
-
-    def _unknown_before(self) -> None:
-        self._before, self._from_start = b"", False
 
     def _json(self, schema: Any, whitespace_pattern: str | None) -> str:
         name = f"json_{len(self.rules)}"
@@ -133,26 +136,31 @@ class _Writer:
         layout = Layout(whitespace_pattern)
         grammar = schema_grammar(schema, layout, name, native=native, read=self._read)
         self.is_native |= grammar.native
-        if grammar.plan is not None:
-            if not self._before and not self._from_start:
-                raise guard_refusal(schema)
-            self.guards.append((self._before, grammar.plan))
+        if grammar.plan is not None and not all(one.is_known for one in self._before):
+            raise guard_refusal(schema)
+        guards = self._unguarded if grammar.plan is None else self._guards
+        for one in self._before:
+            plan = grammar.plan or GuardPlan(())
+            known = guards.get(one.text)
+            guards[one.text] = plan if known is None else known.beside(plan)
         self.rules += grammar.rules
         return grammar.start
 
     def _repeat(self, node: Node) -> str:
-        self._unknown_before()
+        before = self._before
+        behind = self._after(node, before)
+        self._before = before_each(node, before, self._token_bytes)
         item = self.expression(node["item"])
-        self._unknown_before()
         least, most = node["min"], node["max"]
         separator = node.get("separator")
         if separator is None or most == 1:
+            self._before = behind
             return f"({item}){_times(least, most)}"
         more = None if most is None else most - 1
         rest = f"({self.expression(separator)} {item}){_times(max(0, least - 1), more)}"
-        self._unknown_before()
-        some = f"({item} {rest})"
-        return some if least else f"{some}?"
+        self._before = behind
+        items = f"({item} {rest})"
+        return items if least else f"{items}?"
 
     def _rule(self, kind: str, body: str, attributes: str = "") -> str:
         name = f"{kind}_{len(self.rules)}"

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from llguidance import LLMatcher
 
 from formgate.constrain.blueprint import Guards
-from formgate.constrain.distinct import GuardedConstraint, TokenBytes
+from formgate.constrain.distinct import GuardedConstraint
+from formgate.constrain.json_starts import JsonStarts
 from formgate.constrain.matcher import GrammarConstraint
+from formgate.constrain.token_bytes import TokenBytes
 
 SHARING = 4  # sequences of one matcher, until another one is built
 MOST_MATCHERS = 16
@@ -46,14 +48,15 @@ class CompiledGrammar:
         self._build = build
         self._mask_bytes = mask_bytes
         self._guards = guards
+        self._starts = JsonStarts(guards)
         self._tokens = tokens
         self._originals = [_Original(self.first)]
         self._lock = threading.Lock()  # a matcher may not be borrowed twice at once
 
     @property
     def guarded(self) -> bool:
-        """Whether something is asked for beside the grammar."""
-        return bool(self._guards)
+        """Whether something is asked for beside the grammar and names that differ."""
+        return any(plan.places for _, plan in self._guards)
 
     def takes(self, tokens: list[int]) -> bool:
         """Whether these tokens are a whole text of the grammar."""
@@ -71,7 +74,7 @@ class CompiledGrammar:
         weakref.finalize(constraint, self._ended, original).atexit = False
         if self._tokens is None:
             return constraint
-        return GuardedConstraint(constraint, matcher, self._tokens, self._guards)
+        return GuardedConstraint(constraint, matcher, self._tokens, self._starts)
 
     def _original(self) -> _Original:
         with self._lock:

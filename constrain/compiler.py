@@ -18,7 +18,7 @@ from formgate.constrain.answer_tree import to_lark
 from formgate.constrain.blueprint import Blueprint, Guards
 from formgate.constrain.closing import Budget, ClosingConstraint, Ways
 from formgate.constrain.compiled import CompiledGrammar
-from formgate.constrain.distinct import GuardedConstraint, TokenBytes
+from formgate.constrain.distinct import GuardedConstraint
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.filling import ParallelFiller
 from formgate.constrain.formats import FORMATS
@@ -29,6 +29,7 @@ from formgate.constrain.matcher import GrammarConstraint
 from formgate.constrain.regex_terms import pattern_term
 from formgate.constrain.shortest import Shortest
 from formgate.constrain.thinking import ThinkingBudget, ThinkingConstraint, ThinkingTokens
+from formgate.constrain.token_bytes import TokenBytes
 from formgate.constrain.vocabulary import Vocabulary
 
 Constraint = (
@@ -287,7 +288,7 @@ class GrammarCompiler:
 
     @cached_property
     def _tokens(self) -> TokenBytes:
-        return TokenBytes(self._vocabulary.token_bytes)
+        return TokenBytes(self._vocabulary.token_bytes, self._vocabulary.special_ids)
 
     @cached_property
     def _ways(self) -> Ways:

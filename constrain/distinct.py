@@ -1,59 +1,28 @@
 """The guard for what no context-free mask can say: that siblings differ (`uniqueItems`, and the
-names of counted members). It takes away the tokens that would complete a sibling once more, and
-those after which nothing else could be completed, so that it never leads into a dead end.
+names of one object). It takes away the tokens that would complete a sibling once more, and those
+after which nothing else could be completed, so that it never leads into a dead end.
 """
 
 from __future__ import annotations
-
-import re
-from bisect import bisect_left
-from collections.abc import Sequence
 
 import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
-from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.json_position import Frame, JsonPosition, Siblings, semantic_key
+from formgate.constrain.json_starts import JsonStarts
 from formgate.constrain.matcher import GrammarConstraint, Prepared
+from formgate.constrain.names import NameGuard
+from formgate.constrain.text_before import JSON_END
+from formgate.constrain.token_bytes import TokenBytes, forbid
 
 _LIKELY = b"a0"  # to come next in a text or a number
 _TERMINATORS = (b",", b"]", b" ", b"\n", b"\t", b"\r")
 _MAX_LOOKBACK = 64  # bytes of an element that are searched for another way
 
 
-class TokenBytes:
-    """A vocabulary by what its tokens begin with. Special tokens have no bytes here."""
-
-    def __init__(self, token_bytes: Sequence[bytes]) -> None:
-        self.of_token = token_bytes
-        order = sorted(range(len(token_bytes)), key=token_bytes.__getitem__)
-        self._ids = np.array(order, dtype=np.int64)
-        self._sorted = [token_bytes[i] for i in order]
-        self.single = {token[0]: i for i, token in enumerate(token_bytes) if len(token) == 1}
-        self.first = np.array([token[0] if token else 0 for token in token_bytes], dtype=np.uint8)
-        # Tokens that may end one element and lead to the next.
-        self.crossing_string = self._matching(rb'"\s*[,\]}]')
-        self.crossing = self._matching(rb",")
-
-    def _matching(self, pattern: bytes) -> NDArray[np.int64]:
-        search = re.compile(pattern, re.DOTALL).search
-        return np.array([i for i, t in enumerate(self.of_token) if search(t)], dtype=np.int64)
-
-    def beginning_with(self, prefix: bytes) -> NDArray[np.int64]:
-        start = bisect_left(self._sorted, prefix)
-        end = (
-            bisect_left(self._sorted, prefix[:-1] + bytes((prefix[-1] + 1,)))
-            if (prefix[-1] < 0xFF)
-            else len(self._sorted)
-        )
-        return self._ids[start:end]
-
-
 class GuardedConstraint:
-    """Satisfies the engine's `TokenConstraint`. `anchors` are the texts right behind which a
-    guarded JSON text begins, each with its plan; the empty one is the beginning of the answer.
-    """
+    """Satisfies the engine's `TokenConstraint`. `starts` tells where guarded JSON texts begin."""
 
     closed = False  # it never ends an answer early
 
@@ -62,12 +31,13 @@ class GuardedConstraint:
         grammar: GrammarConstraint,
         matcher: LLMatcher,
         tokens: TokenBytes,
-        anchors: Sequence[tuple[bytes, GuardPlan]],
+        starts: JsonStarts,
     ) -> None:
         self._grammar = grammar
         self._matcher = matcher  # the same that `grammar` moves
         self._tokens = tokens
-        self._anchors = anchors
+        self._names = NameGuard(tokens)
+        self._starts = starts
         self._accepted: list[int] = []
         self._no_anchors: set[tuple[int, int]] = set()  # tokens accepted, bytes of the last one
         # What must not come behind an item: by tokens accepted, its beginning and its text.
@@ -78,9 +48,8 @@ class GuardedConstraint:
         self._before = b""  # text in which an anchor may be found
         self._position: JsonPosition | None = None
         self._element_starts: dict[int, LLMatcher | None] = {}  # by depth
-        for anchor, plan in self._anchors:
-            if not anchor:
-                self._position = JsonPosition(plan)
+        if self._starts.at_once is not None:
+            self._position = JsonPosition(self._starts.at_once)
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
         """As the grammar fills it, less the tokens that would repeat a sibling. Raises ValueError
@@ -101,14 +70,16 @@ class GuardedConstraint:
         if position is None:
             return True
         words = row.view(np.uint32)
+        self._names.narrow(words, position)
+        if not position.differing:
+            return True  # there are always more names
         for depth, frame in enumerate(position.frames):
             if frame.differ and (frame.siblings.dead or frame.siblings.values):
                 self._forbid_in(words, position, frame, depth)
-        if any(frame.differ for frame in position.frames):
-            crossing = self._tokens.crossing_string if position.in_string else self._tokens.crossing
-            for token_id in _allowed(words, crossing):
-                if self._repeats(position, self._tokens.of_token[token_id]):
-                    _forbid(words, np.array((token_id,)))
+        crossing = self._tokens.crossing_string if position.in_string else self._tokens.crossing
+        for token_id in crossing.allowed(words).tolist():
+            if self._repeats(position, self._tokens.of_token[token_id]):
+                forbid(words, (token_id,))
         if not words.any():
             raise ValueError("no value is left that differs from its siblings")
         return True
@@ -123,20 +94,20 @@ class GuardedConstraint:
         text = position.element_text(frame)
         for rest in frame.siblings.dead_after(text):
             if rest:
-                _forbid(words, self._tokens.beginning_with(rest))
+                forbid(words, self._tokens.beginning_with(rest))
         if depth == len(position.frames) - 2 and not position.in_string:
             for closing in (b"}", b"]"):
                 if frame.siblings.values and _equals_one(frame.siblings, text + closing):
-                    _forbid(words, self._tokens.beginning_with(closing))
+                    forbid(words, self._tokens.beginning_with(closing))
 
     def _forbid_next(self, words: NDArray[np.uint32], siblings: Siblings) -> None:
         """Before an element has begun."""
         if siblings.is_dead(b""):
-            _forbid(words, self._tokens.beginning_with(b","))
+            forbid(words, self._tokens.beginning_with(b","))
             return
         for dead in siblings.dead_after(b""):
             for lead in (b"", b" "):
-                _forbid(words, self._tokens.beginning_with(lead + dead))
+                forbid(words, self._tokens.beginning_with(lead + dead))
 
     def _repeats(self, position: JsonPosition, token: bytes) -> bool:
         """Whether a token that runs over the end of an element repeats one, or asks for another
@@ -226,20 +197,47 @@ class GuardedConstraint:
 
     def _follow(self, token_id: int, *, replayed: bool = False) -> None:
         token = self._tokens.of_token[token_id]
-        for at, byte in enumerate(token):
-            if self._position is None:
+        position = self._position
+        if position is not None and position.feed_inside_string(token):
+            return
+        if position is not None and token_id in self._tokens.special_ids:
+            self._before = self._starts.kept(self._before + bytes(position.text))
+            position = self._position = None
+        begun = 0  # bytes that have been followed
+        if position is None:
+            if not self._starts.may_end_in(self._before, token):
+                self._before = self._starts.kept(self._before + token)
+                return
+        elif (
+            position.begun and not position.may_differ and len(position.text) > self._starts.longest
+        ):
+            begun = position.feed_all(token)
+            self._look_behind(position)
+        for at, byte in enumerate(token[begun:], begun):
+            position = self._position
+            if position is not None and not position.begun and not position.may_begin(byte):
+                position = self._position = None
+            if position is None:
                 self._look_for_anchor(byte, token[: at + 1], replayed=replayed)
                 continue
-            position = self._position
             if (ended := position.feed(byte)) is not None:
                 self._element_ended(position, ended, replayed=replayed)
-            if not replayed:
+            if position.differing and not replayed:
                 for depth, frame in enumerate(position.frames[-2:], len(position.frames[:-2])):
                     if frame.element == len(position.text) - 1:
                         self._element_starts[depth] = self._state_before(token[:at])
-            if position.ended:
-                self._position = None
-                self._before = b""
+            self._look_behind(position)
+
+    def _look_behind(self, position: JsonPosition) -> None:
+        """Whether the text in hand is over, or turns out to be the beginning of a call."""
+        if position.ended:
+            # It may have been the beginning of a marker that looks like JSON.
+            self._before = self._starts.kept(self._before + bytes(position.text))
+            plan = self._starts.behind(JSON_END)
+            self._position = None if plan is None else JsonPosition(plan)
+        elif (plan := self._starts.inside(self._before, position.text)) is not None:
+            self._before = self._starts.kept(self._before + bytes(position.text))
+            self._position = JsonPosition(plan)
 
     def _state_before(self, begun: bytes) -> LLMatcher | None:
         """The grammar's state inside the token that it has just taken."""
@@ -252,23 +250,23 @@ class GuardedConstraint:
         return matcher
 
     def _look_for_anchor(self, byte: int, begun: bytes, *, replayed: bool) -> None:
-        longest = max(len(anchor) for anchor, _ in self._anchors)
-        self._before = (self._before + bytes((byte,)))[-longest:] if longest else b""
-        found = [one for one in self._anchors if one[0] and self._before.endswith(one[0])]
-        if not found:
+        before = self._before + bytes((byte,))
+        self._before = self._starts.kept(before)
+        plan = self._starts.behind(before)
+        if plan is None:
             return
         place = (len(self._accepted), len(begun))
         if not replayed and self._is_free_text(begun):
             self._no_anchors.add(place)
         if place not in self._no_anchors:
-            _, plan = max(found, key=lambda one: len(one[0]))
             self._position = JsonPosition(plan)
 
     def _is_free_text(self, begun: bytes) -> bool:
         """Whether what an anchor says stands in a text that may say anything: there the grammar
         goes on with what begins no JSON.
         """
-        matcher = self._state_before(begun)
+        whole = begun == self._tokens.of_token[self._accepted[-1]]  # a special one is not its bytes
+        matcher = self._matcher if whole else self._state_before(begun)
         single = self._tokens.single
         return matcher is not None and all(
             byte in single and matcher.validate_tokens([single[byte]]) == 1 for byte in b"xQ#"
@@ -337,8 +335,11 @@ class GuardedConstraint:
         return np.unique(self._tokens.first[np.flatnonzero(bits[: len(self._tokens.first)])])
 
     def forced_tokens(self) -> list[int]:
-        """None in guarded text, where what the grammar forces may be a repetition."""
-        return [] if self._position is not None else self._grammar.forced_tokens()
+        """None where siblings must differ: what the grammar forces may be a repetition."""
+        position = self._position
+        if position is not None and position.differing:
+            return []
+        return self._grammar.forced_tokens()
 
     def rollback(self, num_tokens: int) -> None:
         self._grammar.rollback(num_tokens)
@@ -354,7 +355,7 @@ class GuardedConstraint:
     def copy(self) -> GuardedConstraint:
         matcher = self._matcher.deep_copy()
         grammar = GrammarConstraint(matcher, self._grammar.mask_bytes)
-        new = GuardedConstraint(grammar, matcher, self._tokens, self._anchors)
+        new = GuardedConstraint(grammar, matcher, self._tokens, self._starts)
         new._accepted = self._accepted[:]
         new._before = self._before
         new._no_anchors = set(self._no_anchors)
@@ -368,7 +369,10 @@ class GuardedConstraint:
         if self._position is None:
             return True
         text = b"".join(self._tokens.of_token[token_id] for token_id in token_ids)
-        return not self._repeats(self._position, text)
+        position = self._position
+        return not (position.may_differ and self._repeats(position, text)) and not (
+            self._names.breaks(position, text)
+        )
 
     def is_terminated(self) -> bool:
         return self._grammar.is_terminated()
@@ -379,12 +383,3 @@ def _equals_one(siblings: Siblings, text: bytes) -> bool:
         return semantic_key(text) in siblings.values
     except ValueError:
         return False
-
-
-def _allowed(words: NDArray[np.uint32], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    held = (words[ids >> 5] >> (ids & 31).astype(np.uint32)) & 1
-    return ids[np.flatnonzero(held)]
-
-
-def _forbid(words: NDArray[np.uint32], ids: NDArray[np.int64]) -> None:
-    np.bitwise_and.at(words, ids >> 5, ~(np.uint32(1) << (ids & 31).astype(np.uint32)))

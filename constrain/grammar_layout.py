@@ -11,6 +11,7 @@ from typing import Any
 from formgate.constrain.algebra import Algebra
 from formgate.constrain.cfg import Cfg, Rule, Symbol, Token
 from formgate.constrain.native import NativeSchemas
+from formgate.constrain.open_names import has_open_names
 from formgate.constrain.scalar_terms import literal
 from formgate.constrain.shapes import Conjunction, Shape
 
@@ -86,6 +87,7 @@ class Grammar:
         # Of the values that have been worked out, by what they came to.
         self.of_shapes: dict[tuple[tuple[Shape, ...], bool], Rule] = {}
         self.guarded = False  # whether siblings somewhere must differ
+        self.has_open_names = False  # whether objects may have members that no schema names
         self.native = False  # whether anything was left to llguidance
 
     def value(self, schema: Conjunction, *, canonical: bool) -> Rule:
@@ -109,4 +111,5 @@ class Grammar:
         if "$defs" in schema and len(text) > _LARGEST_LEAF and self.natives.refers(node):
             return None  # it would be written once more wherever it is referred to
         self.native = True
+        self.has_open_names = self.has_open_names or has_open_names(schema)
         return Token(text)

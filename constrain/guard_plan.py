@@ -1,6 +1,7 @@
-"""Where in a JSON text siblings must differ: items under `uniqueItems`, and names where members are
-counted. A plan follows a text down its members and items; where several alternatives are possible
-it takes all of them, so that a guard may ask for more than it must, never for less.
+"""Where in a JSON text siblings must be watched: items under `uniqueItems`, and names where there
+are only so many of them. A plan follows a text down its members and items; where several
+alternatives are possible it takes all of them, so that a guard may ask for more than it must, never
+for less.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 from formgate.constrain.algebra import Algebra
 from formgate.constrain.native import NativeSchemas
+from formgate.constrain.open_names import names_may_end
 from formgate.constrain.shapes import Array, Conjunction, Kind, Object, joined
 
 
@@ -24,10 +26,57 @@ class Place:
     items: tuple[tuple[int, ...], ...]
     other_items: tuple[int, ...]
 
+    def moved(self, by: int) -> Place:
+        """For a plan whose places have other numbers."""
+
+        def numbers(at: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(number + by for number in at)
+
+        return Place(
+            self.items_differ,
+            self.names_differ,
+            {name: numbers(at) for name, at in self.members.items()},
+            numbers(self.other_members),
+            tuple(map(numbers, self.items)),
+            numbers(self.other_items),
+        )
+
+    def beside(self, other: Place) -> Place:
+        length = max(len(self.items), len(other.items))
+        names = {**self.members, **other.members}
+        return Place(
+            self.items_differ or other.items_differ,
+            self.names_differ or other.names_differ,
+            {
+                name: self.members.get(name, self.other_members)
+                + other.members.get(name, other.other_members)
+                for name in names
+            },
+            self.other_members + other.other_members,
+            tuple(
+                (self.items[at] if at < len(self.items) else self.other_items)
+                + (other.items[at] if at < len(other.items) else other.other_items)
+                for at in range(length)
+            ),
+            self.other_items + other.other_items,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class GuardPlan:
+    """Whatever the places, no object may have a name twice."""
+
     places: tuple[Place, ...]  # the first is the text's own
+
+    def beside(self, other: GuardPlan) -> GuardPlan:
+        """One plan for texts of either: behind a first place that is both, the places of both."""
+        if not self.places or not other.places:
+            return self if self.places else other
+        if self == other:
+            return self
+        there = [place.moved(1) for place in self.places]
+        there += [place.moved(1 + len(self.places)) for place in other.places]
+        return GuardPlan((there[0].beside(there[len(self.places)]), *there))
 
     def items_differ(self, at: Iterable[int]) -> bool:
         return any(self.places[number].items_differ for number in at)
@@ -108,7 +157,7 @@ class _Planner:
                     items.append(here)
         for thing in self._algebra.shapes(schema, Kind.OBJECT):
             assert isinstance(thing, Object)
-            names_differ |= thing.least > 0 or thing.most is not None or bool(thing.some)
+            names_differ = names_differ or names_may_end(self._algebra, thing)
             for name in thing.known_names():
                 members.setdefault(name, set()).update(self._number(thing.member(name)))
             for group in thing.members:

@@ -5,10 +5,10 @@ written.
 from __future__ import annotations
 
 from formgate.constrain.errors import pointer_of
-from formgate.constrain.guard_plan import GuardPlan, Place
+from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.json_position import JsonPosition
 
-_NOTHING_DIFFERS = GuardPlan((Place(False, False, {}, (), (), ()),))
+_NOTHING_DIFFERS = GuardPlan(())
 
 
 class JsonPointers:

@@ -1,5 +1,5 @@
 """Where in a JSON text its last byte stands. It follows texts that a grammar has let through, and
-checks nothing but that siblings differ.
+checks nothing but that siblings and names differ.
 """
 
 from __future__ import annotations
@@ -53,32 +53,55 @@ class Siblings:
 class Frame:
     """An open container, or the text itself."""
 
-    __slots__ = ("at_key", "differ", "element", "index", "is_object", "key", "places", "siblings")
+    __slots__ = (
+        *("at_key", "differ", "element", "index", "is_object", "names", "names_shared"),
+        *("places", "quoted_key", "siblings"),
+    )
 
     def __init__(self, is_object: bool, places: tuple[int, ...], differ: bool) -> None:
         self.is_object = is_object
         self.places = places
         self.differ = differ
         self.siblings = Siblings()
+        self.names: set[bytes] = set()  # that an object has had, as they were written
+        self.names_shared = False
         self.at_key = is_object
-        self.key = ""
+        self.quoted_key = b'""'
         self.index = 0
         self.element: int | None = None  # where the item, or the name, that must differ begins
 
     def copy(self) -> Frame:
-        """It shares the siblings: a copy only looks."""
+        """It shares the siblings and the names: a copy only looks."""
         new = Frame(self.is_object, self.places, self.differ)
-        new.siblings, new.at_key, new.key = self.siblings, self.at_key, self.key
+        new.siblings, new.at_key, new.quoted_key = self.siblings, self.at_key, self.quoted_key
         new.index, new.element = self.index, self.element
+        new.names, new.names_shared = self.names, True
         return new
+
+    @property
+    def key(self) -> str:
+        name: str = json.loads(self.quoted_key)
+        return name
+
+    def add_name(self, name: bytes) -> None:
+        if self.names_shared:
+            self.names, self.names_shared = set(self.names), False
+        self.names.add(name)
+
+
+_VALUE_STARTS = b'{["-0123456789tfn'
 
 
 class JsonPosition:
     def __init__(self, plan: GuardPlan) -> None:
         self._plan = plan
         self.text = bytearray()
-        self.frames = [Frame(False, (0,), False)]
+        self.frames = [Frame(False, (0,) if plan.places else (), False)]
         self.in_string = False
+        self.begun = False
+        self.wrong_name = False  # whether a name has come twice
+        self._num_differing = 0  # of the open containers
+        self._string = 0  # where the last string has begun
         self._escaped = False
         self._scalar = False
         self.ended = False
@@ -91,9 +114,52 @@ class JsonPosition:
         if siblings:
             for frame in new.frames:
                 frame.siblings = frame.siblings.copy()
+                frame.names, frame.names_shared = set(frame.names), False
         new.in_string, new._escaped = self.in_string, self._escaped
+        new.begun = self.begun
+        new._num_differing = self._num_differing
+        new._string, new.wrong_name = self._string, self.wrong_name
         new._scalar, new.ended = self._scalar, self.ended
         return new
+
+    @property
+    def may_differ(self) -> bool:
+        """Whether siblings must differ anywhere in this text as the plan has it."""
+        return bool(self._plan.places)
+
+    @property
+    def differing(self) -> bool:
+        """Whether they must in a container that is open."""
+        return self._num_differing > 0
+
+    @property
+    def in_name(self) -> bool:
+        return self.in_string and self.frames[-1].at_key
+
+    @property
+    def name_text(self) -> bytes:
+        """What there is of a name, as it is written."""
+        return bytes(self.text[self._string + 1 :])
+
+    def may_begin(self, byte: int) -> bool:
+        """Whether a text that has not begun can have this byte."""
+        return byte in _VALUE_STARTS or byte in _SPACE
+
+    def feed_inside_string(self, text: bytes) -> bool:
+        """Take a text that leaves a string neither ended nor within an escape."""
+        if not self.in_string or self._escaped or b'"' in text or b"\\" in text:
+            return False
+        self.text += text
+        return True
+
+    def feed_all(self, text: bytes) -> int:
+        """How many bytes of a text are still this one's. Nothing is told of what has ended."""
+        feed = self.feed
+        for at, byte in enumerate(text, 1):
+            feed(byte)
+            if self.ended:
+                return at
+        return len(text)
 
     def feed(self, byte: int) -> Frame | None:
         """The frame whose element, which must differ from its siblings, has just ended."""
@@ -114,6 +180,7 @@ class JsonPosition:
         match byte:
             case 0x22:  # "
                 self.in_string = True
+                self._string = at
                 self._begun(frame, at)
             case 0x5B | 0x7B:  # [ {
                 self._begun(frame, at)
@@ -122,7 +189,7 @@ class JsonPosition:
                 ended = self._scalar_ended(at)
                 if len(self.frames) == 1:  # what follows a number that is all of the text
                     return ended
-                self.frames.pop()
+                self._num_differing -= self.frames.pop().differ
                 return self._value_ended(at + 1) or ended
             case 0x2C:  # ,
                 ended = self._scalar_ended(at)
@@ -149,23 +216,29 @@ class JsonPosition:
         return not any(frame.index < len(place.items) for place in places)
 
     def _begun(self, frame: Frame, at: int) -> None:
+        self.begun = True
         if frame.differ and frame.at_key == frame.is_object:
             frame.element = at
 
     def _opened(self, frame: Frame, is_object: bool) -> None:
-        if len(self.frames) == 1:
+        if len(self.frames) == 1 or not frame.places:
             places = frame.places
         elif frame.is_object:
             places = self._plan.member(frame.places, frame.key)
         else:
             places = self._plan.item(frame.places, frame.index)
         differ = self._plan.names_differ if is_object else self._plan.items_differ
-        self.frames.append(Frame(is_object, places, differ(places)))
+        opened = Frame(is_object, places, differ(places))
+        self._num_differing += opened.differ
+        self.frames.append(opened)
 
     def _string_ended(self) -> Frame | None:
         frame = self.frames[-1]
         if frame.is_object and frame.at_key:
-            frame.key = _last_string(self.text, frame.element if frame.differ else None)
+            frame.quoted_key = bytes(self.text[self._string :])
+            name = frame.quoted_key[1:-1]
+            self.wrong_name |= name in frame.names
+            frame.add_name(name)
             return frame if frame.differ else None
         return self._value_ended(len(self.text))
 
@@ -182,21 +255,6 @@ class JsonPosition:
         if frame.differ and not frame.is_object and frame.element is not None:
             return frame
         return None
-
-
-def _last_string(text: bytearray, start: int | None) -> str:
-    """The string that the text ends with."""
-    if start is None:
-        start = len(text) - 1
-        while True:
-            start = text.rindex(b'"', 0, start)
-            escapes = 0
-            while text[start - 1 - escapes] == 0x5C:
-                escapes += 1
-            if escapes % 2 == 0:
-                break
-    name: str = json.loads(bytes(text[start:]))
-    return name
 
 
 def semantic_key(text: bytes) -> str:

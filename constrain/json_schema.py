@@ -13,6 +13,7 @@ from formgate.constrain.grammar_rules import build
 from formgate.constrain.guard_plan import GuardPlan, guard_plan
 from formgate.constrain.native import NativeSchemas
 from formgate.constrain.no_value import no_value
+from formgate.constrain.open_names import has_open_names
 from formgate.constrain.resources import Resources
 from formgate.constrain.rule_writing import lark_rules
 from formgate.constrain.schema_check import checked
@@ -62,7 +63,8 @@ def schema_grammar(
     if natives is not None and (whole := natives.of(resources.root)) is not None:
         if whole is False:
             raise no_value(algebra, resources)
-        return SchemaGrammar(name, [f"{name}: {layout.native(whole)}"], native=True)
+        names = GuardPlan(()) if has_open_names(whole) else None
+        return SchemaGrammar(name, [f"{name}: {layout.native(whole)}"], names, native=True)
     schemas = ((resources.root, True),)
     grammar = Grammar(algebra, layout, natives)
     start = build(grammar, schemas)
@@ -70,6 +72,8 @@ def schema_grammar(
     if not grammar.cfg.alternatives(start):
         raise no_value(algebra, resources)
     plan = guard_plan(algebra, schemas, natives) if grammar.guarded else None
+    if plan is None and grammar.has_open_names:
+        plan = GuardPlan(())
     return SchemaGrammar(*lark_rules(grammar.cfg, start, name), plan, grammar.native)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from formgate.constrain.algebra import Algebra
 from formgate.constrain.dialect import Draft
 from formgate.constrain.formats import FORMATS
+from formgate.constrain.open_names import endless_names
 from formgate.constrain.regex_syntax import RegexError
 from formgate.constrain.regex_terms import pattern_term
 from formgate.constrain.resources import Node, Resources
@@ -161,8 +162,8 @@ class NativeSchemas:
                     _anchored(pattern, search=True): self._sub(child(node, keyword, pattern))
                     for pattern in value
                 }
-                if len(new[keyword]) < len(value):
-                    raise _NotNative  # two patterns that mean the same
+                if len(new[keyword]) < len(value) or not _have_no_end(schema):
+                    raise _NotNative  # two patterns that mean the same, or names that run out
             elif keyword == "additionalProperties":
                 new[keyword] = self._sub(child(node, keyword))
             elif keyword == "$ref":
@@ -310,6 +311,14 @@ def _members_end(schema: Any, ending: Container[str]) -> bool:
 def _holds_container(value: Any, keyword: str) -> bool:
     values = value if keyword == "enum" else [value]
     return any(isinstance(one, list | Mapping) for one in values)
+
+
+def _have_no_end(schema: Any) -> bool:
+    """Whether there are always more names that the patterns allow."""
+    patterns = schema["patternProperties"]
+    chosen = [(pattern,) for pattern, value in patterns.items() if value is not False]
+    rest = [()] if schema.get("additionalProperties") is not False else []
+    return endless_names(list(patterns), [*chosen, *rest])
 
 
 def _needs_no_escape(name: str) -> bool:

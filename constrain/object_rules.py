@@ -6,19 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import combinations
+from functools import cached_property
 from typing import NamedTuple
 
 from formgate.constrain.cfg import Repeat, Rule, Symbol, Token
 from formgate.constrain.errors import Unplaced
 from formgate.constrain.grammar_layout import Grammar
+from formgate.constrain.open_names import names_may_end, unnamed
 from formgate.constrain.presence import Formula, Has, all_of, decide
 from formgate.constrain.scalar_terms import quoted, string_token
-from formgate.constrain.scalars import Strings, matches
+from formgate.constrain.scalars import Strings, matches, num_texts
 from formgate.constrain.shapes import Conjunction, Kind, Members, Object, Some, joined
 
-MAX_PATTERNS = 4  # names that match several of more patterns than these are left out
 MAX_STATES = 20_000
+MOST_COUNTED = 1_000  # names; as many are taken to be enough
 _WORK_OF_AN_OBJECT = 40  # as of so many pairs of alternatives
 MOST_IN_ANY_ORDER = 4  # names that have no place in `properties`; more of them are in one order
 
@@ -98,7 +99,8 @@ class _OneObject:
         self._grammar = grammar
         self._thing = thing
         self._canonical = canonical
-        grammar.guarded |= thing.least > 0 or thing.most is not None or bool(thing.some)
+        self._names_may_end = names_may_end(grammar.algebra, thing)
+        grammar.guarded |= self._names_may_end
         self._names = thing.known_names()
         declared = {name for members in thing.members for name, _ in members.named}
         free = tuple(name for name in self._names if name not in declared)
@@ -118,6 +120,7 @@ class _OneObject:
         self._rests: dict[tuple[frozenset[Some], int, int | None, bool], Rule] = {}
         self._steps = 0  # from one of these to another
         self._classes = list(self._rest_classes())
+        grammar.has_open_names |= bool(self._classes)
 
     def add(self, rule: Rule) -> None:
         thing = self._thing
@@ -259,7 +262,21 @@ class _OneObject:
         if not self._classes:
             some = self._thing.some
             return () if state.need == 0 and not some else (self._grammar.cfg.rule(),)
+        if state.need and self._names_may_end and state.need > self._num_unnamed:
+            return (self._grammar.cfg.rule(),)
         return (self._rest(frozenset(self._thing.some), state.need, room, state.first),)
+
+    @cached_property
+    def _num_unnamed(self) -> int:
+        """How many other names there are, counted as far as it matters."""
+        most = min(self._thing.least, MOST_COUNTED)
+        found = 0
+        for rest in self._classes:
+            if rest.names.values is not None:
+                found += len(rest.names.values)
+            elif (token := string_token(rest.names, canonical=True)) is not None:
+                found += num_texts(token.text, most)
+        return found if found < MOST_COUNTED else self._thing.least
 
     def _rest(self, some: frozenset[Some], need: int, room: int | None, first: bool) -> Rule:
         key = (some, need, room, first)
@@ -338,25 +355,12 @@ class _OneObject:
         """Names are told apart by the patterns that they match."""
         thing = self._thing
         patterns = thing.patterns()
-        most = len(patterns) if len(patterns) <= MAX_PATTERNS else 1
         known = frozenset(self._names)
-        for size in range(most + 1):
-            for chosen in combinations(patterns, size):
-                value = joined(self._values_of(chosen))
-                if self._grammar.algebra.is_empty(value):
-                    continue
-                names = Strings(
-                    patterns=frozenset(chosen),
-                    not_patterns=frozenset(patterns).difference(chosen),
-                    without=known,
-                )
-                for allowed in self._names_under(names, thing.names):
-                    yield _Rest(allowed, value)
-
-    def _values_of(self, chosen: tuple[str, ...]) -> Iterator[Conjunction]:
-        for members in self._thing.members:
-            found = [schema for pattern, schema in members.matching if pattern in chosen]
-            if found:
-                yield joined(found)
-            elif members.rest is not None:
-                yield members.rest
+        for chosen, value in unnamed(self._grammar.algebra, thing):
+            names = Strings(
+                patterns=frozenset(chosen),
+                not_patterns=frozenset(patterns).difference(chosen),
+                without=known,
+            )
+            for allowed in self._names_under(names, thing.names):
+                yield _Rest(allowed, value)

@@ -219,6 +219,33 @@ def is_empty_terminal(terminal: str) -> bool:
     return not finds_text()
 
 
+@lru_cache(maxsize=1 << 10)
+def num_texts(terminal: str, most: int) -> int:
+    """How many texts a terminal matches, counted up to `most`; `most` too where it is too large to
+    say.
+    """
+    matcher = _matcher(f"start: T\nT: {terminal}\n")
+    if matcher.is_error():
+        return most
+    found, looks = 0, _LOOKS + 4 * most
+
+    def count() -> None:
+        nonlocal found, looks
+        looks -= 1
+        found += matcher.is_accepting()
+        mask = matcher.compute_bitmask()
+        following = [byte for byte in range(256) if mask[byte >> 3] >> (byte & 7) & 1]
+        for byte in sorted(following, key=_likely_end):
+            if looks <= 0 or found >= most:
+                return
+            if matcher.consume_token(byte):
+                count()
+                matcher.rollback(1)
+
+    count()
+    return most if looks <= 0 else min(found, most)
+
+
 def _likely_end(byte: int) -> int:
     return 0 if byte == ord('"') else 1
 

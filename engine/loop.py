@@ -26,6 +26,7 @@ from formgate.engine.messages import (
     EngineCommand,
     EngineEvent,
     EngineFailed,
+    EngineIdle,
     LoadProgress,
     Release,
     Shutdown,
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 LINGER = 2000  # milliseconds that the last events may take to leave
 PARENT_CHECK_INTERVAL = 1.0  # seconds
+IDLE_INTERVAL = 1.0  # seconds between two signs of life without requests
 IDLE_WAIT = 0.001  # seconds behind a step that found nothing to do
 PROGRESS_INTERVAL = 0.05  # seconds
 
@@ -138,6 +140,10 @@ class EventSender:
             if share or number == 0:  # the first counts what the engine reports of itself
                 socket.send(self._encoder.encode(StepOutputs(share, step.stats)))
 
+    def idle(self) -> None:
+        """For the first client, which watches over the engine."""
+        self._sockets[0].send(self._encoder.encode(EngineIdle()))
+
     def progress(self, stage: str, done: int, total: int) -> None:
         """The first and the last of a stage, and a few a second in between."""
         now = time.monotonic()
@@ -161,12 +167,14 @@ class EngineLoop:
     def run(self) -> None:
         wait = 0.0
         while self._running and self._parent_lives():
-            self._take_commands(wait if self.engine.has_work else PARENT_CHECK_INTERVAL)
+            self._take_commands(wait if self.engine.has_work else IDLE_INTERVAL)
             if self.engine.has_work:
                 step = self.engine.step()
                 self._sender.step(step)
                 # Who waits may have no room until others get their constraints.
                 wait = 0.0 if step.stats.num_batched_tokens or step.outputs else IDLE_WAIT
+            else:
+                self._sender.idle()
 
     def _take_commands(self, wait: float) -> None:
         """All that have arrived; up to `wait` seconds for the first."""

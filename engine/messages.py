@@ -104,6 +104,10 @@ class StepOutputs(msgspec.Struct, tag="outputs"):
     stats: EngineStats
 
 
+class EngineIdle(msgspec.Struct, tag="idle"):
+    """Once a second while there is nothing to do: silence means that the engine hangs."""
+
+
 class LoadProgress(msgspec.Struct, tag="progress"):
     """Startup progress for the console: `stage` in words, `done` of `total`."""
 
@@ -127,4 +131,4 @@ class EngineFailed(msgspec.Struct, tag="failed"):
     message: str
 
 
-EngineEvent = StepOutputs | LoadProgress | EngineReady | EngineFailed
+EngineEvent = StepOutputs | EngineIdle | LoadProgress | EngineReady | EngineFailed

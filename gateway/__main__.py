@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-from formgate.gateway.cli import serve
-from formgate.gateway.flags import parse_serve
+from formgate.gateway.container_init import run_as_init
+
+
+def main() -> int:
+    if os.getpid() == 1:
+        return run_as_init([sys.executable, *sys.orig_argv[1:]])
+    from formgate.gateway import cli, flags  # as in `entry`
+
+    return cli.serve(flags.parse_serve(sys.argv[1:], prog="python -m formgate.gateway"))
+
 
 if __name__ == "__main__":
-    sys.exit(serve(parse_serve(sys.argv[1:], prog="python -m formgate.gateway")))
+    sys.exit(main())

@@ -198,6 +198,10 @@ class AnswerPlanner:
             self._metrics.structured_answer_invalid()
             logger.error("A structured answer failed the last validation: %s", failure)
 
+    def ended(self, choices: Sequence[Choice]) -> None:
+        """The choices of one prompt have ended, one way or another."""
+        self._metrics.choices_ended([choice.num_tokens for choice in choices])
+
     def _plain_settings(
         self, request: GenerationRequest, content: ContentConstraint | None, *, drop_tokens: bool
     ) -> ChoiceSettings:

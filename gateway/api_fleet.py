@@ -21,13 +21,15 @@ from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.shared_metrics import SharedMetrics
 
 COMMAND = (sys.executable, "-m", "formgate.gateway.api_server")
-STOP_TIMEOUT = 15.0  # seconds; longer than answers under way are given
+STOP_TIMEOUT = 10.0  # seconds beyond those that answers under way are given
 DEAD_ENGINE = b"dead\n"
+STOP = b"stop\n"  # again: at once
 
 
 class ApiLaunch(msgspec.Struct):
     """What a further process is told on its standard input, as one line of JSON. A later line
-    tells that the engine has died, and the end of the input that the first process is gone."""
+    tells that the engine has died or that the process is to stop, and the end of the input that the
+    first process is gone."""
 
     number: int  # from 1
     folder: Path  # of the sockets that the processes share
@@ -63,12 +65,14 @@ def metrics_of(folder: Path, metrics: Metrics, number: int, count: int) -> Share
 class ApiFleet:
     """The processes beside the first. Where that one is all there is, it starts and tells none."""
 
-    def __init__(self, folder: Path, count: int, on_end: Callable[[str], None]) -> None:
-        """`folder`: of the sockets between the processes. `count`: of them, the first included.
-        `on_end` is told, in a line, of a process that ends though nobody asked it to."""
+    def __init__(self, folder: Path, config: ServerConfig, on_lost: Callable[[], None]) -> None:
+        """`folder`: of the sockets between the processes. `on_lost` is called when a process ends
+        though nobody asked it to; `lost` then says so in a line."""
+        self.lost: str | None = None
         self._folder = folder
-        self._numbers = range(1, count)
-        self._on_end = on_end
+        self._config = config
+        self._numbers = range(1, config.api_server_count)
+        self._on_lost = on_lost
         self._processes: list[asyncio.subprocess.Process] = []
         self._watchers: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -78,11 +82,7 @@ class ApiFleet:
         return [client_addresses(self._folder, number) for number in self._numbers]
 
     async def start(
-        self,
-        config: ServerConfig,
-        engine_config: EngineConfig,
-        tokenizer_dir: Path,
-        listener: socket.socket,
+        self, engine_config: EngineConfig, tokenizer_dir: Path, listener: socket.socket
     ) -> None:
         for number in self._numbers:
             # Let its socket be bound where this one is. After this one was bound, so that a port
@@ -102,7 +102,7 @@ class ApiFleet:
                 folder=self._folder,
                 family=int(listener.family),
                 address=(host, port),
-                config=config,
+                config=self._config,
                 engine_config=engine_config,
                 tokenizer_dir=tokenizer_dir,
             )
@@ -119,29 +119,35 @@ class ApiFleet:
         for process in self._processes:
             self._tell(process, DEAD_ENGINE)
 
-    def stop(self) -> None:
-        """Let each finish its answers; see `wait_stopped`."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Let each finish its answers, or end them; see `wait_stopped`."""
+        if self._stopping and not at_once:
+            return
         self._stopping = True
         for process in self._processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+            self._tell(process, STOP * (1 + at_once))
 
     async def wait_stopped(self) -> None:
         self.stop()
-        for process in self._processes:
-            try:
-                await asyncio.wait_for(process.wait(), STOP_TIMEOUT)
-            except TimeoutError:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
+        timeout = self._config.shutdown_timeout + STOP_TIMEOUT
+        await asyncio.gather(*(self._end(process, timeout) for process in self._processes))
         await asyncio.gather(*self._watchers)
+
+    async def _end(self, process: asyncio.subprocess.Process, timeout: float) -> None:
+        try:
+            await asyncio.wait_for(process.wait(), timeout)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
     async def _watch(self, number: int, process: asyncio.subprocess.Process) -> None:
         code = await process.wait()
         if not self._stopping:
             how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-            self._on_end(f"HTTP process {number} ended {how}.")
+            self.lost = f"HTTP process {number} ended {how}."
+            self.stop()
+            self._on_lost()
 
     def _tell(self, process: asyncio.subprocess.Process, line: bytes) -> None:
         assert process.stdin is not None

@@ -5,26 +5,29 @@ over the engine that the first process started. It ends when that process does.
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import sys
-from collections.abc import Callable
 
 import uvloop
 
-from formgate.gateway.api_fleet import DEAD_ENGINE, ApiLaunch, client_addresses, metrics_of
+from formgate.gateway.api_fleet import DEAD_ENGINE, STOP, ApiLaunch, client_addresses, metrics_of
 from formgate.gateway.app import create_app
 from formgate.gateway.assembly import build_state, max_in_flight
 from formgate.gateway.console import set_up_logging
 from formgate.gateway.engine_client import EngineClient
+from formgate.gateway.engine_launch import leave_signals_to_parent
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server import ServeError, http_server, keep_what_is_loaded
+from formgate.gateway.shutdown import ShutdownRequest, drain
 
 
 def main() -> int:
     set_up_logging()
-    launch = ApiLaunch.decode(sys.stdin.buffer.readline())
+    leave_signals_to_parent()
+    # Without a buffer: the lines after the first are for the event loop.
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as pipe:
+        launch = ApiLaunch.decode(pipe.readline())
     try:
         uvloop.run(_serve(launch))
     except (OSError, ValueError, ServeError) as error:
@@ -43,6 +46,7 @@ async def _serve(launch: ApiLaunch) -> None:
         max_in_flight=max_in_flight(config, launch.engine_config, number),
         client=number,
     )
+    shutdown = ShutdownRequest()
     await engine.attach(*client_addresses(folder, number))
     shared = metrics_of(folder, metrics, number, config.api_server_count)
     await shared.start()
@@ -56,25 +60,18 @@ async def _serve(launch: ApiLaunch) -> None:
         engine,
         shared.exposition,
         number=number,
+        shutdown=shutdown,
     )
     server = http_server(config, create_app(state))
     keep_what_is_loaded()
 
-    stopped = asyncio.Event()
-
-    def stop() -> None:
-        server.should_exit = True
-        stopped.set()
-
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, stop)
-    listening = asyncio.create_task(_obey(engine, stop))
+    listening = asyncio.create_task(_obey(engine, shutdown))
+    draining = asyncio.create_task(drain(shutdown, server, engine, config.shutdown_timeout))
     starting = asyncio.create_task(engine.wait_ready())
-    stopping = asyncio.create_task(stopped.wait())
+    stopping = asyncio.create_task(shutdown.asked.wait())
     try:
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if stopped.is_set():
+        if shutdown.asked.is_set():
             return
         with socket.socket(launch.family, socket.SOCK_STREAM) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -86,14 +83,14 @@ async def _serve(launch: ApiLaunch) -> None:
             print("ready", flush=True)
             await serving
     finally:
-        for task in (starting, stopping, listening):
+        for task in (starting, stopping, draining, listening):
             task.cancel()
         shared.close()
         await engine.close()
         state.compiling.close()
 
 
-async def _obey(engine: EngineClient, stop: Callable[[], None]) -> None:
+async def _obey(engine: EngineClient, shutdown: ShutdownRequest) -> None:
     """What the first process tells, until it is gone."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
@@ -101,9 +98,12 @@ async def _obey(engine: EngineClient, stop: Callable[[], None]) -> None:
     )
     while line := await reader.readline():
         if line == DEAD_ENGINE:
-            engine.engine_died()
-    engine.engine_died()
-    stop()
+            engine.engine_ended()
+        elif line == STOP:
+            shutdown.ask()
+    engine.engine_ended()
+    shutdown.ask()
+    shutdown.ask()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.responses import ResponsesRequest
 from formgate.gateway.protocol.schema_check import SchemaCheckRequest
 from formgate.gateway.protocol.tokenize import DetokenizeRequest, TokenizeRequest
+from formgate.gateway.response_counter import ResponseCounter
 from formgate.gateway.routes import (
     anthropic,
     docs,
@@ -79,6 +80,7 @@ def create_app(state: GatewayState) -> FastAPI:
         SchemaCheckRequest,
     )
     app.state.gateway = state
+    routes = list(app.routes)
     for module in (
         generation,
         responses,
@@ -90,6 +92,7 @@ def create_app(state: GatewayState) -> FastAPI:
         docs,
     ):
         app.include_router(module.router)
+        routes += module.router.routes
 
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -106,6 +109,7 @@ def create_app(state: GatewayState) -> FastAPI:
         allow_headers=["*"],
         expose_headers=["x-request-id"],
     )
+    app.add_middleware(ResponseCounter, routes=routes, count=state.metrics.http_response)
     app.add_middleware(RequestContext, log_requests=not config.disable_log_requests)
     return app
 

@@ -23,6 +23,7 @@ from formgate.gateway.protocol.tokenize import TokenizeRequest
 from formgate.gateway.responses_service import ResponsesService
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig, share_of
+from formgate.gateway.shutdown import ShutdownRequest
 from formgate.gateway.state import GatewayState
 
 MIN_COMPILE_WORKERS = 4
@@ -39,6 +40,7 @@ def build_state(
     exposition: Callable[[], Awaitable[bytes]],
     *,
     number: int,
+    shutdown: ShutdownRequest | None = None,
 ) -> GatewayState:
     """`number`: of this among the HTTP processes. Raises OSError or ValueError, with one clear
     line, for files that cannot be used."""
@@ -78,6 +80,7 @@ def build_state(
         tokenize=tokenize,
         compiling=compiling,
         exposition=exposition,
+        shutdown=shutdown or ShutdownRequest(),
     )
 
 

@@ -126,13 +126,13 @@ class ChatService:
             async with aclosing(fan_in(sources)) as steps:
                 async for step in steps:
                     if step.first is not None:
-                        usage = answer.usage
-                        usage.cached_tokens = max(usage.cached_tokens, step.first.num_cached_tokens)
+                        answer.usage.found_cached(0, step.first.num_cached_tokens)
                     if step.finish_reason is not None:
                         await self._planner.validate(answer.plan, answer.choices[step.index])
                     yield step
         finally:
             self._engine.abandon(answer.requests)
+            self._planner.ended(answer.choices)
 
     async def _prepare(self, request: ChatCompletionRequest) -> _Answer:
         profile = self._profile

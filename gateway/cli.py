@@ -1,19 +1,32 @@
 """`formgate serve`, `formgate --version`: reads the command line, finds the model and runs the
-server until it is told to stop. Every failure that the user can mend is one line and exit code 1.
+server until it is told to stop. Every failure that the user can mend is one line and exit code 1;
+a signal before the server is ready, or a second one, is 128 and its number.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, TypeVar
 
 from formgate.gateway.flags import CommandLine, parse_serve
 from formgate.gateway.listener import ListenError, bound
 from formgate.gateway.model_hub import ModelError, check_model_folder, resolve_model
 from formgate.gateway.server import ServeError, run_server
+from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.shutdown import SIGNALS
+
+T = TypeVar("T")
 
 USAGE = """usage: formgate serve [MODEL] [options]
        formgate --version
@@ -51,35 +64,79 @@ def serve(command: CommandLine) -> int:
     for note in command.notes:
         print(f"formgate: note: {note}", file=sys.stderr)
     try:
-        with bound(config) as listener:
-            _serve_on(listener, command)
+        with _interrupted_by_signals(), bound(config) as listener:
+            return _serve_on(listener, command)
     except (ListenError, ModelError, ServeError) as error:
         print(f"formgate: error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    except Interrupted as interrupted:
+        # Not `return`: the interpreter would wait until the threads of a download are done.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + interrupted.number)
 
 
-def _serve_on(listener: socket.socket, command: CommandLine) -> None:
+class Interrupted(BaseException):
+    """A signal that came before the server has its own handlers."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    before = {number: signal.signal(number, _interrupt) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(number)
+
+
+def _serve_on(listener: socket.socket, command: CommandLine) -> int:
     config = command.server
+    # In a thread: a download waits for its own threads, and then for nothing else.
+    model_dir, tokenizer_dir = _result_of_thread(partial(_model_folders, config))
+    engine = command.engine(model_dir)
+    check_model_folder(model_dir, tokenizer_dir, weights=engine.load_format != "dummy")
+    return run_server(config, engine, tokenizer_dir, listener)
+
+
+def _model_folders(config: ServerConfig) -> tuple[Path, Path]:
+    """Of the model and of its tokenizer."""
     model_dir = resolve_model(
         config.model,
         revision=config.revision,
         token=config.hf_token,
         download_dir=config.download_dir,
     )
-    tokenizer_dir = model_dir
-    if config.tokenizer is not None:
-        tokenizer_dir = resolve_model(
-            config.tokenizer,
-            token=config.hf_token,
-            download_dir=config.download_dir,
-            tokenizer_only=True,
-        )
-    engine = command.engine(model_dir)
-    check_model_folder(model_dir, tokenizer_dir, weights=engine.load_format != "dummy")
-    run_server(config, engine, tokenizer_dir, listener)
+    if config.tokenizer is None:
+        return model_dir, model_dir
+    return model_dir, resolve_model(
+        config.tokenizer,
+        token=config.hf_token,
+        download_dir=config.download_dir,
+        tokenizer_only=True,
+    )
+
+
+def _result_of_thread(work: Callable[[], T]) -> T:
+    """What `work` returns or raises, with a main thread that signals can interrupt."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="work", daemon=True).start()
+    return future.result()
 
 
 if __name__ == "__main__":

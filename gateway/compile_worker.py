@@ -23,7 +23,7 @@ from formgate.constrain.errors import ConstraintError
 from formgate.constrain.schema_report import schema_report
 from formgate.gateway.compile_host import CompileHost
 from formgate.gateway.compile_pool import TOO_LARGE
-from formgate.gateway.engine_launch import end_with_parent
+from formgate.gateway.engine_launch import end_with_parent, leave_signals_to_parent
 from formgate.gateway.grammar_setup import grammar_compiler
 from formgate.gateway.tokenizer_folder import load_tokenizer
 
@@ -70,6 +70,7 @@ class CompileTasks:
 
 
 def main(arguments: list[str]) -> None:
+    leave_signals_to_parent()
     tokenizer_dir, model_dir, backend, *descriptors = arguments
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     tokenizer = load_tokenizer(Path(tokenizer_dir))

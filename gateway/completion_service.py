@@ -65,6 +65,11 @@ class _Answer:
     requests: list[AddRequest]
     usage: Usage
 
+    @property
+    def count(self) -> int:
+        """Choices of each prompt, side by side in `shown`."""
+        return _counts(self.request)[0]
+
 
 class CompletionService:
     def __init__(self, profile: ModelProfile, engine: Engine, planner: AnswerPlanner) -> None:
@@ -131,7 +136,8 @@ class CompletionService:
                 async for step in steps:
                     shown = answer.shown[step.index]
                     if step.first is not None:
-                        answer.usage.cached_tokens += step.first.num_cached_tokens
+                        prompt = step.index // answer.count
+                        answer.usage.found_cached(prompt, step.first.num_cached_tokens)
                         shown.prompt_positions = step.first.prompt_logprobs
                     shown.text += [d.text for d in step.deltas if isinstance(d, ContentDelta)]
                     shown.token_ids += step.token_ids
@@ -146,6 +152,9 @@ class CompletionService:
                     yield step
         finally:
             self._engine.abandon(answer.requests)
+            for start in range(0, len(answer.shown), answer.count):
+                group = answer.shown[start : start + answer.count]
+                self._planner.ended([shown.choice for shown in group])
 
     def _choice(self, answer: _Answer, shown: _Shown) -> dict[str, Any]:
         """What the choice has not shown yet; of a whole response, that is everything."""

@@ -1,6 +1,6 @@
-"""The HTTP process' end of the engine: starts the engine process, sends it requests, hands each
-request its outputs, and starts the process again when it dies. It knows messages and sockets, and
-nothing of prompts, text or HTTP.
+"""The HTTP process' end of the engine: sends it requests, hands each request its outputs, and fails
+them when the engine process ends. It knows messages and sockets, and nothing of prompts, text or
+HTTP.
 """
 
 from __future__ import annotations
@@ -8,34 +8,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import tempfile
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import zmq
-import zmq.asyncio
 
 from formgate.engine.config import EngineConfig
 from formgate.engine.messages import (
     AbortRequests,
     AddRequest,
     EngineCommand,
-    EngineEvent,
-    EngineFailed,
     EngineReady,
     LoadProgress,
     Release,
-    Shutdown,
     StepOutputs,
     TokenOutput,
 )
-from formgate.gateway.engine_launch import (
-    ENGINE_COMMAND,
-    EngineLaunch,
-    start_engine_process,
-    stop_engine_process,
+from formgate.gateway.engine_launch import ENGINE_COMMAND
+from formgate.gateway.engine_supervisor import (
+    ENGINE_TIMEOUT,
+    EngineStartError,
+    EngineSupervisor,
+    follow_engine,
 )
 from formgate.gateway.errors import (
     ApiError,
@@ -52,15 +48,7 @@ from formgate.gateway.outputs import Outputs
 logger = logging.getLogger(__name__)
 
 EngineState = Literal["starting", "ready", "dead"]
-FIRST_RESTART_DELAY = 0.5  # seconds; doubles with each start that fails
-MAX_RESTART_DELAY = 30.0
-STOP_TIMEOUT = 5.0  # seconds that the engine process has to end by itself
-LAST_WORDS_TIMEOUT = 0.2  # seconds for events that a dead process may have left in the socket
 STEP_SECONDS = 0.02  # of an engine on the CPU
-
-
-class EngineStartError(Exception):
-    """The first engine process did not become ready. The message is one line for the operator."""
 
 
 class EngineClient:
@@ -82,64 +70,80 @@ class EngineClient:
         command: Sequence[str] = ENGINE_COMMAND,
         more_clients: Sequence[tuple[str, str]] = (),
         on_death: Callable[[], None] | None = None,
+        timeout: float = ENGINE_TIMEOUT,
         client: int = 0,
     ) -> None:
-        """`max_in_flight`: requests that run or wait; more are refused.
-        `more_clients`: the two addresses of each other process that this one's engine serves;
-        `on_death` is for telling them. `client`: the number of one of these, see `attach`."""
+        """`max_in_flight`: requests that run or wait; more are refused. `timeout`: seconds that a
+        step may take. `more_clients`: the two addresses of each other process that this one's
+        engine serves; `on_death` is for telling them. `client`: the number of one of these, see
+        `attach`."""
         self.state: EngineState = "starting"
         self.ready: EngineReady | None = None
         self._config = config
-        self._tokenizer_dir = tokenizer_dir or config.model_dir
         self._metrics = metrics
-        self._command = tuple(command)
         self._max_in_flight = max_in_flight
-        self._on_progress = on_progress
-        self._more_clients = list(more_clients)
         self._on_death = on_death
         self._client = client
         self._queues: dict[str, Outputs] = {}
         self._begun: dict[str, RequestRecord] = {}  # held in the engine, until `generate`
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(EngineEvent)
         self._commands: zmq.Socket[bytes] | None = None  # of the process that is ready
         self._first_ready: asyncio.Future[EngineReady] | None = None
-        self._supervisor: asyncio.Task[None] | None = None
+        self._supervisor = EngineSupervisor(
+            self,
+            config,
+            tokenizer_dir or config.model_dir,
+            command=command,
+            more_clients=more_clients,
+            timeout=timeout,
+            on_progress=on_progress,
+            on_restart=metrics.engine_died,
+        )
+        self._events: asyncio.Task[None] | None = None
+        self._stopping = False
 
     # Life.
 
     async def start(self) -> None:
         """Start the engine process and return at once; see `wait_ready`."""
-        assert self._supervisor is None
+        assert self._events is None
         self._first_ready = asyncio.get_running_loop().create_future()
-        self._supervisor = asyncio.create_task(self._supervise(), name="engine-supervisor")
+        self._events = asyncio.create_task(self._supervise(), name="engine-supervisor")
+
+    async def _supervise(self) -> None:
+        assert self._first_ready is not None
+        try:
+            await self._supervisor.run()
+        except EngineStartError as error:
+            self._first_ready.set_exception(error)
 
     async def attach(self, command_address: str, event_address: str) -> None:
         """Instead of `start`: be served by the engine process of another client, which tells of
-        its end by `engine_died`."""
-        assert self._supervisor is None
+        its end by `engine_ended`."""
+        assert self._events is None
         assert self._client > 0
         self._first_ready = asyncio.get_running_loop().create_future()
-        self._supervisor = asyncio.create_task(
-            self._follow(command_address, event_address), name="engine-follower"
+        self._events = asyncio.create_task(
+            follow_engine(self, command_address, event_address), name="engine-follower"
         )
-
-    def engine_died(self) -> None:
-        self._commands = None
-        self.state = "dead"
-        self._fail_all(engine_died)
 
     async def wait_ready(self) -> EngineReady:
         """Until the first engine process is ready. Raises EngineStartError if it fails."""
         assert self._first_ready is not None
         return await asyncio.shield(self._first_ready)
 
+    def end_requests(self) -> None:
+        """Take no more requests, and end those in flight with the error that says so."""
+        self._stopping = True
+        self.abort(list(self._queues))
+        self._fail_all(server_stopping)
+
     async def close(self) -> None:
-        """End the engine process; requests in flight end with an error."""
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.gather(self._supervisor, return_exceptions=True)
-            self._fail_all(server_stopping)
+        """End the requests in flight, then the engine process."""
+        self.end_requests()
+        if self._events is not None:
+            self._events.cancel()
+            await asyncio.gather(self._events, return_exceptions=True)
         if self._first_ready is not None and not self._first_ready.done():
             self._first_ready.cancel()
 
@@ -151,6 +155,8 @@ class EngineClient:
 
     def ensure_admission(self, count: int = 1) -> None:
         """Raise the ApiError (503 or 429) that `count` more requests would meet now."""
+        if self._stopping:
+            raise server_stopping()
         if self.state != "ready":
             raise engine_not_ready()
         if len(self._queues) + count > self._max_in_flight:
@@ -237,7 +243,7 @@ class EngineClient:
     def _open(self, request: AddRequest) -> RequestRecord:
         assert request.request_id not in self._queues, "request ids are unique"
         self._queues[request.request_id] = Outputs()
-        return self._metrics.request(len(request.prompt_token_ids))
+        return self._metrics.request(len(request.prompt_token_ids), request.params.max_tokens)
 
     def _add(self, request: AddRequest, *, held: bool) -> None:
         self._send(msgspec.structs.replace(request, client=self._client, held=held))
@@ -251,107 +257,26 @@ class EngineClient:
             raise engine_died()
         try:
             self._commands.send(self._encoder.encode(command), zmq.NOBLOCK)
-        except zmq.Again:  # no peer: the process has just died
+        except zmq.ZMQError:  # no peer: the process has just died
             raise engine_died() from None
 
-    # Supervision.
+    # What the supervisor tells.
 
-    async def _supervise(self) -> None:
-        delay = FIRST_RESTART_DELAY
-        while True:
-            try:
-                failure, was_ready = await self._run_engine()
-            except OSError as error:  # no memory for a process, no room for its sockets
-                failure, was_ready = f"The engine process cannot be started: {error}.", False
-                self.state = "dead"
-            assert self._first_ready is not None
-            if not self._first_ready.done():
-                self._first_ready.set_exception(EngineStartError(failure))
-                return
-            self._fail_all(engine_died)
-            if self._on_death is not None:
-                self._on_death()
-            delay = FIRST_RESTART_DELAY if was_ready else min(2 * delay, MAX_RESTART_DELAY)
-            logger.error("%s It is started again in %.1f s.", failure, delay)
-            self._metrics.engine_died()
-            await asyncio.sleep(delay)
-
-    async def _run_engine(self) -> tuple[str, bool]:
-        """One engine process from start to end. Returns why it ended, in one line, and whether it
-        was ever ready.
-        """
+    def engine_starting(self) -> None:
         self.state = "starting"
-        with (
-            tempfile.TemporaryDirectory(prefix="formgate-") as folder,
-            zmq.Context() as context,
-            context.socket(zmq.PUSH) as commands,
-            zmq.asyncio.Context.shadow(context).socket(zmq.PULL) as events,
-        ):
-            launch = EngineLaunch(
-                config=self._config,
-                tokenizer_dir=self._tokenizer_dir,
-                command_address=f"ipc://{folder}/commands",
-                event_address=f"ipc://{folder}/events",
-                more_clients=self._more_clients,
-            )
-            _bind(commands, launch.command_address, events, launch.event_address)
-            process = await start_engine_process(self._command, launch)
-            reader = asyncio.create_task(self._read(events, commands), name="engine-reader")
-            ended = asyncio.create_task(process.wait(), name="engine-process")
-            try:
-                await asyncio.wait((reader, ended), return_when=asyncio.FIRST_COMPLETED)
-                if not reader.done():
-                    await asyncio.wait((reader,), timeout=LAST_WORDS_TIMEOUT)
-                failure = reader.result() if reader.done() else _exit_in_words(process.returncode)
-                return failure, self._commands is not None
-            finally:
-                self._commands = None
-                self.state = "dead"
-                reader.cancel()
-                with contextlib.suppress(zmq.ZMQError):
-                    commands.send(self._encoder.encode(Shutdown()), zmq.NOBLOCK)
-                await stop_engine_process(process, STOP_TIMEOUT)
-                await asyncio.gather(reader, ended, return_exceptions=True)
 
-    async def _follow(self, command_address: str, event_address: str) -> None:
-        with (
-            zmq.Context() as context,
-            context.socket(zmq.PUSH) as commands,
-            zmq.asyncio.Context.shadow(context).socket(zmq.PULL) as events,
-        ):
-            _bind(commands, command_address, events, event_address)
-            while True:  # the engine's last words are for the process that starts it again
-                await self._read(events, commands)
+    def engine_ready(self, ready: EngineReady, commands: zmq.Socket[bytes]) -> None:
+        self._commands = commands
+        self.ready = ready
+        self.state = "ready"
+        self._metrics.engine_ready(ready, prefix_caching=self._config.enable_prefix_caching)
+        assert self._first_ready is not None
+        if not self._first_ready.done():
+            self._first_ready.set_result(ready)
+        else:
+            logger.info("The engine is ready again.")
 
-    async def _read(self, events: zmq.asyncio.Socket, commands: zmq.Socket[bytes]) -> str:
-        """Hand out events until the engine says that it cannot go on."""
-        while True:
-            event: EngineEvent = self._decoder.decode(await events.recv())
-            match event:
-                case StepOutputs():
-                    self._dispatch(event)
-                    await asyncio.sleep(
-                        0
-                    )  # consumers first: a recv that need not wait never yields
-                case LoadProgress():
-                    if self._on_progress is not None:
-                        self._on_progress(event)
-                case EngineReady():
-                    self._commands = commands
-                    self.ready = event
-                    self.state = "ready"
-                    self._metrics.engine_ready(
-                        event, prefix_caching=self._config.enable_prefix_caching
-                    )
-                    assert self._first_ready is not None
-                    if not self._first_ready.done():
-                        self._first_ready.set_result(event)
-                    else:
-                        logger.info("The engine is ready again.")
-                case EngineFailed():
-                    return event.message
-
-    def _dispatch(self, step: StepOutputs) -> None:
+    def engine_step(self, step: StepOutputs) -> None:
         if self._client == 0:
             self._metrics.engine_step(step.stats)
         for output in step.outputs:
@@ -359,6 +284,17 @@ class EngineClient:
             queue = self._queues.get(output.request_id)
             if queue is not None:
                 queue.put(output)
+
+    def engine_ended(self) -> None:
+        self._commands = None
+        self.state = "dead"
+        self._fail_all(engine_died)
+        if self._on_death is not None:
+            self._on_death()
+
+    def events_lost(self) -> None:
+        self.abort(list(self._queues))
+        self._fail_all(internal_error)
 
     def _fail_all(self, error: Callable[[], ApiError]) -> None:
         for queue in self._queues.values():
@@ -371,23 +307,3 @@ def _given_up(output: TokenOutput) -> ApiError:
         return internal_error(message)
     code = "schema_too_complex" if output.fault == "constraint" else None
     return bad_request(message, output.fault, code)
-
-
-def _bind(
-    commands: zmq.Socket[bytes],
-    command_address: str,
-    events: zmq.asyncio.Socket,
-    event_address: str,
-) -> None:
-    commands.set(zmq.SNDHWM, 0)  # admission limits the queue, not the socket
-    commands.set(zmq.LINGER, 100)  # milliseconds: enough for Shutdown to leave
-    commands.bind(command_address)
-    events.set(zmq.RCVHWM, 0)
-    events.set(zmq.LINGER, 0)
-    events.bind(event_address)
-
-
-def _exit_in_words(returncode: int | None) -> str:
-    if returncode is not None and returncode < 0:
-        return f"The engine process was ended by signal {-returncode}."
-    return f"The engine process ended with exit code {returncode}."

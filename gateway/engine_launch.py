@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -17,8 +19,11 @@ import msgspec
 
 from formgate.engine.config import EngineConfig
 
+logger = logging.getLogger(__name__)
+
 ENGINE_COMMAND = (sys.executable, "-m", "formgate.gateway.engine_process")
 ORPHAN_DELAY = 1.0  # seconds
+KILL_TIMEOUT = 10.0  # seconds
 
 
 class EngineLaunch(msgspec.Struct):
@@ -54,10 +59,19 @@ def decode_path(kind: type, value: Any) -> Any:
     raise NotImplementedError(kind)
 
 
+def leave_signals_to_parent() -> None:
+    """For a child that its parent tells when to end. A service manager sends its signal to each
+    process of a server, and answers under way need them all.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def end_with_parent() -> None:
     """For a child whose standard input is a pipe: end soon after the parent is gone, even if that
-    was killed.
+    was killed, and not before.
     """
+    leave_signals_to_parent()
 
     def wait_for_end() -> None:
         while os.read(sys.stdin.fileno(), 4096):
@@ -81,20 +95,33 @@ async def start_engine_process(
         start_new_session=True,
     )
     assert process.stdin is not None
-    # A process that dies at once is noticed by whoever waits for it.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        process.stdin.write(launch.encode())
-        await process.stdin.drain()
+    try:
+        # A process that dies at once is noticed by whoever waits for it.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            process.stdin.write(launch.encode())
+            await process.stdin.drain()
+    except BaseException:
+        process.kill()
+        raise
     return process
 
 
 async def stop_engine_process(process: asyncio.subprocess.Process, timeout: float) -> None:
-    """Give it `timeout` seconds to end by itself, then end it."""
+    """Give it `timeout` seconds to end by itself, then kill it, which a stopped process cannot
+    escape either."""
     if process.stdin is not None:
         process.stdin.close()
     try:
-        await asyncio.wait_for(process.wait(), timeout)
+        async with asyncio.timeout(timeout):
+            await process.wait()
     except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        pass
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+    try:
+        async with asyncio.timeout(KILL_TIMEOUT):
+            await process.wait()
+    except TimeoutError:  # it waits in the kernel, for a disk or a device
+        logger.error("The engine process %d cannot be killed.", process.pid)

@@ -117,7 +117,14 @@ def engine_died() -> ApiError:
 
 
 def server_stopping() -> ApiError:
-    return ApiError(503, "The server is being stopped.", None, "server_stopping")
+    # The next connection may reach another server behind the same name.
+    return ApiError(
+        503,
+        "The server is being stopped.",
+        None,
+        "server_stopping",
+        headers={"Connection": "close", "Retry-After": "1"},
+    )
 
 
 def internal_error(message: str = "The server had an error. It has been logged.") -> ApiError:

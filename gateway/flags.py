@@ -56,6 +56,8 @@ POSITIVE = (
     "kv_cache_memory_bytes",
     "block_size",
 )
+# Of what may also be 0. An engine without requests gives a sign of life every second.
+LEAST_SECONDS: Mapping[str, float] = {"engine_timeout": 2.0, "shutdown_timeout": 0.0}
 
 # Flags of other releases and servers that change nothing here; saying so beats silence.
 NO_EFFECT: Mapping[str, tuple[bool, str]] = {  # flag: (takes a value, why)
@@ -161,6 +163,9 @@ def wrong_option(values: Mapping[str, Any]) -> tuple[str, str] | None:
     for name in POSITIVE:
         if (number := values.get(name)) is not None and number <= 0:
             return name, f"{number} is not positive"
+    for name, least in LEAST_SECONDS.items():
+        if not (seconds := values.get(name, 0.0)) >= least and seconds != 0:
+            return name, f"{seconds} is neither 0 nor at least {least}"
     if values.get("gpu_memory_utilization", 0.9) > 1:
         return "gpu_memory_utilization", "a part of the memory, at most 1"
     if values.get("tensor_parallel_size", 1) != 1:

@@ -16,7 +16,8 @@ from formgate.gateway.answer_service import AnswerService
 from formgate.gateway.assembly import build_state, max_in_flight
 from formgate.gateway.compile_pool import CompilePool
 from formgate.gateway.console import StartupProgress
-from formgate.gateway.engine_client import EngineClient, EngineStartError
+from formgate.gateway.engine_client import EngineClient
+from formgate.gateway.engine_supervisor import EngineStartError
 from formgate.gateway.errors import ApiError
 from formgate.gateway.loop_thread import LoopThread
 from formgate.gateway.metrics import Metrics
@@ -58,6 +59,7 @@ class LocalRuntime:
             tokenizer_dir=self._tokenizer_dir,
             max_in_flight=max_in_flight(self._config, self._engine_config, 0),
             on_progress=progress.show,
+            timeout=self._config.engine_timeout,
         )
         await self._engine.start()
         try:

@@ -10,7 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Metric,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -31,11 +41,13 @@ REQUEST_BUCKETS = (
 )
 ITERATION_BUCKETS = tuple(float(1 << i) for i in (0, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14))
 COUNT_BUCKETS = tuple(float(m * 10**e) for e in range(6) for m in (1, 2, 5))
+CHOICE_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0)
 MASK_BUCKETS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.05, 0.1, 1.0)
 COMPILE_BUCKETS = (5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 MAX_REFUSED_KEYWORDS = 100
 LABELS = ("model_name", "engine")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class TallyHistogram(Collector):
@@ -68,7 +80,16 @@ class Metrics:
 
     def __init__(self, model_name: str) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
         self._labels = (model_name, "0")
+        self._responses = Counter(
+            "http_requests",
+            "HTTP requests, by route, method and status of the response.",
+            ("handler", "method", "status"),
+            registry=self.registry,
+        )
 
         self._running = self._gauge("vllm:num_requests_running", "Requests in the running batch.")
         self._waiting = self._gauge("vllm:num_requests_waiting", "Requests waiting to run.")
@@ -115,6 +136,9 @@ class Metrics:
         self.queue_time = self._histogram(
             "vllm:request_queue_time_seconds", "Arrival to first schedule.", REQUEST_BUCKETS
         )
+        self.inference_time = self._histogram(
+            "vllm:request_inference_time_seconds", "First schedule to last token.", REQUEST_BUCKETS
+        )
         self.prefill_time = self._histogram(
             "vllm:request_prefill_time_seconds", "First schedule to first token.", REQUEST_BUCKETS
         )
@@ -126,6 +150,19 @@ class Metrics:
         )
         self.request_generation_tokens = self._histogram(
             "vllm:request_generation_tokens", "Tokens generated for each request.", COUNT_BUCKETS
+        )
+        self.request_max_tokens = self._histogram(
+            "vllm:request_params_max_tokens",
+            "Tokens that each choice might have had.",
+            COUNT_BUCKETS,
+        )
+        self._choices = self._histogram(
+            "vllm:request_params_n", "Choices of each prompt.", CHOICE_BUCKETS
+        )
+        self._longest_choice = self._histogram(
+            "vllm:request_max_num_generation_tokens",
+            "Tokens of the longest choice of each prompt.",
+            COUNT_BUCKETS,
         )
         self._iteration_tokens = self._histogram(
             "vllm:iteration_tokens_total", "Query tokens of each engine step.", ITERATION_BUCKETS
@@ -245,9 +282,20 @@ class Metrics:
 
     # What the services report.
 
-    def request(self, num_prompt_tokens: int) -> RequestRecord:
+    def http_response(self, handler: str, method: str, status: int) -> None:
+        """`handler`: the route as it was declared, or "none": a client's path would make series
+        without end."""
+        method = method if method in METHODS else "other"
+        self._responses.labels(handler, method, str(status)).inc()
+
+    def request(self, num_prompt_tokens: int, max_tokens: int) -> RequestRecord:
         now = time.monotonic()
-        return RequestRecord(self, num_prompt_tokens, arrival=now, first=now, last=now)
+        return RequestRecord(self, num_prompt_tokens, max_tokens, arrival=now, first=now, last=now)
+
+    def choices_ended(self, num_tokens: Sequence[int]) -> None:
+        """The choices of one prompt, by their tokens."""
+        self._choices.observe(len(num_tokens))
+        self._longest_choice.observe(max(num_tokens))
 
     def request_finished(self, reason: str) -> None:
         self._success.labels(*self._labels, reason).inc()
@@ -285,6 +333,7 @@ class RequestRecord:
 
     metrics: Metrics
     num_prompt_tokens: int
+    max_tokens: int
     arrival: float  # time.monotonic(), seconds
     first: float
     last: float
@@ -318,6 +367,8 @@ class RequestRecord:
         metrics.queue_time.observe(self.queue_time)
         metrics.prefill_time.observe(max(0.0, self.first - self.arrival - self.queue_time))
         metrics.decode_time.observe(self.last - self.first)
+        metrics.inference_time.observe(max(0.0, self.last - self.arrival - self.queue_time))
+        metrics.request_max_tokens.observe(self.max_tokens)
         metrics.request_prompt_tokens.observe(self.num_prompt_tokens)
         metrics.request_generation_tokens.observe(self.num_generated)
         if self.num_generated > 1:

@@ -1,5 +1,5 @@
 """One server from start to end: the listening socket, the engine client, the application and
-uvicorn, in one event loop. It owns signals and the order of starting and stopping.
+uvicorn, in one event loop. It owns the order of starting and stopping.
 """
 
 from __future__ import annotations
@@ -7,10 +7,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import signal
 import socket
 import ssl
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,15 +22,18 @@ from formgate.gateway.api_fleet import ApiFleet, metrics_of
 from formgate.gateway.app import create_app
 from formgate.gateway.assembly import build_state, max_in_flight
 from formgate.gateway.console import StartupProgress, set_up_logging
-from formgate.gateway.engine_client import EngineClient, EngineStartError
+from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.engine_launch import ENGINE_COMMAND
+from formgate.gateway.engine_supervisor import EngineStartError
 from formgate.gateway.listener import url_of
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.shutdown import ShutdownRequest, catch_signals, drain
+from formgate.gateway.socket_folder import socket_folder
 from formgate.gateway.state import GatewayState
 
-GRACEFUL_TIMEOUT = 5  # seconds that answers under way have when the server is told to stop
+CLOSE_TIMEOUT = 5  # seconds that connections have to close once no answer is under way
 
 GC_THRESHOLD = 20_000  # objects made and not freed between two looks at the young ones
 
@@ -48,10 +49,10 @@ def run_server(
     listener: socket.socket,
     *,
     engine_command: Sequence[str] = ENGINE_COMMAND,
-) -> None:
-    """Serve on a bound socket until SIGINT or SIGTERM. Raises ServeError."""
+) -> int:
+    """Serve on a bound socket until SIGINT or SIGTERM. Returns the exit code; raises ServeError."""
     set_up_logging()
-    uvloop.run(_serve(config, engine_config, tokenizer_dir, listener, engine_command))
+    return uvloop.run(_serve(config, engine_config, tokenizer_dir, listener, engine_command))
 
 
 async def _serve(
@@ -60,11 +61,30 @@ async def _serve(
     tokenizer_dir: Path,
     listener: socket.socket,
     engine_command: Sequence[str],
-) -> None:
-    with tempfile.TemporaryDirectory(prefix="formgate-") as folder:
-        await _serve_in(
-            Path(folder), config, engine_config, tokenizer_dir, listener, engine_command
+) -> int:
+    shutdown = ShutdownRequest()
+    try:
+        folder = socket_folder()
+    except OSError as error:
+        raise ServeError(f"the server's sockets have no place: {error}.") from None
+    with folder:
+        fleet = ApiFleet(Path(folder.name), config, shutdown.ask)
+
+        def tell_fleet() -> None:
+            fleet.stop(at_once=shutdown.forced.is_set())
+
+        catch_signals(shutdown, tell_fleet)
+        was_ready = await _serve_in(
+            Path(folder.name),
+            config,
+            engine_config,
+            tokenizer_dir,
+            listener,
+            engine_command,
+            shutdown,
+            fleet,
         )
+    return shutdown.exit_code(was_ready=was_ready)
 
 
 async def _serve_in(
@@ -74,20 +94,14 @@ async def _serve_in(
     tokenizer_dir: Path,
     listener: socket.socket,
     engine_command: Sequence[str],
-) -> None:
-    """`folder`: of the sockets between the HTTP processes."""
+    shutdown: ShutdownRequest,
+    fleet: ApiFleet,
+) -> bool:
+    """Returns whether the server was ready before it was told to stop. `folder`: of the sockets
+    between the HTTP processes."""
     models = ServedModels.of(config)
     metrics = Metrics(models.default)
     progress = StartupProgress()
-    lost: list[str] = []
-    server: uvicorn.Server | None = None
-
-    def end(why: str) -> None:
-        lost.append(why)
-        if server is not None:
-            server.should_exit = True
-
-    fleet = ApiFleet(folder, config.api_server_count, end)
     shared = metrics_of(folder, metrics, 0, config.api_server_count)
     engine = EngineClient(
         engine_config,
@@ -98,13 +112,16 @@ async def _serve_in(
         command=engine_command,
         more_clients=fleet.client_addresses,
         on_death=fleet.engine_died,
+        timeout=config.engine_timeout,
     )
     state: GatewayState | None = None
+    starting: asyncio.Task[EngineReady] | None = None
+    draining: asyncio.Task[None] | None = None
     await engine.start()  # its process imports and loads while this one builds the application
     try:
-        await fleet.start(config, engine_config, tokenizer_dir, listener)
-        await shared.start()
         try:
+            await fleet.start(engine_config, tokenizer_dir, listener)
+            await shared.start()
             state = await asyncio.to_thread(
                 build_state,
                 config,
@@ -115,23 +132,23 @@ async def _serve_in(
                 engine,
                 shared.exposition,
                 number=0,
+                shutdown=shutdown,
             )
         except (OSError, ValueError) as error:
             raise ServeError(str(error)) from None
         server = http_server(config, create_app(state))
         keep_what_is_loaded()
-        _stop_on_signals(server, engine, fleet)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
+        draining = asyncio.create_task(drain(shutdown, server, engine, config.shutdown_timeout))
+        starting = asyncio.create_task(_all_ready(engine, fleet))
         with progress:
-            starting = asyncio.create_task(_all_ready(engine, fleet))
             await asyncio.wait((starting, serving), return_when=asyncio.FIRST_COMPLETED)
-        if lost:
-            server.should_exit = True
-        elif starting.done():
+        was_ready = starting.done() and starting.exception() is None
+        if starting.done() and not shutdown.asked.is_set():
             try:
                 ready = starting.result()
             except EngineStartError as error:
-                server.should_exit = True
+                shutdown.ask()
                 await serving
                 raise ServeError(str(error)) from None
             print(
@@ -139,12 +156,14 @@ async def _serve_in(
                 f"{ready.max_model_len} tokens context, docs at {url}/docs",
                 flush=True,
             )
-        else:
-            starting.cancel()
         await serving
-        if lost:
-            raise ServeError(lost[0])
+        if fleet.lost:
+            raise ServeError(fleet.lost)
+        return was_ready
     finally:
+        for task in (starting, draining):
+            if task is not None:
+                task.cancel()
         await fleet.wait_stopped()  # its processes need the engine for their last answers
         shared.close()
         await engine.close()
@@ -188,31 +207,10 @@ def http_server(config: ServerConfig, app: FastAPI) -> _Server:
         ssl_keyfile=config.ssl_keyfile,
         ssl_certfile=config.ssl_certfile,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=2 * GRACEFUL_TIMEOUT,
+        timeout_graceful_shutdown=CLOSE_TIMEOUT,
     )
     try:
         settings.load()
     except (OSError, ssl.SSLError) as error:
         raise ServeError(f"the certificate or its key cannot be used: {error}.") from None
     return _Server(settings)
-
-
-def _stop_on_signals(server: uvicorn.Server, engine: EngineClient, fleet: ApiFleet) -> None:
-    """The first signal lets answers under way be finished, for a while; the second does not."""
-    loop = asyncio.get_running_loop()
-    endings: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected
-
-    def stop() -> None:
-        delay = 0 if server.should_exit else GRACEFUL_TIMEOUT
-        server.should_exit = True
-        fleet.stop()
-        endings.add(loop.create_task(_end_engine(engine, fleet, delay)))
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-
-
-async def _end_engine(engine: EngineClient, fleet: ApiFleet, delay: float) -> None:
-    await asyncio.sleep(delay)
-    await engine.close()
-    fleet.engine_died()

@@ -93,6 +93,23 @@ class ServerConfig:
             "--max-num-seqs, --max-queue-size and the workers that compile schemas",
         ),
     )
+    engine_timeout: float = field(
+        default=60.0,
+        metadata=about(
+            HTTP,
+            "a step of the engine that takes longer ends it and starts it again; on a CPU, ten "
+            "times as long if the engine is at work; 0: never",
+            metavar="SECONDS",
+        ),
+    )
+    shutdown_timeout: float = field(
+        default=30.0,
+        metadata=about(
+            HTTP,
+            "time that answers under way have after SIGTERM or SIGINT; a second signal ends them",
+            metavar="SECONDS",
+        ),
+    )
     disable_log_requests: bool = field(
         default=False, metadata=about(HTTP, "no log line for each request")
     )

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from formgate.gateway.metrics import Metrics
 
+END = "# EOF\n"  # of what a process tells: one that dies meanwhile has told a part
+# Said by one process as well as by all, as are names that end in `_info` or `_created`.
+NO_SUMS = frozenset({"process_start_time_seconds", "process_max_fds"})
 PEER_TIMEOUT = 2.0  # seconds; a process that is busy for longer is left out of this answer
 
 
@@ -37,7 +40,7 @@ class SharedMetrics:
 
     async def _tell(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
-            writer.write(self._metrics.exposition())
+            writer.write(self._metrics.exposition() + END.encode())
             await writer.drain()
         writer.close()
 
@@ -47,11 +50,12 @@ async def _ask(peer: Path) -> str | None:
         async with asyncio.timeout(PEER_TIMEOUT):
             reader, writer = await asyncio.open_unix_connection(peer)
             try:
-                return (await reader.read()).decode()
+                text = (await reader.read()).decode()
             finally:
                 writer.close()
     except (OSError, TimeoutError):  # it is starting, or ending
         return None
+    return text.removesuffix(END) if text.endswith(END) else None
 
 
 def added_up(expositions: Iterable[str]) -> str:
@@ -71,7 +75,7 @@ def added_up(expositions: Iterable[str]) -> str:
             name = key.partition("{")[0]
             if key not in samples:
                 samples[key] = float(value)
-            elif not name.endswith(("_info", "_created")):
+            elif name not in NO_SUMS and not name.endswith(("_info", "_created")):
                 samples[key] += float(value)
     lines = [
         line

@@ -5,7 +5,7 @@ else.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from starlette.requests import Request
@@ -21,6 +21,7 @@ from formgate.gateway.protocol.responses import ResponsesRequest
 from formgate.gateway.protocol.tokenize import TokenizeRequest
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.shutdown import ShutdownRequest
 from formgate.gateway.tokenizer import Tokenizer
 
 
@@ -42,6 +43,7 @@ class GatewayState:
     tokenize: Callable[[TokenizeRequest], list[int]]
     compiling: CompilePool
     exposition: Callable[[], Awaitable[bytes]]  # of /metrics, all HTTP processes together
+    shutdown: ShutdownRequest = field(default_factory=ShutdownRequest)
 
 
 async def state_of(request: Request) -> GatewayState:

@@ -9,9 +9,11 @@ from formgate.gateway.choice import Choice
 
 
 class Usage:
-    """Counts of one request. Prompts count once, however many choices they have."""
+    """Counts of one request. Prompts count once, however many choices they have: what the first
+    choice computes and the others find in the cache was computed for this request.
+    """
 
-    __slots__ = ("_choices", "_prompt_tokens", "_show_cached", "cached_tokens")
+    __slots__ = ("_cached", "_choices", "_prompt_tokens", "_show_cached")
 
     def __init__(
         self, prompt_tokens: int, choices: Iterable[Choice], *, show_cached: bool = True
@@ -19,7 +21,16 @@ class Usage:
         self._prompt_tokens = prompt_tokens
         self._choices = tuple(choices)
         self._show_cached = show_cached
-        self.cached_tokens = 0
+        self._cached: dict[int, int] = {}  # by prompt
+
+    def found_cached(self, prompt: int, num_tokens: int) -> None:
+        """A choice of the prompt with this number found so many of its tokens in the cache."""
+        self._cached[prompt] = min(num_tokens, self._cached.get(prompt, num_tokens))
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of all prompts, the tokens that no choice had to compute."""
+        return sum(self._cached.values())
 
     def as_dict(self) -> dict[str, Any]:
         completion_tokens = sum(choice.num_tokens for choice in self._choices)

@@ -71,6 +71,7 @@ async def answer(
 ) -> Response:
     """What `service` says to `body`, in one piece or as events in the API's own style."""
     state.models.resolve(body.model)
+    state.shutdown.ensure_running()
     state.engine.ensure_admission()
     if body.stream:
         return EventStream(service.stream(body), state.metrics, style)

@@ -18,13 +18,16 @@ State = Annotated[GatewayState, Depends(state_of)]
 
 @router.get("/health")
 async def health(state: State) -> Response:
-    """200 while the engine is alive and ready, 503 otherwise."""
+    """200 while the engine is alive and ready, 503 otherwise. A server that is being stopped is
+    healthy as long as it answers."""
     return Response(status_code=200 if state.engine.state == "ready" else 503)
 
 
 @router.get("/ready")
 async def ready(state: State) -> Response:
-    """200 when a request would be taken now: the engine is ready and the queue is not full."""
+    """200 when a request would be taken now: the engine is ready, the queue is not full, and the
+    server is not being stopped."""
+    state.shutdown.ensure_running()
     state.engine.ensure_admission()
     return Response(status_code=200)
 

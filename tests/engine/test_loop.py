@@ -20,6 +20,7 @@ from formgate.engine.messages import (
     EngineCommand,
     EngineEvent,
     EngineFailed,
+    EngineIdle,
     EngineReady,
     LoadProgress,
     Shutdown,
@@ -70,8 +71,11 @@ class Peer:
         self._commands.send(msgspec.msgpack.encode(command))
 
     def receive(self, timeout: float = TIMEOUT) -> EngineEvent:
-        assert self._events.poll(int(timeout * 1000)), "the engine says nothing"
-        return msgspec.msgpack.decode(self._events.recv(), type=EngineEvent)
+        while True:
+            assert self._events.poll(int(timeout * 1000)), "the engine says nothing"
+            event = msgspec.msgpack.decode(self._events.recv(), type=EngineEvent)
+            if not isinstance(event, EngineIdle):
+                return event
 
     def wait_ready(self) -> tuple[EngineReady, list[LoadProgress]]:
         progress: list[LoadProgress] = []

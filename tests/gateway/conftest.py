@@ -5,8 +5,22 @@ read off the request. The real services and the real engine are tested in `tests
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+import threading
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +48,8 @@ from formgate.gateway.state import GatewayState
 from formgate.gateway.tokenizer import Tokenizer
 from formgate.gateway.tokenizer_folder import load_tokenizer
 
+SCRIPTED_SERVER = Path(__file__).with_name("scripted_server.py")
+TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 SCRIPTED_ENGINE = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
 
 
@@ -152,3 +168,74 @@ def with_gateway(byte_tokenizer: Tokenizer, compile_pool: CompilePool) -> Callab
         asyncio.run(asyncio.wait_for(main(), 30))
 
     return run
+
+
+class RunningServer:
+    """A server process, once it is ready or has ended; without `wait_ready`, at once."""
+
+    def __init__(self, process: subprocess.Popen[str], *, wait_ready: bool = True) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        assert process.stdout is not None
+        for line in process.stdout if wait_ready else ():
+            self.lines.append(line)
+            if found := re.match(r"formgate ready: (\S+) — model (\S+) — (\d+) tokens", line):
+                self.url, self.model, self.max_model_len = found.groups()
+                break
+        # Nobody else empties the pipe, and a full one would stop the server.
+        self._reader = threading.Thread(target=lambda: self.lines.extend(process.stdout or ()))
+        self._reader.start()
+
+    def wait(self, timeout: float = 20) -> int:
+        code = self.process.wait(timeout)
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def children(self) -> list[int]:
+        task = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(child) for child in task.read_text().split()]
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer_dir: Path) -> Path:
+    """A model without weights: every byte is a token."""
+    folder = tmp_path_factory.mktemp("model")
+    shutil.copy(byte_tokenizer_dir / "tokenizer.json", folder)
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 300}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+@pytest.fixture
+def start(model_folder: Path) -> Iterator[Callable[..., RunningServer]]:
+    started: list[RunningServer] = []
+
+    def start(
+        *arguments: str,
+        model: Path = model_folder,
+        wait_ready: bool = True,
+        prefix: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> RunningServer:
+        """`prefix`: a command that runs the server's."""
+        process = subprocess.Popen(
+            [
+                *(*prefix, sys.executable, str(SCRIPTED_SERVER), str(model)),
+                *("--host", "127.0.0.1", "--port", "0", *arguments),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | (env or {}),
+        )
+        started.append(RunningServer(process, wait_ready=wait_ready))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.wait()

@@ -1,14 +1,15 @@
 """An engine process without an engine: it speaks the two sockets' protocol and does what the prompt
 says, so that supervision is tested in milliseconds. Run as a program by `test_engine_client`.
 
-Prompt [n] counts up, one token a step; [666] kills the process; [404] ends with an error and [405]
-with one that is the request's fault; [0] tells how many requests were aborted and how many are
-running.
+Prompt [n] counts up, one token a step; [666] kills the process, [777] stops it as `kill -STOP` does
+and [888] makes it say what nobody can read; [404] ends with an error and [405] with one that is the
+request's fault; [0] tells how many requests were aborted and how many are running.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 
@@ -21,6 +22,7 @@ from formgate.engine.messages import (
     EngineCommand,
     EngineEvent,
     EngineFailed,
+    EngineIdle,
     EngineReady,
     EngineStats,
     LoadProgress,
@@ -56,6 +58,9 @@ def main() -> None:
         case "broken":
             tell(EngineFailed("The weights are no weights."))
             time.sleep(30)  # the client lets go, and that ends it
+        case "slow":
+            tell(LoadProgress("Loading weights", 1, 2))
+            time.sleep(600)
         case "crash":
             os._exit(7)
     tell(LoadProgress("Loading weights", 1, 2))
@@ -83,12 +88,19 @@ def main() -> None:
                         held.pop(request_id, None)
                 case Shutdown():
                     return
+        if not running:
+            tell(EngineIdle())
         outputs: list[list[TokenOutput]] = [[] for _ in clients]
         for request_id, (request, count) in list(running.items()):
             count += 1
             output = TokenOutput(request_id, [count], queue_time=0.001)
             if request.prompt_token_ids == [666]:
                 os._exit(9)
+            elif request.prompt_token_ids == [777]:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            elif request.prompt_token_ids == [888]:
+                clients[request.client].send(b"\xc1")
+                continue
             elif request.prompt_token_ids == [404]:
                 output = TokenOutput(request_id, [], "error", error="No mask is left.")
             elif request.prompt_token_ids == [405]:

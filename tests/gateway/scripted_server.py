@@ -18,13 +18,12 @@ def main() -> int:
     folder = Path(command.server.model or "")
     with bound(command.server) as listener:
         try:
-            run_server(
+            return run_server(
                 command.server, command.engine(folder), folder, listener, engine_command=engine
             )
         except ServeError as error:
             print(f"error: {error}")
             return 1
-    return 0
 
 
 if __name__ == "__main__":

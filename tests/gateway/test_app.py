@@ -7,6 +7,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -302,3 +303,72 @@ def test_a_text_is_tokenized_where_it_holds_up_no_stream(with_gateway: Run) -> N
         assert threads[0] is not threading.current_thread()
 
     with_gateway(test)
+
+
+def test_each_response_is_counted_by_route_method_and_status(with_gateway: Run) -> None:
+    async def test(client: httpx.AsyncClient, app: FastAPI) -> None:
+        engine = app.state.gateway.engine
+        running = asyncio.create_task(client.post(CHAT, json=HELLO | {"max_tokens": 60}))
+        while engine.num_in_flight < 1:
+            await asyncio.sleep(0.001)
+        answers = [
+            *[await client.post(CHAT, json=HELLO | {"max_tokens": 1}) for _ in range(2)],
+            await client.post(CHAT, json=HELLO | {"max_tokens": 1, "stream": True}),
+            await client.post(CHAT, json=HELLO | {"max_tokens": 13}),
+            await client.post(CHAT, content=b"{"),
+            await client.post(CHAT, content=b"[" * 3000),
+            await client.post(CHAT, json=HELLO, headers={"Authorization": "Bearer wrong"}),
+            await client.post(CHAT, json=HELLO | {"max_tokens": 500}),
+            await client.get(CHAT),
+            await client.get("/v1/models/none"),
+            await client.get("/never"),
+            await client.get("/health"),
+            await running,
+        ]
+        engine._max_in_flight = 0
+        answers.append(await client.post(CHAT, json=HELLO))
+        app.state.gateway.shutdown.ask()
+        answers.append(await client.post(CHAT, json=HELLO))
+        statuses = [answer.status_code for answer in answers]
+        assert statuses == [
+            200,
+            200,
+            200,
+            400,
+            400,
+            413,
+            401,
+            500,
+            405,
+            404,
+            404,
+            200,
+            200,
+            429,
+            503,
+        ]
+        counted = {}
+        for line in (await client.get("/metrics")).text.splitlines():
+            if line.startswith("http_requests_total"):
+                labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+                key = labels["handler"], labels["method"], labels["status"]
+                counted[key] = float(line.rpartition(" ")[2])
+        assert counted == {
+            (CHAT, "POST", "200"): 4,
+            (CHAT, "POST", "400"): 2,
+            (CHAT, "POST", "401"): 1,
+            (CHAT, "POST", "413"): 1,
+            (CHAT, "POST", "429"): 1,
+            (CHAT, "POST", "500"): 1,
+            (CHAT, "POST", "503"): 1,
+            (CHAT, "GET", "405"): 1,
+            ("/v1/models/{name:path}", "GET", "404"): 1,
+            ("none", "GET", "404"): 1,
+            ("/health", "GET", "200"): 1,
+        }
+
+    def authorised(client: httpx.AsyncClient, app: FastAPI) -> Any:
+        client.headers["Authorization"] = "Bearer right"
+        return test(client, app)
+
+    with_gateway(authorised, api_key=("right",), max_body_bytes=2000)

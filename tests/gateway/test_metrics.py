@@ -26,6 +26,10 @@ NAMES = (
     "vllm:request_queue_time_seconds_bucket",
     "vllm:request_prefill_time_seconds_bucket",
     "vllm:request_decode_time_seconds_bucket",
+    "vllm:request_inference_time_seconds_bucket",
+    "vllm:request_params_n_bucket",
+    "vllm:request_params_max_tokens_bucket",
+    "vllm:request_max_num_generation_tokens_bucket",
     "vllm:request_prompt_tokens_bucket",
     "vllm:request_generation_tokens_bucket",
     "vllm:iteration_tokens_total_bucket",
@@ -41,6 +45,18 @@ NAMES = (
     "formgate:structured_answers_invalid_total",
     "formgate:requests_aborted_by_disconnect_total",
     "formgate:engine_restarts_total",
+)
+
+
+PROCESS_NAMES = (
+    "process_resident_memory_bytes",
+    "process_virtual_memory_bytes",
+    "process_cpu_seconds_total",
+    "process_start_time_seconds",
+    "process_open_fds",
+    "process_max_fds",
+    "python_info",
+    "python_gc_collections_total",
 )
 
 
@@ -69,6 +85,7 @@ def test_every_metric_is_there_with_its_labels(metrics: Metrics) -> None:
     for name in NAMES:
         for labels, _ in found[name]:
             assert (labels["model_name"], labels["engine"]) == ("m", "0")
+    assert all(number >= 0 for name in PROCESS_NAMES for _, number in found[name])
     assert found["vllm:cache_config_info"][0][0]["num_gpu_blocks"] == "100"
 
 
@@ -91,7 +108,7 @@ def test_a_step_moves_gauges_and_counters(metrics: Metrics) -> None:
 
 
 def test_a_request_is_counted_from_its_outputs(metrics: Metrics) -> None:
-    record = metrics.request(num_prompt_tokens=10)
+    record = metrics.request(num_prompt_tokens=10, max_tokens=7)
     record.output(TokenOutput("r", [1], num_cached_tokens=8, queue_time=0.5))
     record.output(TokenOutput("r", [2, 3]))
     record.output(TokenOutput("r", [4], "stop"))
@@ -103,6 +120,11 @@ def test_a_request_is_counted_from_its_outputs(metrics: Metrics) -> None:
     assert value(metrics, "vllm:inter_token_latency_seconds_count") == 2
     assert value(metrics, "vllm:request_queue_time_seconds_sum") == 0.5
     assert value(metrics, "vllm:request_generation_tokens_sum") == 4
+    assert value(metrics, "vllm:request_params_max_tokens_sum") == 7
+    whole = value(metrics, "vllm:request_inference_time_seconds_sum")
+    parts = ("prefill", "decode")
+    times = [value(metrics, f"vllm:request_{part}_time_seconds_sum") for part in parts]
+    assert whole == pytest.approx(sum(times), abs=1e-6) or whole == 0
     reasons = {
         labels["finished_reason"]: number
         for labels, number in samples(metrics)["vllm:request_success_total"]
@@ -115,3 +137,12 @@ def test_a_client_cannot_make_series_without_end(metrics: Metrics) -> None:
         metrics.schema_refused(f"made-up-{i}")
     assert len(samples(metrics)["formgate:schemas_refused_total"]) <= MAX_REFUSED_KEYWORDS + 1
     assert value(metrics, "formgate:schemas_refused_total") == 2 * MAX_REFUSED_KEYWORDS
+
+
+def test_a_client_cannot_name_methods_without_end(metrics: Metrics) -> None:
+    for method in ("GET", "BREW", "get", "WHEN"):
+        metrics.http_response("/v1/models", method, 405)
+    counted = {
+        labels["method"]: number for labels, number in samples(metrics)["http_requests_total"]
+    }
+    assert counted == {"GET": 1, "other": 3}

@@ -28,3 +28,19 @@ def test_what_the_masks_let_through_is_parsed_back(name: str, format_walks: Any)
     calls, failures = format_walks.walks(name, 200)
     assert failures == []
     assert calls > 50
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_guards_hold_in_every_format_and_behind_reasoning(
+    name: str, format_walks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = importlib.import_module("format_reading")
+    for tool in list(reading.POOL):
+        monkeypatch.delitem(reading.POOL, tool)
+    for tool, schema in reading.GUARDED.items():
+        monkeypatch.setitem(reading.POOL, tool, schema)
+    for keyword, value in reading.GUARDED["get"].items():
+        monkeypatch.setitem(reading.CONTENT, keyword, value)
+    calls, failures = format_walks.walks(name, 80, 1_000)
+    assert failures == []
+    assert calls > 20

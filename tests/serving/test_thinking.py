@@ -103,3 +103,32 @@ def test_a_result_for_an_unknown_call(http) -> None:
     result = {"role": "tool", "tool_call_id": "nobody", "content": "[TOOL_CALLS] 22 degrees</s>"}
     response = ask(http, messages=[*QUESTION, result], tools=[TOOL])
     assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("thinking", [False, True])
+def test_siblings_differ_behind_reasoning(http, stream: bool, thinking: bool) -> None:
+    items = {"enum": ["a", "b", "c"]}
+    tags = {"type": "array", "items": items, "minItems": 3, "uniqueItems": True}
+    schema = {"type": "object", "properties": {"tags": tags}, "required": ["tags"]}
+    fields = {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "r", "schema": schema}},
+        "chat_template_kwargs": {"enable_thinking": thinking},
+        "structured_outputs": {"close_within_budget": True},
+        "max_tokens": 120,
+        "temperature": 1,
+        "n": 4,
+        "seed": 5,
+    }
+    texts = [""] * 4
+    response = ask(http, stream=stream, **fields)
+    assert response.status_code == 200, response.text
+    if stream:
+        for line in response.text.splitlines():
+            if line.startswith("data: {"):
+                for choice in json.loads(line[6:])["choices"]:
+                    texts[choice["index"]] += choice["delta"].get("content") or ""
+    else:
+        texts = [choice["message"]["content"] for choice in response.json()["choices"]]
+    for text in texts:
+        jsonschema.validate(json.loads(text), schema)

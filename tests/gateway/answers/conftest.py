@@ -161,6 +161,7 @@ class ReplayEngine:
         self.begun: list[str] = []  # and neither gone on with nor abandoned
         self.admission: Exception | None = None
         self.failure: Exception | None = None
+        self.cached: Sequence[int] = (3,)  # tokens of each request's prompt
         self._scripts = scripts
         self._burst = burst
         self._eos_id = eos_id
@@ -183,6 +184,7 @@ class ReplayEngine:
         if request.request_id in self.begun:
             self.begun.remove(request.request_id)
         script = list(self._scripts[len(self.requests) % len(self._scripts)])
+        cached = self.cached[len(self.requests) % len(self.cached)]
         self.requests.append(request)
         limit = request.params.max_tokens
         stopped = len(script) < limit
@@ -202,7 +204,7 @@ class ReplayEngine:
                     request.request_id,
                     part,
                     logprobs=self._logprobs(request, part),
-                    num_cached_tokens=3 if start == 0 else 0,
+                    num_cached_tokens=cached if start == 0 else 0,
                 )
                 if start == 0 and request.params.prompt_logprobs is not None:
                     output.prompt_logprobs = [

@@ -122,6 +122,13 @@ def test_a_whole_answer_has_every_field_of_openai(serve: Serve, replay: Any) -> 
     assert usage["completion_tokens_details"]["reasoning_tokens"] == 0
 
 
+def test_what_a_choice_finds_of_another_was_not_cached(serve: Serve, replay: Any) -> None:
+    engine = replay("Hello")
+    engine.cached = [1, 4, 4]
+    usage = complete(serve(engine), n=3)["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 1
+
+
 ANSWERS = [
     pytest.param("Hello, world! 你好 \U0001f600", {}, id="text"),
     pytest.param(ONE_CALL, {"tools": [WEATHER]}, id="call"),

@@ -12,6 +12,7 @@ from openai.types import Completion
 from formgate.gateway.answers import AnswerPlanner
 from formgate.gateway.completion_service import CompletionService
 from formgate.gateway.errors import ApiError, bad_request
+from formgate.gateway.metrics import Metrics
 from formgate.gateway.model_profile import ModelProfile
 from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.parse import parse_object
@@ -159,3 +160,29 @@ def test_a_constraint_at_its_limit_is_blamed_on_its_field(serve: Serve, replay: 
         complete(serve(engine), guided_regex="one two three")
     assert (refused.value.status, refused.value.param) == (400, "guided_regex")
     assert refused.value.code == "schema_too_complex"
+
+
+@pytest.mark.parametrize("fields", [{"n": 3}, {"n": 1, "best_of": 3}])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_a_choice_finds_of_another_was_not_cached(
+    serve: Serve, replay: Any, metrics: Metrics, fields: dict[str, int], streamed: bool
+) -> None:
+    if streamed and "best_of" in fields:
+        fields = {"n": 3}
+    engine = replay("a", "bcd", "ef")
+    # The prompts have 4 and 6 tokens; the first choice of each finds what was there before.
+    engine.cached = [2, 4, 4, 0, 6, 6]
+    prompts = [[1, 2, 3, 4], [5, 6, 7, 8, 9, 10]]
+    if streamed:
+        options = {"include_usage": True}
+        usage = stream(serve(engine), prompt=prompts, stream_options=options, **fields)[-1]["usage"]
+    else:
+        usage = complete(serve(engine), prompt=prompts, **fields)["usage"]
+    assert usage["prompt_tokens"] == 10
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 2
+    text = metrics.exposition().decode()
+    assert 'vllm:request_params_n_sum{engine="0",model_name="tiny"} 6.0' in text
+    assert 'vllm:request_params_n_count{engine="0",model_name="tiny"} 2.0' in text
+    longest = 2 * len("bcd") + 2  # each with the token that ends it
+    name = 'vllm:request_max_num_generation_tokens_sum{engine="0",model_name="tiny"}'
+    assert f"{name} {longest}.0" in text
