@@ -5,6 +5,7 @@ somewhere, absurdly large ones, and bytes that are no JSON any more.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -110,9 +111,37 @@ class Case:
 
 
 def encode(body: Any, *, ascii: bool = True) -> bytes:
-    text = json.dumps(body, ensure_ascii=ascii)
+    try:
+        text = json.dumps(body, ensure_ascii=ascii)
+    except RecursionError:
+        text = _encode_deep(body)
     text = re.sub(rf'"{DIGITS}(\d+)"', lambda match: "9" * int(match[1]), text)
     return text.encode(errors="surrogatepass")
+
+
+class _Text(str):
+    """JSON text that is written already."""
+
+
+def _encode_deep(body: Any) -> str:
+    """`json` goes no deeper than Python's stack."""
+    written: list[str] = []
+    stack = [body]
+    while stack:
+        match stack.pop():
+            case _Text() as text:
+                written.append(text)
+            case dict() as value if value:
+                members = [[_Text(f",{json.dumps(k)}:"), item] for k, item in value.items()]
+                members[0][0] = _Text("{" + members[0][0][1:])
+                stack += [_Text("}"), *itertools.chain.from_iterable(map(reversed, members[::-1]))]
+            case list() as value if value:
+                items = [[_Text(","), item] for item in value]
+                items[0][0] = _Text("[")
+                stack += [_Text("]"), *itertools.chain.from_iterable(map(reversed, items[::-1]))]
+            case value:
+                written.append(json.dumps(value))
+    return "".join(written)
 
 
 class Bodies:
@@ -266,14 +295,17 @@ def _anything(r: Random, depth: int = 2) -> Any:
     return {r.choice(TEXTS): _anything(r, depth - 1) for _ in range(count)}
 
 
-def paths(value: Any, path: Path | None = None) -> Iterator[Path]:
+def paths(value: Any) -> Iterator[Path]:
     """Where a value has members, at any depth."""
-    path = path or []
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, item in list(items):
-        yield [*path, key]
-        if isinstance(item, dict | list):
-            yield from paths(item, [*path, key])
+    found: list[tuple[Path, Any]] = [([], value)]
+    while found:
+        path, item = found.pop()
+        if path:
+            yield path
+        if isinstance(item, dict):
+            found += [([*path, key], inner) for key, inner in item.items()]
+        elif isinstance(item, list):
+            found += [([*path, at], inner) for at, inner in enumerate(item)]
 
 
 def parent_of(value: Any, path: Path) -> Any:
@@ -300,7 +332,7 @@ def _spoil(r: Random, body: dict[str, Any]) -> None:
 def _inflate(r: Random, body: dict[str, Any]) -> None:
     """One value becomes very large: long, wide or deep."""
     path = r.choice(list(paths(body)) or [["user"]])
-    parent, value = parent_of(body, path), None
+    parent = parent_of(body, path)
     value = parent.get(path[-1]) if isinstance(parent, dict) else parent[path[-1]]
     if isinstance(value, str):
         large: Any = (value or "x") * (r.choice([10_000, 1_000_000]) // len(value or "x"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import copy
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -110,7 +109,7 @@ async def shrunk(client: httpx.AsyncClient, case: Case, kind: str) -> Case:
     changed = True
     while changed:
         changed = False
-        for smaller in _smaller(smallest.body):
+        for smaller in _smaller(smallest):
             tries += 1
             if tries > SHRINK_REQUESTS or time.monotonic() > deadline:
                 return smallest
@@ -121,15 +120,15 @@ async def shrunk(client: httpx.AsyncClient, case: Case, kind: str) -> Case:
     return smallest
 
 
-def _smaller(body: Any) -> Iterator[Any]:
-    for path in sorted(paths(body), key=len):
-        copied = copy.deepcopy(body)
-        parent = parent_of(copied, path)
-        del parent[path[-1]]
-        yield copied
-    for path in paths(body):
-        value = parent_of(body, path)[path[-1]]
+def _smaller(case: Case) -> Iterator[Any]:
+    for path in sorted(paths(case.body), key=len):
+        body = case.body  # read anew
+        del parent_of(body, path)[path[-1]]
+        yield body
+    for path in paths(case.body):
+        body = case.body
+        parent = parent_of(body, path)
+        value = parent[path[-1]]
         if isinstance(value, str | list) and len(value) > 1:
-            copied = copy.deepcopy(body)
-            parent_of(copied, path)[path[-1]] = value[: len(value) // 2]
-            yield copied
+            parent[path[-1]] = value[: len(value) // 2]
+            yield body

@@ -116,6 +116,15 @@ def test_a_request_is_made_again_from_its_number() -> None:
         assert [Case.from_json(json.loads(json.dumps(case.to_json()))) for case in made] == made
 
 
+def test_bodies_may_be_deeper_than_the_stack() -> None:
+    innermost = {"é": None, "a": [1.5, "x", {}, [], True]}
+    body: Any = innermost
+    for _ in range(1500):
+        body = {"b": [body, 1], "c": "\ud800"}
+    expected = b'{"b":[' * 1500 + encode(innermost) + b',1],"c":"\\ud800"}' * 1500
+    assert encode(body).replace(b" ", b"") == expected.replace(b" ", b"")
+
+
 def test_a_failing_case_becomes_small() -> None:
     async def answer(request: httpx.Request) -> httpx.Response:
         wrong = "n" in json.loads(request.content)
