@@ -70,12 +70,14 @@ async def fuzz(options: argparse.Namespace) -> int:
         before = resident_mb(options.pid) if options.pid else {}
         parents = children(options.pid) if options.pid else {}
         run = Run(client, bodies, options.concurrency, options.seconds)
-        with HealthWatch(options.url) as health:
+        with HealthWatch(options.url, run.under_way) as health:
             await run.all(options.first, options.described, options.constraints)
             metrics = await idle_metrics(client)
         print(f"{run.sent} requests, up to number {run.last}: {dict(sorted(run.statuses.items()))}")
         print(f"slowest: {[(round(s, 2), n) for s, n in run.slowest]}")
         print(f"/health took up to {health.longest:.2f} s, its watch was {health.late:.2f} s late")
+        for seconds, names in sorted(health.gaps, reverse=True)[:10]:
+            print(f"  {seconds} s beside {names}")
         failures += [f"/health: {text}" for text in sorted(set(health.wrong))]
         if health.longest - health.late > GAP_SECONDS:
             failures.append(f"/health took {health.longest:.2f} s")
@@ -99,6 +101,7 @@ async def fuzz(options: argparse.Namespace) -> int:
             if options.out:
                 options.out.mkdir(exist_ok=True)
                 row = {"kind": kind, "name": name, "times": len(found), "seed": options.seed}
+                row["others"] = [other for other, _, _ in found[1:20]]
                 row |= {"case": smallest.to_json(), "answer": answer.text[:1000]}
                 row["status"] = answer.status
                 file = re.sub(r"\W+", "-", kind)[:80].strip("-") + ".json"

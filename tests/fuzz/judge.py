@@ -53,7 +53,7 @@ def wrong(case: Case, answer: Answer) -> Iterator[str]:
             yield f"no answer: {answer.text}"
         return
     if answer.status not in STATUSES:
-        yield f"status {answer.status}"
+        yield f"status {answer.status} of {case.path}"
     if case.method == "HEAD" or (answer.status == 200 and not answer.text):
         return
     if answer.status >= 400:

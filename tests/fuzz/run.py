@@ -60,6 +60,7 @@ class Run:
         self.found: dict[str, list[Found]] = collections.defaultdict(list)
         self.statuses: collections.Counter[int] = collections.Counter()
         self.slowest: list[tuple[float, str]] = []
+        self.under_way: dict[str, float] = {}  # when it began, by its name
         self.sent = 0
         self.last = 0
 
@@ -88,10 +89,10 @@ class Run:
             if self._until is not None and time.monotonic() > self._until:
                 return
             case = getattr(self._bodies, kind)(number)
-            began = time.monotonic()
-            answer = await send(self._client, case)
             name = f"{kind} {number}"
-            self.slowest.append((time.monotonic() - began, name))
+            self.under_way[name] = time.monotonic()
+            answer = await send(self._client, case)
+            self.slowest.append((time.monotonic() - self.under_way.pop(name), name))
             self.slowest = sorted(self.slowest, reverse=True)[:5]
             self.statuses[answer.status] += 1
             self.sent += 1

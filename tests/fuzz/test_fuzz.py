@@ -134,6 +134,6 @@ def test_a_failing_case_becomes_small() -> None:
         transport = httpx.MockTransport(answer)
         async with httpx.AsyncClient(base_url="http://server", transport=transport) as client:
             case = Case("POST", CHAT, encode({"a": [1, {"b": 2}], "n": "xxxx", "c": {}}))
-            return await shrunk(client, case, "status 500")
+            return await shrunk(client, case, f"status 500 of {CHAT}")
 
     assert asyncio.run(main()).body == {"n": "x"}

@@ -7,10 +7,12 @@ from __future__ import annotations
 import http.client
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
 PAUSE = 0.05  # seconds between two questions
+GAP = 0.5
 
 
 def family(pid: int) -> dict[int, str]:
@@ -70,10 +72,15 @@ def gauge(metrics: str, name: str) -> float:
 
 
 class HealthWatch:
-    """Asks for `/health` again and again, in a thread of its own and on one connection."""
+    """Asks for `/health` again and again, in a thread of its own and on one connection.
 
-    def __init__(self, url: str) -> None:
+    `gaps` holds the answers that took longer than GAP, and which requests were under way then.
+    """
+
+    def __init__(self, url: str, under_way: Collection[str] = ()) -> None:
         self._address = urlsplit(url).netloc
+        self._under_way = under_way
+        self.gaps: list[tuple[float, list[str]]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.longest = 0.0
@@ -107,6 +114,8 @@ class HealthWatch:
             response.read()
             answered = time.monotonic()
             self.longest = max(self.longest, answered - began)
+            if answered - began > GAP:
+                self.gaps.append((round(answered - began, 2), list(self._under_way)))
             if response.status != 200:
                 self.wrong.append(f"status {response.status}")
             self._stop.wait(PAUSE)
