@@ -17,6 +17,7 @@ from formgate.gateway.app import create_app
 from formgate.gateway.assembly import build_state, max_in_flight
 from formgate.gateway.console import set_up_logging
 from formgate.gateway.engine_client import EngineClient
+from formgate.gateway.heap_trimmer import HeapTrimmer
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server import ServeError, http_server, keep_what_is_loaded
@@ -59,6 +60,7 @@ async def _serve(launch: ApiLaunch) -> None:
     )
     server = http_server(config, create_app(state))
     keep_what_is_loaded()
+    HeapTrimmer().start()
 
     stopped = asyncio.Event()
 

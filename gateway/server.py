@@ -26,6 +26,7 @@ from formgate.gateway.assembly import build_state, max_in_flight
 from formgate.gateway.console import StartupProgress, set_up_logging
 from formgate.gateway.engine_client import EngineClient, EngineStartError
 from formgate.gateway.engine_launch import ENGINE_COMMAND
+from formgate.gateway.heap_trimmer import HeapTrimmer
 from formgate.gateway.listener import url_of
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
@@ -120,6 +121,7 @@ async def _serve_in(
             raise ServeError(str(error)) from None
         server = http_server(config, create_app(state))
         keep_what_is_loaded()
+        HeapTrimmer().start()
         _stop_on_signals(server, engine, fleet)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         with progress:
