@@ -24,6 +24,7 @@ from formgate.constrain.filling import ParallelFiller
 from formgate.constrain.formats import FORMATS
 from formgate.constrain.fsm import CompiledFsm, FsmCompiler, FsmConstraint, regex_of
 from formgate.constrain.grammar_cache import GrammarCache
+from formgate.constrain.heap import Heap
 from formgate.constrain.json_schema import ReadSchemas
 from formgate.constrain.matcher import GrammarConstraint
 from formgate.constrain.regex_terms import pattern_term
@@ -73,7 +74,7 @@ class Limits:
     step_lexer_fuel: int = 2_000_000
     step_max_items: int = 50_000  # about 20,000 a millisecond
     max_items_in_row: int = 20_000  # of one byte: an enum of numbers has one for each
-    max_cached_bytes: int = 200_000_000
+    max_cached_bytes: int = 100_000_000
 
     def for_parser(self) -> LLParserLimits:
         return LLParserLimits(
@@ -134,7 +135,7 @@ class GrammarCompiler:
         self._mask_bytes = 4 * (-(-self._tokenizer.vocab_size // 32))
         self._fsm = FsmCompiler(vocabulary) if backend == "outlines" else None
         most = self._limits.max_cached_bytes
-        self._built = GrammarCache[CompiledGrammar | CompiledFsm](most)
+        self._built = GrammarCache[CompiledGrammar | CompiledFsm](most, Heap().bytes_in_use)
         self._blueprints = GrammarCache[str](most // 10)
         self._sizes = GrammarCache[Shortest](most // 10)
 

@@ -16,6 +16,7 @@ from formgate.gateway.assembly import build_state, max_in_flight
 from formgate.gateway.console import set_up_logging
 from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.engine_launch import leave_signals_to_parent
+from formgate.gateway.heap_trimmer import HeapTrimmer
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server import ServeError, http_server, keep_what_is_loaded
@@ -64,6 +65,7 @@ async def _serve(launch: ApiLaunch) -> None:
     )
     server = http_server(config, create_app(state))
     keep_what_is_loaded()
+    HeapTrimmer().start()
 
     listening = asyncio.create_task(_obey(engine, shutdown))
     draining = asyncio.create_task(drain(shutdown, server, engine, config.shutdown_timeout))

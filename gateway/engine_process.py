@@ -20,6 +20,7 @@ from formgate.engine.messages import EngineFailed
 from formgate.gateway.compile_worker import STACK_BYTES
 from formgate.gateway.engine_launch import EngineLaunch, end_with_parent
 from formgate.gateway.grammar_setup import grammar_compiler
+from formgate.gateway.heap_trimmer import HeapTrimmer
 from formgate.gateway.tokenizer_folder import load_tokenizer
 
 MAX_MASK_THREADS = 16
@@ -51,6 +52,7 @@ def main() -> int:
         except (OSError, ValueError) as error:
             raise EngineStartError(f"The tokenizer cannot be used: {error}") from error
         compiler.warm_up()
+        HeapTrimmer().start()
         return compiler.factory, compiler.filler(min(os.cpu_count() or 1, MAX_MASK_THREADS))
 
     run_engine_loop(

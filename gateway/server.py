@@ -25,6 +25,7 @@ from formgate.gateway.console import StartupProgress, set_up_logging
 from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.engine_launch import ENGINE_COMMAND
 from formgate.gateway.engine_supervisor import EngineStartError
+from formgate.gateway.heap_trimmer import HeapTrimmer
 from formgate.gateway.listener import url_of
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
@@ -138,6 +139,7 @@ async def _serve_in(
             raise ServeError(str(error)) from None
         server = http_server(config, create_app(state))
         keep_what_is_loaded()
+        HeapTrimmer().start()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         draining = asyncio.create_task(drain(shutdown, server, engine, config.shutdown_timeout))
         starting = asyncio.create_task(_all_ready(engine, fleet))

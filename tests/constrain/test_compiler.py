@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
@@ -24,15 +25,15 @@ def test_the_same_text_is_compiled_once(masks) -> None:
 
 
 def test_the_cache_is_bounded_in_bytes_and_keeps_what_was_used_last(masks) -> None:
-    limits = Limits(max_cached_bytes=40_000)
+    limits = Limits(max_cached_bytes=2_000_000)
     compiler = GrammarCompiler(masks.vocabulary, padded_vocab_size=masks.size, limits=limits)
     first = compiler.compile(schema_of(0))
-    kept = []
-    for i in range(1, 20):
-        kept.append(compiler.compile(schema_of(i)))
+    others = []
+    for i in range(1, 200):
+        others.append(weakref.ref(compiler.compile(schema_of(i))))
         assert compiler.compile(schema_of(0)) is first
-    assert compiler.compile(schema_of(19)) is kept[-1]
-    assert compiler.compile(schema_of(1)) is not kept[0]
+    assert compiler.compile(schema_of(199)) is others[-1]()
+    assert others[0]() is None
 
 
 def test_a_blueprint_says_all_that_another_process_needs(masks) -> None:

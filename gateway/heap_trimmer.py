@@ -1,0 +1,48 @@
+"""Returns the memory that large requests leave free in the C heap to the system."""
+
+from __future__ import annotations
+
+import resource
+import threading
+import time
+from pathlib import Path
+
+from formgate.constrain.heap import Heap
+
+PERIOD = 5.0  # seconds
+GROWTH_BYTES = 32 << 20  # of resident memory since the last trim, below which there is none
+
+_STATM = Path("/proc/self/statm")
+
+
+class HeapTrimmer:
+    """A trim takes about 20 ms for each 500 MB, in which other threads that allocate wait."""
+
+    def __init__(self) -> None:
+        self._heap = Heap()
+        self._kept = resident_bytes()
+
+    def start(self) -> None:
+        """Look from time to time, in a daemon thread."""
+        threading.Thread(target=self._run, name="heap-trimmer", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(PERIOD)
+            self.trim_if_grown()
+
+    def trim_if_grown(self) -> None:
+        resident = resident_bytes()
+        if resident > self._kept + GROWTH_BYTES:
+            self._heap.trim()
+            self._kept = resident_bytes()
+        else:
+            self._kept = min(self._kept, resident)
+
+
+def resident_bytes() -> int:
+    """Of this process; 0 where there is no /proc."""
+    try:
+        return int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
