@@ -25,6 +25,7 @@ class EngineConfig:
     kv_cache_dtype: Literal["auto"] = "auto"
     enable_prefix_caching: bool = True
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    max_queue_seconds: float = 0.0  # that a request may wait for its first step; 0: no limit
     enforce_eager: bool = False
     max_cudagraph_capture_size: int | None = None  # None: max_num_seqs on CUDA, 0 on a CPU
     async_scheduling: bool | None = None  # launch a step before the last one's tokens are known

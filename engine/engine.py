@@ -194,7 +194,9 @@ class Engine:
         return None
 
     def _admit(self) -> None:
-        """Hand sequences whose constraints are built to the scheduler."""
+        """Hand the scheduler what has its constraint, and give up what has waited too long."""
+        for sequence in self.scheduler.overdue(self.config.max_queue_seconds):
+            self._early.append(self._fail(sequence, "It waited too long.", fault="queue"))
         idle = not self.scheduler.has_work and not self._early
         for sequence, built in self.builder.collect(timeout=BUILD_WAIT if idle else 0.0):
             if sequence.is_finished:
@@ -224,8 +226,7 @@ class Engine:
 
     def _waits_for_forced_tokens(self) -> bool:
         """Where a grammar may force the next tokens, and few wait, the step waits for the last one:
-        a run of them is then computed together with the token before it, not one step later.
-        """
+        a run of them is then computed together with the token before it, not one step later."""
         running = self.scheduler.running
         return (
             self.config.forced_tokens
@@ -339,7 +340,7 @@ class Engine:
         """`of_request`: a ValueError says that what the request wants cannot be had."""
         problem = f"The constraint failed: {error}"
         if of_request and isinstance(error, ValueError):
-            logger.warning("the constraint of %s failed: %s", sequence.request_id, error)
+            logger.warning("the constraint of %s failed", sequence.request_id)
             return self._fail(sequence, problem, fault="constraint")
         logger.error("bug: the constraint of %s failed", sequence.request_id, exc_info=error)
         return self._fail(sequence, problem)

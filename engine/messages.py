@@ -64,7 +64,8 @@ class TokenTrace(msgspec.Struct, array_like=True):
     masked: float  # of the model's own probability at temperature 1, what was taken away
 
 
-Fault = Literal["constraint", "allowed_token_ids", "bad_words"]
+# A field of the request, or that it has waited longer than `max_queue_seconds`.
+Fault = Literal["constraint", "allowed_token_ids", "bad_words", "queue"]
 
 
 class TokenOutput(msgspec.Struct, array_like=True):

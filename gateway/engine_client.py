@@ -40,6 +40,7 @@ from formgate.gateway.errors import (
     engine_not_ready,
     internal_error,
     queue_full,
+    queue_timeout,
     server_stopping,
 )
 from formgate.gateway.metrics import Metrics, RequestRecord
@@ -303,6 +304,8 @@ class EngineClient:
 
 def _given_up(output: TokenOutput) -> ApiError:
     message = output.error or "The engine gave this request up."
+    if output.fault == "queue":
+        return queue_timeout()
     if output.fault is None:
         return internal_error(message)
     code = "schema_too_complex" if output.fault == "constraint" else None

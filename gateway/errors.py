@@ -15,6 +15,7 @@ _DEFAULT_TYPES = {
     429: "rate_limit_error",
     500: "server_error",
     503: "server_error",
+    504: "server_error",
 }
 
 
@@ -82,6 +83,61 @@ def body_too_large(limit: int) -> ApiError:
         None,
         "request_too_large",
         headers={"Connection": "close"},
+    )
+
+
+def malformed_http(reason: str) -> ApiError:
+    return ApiError(400, f"This is not sound HTTP: {reason}.", None, "malformed_http")
+
+
+def uri_too_long(limit: int) -> ApiError:
+    return ApiError(
+        414, f"The request line is longer than the limit of {limit} bytes.", None, "uri_too_long"
+    )
+
+
+def headers_too_large(limit: int) -> ApiError:
+    return ApiError(
+        431,
+        f"The request's headers are larger than the limit of {limit} bytes.",
+        None,
+        "headers_too_large",
+    )
+
+
+def request_timeout(part: str) -> ApiError:
+    """For a request whose `part`, headers or body, did not arrive in time."""
+    return ApiError(408, f"The request's {part} did not arrive in time.", None, "request_timeout")
+
+
+def too_many_connections() -> ApiError:
+    return ApiError(
+        503,
+        "The server has as many connections as it takes. Please retry later.",
+        None,
+        "too_many_connections",
+        headers={"Retry-After": "1"},
+    )
+
+
+def answer_timeout(seconds: float) -> ApiError:
+    # The official clients would ask again at once, and wait as long for nothing.
+    return ApiError(
+        504,
+        f"The answer was not complete within the limit of {seconds:g} seconds.",
+        None,
+        "answer_timeout",
+        headers={"x-should-retry": "false"},
+    )
+
+
+def queue_timeout() -> ApiError:
+    return ApiError(
+        503,
+        "The request has waited too long for its turn. Please retry later.",
+        None,
+        "queue_timeout",
+        headers={"Retry-After": "1"},
     )
 
 

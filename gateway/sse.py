@@ -4,9 +4,10 @@ chunks travel, not what is in them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from formgate.gateway.disconnect import ClientDisconnected, until_disconnect
-from formgate.gateway.errors import ApiError, internal_error
+from formgate.gateway.errors import ApiError, answer_timeout, internal_error
 from formgate.gateway.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -83,15 +84,34 @@ def direct_send(scope: Scope, send: Send) -> Send:
     return direct
 
 
+@asynccontextmanager
+async def answer_within(seconds: float | None) -> AsyncIterator[None]:
+    """Ends what is awaited inside after `seconds` with an ApiError 504."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError:
+        if seconds is None or not limit.expired():
+            raise
+        raise answer_timeout(seconds) from None
+
+
 class EventStream(Response):
     """Sends chunks as they come. An error before the first chunk is raised, and so becomes an
     ordinary error response; a later one is an event, as the status has gone out.
     """
 
     def __init__(
-        self, chunks: AsyncGenerator[Chunk], metrics: Metrics, style: EventStyle = CHUNKS
+        self,
+        chunks: AsyncGenerator[Chunk],
+        metrics: Metrics,
+        style: EventStyle = CHUNKS,
+        *,
+        timeout: float | None = None,
     ) -> None:
+        """`timeout`: seconds after which the stream ends with an error; None: no limit."""
         super().__init__()
+        self._timeout = timeout
         self._chunks = chunks
         self._metrics = metrics
         self._style = style
@@ -107,8 +127,8 @@ class EventStream(Response):
         started = False
         style = self._style
         encode = style.encode
-        async with aclosing(self._chunks) as chunks:
-            try:
+        try:
+            async with answer_within(self._timeout), aclosing(self._chunks) as chunks:
                 async for chunk in chunks:
                     if not started:
                         started = True
@@ -119,15 +139,15 @@ class EventStream(Response):
                     await send(
                         {"type": "http.response.body", "body": encode(chunk), "more_body": True}
                     )
-            except ApiError as error:
-                if not started:
-                    raise
-                await _write(send, style.encode(style.error(error)))
-            except Exception:
-                if not started:
-                    raise
-                logger.exception("A stream broke off")
-                await _write(send, style.encode(style.error(internal_error())))
+        except ApiError as error:
+            if not started:
+                raise
+            await _write(send, style.encode(style.error(error)))
+        except Exception:
+            if not started:
+                raise
+            logger.exception("A stream broke off")
+            await _write(send, style.encode(style.error(internal_error())))
         if not started:
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         await send({"type": "http.response.body", "body": style.end, "more_body": False})

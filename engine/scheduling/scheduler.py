@@ -86,6 +86,16 @@ class Scheduler:
             )
         self._wait(sequence)
 
+    def overdue(self, limit: float) -> list[Sequence]:
+        """Those that have waited for their first step for more than `limit` seconds, if it is one.
+        A sequence that gave way has had its first step."""
+        latest = time.monotonic() - limit
+        return [
+            sequence
+            for sequence in (self.waiting if limit else ())
+            if sequence.first_scheduled_time is None and sequence.arrival_time < latest
+        ]
+
     def schedule(self) -> Schedule:
         schedule = Schedule()
         self._filling.clear()

@@ -170,3 +170,17 @@ def test_random_traffic(make_engine, requests_of, seed: int) -> None:
             ) == len(request["prompt"])
     assert driver.engine.pool.num_used == 0
     driver.engine.check_integrity()
+
+
+def test_a_request_that_waits_too_long_is_given_up(make_engine, prompts) -> None:
+    driver = make_engine(max_num_seqs=1, max_queue_seconds=30.0)
+    driver.add("running", prompts[0], params={"max_tokens": 8})
+    driver.add("young", prompts[1], params={"max_tokens": 8})
+    driver.add("old", prompts[1], params={"max_tokens": 8})
+    driver.step()
+    for name in ("running", "old"):  # the first has run and is not waiting
+        driver.engine._sequences[name].arrival_time -= 31.0
+    answers = driver.run()
+    assert answers["old"].finish_reason == "error"
+    assert answers["old"].outputs[-1].fault == "queue"
+    assert answers["running"].finish_reason == answers["young"].finish_reason == "length"
