@@ -13,10 +13,12 @@ import uvloop
 from formgate.gateway.api_fleet import DEAD_ENGINE, STOP, ApiLaunch, client_addresses, metrics_of
 from formgate.gateway.app import create_app
 from formgate.gateway.assembly import build_state, max_in_flight
-from formgate.gateway.console import set_up_logging
+from formgate.gateway.console import say
 from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.engine_launch import leave_signals_to_parent
 from formgate.gateway.heap_trimmer import HeapTrimmer
+from formgate.gateway.listener import limit_unsent
+from formgate.gateway.logs import set_up_logging
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server import ServeError, http_server, keep_what_is_loaded
@@ -24,15 +26,15 @@ from formgate.gateway.shutdown import ShutdownRequest, drain
 
 
 def main() -> int:
-    set_up_logging()
     leave_signals_to_parent()
     # Without a buffer: the lines after the first are for the event loop.
     with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as pipe:
         launch = ApiLaunch.decode(pipe.readline())
+    set_up_logging(launch.config.log_level, launch.config.log_format)
     try:
         uvloop.run(_serve(launch))
     except (OSError, ValueError, ServeError) as error:
-        print(f"formgate: error: {error}", file=sys.stderr)
+        say(f"formgate: error: {error}", sys.stderr)
         return 1
     return 0
 
@@ -63,7 +65,7 @@ async def _serve(launch: ApiLaunch) -> None:
         number=number,
         shutdown=shutdown,
     )
-    server = http_server(config, create_app(state))
+    server = http_server(config, create_app(state), metrics, number=number)
     keep_what_is_loaded()
     HeapTrimmer().start()
 
@@ -78,6 +80,7 @@ async def _serve(launch: ApiLaunch) -> None:
         with socket.socket(launch.family, socket.SOCK_STREAM) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            limit_unsent(listener, config.send_timeout)
             listener.bind(launch.address)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             while not server.started and not serving.done():

@@ -18,7 +18,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from formgate.gateway.errors import ApiError, bad_request
-from formgate.gateway.middleware import ApiKeys, BodyLimit, RequestContext, error_response
+from formgate.gateway.middleware import (
+    INSIGHTS,
+    OPEN,
+    ApiKeys,
+    BodyLimit,
+    RequestContext,
+    error_response,
+)
 from formgate.gateway.protocol.anthropic import CountTokensRequest, MessagesRequest
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
@@ -101,7 +108,8 @@ def create_app(state: GatewayState) -> FastAPI:
     # The last one added is the first to see a request.
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
     if config.api_key:
-        app.add_middleware(ApiKeys, keys=config.api_key)
+        open_paths = OPEN - INSIGHTS if config.protect_metrics else OPEN
+        app.add_middleware(ApiKeys, keys=config.api_key, open_paths=open_paths)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=config.allowed_origins,

@@ -13,6 +13,7 @@ from typing import Any
 
 from formgate.engine.messages import AddRequest
 from formgate.gateway.answers import AnswerPlan, AnswerPlanner
+from formgate.gateway.caller import current_caller
 from formgate.gateway.chat_stream import ChatChunks, ChatView, ResponseHead, chat_choice
 from formgate.gateway.choice import Choice, ChoiceStep, Engine
 from formgate.gateway.engine_requests import engine_requests, plan_ahead, response_id
@@ -174,6 +175,8 @@ class ChatService:
             ),
         )
         choices = [Choice(i, plan.settings) for i in range(count)]
+        usage = Usage(len(token_ids), choices, show_cached=profile.show_cached_tokens)
+        current_caller().usage = usage
         return _Answer(
             head=ResponseHead(
                 id=shown_id,
@@ -193,7 +196,7 @@ class ChatService:
             prompt_token_ids=token_ids,
             choices=choices,
             requests=requests,
-            usage=Usage(len(token_ids), choices, show_cached=profile.show_cached_tokens),
+            usage=usage,
             echo=_echo(request),
         )
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+from formgate.gateway.console import open_standard_streams, say
 from formgate.gateway.flags import CommandLine, parse_serve
 from formgate.gateway.listener import ListenError, bound
 from formgate.gateway.model_hub import ModelError, check_model_folder, resolve_model
@@ -57,17 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def serve(command: CommandLine) -> int:
+    open_standard_streams()
     config = command.server
     if any(os.environ.get(name) != value for name, value in config.env.items()):
         # Libraries read some variables when they are imported, which has happened already.
         os.execve(sys.executable, sys.orig_argv, os.environ | config.env)
     for note in command.notes:
-        print(f"formgate: note: {note}", file=sys.stderr)
+        say(f"formgate: note: {note}", sys.stderr)
     try:
         with _interrupted_by_signals(), bound(config) as listener:
             return _serve_on(listener, command)
     except (ListenError, ModelError, ServeError) as error:
-        print(f"formgate: error: {error}", file=sys.stderr)
+        say(f"formgate: error: {error}", sys.stderr)
         return 1
     except Interrupted as interrupted:
         # Not `return`: the interpreter would wait until the threads of a download are done.

@@ -13,6 +13,7 @@ from typing import Any
 
 from formgate.engine.messages import AddRequest, PositionLogprobs
 from formgate.gateway.answers import AnswerPlan, AnswerPlanner
+from formgate.gateway.caller import current_caller
 from formgate.gateway.chat_stream import ResponseHead
 from formgate.gateway.choice import Choice, ChoiceStep, Engine
 from formgate.gateway.engine_requests import engine_requests, plan_ahead, response_id
@@ -250,6 +251,12 @@ class CompletionService:
             for number, prompt in enumerate(prompts)
             for i in range(count)
         ]
+        usage = Usage(
+            sum(map(len, prompts)),
+            [each.choice for each in shown],
+            show_cached=profile.show_cached_tokens,
+        )
+        current_caller().usage = usage
         return _Answer(
             head=ResponseHead(
                 id=shown_id,
@@ -261,11 +268,7 @@ class CompletionService:
             plan=plan,
             shown=shown,
             requests=requests,
-            usage=Usage(
-                sum(map(len, prompts)),
-                [each.choice for each in shown],
-                show_cached=profile.show_cached_tokens,
-            ),
+            usage=usage,
         )
 
     async def _encode(self, request: CompletionRequest) -> list[list[int]]:

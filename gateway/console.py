@@ -1,12 +1,14 @@
-"""What the operator sees in the terminal while the server starts: a progress bar, or one line for
-each stage where no terminal is.
+"""What the operator sees beside the log: a line when the server is ready, and while it starts a
+progress bar, or one line for each stage where no terminal is.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import os
 import sys
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -14,15 +16,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from formgate.engine.messages import LoadProgress
 
 
-def set_up_logging() -> None:
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(levelname)s %(asctime)s %(message)s",
-        datefmt="%m-%d %H:%M:%S",
-    )
-    for noisy in ("httpx", "httpcore", "uvicorn", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line at once, on standard output. A stream that takes nothing (a full disk, a reader
+    that has left) is given up."""
+    stream = stream or sys.stdout
+    try:
+        print(line, file=stream, flush=True)
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())  # what it still holds would fail again at the end
+            os.close(null)
+
+
+def open_standard_streams() -> None:
+    """Where the server was started with a standard stream closed, what it opens next would get its
+    number, and whatever is printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 class StartupProgress:
@@ -67,5 +83,5 @@ class StartupProgress:
             total=progress.total or None,
         )
         if self._bar.disable and progress.stage != self._stage:
-            print(f"formgate: {progress.stage} ...", file=sys.stderr, flush=True)
+            say(f"formgate: {progress.stage} ...", sys.stderr)
         self._stage = progress.stage

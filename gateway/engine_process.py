@@ -21,6 +21,7 @@ from formgate.gateway.compile_worker import STACK_BYTES
 from formgate.gateway.engine_launch import EngineLaunch, end_with_parent
 from formgate.gateway.grammar_setup import grammar_compiler
 from formgate.gateway.heap_trimmer import HeapTrimmer
+from formgate.gateway.logs import set_up_logging
 from formgate.gateway.tokenizer_folder import load_tokenizer
 
 MAX_MASK_THREADS = 16
@@ -28,9 +29,9 @@ LINGER = 2000  # milliseconds that the last message may take to leave
 
 
 def main() -> int:
-    logging.basicConfig(
-        format="%(levelname)s %(asctime)s engine: %(message)s", datefmt="%m-%d %H:%M:%S"
-    )
+    level, style = sys.argv[1:] or ("info", "text")
+    # What libraries say at level info is for whoever asks for it.
+    set_up_logging("warning" if level == "info" else level, style, process="engine: ")
     launch = EngineLaunch.decode(sys.stdin.buffer.readline())
     end_with_parent()
     try:

@@ -13,6 +13,7 @@ import msgspec
 from formgate.engine.messages import AddRequest
 from formgate.engine.sampling_params import SamplingParams
 from formgate.gateway.answers import AnswerPlan
+from formgate.gateway.caller import current_caller
 from formgate.gateway.choice import Engine
 from formgate.gateway.protocol.fields import GenerationRequest
 
@@ -31,6 +32,7 @@ def engine_requests(
 ) -> list[AddRequest]:
     """`count` for each prompt, a prompt's own side by side. `params` has one entry per prompt."""
     # Two clients may send the same request_id at the same time; the engine must not mix them.
+    cache_salt = current_caller().cache_salt(request.cache_salt)
     own = f"{shown_id}-{secrets.token_hex(4)}" if request.request_id else shown_id
     return [
         AddRequest(
@@ -38,7 +40,7 @@ def engine_requests(
             prompt_token_ids=list(prompt),
             params=_with_seed(prompt_params, i),
             priority=request.priority,
-            cache_salt=request.cache_salt,
+            cache_salt=cache_salt,
         )
         for number, (prompt, prompt_params) in enumerate(zip(prompts, params, strict=True))
         for i in range(count)

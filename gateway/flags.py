@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from formgate.engine.config import EngineConfig
+from formgate.gateway.api_keys import wrong_key
 from formgate.gateway.server_config import ServerConfig
+
+KEY_VARIABLE = "VLLM_API_KEY"
 
 ENGINE = "engine"
 MEMORY = "memory and batching"
@@ -42,12 +46,20 @@ ENGINE_FLAGS: Mapping[str, tuple[str, str]] = {
     "kv_cache_dtype": (MEMORY, "type of cached keys and values"),
     "block_size": (MEMORY, "tokens in a block of the KV cache"),
     "enable_prefix_caching": (MEMORY, "share the KV cache between equal beginnings of prompts"),
+    "max_queue_seconds": (
+        MEMORY,
+        "longest time that a request may wait to run; then it gets 503 (0: no limit)",
+    ),
     "scheduling_policy": (MEMORY, "order in which waiting requests start"),
 }
 SHORT_FLAGS: Mapping[str, str] = {"tensor_parallel_size": "-tp", "quantization": "-q"}
 POSITIVE = (
     "api_server_count",
     "max_body_bytes",
+    "max_connections",
+    "client_header_timeout",
+    "client_body_timeout",
+    "send_timeout",
     "tensor_parallel_size",
     "max_model_len",
     "max_num_seqs",
@@ -57,7 +69,12 @@ POSITIVE = (
     "block_size",
 )
 # Of what may also be 0. An engine without requests gives a sign of life every second.
-LEAST_SECONDS: Mapping[str, float] = {"engine_timeout": 2.0, "shutdown_timeout": 0.0}
+LEAST_SECONDS: Mapping[str, float] = {
+    "engine_timeout": 2.0,
+    "shutdown_timeout": 0.0,
+    "request_timeout": 0.0,
+    "max_queue_seconds": 0.0,
+}
 
 # Flags of other releases and servers that change nothing here; saying so beats silence.
 NO_EFFECT: Mapping[str, tuple[bool, str]] = {  # flag: (takes a value, why)
@@ -147,7 +164,14 @@ def parse_serve(arguments: Sequence[str], *, prog: str) -> CommandLine:
         if values["model"] is not None:
             parser.error("the model is given twice, as MODEL and as --model")
         values["model"] = values["model_flag"]
+    if not values["api_key"] and KEY_VARIABLE in os.environ:
+        values["api_key"] = (os.environ[KEY_VARIABLE],)
+    for key in values["api_key"]:
+        if (reason := wrong_key(key)) is not None:
+            parser.error(f"--api-key: {reason}")
     server = ServerConfig(**{name: values[name] for name in _names(ServerConfig)})
+    if server.protect_metrics and not server.api_key:
+        parser.error("--protect-metrics: there is no --api-key to ask for")
     if (server.ssl_certfile is None) != (server.ssl_keyfile is None):
         parser.error("--ssl-certfile and --ssl-keyfile go together")
     if server.api_server_count > 1 and server.uds is not None:
@@ -161,7 +185,7 @@ def parse_serve(arguments: Sequence[str], *, prog: str) -> CommandLine:
 def wrong_option(values: Mapping[str, Any]) -> tuple[str, str] | None:
     """The first option whose value cannot be meant, and what is wrong with it."""
     for name in POSITIVE:
-        if (number := values.get(name)) is not None and number <= 0:
+        if (number := values.get(name)) is not None and not number > 0:
             return name, f"{number} is not positive"
     for name, least in LEAST_SECONDS.items():
         if not (seconds := values.get(name, 0.0)) >= least and seconds != 0:
@@ -265,6 +289,8 @@ class _Several(argparse.Action):
                 texts.extend(str(item) for item in listed)
             else:
                 texts.append(value)
+        if not texts and self.dest == "api_key":
+            parser.error(f"{option_string}: the list has no key")  # it would open the server
         before = getattr(namespace, self.dest)
         # The default is replaced by the first use and extended by the next ones.
         kept = () if before is self.default else before

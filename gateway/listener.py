@@ -8,10 +8,14 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from formgate.gateway.server_config import ServerConfig
+
+BACKLOG = 2048
+MAX_UNSENT = 64 * 1024  # bytes that the kernel takes for one client
 
 
 class ListenError(Exception):
@@ -20,7 +24,7 @@ class ListenError(Exception):
 
 @contextlib.contextmanager
 def bound(config: ServerConfig) -> Iterator[socket.socket]:
-    """A bound socket, not yet listening. Raises ListenError."""
+    """A listening socket. Connections wait until the server takes them. Raises ListenError."""
     if config.uds is None:
         with _bind_port(config) as listener:
             yield listener
@@ -44,8 +48,11 @@ def _bind_port(config: ServerConfig) -> socket.socket:
     except OSError as error:
         raise ListenError(f"cannot listen on {host}: {_reason(error)}.") from None
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    limit_unsent(listener, config.send_timeout)
     try:
         listener.bind(address)
+        # Before the model is loaded: two sockets can be bound to a port while neither listens.
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         hint = ""
@@ -57,12 +64,21 @@ def _bind_port(config: ServerConfig) -> socket.socket:
     return listener
 
 
+def limit_unsent(listener: socket.socket, timeout: float) -> None:
+    """Have the kernel keep little of what a client does not read, and end the connection of one
+    that has taken nothing for `timeout` seconds. Accepted sockets inherit both."""
+    if sys.platform == "linux":
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout * 1000))
+
+
 def _bind_path(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if path.is_socket() and not _answers(path):
             path.unlink()  # left over by a server that was killed
         listener.bind(str(path))
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ListenError(f"cannot listen on {path}: {_reason(error)}.") from None

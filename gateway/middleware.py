@@ -4,13 +4,11 @@ own bugs, API keys, and the limit on bodies. Pure ASGI, so that streams pass thr
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import hmac
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -18,16 +16,18 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from formgate.gateway.anthropic_errors import anthropic_error, is_anthropic
+from formgate.gateway.api_keys import KeyRing, given_key
+from formgate.gateway.caller import Caller, current_caller, set_caller
 from formgate.gateway.errors import ApiError, body_too_large, internal_error, invalid_api_key
 from formgate.gateway.sse import encode_json
 
 logger = logging.getLogger(__name__)
 
-GUARDED = ("/v1/", "/tokenize", "/detokenize")
+INSIGHTS = frozenset({"/metrics", "/docs", "/openapi.json"})  # see `protect_metrics`
+OPEN = frozenset({"/", "/health", "/ping", "/ready", "/version"}) | INSIGHTS  # need no key
 QUIET = frozenset({"/health", "/ping", "/ready", "/metrics"})  # probes and scrapers, every second
 MAX_REQUEST_ID_CHARS = 128
-DRAIN_TIMEOUT = 2.0  # seconds
-DRAIN_BYTES = 64 * 1024 * 1024
+MAX_LOGGED_PATH = 200  # characters
 
 
 def error_response(error: ApiError, scope: Scope) -> Response:
@@ -64,6 +64,8 @@ class RequestContext:
         request_id = _request_id(Headers(scope=scope).get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
         scope["state"]["send"] = send
+        caller = Caller()
+        set_caller(caller)
         status = 0
 
         async def send_with_id(message: Message) -> None:
@@ -88,14 +90,24 @@ class RequestContext:
             await error_response(internal_error(), scope)(scope, receive, send_with_id)
         finally:
             if self._log_requests and scope["path"] not in QUIET:
+                seconds = time.monotonic() - began
+                fields = {
+                    "method": scope["method"],
+                    "path": scope["path"][:MAX_LOGGED_PATH],
+                    "status": status or "cut",
+                    "seconds": round(seconds, 3),
+                    "request_id": request_id,
+                    **caller.log_fields(),
+                }
                 logger.info(
-                    "%s %s %s in %.3f s, %s",
-                    scope["method"],
-                    scope["path"],
-                    status or "cut",
-                    time.monotonic() - began,
-                    request_id,
+                    "%(method)s %(path)s %(status)s in %(seconds).3f s, %(request_id)s%(more)s",
+                    fields | {"more": _in_words(caller.log_fields())},
+                    extra={"fields": fields},
                 )
+
+
+def _in_words(fields: Mapping[str, Any]) -> str:
+    return "".join(f", {name} {value}" for name, value in fields.items())
 
 
 def _request_id(given: str | None) -> str:
@@ -105,34 +117,28 @@ def _request_id(given: str | None) -> str:
 
 
 class ApiKeys:
-    """Refuses calls to the API without one of the keys. Health, metrics and docs stay open."""
+    """Refuses requests without one of the keys, but for the paths in `open_paths`. Whatever a path
+    is made to look like, it is one of these or it is guarded.
+    """
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Sequence[str], open_paths: Set[str] = OPEN) -> None:
         self._app = app
-        self._keys = [key.encode() for key in keys]
+        self._keys = KeyRing(keys)
+        self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._guards(scope):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        key = _given_key(Headers(scope=scope))
-        # Every key is compared, so the time tells nothing about which one was near.
-        matches = [hmac.compare_digest(key.encode(), known) for known in self._keys]
-        if any(matches):
-            await self._app(scope, receive, send)
-        else:
-            refusal = error_response(invalid_api_key(given=bool(key)), scope)
+        headers = Headers(scope=scope)
+        key = self._keys.find(headers)
+        if key is not None:
+            current_caller().key = key
+        elif _path(scope) not in self._open_paths:
+            refusal = error_response(invalid_api_key(given=bool(given_key(headers))), scope)
             await refusal(scope, receive, send)
-
-    def _guards(self, scope: Scope) -> bool:
-        return scope["method"] != "OPTIONS" and _path(scope).startswith(GUARDED)
-
-
-def _given_key(headers: Headers) -> str:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token:
-        return token.strip()
-    return headers.get("x-api-key", "")
+            return
+        await self._app(scope, receive, send)
 
 
 class BodyLimit:
@@ -150,7 +156,7 @@ class BodyLimit:
             return
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length) > self._max_bytes:
-            await _drain(receive)
+            # Nothing is received: a client that waits for `100 Continue` need not send its body.
             await error_response(body_too_large(self._max_bytes), scope)(scope, receive, send)
             return
         received = 0
@@ -161,22 +167,7 @@ class BodyLimit:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > self._max_bytes:
-                    await _drain(receive)
                     raise body_too_large(self._max_bytes)
             return message
 
         await self._app(scope, receive_counted, send)
-
-
-async def _drain(receive: Receive) -> None:
-    """Throw away what is still under way, within reason: a client that is cut off while it sends
-    often never reads the answer.
-    """
-    dropped = 0
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(DRAIN_TIMEOUT):
-            while dropped < DRAIN_BYTES:
-                message = await receive()
-                dropped += len(message.get("body", b""))
-                if message["type"] != "http.request" or not message.get("more_body", False):
-                    return

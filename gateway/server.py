@@ -9,27 +9,32 @@ import contextlib
 import gc
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from formgate.engine.config import EngineConfig
 from formgate.engine.messages import EngineReady
 from formgate.gateway.api_fleet import ApiFleet, metrics_of
 from formgate.gateway.app import create_app
 from formgate.gateway.assembly import build_state, max_in_flight
-from formgate.gateway.console import StartupProgress, set_up_logging
+from formgate.gateway.console import StartupProgress, say
 from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.engine_launch import ENGINE_COMMAND
 from formgate.gateway.engine_supervisor import EngineStartError
 from formgate.gateway.heap_trimmer import HeapTrimmer
+from formgate.gateway.http_protocol import BoundedHttpProtocol, ConnectionLimits
 from formgate.gateway.listener import url_of
+from formgate.gateway.logs import set_up_logging
 from formgate.gateway.metrics import Metrics
+from formgate.gateway.open_files import connections_within, raise_open_files
+from formgate.gateway.response_counter import NO_ROUTE
 from formgate.gateway.served_models import ServedModels
-from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.server_config import ServerConfig, share_of
 from formgate.gateway.shutdown import ShutdownRequest, catch_signals, drain
 from formgate.gateway.socket_folder import socket_folder
 from formgate.gateway.state import GatewayState
@@ -52,7 +57,8 @@ def run_server(
     engine_command: Sequence[str] = ENGINE_COMMAND,
 ) -> int:
     """Serve on a bound socket until SIGINT or SIGTERM. Returns the exit code; raises ServeError."""
-    set_up_logging()
+    set_up_logging(config.log_level, config.log_format)
+    raise_open_files()
     return uvloop.run(_serve(config, engine_config, tokenizer_dir, listener, engine_command))
 
 
@@ -110,7 +116,7 @@ async def _serve_in(
         tokenizer_dir=tokenizer_dir,
         max_in_flight=max_in_flight(config, engine_config, 0),
         on_progress=progress.show,
-        command=engine_command,
+        command=(*engine_command, config.log_level, config.log_format),
         more_clients=fleet.client_addresses,
         on_death=fleet.engine_died,
         timeout=config.engine_timeout,
@@ -137,7 +143,7 @@ async def _serve_in(
             )
         except (OSError, ValueError) as error:
             raise ServeError(str(error)) from None
-        server = http_server(config, create_app(state))
+        server = http_server(config, create_app(state), metrics)
         keep_what_is_loaded()
         HeapTrimmer().start()
         serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -153,10 +159,9 @@ async def _serve_in(
                 shutdown.ask()
                 await serving
                 raise ServeError(str(error)) from None
-            print(
+            say(
                 f"formgate ready: {(url := url_of(listener, config))} — model {models.default} — "
-                f"{ready.max_model_len} tokens context, docs at {url}/docs",
-                flush=True,
+                f"{ready.max_model_len} tokens context, docs at {url}/docs"
             )
         await serving
         if fleet.lost:
@@ -188,14 +193,54 @@ def keep_what_is_loaded() -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, without its signal handlers: they end the process before the engine is closed."""
+    """uvicorn with our limits on connections, and without its signal handlers: they end the process
+    before the engine is closed."""
+
+    def __init__(
+        self, settings: uvicorn.Config, limits: ConnectionLimits, count: Callable[[int], None]
+    ) -> None:
+        super().__init__(settings)
+        self._limits = limits
+        self._count = count
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        assert sockets is not None, "the listening socket is ours"
+        loop = asyncio.get_running_loop()
+        tls = self.config.ssl
+        self.servers = [
+            await loop.create_server(
+                self._new_protocol,
+                sock=listener,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else self._limits.header_timeout,
+                backlog=self.config.backlog,
+            )
+            for listener in sockets
+        ]
+        self.started = True
+
+    def _new_protocol(self) -> BoundedHttpProtocol:
+        return BoundedHttpProtocol(
+            self.config, self.server_state, limits=self._limits, count=self._count
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def http_server(config: ServerConfig, app: FastAPI) -> _Server:
+def http_server(
+    config: ServerConfig, app: ASGIApp, metrics: Metrics, *, number: int = 0
+) -> _Server:
+    """`number`: of this among the HTTP processes."""
+    limits = ConnectionLimits(
+        max_connections=connections_within(
+            share_of(config.max_connections, number, config.api_server_count)
+        ),
+        header_timeout=config.client_header_timeout,
+        body_timeout=config.client_body_timeout,
+        send_timeout=config.send_timeout,
+    )
     settings = uvicorn.Config(
         app,
         loop="none",
@@ -215,4 +260,4 @@ def http_server(config: ServerConfig, app: FastAPI) -> _Server:
         settings.load()
     except (OSError, ssl.SSLError) as error:
         raise ServeError(f"the certificate or its key cannot be used: {error}.") from None
-    return _Server(settings)
+    return _Server(settings, limits, partial(metrics.http_response, NO_ROUTE, "other"))

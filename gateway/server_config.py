@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 MODEL = "model"
 HTTP = "HTTP server"
@@ -63,7 +63,17 @@ class ServerConfig:
         default=None, metadata=about(HTTP, "listen on this Unix socket instead", metavar="PATH")
     )
     api_key: tuple[str, ...] = field(
-        default=(), repr=False, metadata=about(HTTP, "accept only these keys", metavar="KEY")
+        default=(),
+        repr=False,
+        metadata=about(
+            HTTP,
+            "accept only these keys (or that of VLLM_API_KEY in the environment)",
+            metavar="KEY",
+        ),
+    )
+    protect_metrics: bool = field(
+        default=False,
+        metadata=about(HTTP, "ask for a key at /metrics, /docs and /openapi.json too"),
     )
     root_path: str = field(
         default="", metadata=about(HTTP, "path prefix that a proxy strips before it calls")
@@ -80,6 +90,44 @@ class ServerConfig:
     )
     max_body_bytes: int = field(
         default=8 * 1024 * 1024, metadata=about(HTTP, "largest request body", metavar="BYTES")
+    )
+    max_connections: int = field(
+        default=8192,
+        metadata=about(HTTP, "connections that may be open; more get 503 and are closed"),
+    )
+    client_header_timeout: float = field(
+        default=10.0,
+        metadata=about(
+            HTTP,
+            "time for a request's headers, and for a TLS handshake; then 408 and closed",
+            metavar="SECONDS",
+        ),
+    )
+    client_body_timeout: float = field(
+        default=60.0,
+        metadata=about(
+            HTTP,
+            "time for a request's body; a body that takes longer, at less than 4096 bytes a "
+            "second, gets 408",
+            metavar="SECONDS",
+        ),
+    )
+    send_timeout: float = field(
+        default=30.0,
+        metadata=about(
+            HTTP,
+            "time in which a client has to read something of its answer; then its request is "
+            "aborted and its connection closed",
+            metavar="SECONDS",
+        ),
+    )
+    request_timeout: float = field(
+        default=0.0,
+        metadata=about(
+            HTTP,
+            "longest time for an answer; then 504, or an error event in a stream (0: no limit)",
+            metavar="SECONDS",
+        ),
     )
     max_queue_size: int = field(
         default=4096,
@@ -109,6 +157,15 @@ class ServerConfig:
             "time that answers under way have after SIGTERM or SIGINT; a second signal ends them",
             metavar="SECONDS",
         ),
+    )
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = field(
+        default="info",
+        metadata=about(
+            HTTP, "least level to log; only debug shows the messages of exceptions, which may quote"
+        ),
+    )
+    log_format: Literal["text", "json"] = field(
+        default="text", metadata=about(HTTP, "log lines, or a JSON object a line")
     )
     disable_log_requests: bool = field(
         default=False, metadata=about(HTTP, "no log line for each request")

@@ -32,8 +32,16 @@ class Usage:
         """Of all prompts, the tokens that no choice had to compute."""
         return sum(self._cached.values())
 
+    @property
+    def prompt_tokens(self) -> int:
+        return self._prompt_tokens
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(choice.num_tokens for choice in self._choices)
+
     def as_dict(self) -> dict[str, Any]:
-        completion_tokens = sum(choice.num_tokens for choice in self._choices)
+        completion_tokens = self.completion_tokens
         reasoning_tokens = sum(choice.num_reasoning_tokens for choice in self._choices)
         return {
             "prompt_tokens": self._prompt_tokens,

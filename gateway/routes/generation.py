@@ -9,11 +9,12 @@ from typing import Annotated, Protocol, TypeVar
 from fastapi import APIRouter, Depends, Request, Response
 
 from formgate.gateway.answer_service import AnswerService
+from formgate.gateway.caller import current_caller
 from formgate.gateway.disconnect import ClientDisconnected, until_disconnect
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.request_body import json_body, request_body_schema
-from formgate.gateway.sse import CHUNKS, EventStream, EventStyle, encode_json
+from formgate.gateway.sse import CHUNKS, EventStream, EventStyle, answer_within, encode_json
 from formgate.gateway.state import GatewayState, state_of
 
 router = APIRouter(tags=["generation"])
@@ -70,13 +71,15 @@ async def answer(
     style: EventStyle = CHUNKS,
 ) -> Response:
     """What `service` says to `body`, in one piece or as events in the API's own style."""
-    state.models.resolve(body.model)
+    current_caller().model = state.models.resolve(body.model)
     state.shutdown.ensure_running()
     state.engine.ensure_admission()
+    seconds = state.config.request_timeout or None
     if body.stream:
-        return EventStream(service.stream(body), state.metrics, style)
+        return EventStream(service.stream(body), state.metrics, style, timeout=seconds)
     try:
-        whole = await until_disconnect(request.receive, service.complete(body))
+        async with answer_within(seconds):
+            whole = await until_disconnect(request.receive, service.complete(body))
     except ClientDisconnected:
         state.metrics.client_disconnected()
         return Response(status_code=CLIENT_CLOSED_REQUEST)

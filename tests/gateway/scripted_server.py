@@ -7,12 +7,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from formgate.gateway.console import open_standard_streams
 from formgate.gateway.flags import parse_serve
 from formgate.gateway.listener import bound
 from formgate.gateway.server import ServeError, run_server
 
 
 def main() -> int:
+    open_standard_streams()
     command = parse_serve(sys.argv[1:], prog="scripted_server")
     engine = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
     folder = Path(command.server.model or "")
