@@ -141,6 +141,17 @@ def queue_timeout() -> ApiError:
     )
 
 
+def too_many_bodies() -> ApiError:
+    # The rest of the body is unread, as above.
+    return ApiError(
+        503,
+        "Too many large requests are under way. Please retry later.",
+        None,
+        "too_many_bodies",
+        headers={"Retry-After": "1", "Connection": "close"},
+    )
+
+
 def queue_full(retry_after: int) -> ApiError:
     return ApiError(
         429,

@@ -18,7 +18,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from formgate.gateway.anthropic_errors import anthropic_error, is_anthropic
 from formgate.gateway.api_keys import KeyRing, given_key
 from formgate.gateway.caller import Caller, current_caller, set_caller
-from formgate.gateway.errors import ApiError, body_too_large, internal_error, invalid_api_key
+from formgate.gateway.errors import (
+    ApiError,
+    body_too_large,
+    internal_error,
+    invalid_api_key,
+    too_many_bodies,
+)
 from formgate.gateway.sse import encode_json
 
 logger = logging.getLogger(__name__)
@@ -27,6 +33,7 @@ INSIGHTS = frozenset({"/metrics", "/docs", "/openapi.json"})  # see `protect_met
 OPEN = frozenset({"/", "/health", "/ping", "/ready", "/version"}) | INSIGHTS  # need no key
 QUIET = frozenset({"/health", "/ping", "/ready", "/metrics"})  # probes and scrapers, every second
 MAX_REQUEST_ID_CHARS = 128
+MAX_BODIES = 64  # of the largest size that may be under way; smaller ones may be more
 MAX_LOGGED_PATH = 200  # characters
 
 
@@ -142,13 +149,14 @@ class ApiKeys:
 
 
 class BodyLimit:
-    """Ends a request whose body grows over the limit with 413. The body is counted while it is
-    received: no more than the limit is ever in memory.
+    """Ends a request whose body grows over the limit with 413. All bodies that are not complete yet
+    have a limit together; one that grows beyond it gets 503. Bytes are counted as they come.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._num_held = 0  # bytes of all bodies that are not complete
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -165,9 +173,19 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             if message["type"] == "http.request":
-                received += len(message.get("body", b""))
+                length = len(message.get("body", b""))
+                received += length
+                self._num_held += length
                 if received > self._max_bytes:
                     raise body_too_large(self._max_bytes)
+                if not message.get("more_body", False):
+                    self._num_held -= received
+                    received = 0
+                elif self._num_held > MAX_BODIES * self._max_bytes:
+                    raise too_many_bodies()
             return message
 
-        await self._app(scope, receive_counted, send)
+        try:
+            await self._app(scope, receive_counted, send)
+        finally:
+            self._num_held -= received

@@ -12,8 +12,9 @@ import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from formgate.gateway.errors import ApiError
 from formgate.gateway.middleware import ApiKeys, BodyLimit, RequestContext
 
 LIMIT = 1000
@@ -94,6 +95,37 @@ def test_a_body_without_length_is_counted_and_never_held() -> None:
     with pytest.raises(Exception, match="larger than the limit"):
         call(app, "POST", "/", content=endless())
     assert received <= LIMIT
+
+
+def test_bodies_that_are_under_way_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("formgate.gateway.middleware.MAX_BODIES", 2)
+    app = BodyLimit(echo, max_bytes=LIMIT)
+
+    async def body(pause: asyncio.Event) -> AsyncIterator[Message]:
+        yield {"type": "http.request", "body": b"x" * 900, "more_body": True}
+        await pause.wait()
+        yield {"type": "http.request", "body": b"x", "more_body": False}
+
+    async def post(pause: asyncio.Event) -> None:
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+        await app(scope, body(pause).__anext__, send)
+
+    async def send(message: Message) -> None:
+        pass
+
+    async def test() -> None:
+        pause = asyncio.Event()
+        two = [asyncio.create_task(post(pause)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(ApiError) as refusal:
+            await post(pause)
+        assert refusal.value.status == 503
+        pause.set()
+        await asyncio.gather(*two)
+        for _ in range(3):  # nothing is held any more
+            await post(pause)
+
+    asyncio.run(test())
 
 
 def test_a_request_id_is_kept_if_sound_and_made_otherwise() -> None:
