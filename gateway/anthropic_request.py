@@ -72,7 +72,7 @@ def chat_request_of(
             "top_k": request.top_k,
             "user": request.metadata.user_id if request.metadata else None,
         }
-    return chat_request(fields, request.model_extra, names), names
+    return chat_request(request, fields, names), names
 
 
 def _refuse_unsupported(request: CountTokensRequest) -> None:

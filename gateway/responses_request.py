@@ -44,6 +44,7 @@ def chat_request_of(request: ResponsesRequest) -> tuple[ChatCompletionRequest, F
     effort = request.reasoning.effort if request.reasoning else None
     names = FieldNames(_FIELDS, conversation.origins)
     chat = chat_request(
+        request,
         {
             "model": request.model,
             "messages": conversation.messages,
@@ -61,7 +62,6 @@ def chat_request_of(request: ResponsesRequest) -> tuple[ChatCompletionRequest, F
             "metadata": request.metadata,
             "user": request.user,
         },
-        request.model_extra,
         names,
     )
     return chat, names

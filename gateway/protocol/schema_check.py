@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, StrictBool
 
 from formgate.gateway.errors import bad_request
-from formgate.gateway.protocol.fields import Body
+from formgate.gateway.protocol.fields import Body, Name, RequestBody
 
 JsonSchema = dict[str, Any] | StrictBool
 
@@ -15,12 +15,12 @@ JsonSchema = dict[str, Any] | StrictBool
 class NamedSchema(Body):
     """`json_schema` of OpenAI's `response_format`."""
 
-    name: str | None = None
+    name: Name | None = None
     schema_: JsonSchema = Field(alias="schema")
     strict: bool | None = None
 
 
-class SchemaCheckRequest(Body):
+class SchemaCheckRequest(RequestBody):
     """Either `schema`, or the two fields of a `response_format` of type `json_schema`."""
 
     schema_: JsonSchema | None = Field(default=None, alias="schema")
