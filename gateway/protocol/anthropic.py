@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from formgate.gateway.protocol.constraint_names import IN_A_FORMAT, IN_A_TOOL
 from formgate.gateway.protocol.fields import (
     Body,
     Finite,
@@ -55,6 +56,8 @@ class AnthropicMessage(Body):
 
 
 class AnthropicTool(Body):
+    constraint_names = IN_A_TOOL
+
     type: Name | None = None  # null: custom
     name: Name
     description: str | None = None
@@ -69,6 +72,8 @@ class AnthropicToolChoice(Body):
 
 
 class OutputFormat(Body):
+    constraint_names = IN_A_FORMAT
+
     type: Literal["json_schema"]
     # `schema` is a method of pydantic's models.
     json_schema: dict[str, Any] = Field(alias="schema")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from formgate.gateway.protocol.constraint_names import IN_A_TOOL
 from formgate.gateway.protocol.fields import (
     Body,
     Count,
@@ -57,6 +58,8 @@ class Message(Body):
 
 
 class Function(Body):
+    constraint_names = IN_A_TOOL
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")]
     description: str | None = None
     parameters: JsonSchema | None = None
@@ -64,6 +67,8 @@ class Function(Body):
 
 
 class ToolDefinition(Body):
+    constraint_names = IN_A_TOOL
+
     type: Literal["function"]
     function: Function
 

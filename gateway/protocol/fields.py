@@ -5,8 +5,9 @@ and ranges. What two fields may not say together is in `rules`, and the reasons 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -18,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from formgate.gateway.protocol.constraint_names import CONSTRAINT_NAME, IN_A_FORMAT
 from formgate.gateway.protocol.limits import (
     INT64_MAX,
     MAX_ALTERNATIVES,
@@ -103,6 +105,9 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
+    # Unknown fields of these names are no mere extension.
+    constraint_names: ClassVar[re.Pattern[str]] = CONSTRAINT_NAME
+
 
 class RequestBody(Body):
     """The whole body of a request."""
@@ -121,6 +126,8 @@ class StreamOptions(Body):
 
 
 class JsonSchemaFormat(Body):
+    constraint_names = IN_A_FORMAT
+
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)] | None = None
     description: str | None = None
     # `schema` is a method of pydantic's models.
@@ -129,10 +136,12 @@ class JsonSchemaFormat(Body):
 
 
 class ResponseFormat(Body):
+    constraint_names = IN_A_FORMAT
+
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
-    # Of `json_object`, as llama.cpp, Together and Fireworks have it.
-    object_schema: JsonSchema | None = Field(default=None, alias="schema")
+    # As llama.cpp, Together and Fireworks have it, for either type of JSON.
+    bare_schema: JsonSchema | None = Field(default=None, alias="schema")
 
 
 class StructuredOutputs(Body):

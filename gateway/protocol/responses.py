@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from formgate.gateway.protocol.constraint_names import IN_A_FORMAT, IN_A_TOOL
 from formgate.gateway.protocol.fields import (
     Body,
     Count,
@@ -46,6 +47,8 @@ class InputItem(Body):
 
 
 class ResponseTool(Body):
+    constraint_names = IN_A_TOOL
+
     type: Name
     name: Name | None = None
     description: str | None = None
@@ -66,6 +69,8 @@ class ResponseToolChoice(Body):
 
 
 class TextFormat(Body):
+    constraint_names = IN_A_FORMAT
+
     type: Literal["text", "json_object", "json_schema"]
     name: Name | None = None
     description: str | None = None

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, StrictBool
 
 from formgate.gateway.errors import bad_request
+from formgate.gateway.protocol.constraint_names import IN_A_FORMAT
+from formgate.gateway.protocol.constraints import refuse_unknown_constraints
 from formgate.gateway.protocol.fields import Body, Name, RequestBody
 
 JsonSchema = dict[str, Any] | StrictBool
@@ -14,6 +16,8 @@ JsonSchema = dict[str, Any] | StrictBool
 
 class NamedSchema(Body):
     """`json_schema` of OpenAI's `response_format`."""
+
+    constraint_names = IN_A_FORMAT
 
     name: Name | None = None
     schema_: JsonSchema = Field(alias="schema")
@@ -23,12 +27,15 @@ class NamedSchema(Body):
 class SchemaCheckRequest(RequestBody):
     """Either `schema`, or the two fields of a `response_format` of type `json_schema`."""
 
+    constraint_names = IN_A_FORMAT
+
     schema_: JsonSchema | None = Field(default=None, alias="schema")
     type: Literal["json_schema"] | None = None
     json_schema: NamedSchema | None = None
 
     def asked(self) -> dict[str, Any] | bool:
         """Raises ApiError 400."""
+        refuse_unknown_constraints(self)
         if self.json_schema is None:
             if self.schema_ is None:
                 missing = "json_schema" if self.type else "schema"

@@ -1,13 +1,10 @@
-"""Limits on what a body may hold, for every field of every endpoint at once."""
+"""What a body may hold, counted before it is read; and what several fields ask for together."""
 
 from __future__ import annotations
 
 import json
-import tracemalloc
-from typing import Any, get_args, get_origin
 
 import pytest
-from pydantic import ValidationError
 
 from formgate.gateway.errors import ApiError
 from formgate.gateway.protocol.chat import ChatCompletionRequest
@@ -19,109 +16,6 @@ from formgate.gateway.protocol.limits import (
     MAX_METADATA,
 )
 from formgate.gateway.protocol.parse import parse_body, parse_object
-from tests.gateway.answers.places import Place, dotted, places
-
-ALL = list(places())
-NUMBERS = [place for place in ALL if {int, float} & set(place.accepts)]
-LISTS = [place for place in ALL if any(get_origin(each) is list for each in place.accepts)]
-TEXTS = [place for place in ALL if str in place.accepts]
-HOMOGENEOUS = [
-    place
-    for place in ALL
-    if any(get_origin(each) is dict and get_args(each)[1] is not Any for each in place.accepts)
-]
-
-DIGITS = "9" * 4300
-# By name, as JSON text. None of them is a number that any field takes.
-NO_NUMBERS = {
-    "4300 digits": DIGITS,
-    "4300 digits below zero": "-" + DIGITS,
-    "5000 digits": "9" * 5000,
-    "1e400": "1e400",
-    "NaN": "NaN",
-    "Infinity": "Infinity",
-    "-Infinity": "-Infinity",
-    "1e308": "1e308",
-    "-1e308": "-1e308",
-    "true": "true",
-    "text": '"1"',
-}
-
-
-def ids(some: list[Place]) -> list[str]:
-    return [str(place) for place in some]
-
-
-def refusal(place: Place, text: str) -> ApiError:
-    body = json.dumps(place.holding("@here")).replace('"@here"', text)
-    with pytest.raises(ApiError) as refused:
-        parse_body(place.body, body)
-    return refused.value
-
-
-def test_the_walk_comes_upon_nested_fields() -> None:
-    found = set(ids(ALL))
-    assert "ChatCompletionRequest.messages[0].content[0].text" in found
-    assert "ChatCompletionRequest.tool_choice.allowed_tools.tools[0].function.name" in found
-    assert "CompletionRequest.prompt[0][0]" in found
-    assert "MessagesRequest.thinking.budget_tokens" in found
-    assert len(NUMBERS) > 40
-    assert len(LISTS) > 50
-
-
-@pytest.mark.parametrize("place", NUMBERS, ids=ids(NUMBERS))
-@pytest.mark.parametrize("text", NO_NUMBERS.values(), ids=NO_NUMBERS)
-def test_what_is_no_number_of_the_field_is_a_400_that_names_it(place: Place, text: str) -> None:
-    if text == '"1"' and place.path == ("prompt", 0):
-        return  # a list of texts
-    error = refusal(place, text)
-    assert (error.status, error.param) == (400, dotted(place.path))
-    assert len(error.message) < 300
-
-
-@pytest.mark.parametrize("place", LISTS, ids=ids(LISTS))
-def test_a_million_bad_members_are_one_error(place: Place) -> None:
-    """An object for each would take hundreds of megabytes."""
-    whole = place.holding([-1.5] * 1_000_000)
-    tracemalloc.start()
-    try:
-        with pytest.raises(ApiError) as refused:
-            parse_object(place.body, whole)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 20_000_000
-    assert refused.value.status == 400
-    assert (refused.value.param or "").startswith(dotted(place.path))
-    with pytest.raises(ValidationError) as found:
-        place.body.model_validate(whole)
-    assert len(found.value.errors()) <= 4  # one for each type that may stand there
-
-
-@pytest.mark.parametrize("place", HOMOGENEOUS, ids=ids(HOMOGENEOUS))
-def test_a_hundred_thousand_bad_members_of_an_object_are_one_error(place: Place) -> None:
-    with pytest.raises(ValidationError) as found:
-        place.body.model_validate(place.holding({str(i): "bad" for i in range(100_000)}))
-    assert len(found.value.errors()) == 1
-
-
-# Texts that may be as long as a body: they become tokens, or are read by what has its own limit.
-UNBOUNDED = {
-    "arguments", "content", "description", "input", "instructions", "output", "prompt",
-    "reasoning", "reasoning_content", "refusal", "suffix", "system", "text", "thinking",
-}  # fmt: skip
-# Those of a constraint are bounded by the compiler's own limit.
-CONSTRAINTS = {"json", "guided_json", "regex", "grammar", "guided_regex", "guided_grammar"}
-
-
-@pytest.mark.parametrize("place", TEXTS, ids=ids(TEXTS))
-def test_a_text_is_bounded_or_becomes_tokens(place: Place) -> None:
-    names = [key for key in place.path if isinstance(key, str)]
-    if names[-1] in UNBOUNDED or ("choice" in names[-1] and place.path[-1] == 0):
-        return
-    size = 2_000_001 if CONSTRAINTS & set(names) or "whitespace" in names[-1] else 4_097
-    error = refusal(place, json.dumps("x" * size))
-    assert (error.status, error.param) == (400, dotted(place.path))
 
 
 def body_with(text: str) -> str:
