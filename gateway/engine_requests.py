@@ -32,9 +32,10 @@ def engine_requests(
     *,
     count: int,
 ) -> list[AddRequest]:
-    """`count` for each prompt, a prompt's own side by side. `params` has one entry per prompt.
+    """`count` for each prompt, a prompt's own side by side. `params` has one entry per prompt, and
+    they differ in their number of tokens alone.
     Raises ApiError 400 where all of them together carry too many token ids."""
-    sent = count * (sum(map(len, prompts)) + sum(map(num_token_ids, params)))
+    sent = count * (sum(map(len, prompts)) + len(prompts) * num_token_ids(params[0]))
     if sent > MAX_SENT_IDS:
         raise bad_request(
             f"The request asks for {count * len(prompts)} sequences, which carry {sent} token ids "

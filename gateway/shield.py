@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from formgate.gateway.errors import bad_request
+from formgate.gateway.protocol.limits import MAX_TYPED_MARKERS
 from formgate.gateway.tokenizer import Tokenizer
 
 
@@ -19,9 +21,11 @@ class Shield:
         self._tokenizer = tokenizer
         self._nonce = "q" + secrets.token_hex(12)
         self._names: dict[str, str] = {}  # by the special token's text
+        self._num_hidden = 0
 
     def hide(self, value: Any, *, keep: frozenset[str] = frozenset()) -> Any:
-        """`value` with the strings in it made safe. `keep`: texts that may stay special."""
+        """`value` with the strings in it made safe. `keep`: texts that may stay special. Raises
+        ApiError 400 where there are too many: a name is far longer than a special token."""
         return value if self._tokenizer.marker_pattern is None else self._hide(value, keep)
 
     def show(self, text: str) -> str:
@@ -73,4 +77,11 @@ class Shield:
     def _name(self, text: str, keep: frozenset[str]) -> str:
         if text in keep:
             return text
+        self._num_hidden += 1
+        if self._num_hidden > MAX_TYPED_MARKERS:
+            raise bad_request(
+                f"The conversation has more than {MAX_TYPED_MARKERS} special tokens in its text.",
+                "messages",
+                "context_length_exceeded",
+            )
         return self._names.setdefault(text, f"{self._nonce}x{len(self._names)}x")

@@ -38,7 +38,7 @@ _JOINT = "\ue000joint\ue001"
 # A shorter text is encoded, or a shorter list decoded, in a fraction of a millisecond. For longer
 # ones the interpreter's lock is let go, which only the calls for many texts do.
 _LONG = 2_000
-_SEARCHED_AT_ONCE = 128 * 1024  # characters
+_SEARCHED_AT_ONCE = 32 * 1024  # characters
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 from formgate.gateway.errors import bad_request
 from formgate.gateway.protocol.limits import (
     MAX_JSON_CONTAINERS,
+    MAX_JSON_MEMBERS,
     MAX_JSON_STRINGS,
     MAX_JSON_VALUES,
 )
@@ -30,7 +31,7 @@ def read_json(text: bytes | str) -> Any:
     if len(body) > SMALL_TEXT:
         _check_size(body)
     try:
-        return from_json(body)
+        return from_json(body, cache_strings="keys")
     except ValueError as error:
         reason = str(error)
     if reason.startswith("number out of range"):
@@ -41,6 +42,7 @@ def read_json(text: bytes | str) -> Any:
 @dataclass
 class _Size:
     containers: int = 0
+    members: int = 0
     strings: int = 0
     values: int = 0
 
@@ -49,10 +51,12 @@ def _check_size(body: bytes) -> None:
     size = _Size()
     for outside, num_quotes in _outside_strings(body):
         size.containers += outside.count(b"{") + outside.count(b"[")
+        size.members += outside.count(b":")
         size.strings += num_quotes
         size.values += outside.count(b",")
         for found, limit, what in (
             (size.containers, MAX_JSON_CONTAINERS, "objects and arrays"),
+            (size.members, MAX_JSON_MEMBERS, "members of objects"),
             (size.strings // 2, MAX_JSON_STRINGS, "strings"),
             (size.values, MAX_JSON_VALUES, "values"),
         ):

@@ -8,7 +8,8 @@ from __future__ import annotations
 # The body. Its bytes are bounded by --max-body-bytes, but Python objects cost more than bytes: one
 # of 8 MiB can hold 2.8 million lists, which take the interpreter's lock for a second.
 MAX_JSON_CONTAINERS = 100_000  # objects and arrays, about 15 ms of reading
-MAX_JSON_STRINGS = 200_000  # member names too, about 40 ms
+MAX_JSON_MEMBERS = 100_000  # of all objects together, about 30 ms
+MAX_JSON_STRINGS = 200_000  # member names too, about 15 ms
 MAX_JSON_VALUES = 1_000_000  # members of all kinds, about 40 ms; a prompt of ids has one for each
 
 INT64_MAX = (1 << 63) - 1  # integers reach the engine as 64 bits
@@ -16,6 +17,7 @@ INT64_MAX = (1 << 63) - 1  # integers reach the engine as 64 bits
 # Conversations.
 MAX_MESSAGES = 10_000  # each becomes an object and a pass through the chat template
 MAX_PARTS = 4_096  # of one message's content
+MAX_TYPED_MARKERS = 100_000  # special tokens' texts, each of which is hidden from the template
 MAX_TOOLS = 1_024  # each is rendered, and compiled into one grammar
 MAX_TOOL_CALLS = 1_024  # of one message
 MAX_DOCUMENTS = 1_024
@@ -52,5 +54,5 @@ MAX_SEQUENCES = 2_048  # prompts times choices
 MAX_SENT_IDS = 4_000_000  # token ids that all sequences carry together, about 20 MB
 
 # Constraints. What a compile may cost has limits of its own; these bound what is read before it.
-MAX_ALTERNATIVES = 20_000  # of `choice`
+MAX_ALTERNATIVES = 10_000  # of `choice`: half of what the mask engine takes at one place
 MAX_CONSTRAINT_CHARS = 2_000_000  # a regex, a grammar or a schema as text; the compiler's limit

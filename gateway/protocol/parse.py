@@ -34,12 +34,15 @@ def parse_object(model: type[Request], value: object, *, num_bytes: int = 0) -> 
 
 
 def _api_error(details: Sequence[Any], data: object) -> ApiError:
-    # A union tries each of its types, and the one that was meant got furthest.
+    # A union tries each of its types. One that found too many items was right about all before,
+    # and else the one that was meant got furthest.
+    details = [detail for detail in details if detail["type"] == "too_long"] or details
     located = [(_path(detail["loc"], detail["type"], data), detail) for detail in details]
     path, detail = max(located, key=lambda item: len(item[0]))
     same = [d for p, d in located if p == path]
     param = _dotted(path)
-    message = " or ".join(dict.fromkeys(_lower_first(str(d["msg"])) for d in same))
+    said = [str(d["msg"]).replace(" after validation", "") for d in same]
+    message = " or ".join(dict.fromkeys(map(_lower_first, said)))
     if detail["type"] == "missing":
         return bad_request(
             f"Missing required parameter: '{param}'.", param, "missing_required_parameter"
