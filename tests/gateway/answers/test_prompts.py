@@ -17,6 +17,7 @@ from formgate.gateway.prompts import (
     tokenize_prompt,
 )
 from formgate.gateway.protocol.chat import ChatCompletionRequest
+from formgate.gateway.protocol.limits import MAX_TYPED_MARKERS
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.tokenize import TokenizeRequest
 from formgate.gateway.text_bound import TextBound
@@ -266,3 +267,28 @@ def test_rendering_is_that_of_transformers(
     assert json.loads(json.dumps(ids)) == ids
     shown = replace(conversation(*messages), add_special_tokens=True)
     assert encode_conversation(shown, tokenizer, template, BOUND)[1:] == ids
+
+
+@pytest.mark.parametrize("depth", [10, 250, 5_000])
+def test_arguments_too_deep_for_a_template_are_text(
+    tokenizer: Tokenizer, template: ChatTemplate, depth: int
+) -> None:
+    arguments = '{"a": ' * depth + "1" + "}" * depth
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    ids = encode_conversation(
+        conversation(user("x"), {"role": "assistant", "content": None, "tool_calls": [call]}),
+        tokenizer,
+        template,
+        BOUND,
+    )
+    assert tokenizer.decode(ids).count('"a": ' if depth < 200 else '\\"a\\": ') == depth
+
+
+def test_more_special_tokens_than_any_context_holds_are_refused(
+    tokenizer: Tokenizer, template: ChatTemplate
+) -> None:
+    with pytest.raises(ApiError) as refused:
+        encode_conversation(
+            conversation(user("<s>" * (MAX_TYPED_MARKERS + 1))), tokenizer, template, BOUND
+        )
+    assert (refused.value.status, refused.value.param) == (400, "messages")
