@@ -29,6 +29,8 @@ from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.constraints import ContentConstraint, content_constraint
 from formgate.gateway.protocol.fields import GenerationRequest
 from formgate.gateway.reasoning_start import reasoning_start
+from formgate.gateway.stop_strings import StopAutomaton
+from formgate.gateway.text_threads import LONG_BODY
 from formgate.gateway.tool_choice import NO_TOOLS, ToolUse, tool_use
 from formgate.gateway.trace import Tracer
 from formgate.parsers import nodes
@@ -41,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 FEW_TOKENS = 256
 MANY_TOOLS = 50
+LONG_PROMPT = 20_000  # tokens
+LONG_STOPS = 500  # characters
 _MANY = re.compile(r'"min(?:Length|Items|Properties)": [0-9.]{3,}|\{[0-9]{3,}')
 
 
@@ -92,7 +96,10 @@ class AnswerPlanner:
                 "unsupported_parameter",
             )
         special_ids = profile.tokenizer.special_ids
-        state = reasoning_start(request, prompt_token_ids, profile)
+        # Off the event loop where it takes so long that other streams would notice.
+        long = request.num_bytes > LONG_BODY or len(prompt_token_ids) > LONG_PROMPT
+        reasoning = partial(reasoning_start, request, prompt_token_ids, profile)
+        state = await asyncio.to_thread(reasoning) if long else reasoning()
         grammar = partial(
             answer_grammar,
             profile.tool_format,
@@ -106,7 +113,6 @@ class AnswerPlanner:
             thinking_budget=request.thinking_token_budget,
         )
         try:
-            # Off the event loop where it takes so long that other streams would notice.
             many = len(tools.tools) > MANY_TOOLS
             tree = await asyncio.to_thread(grammar) if many else grammar()
         except UnsupportedArguments as error:
@@ -137,7 +143,7 @@ class AnswerPlanner:
                     else None
                 ),
                 may_reason=state in ("open", "optional"),
-                stops=request.stops,
+                stops=await _stops(request),
                 include_stop=request.include_stop_str_in_output,
                 skip_special_tokens=request.skip_special_tokens,
                 at_start=content is None and not request.continue_final_message,
@@ -183,7 +189,9 @@ class AnswerPlanner:
             )
         return AnswerPlan(
             constraint=constraint,
-            settings=self._plain_settings(request, content, drop_tokens=drop_tokens),
+            settings=self._plain_settings(
+                request, content, await _stops(request), drop_tokens=drop_tokens
+            ),
             content=content,
         )
 
@@ -203,11 +211,16 @@ class AnswerPlanner:
         self._metrics.choices_ended([choice.num_tokens for choice in choices])
 
     def _plain_settings(
-        self, request: GenerationRequest, content: ContentConstraint | None, *, drop_tokens: bool
+        self,
+        request: GenerationRequest,
+        content: ContentConstraint | None,
+        stops: StopAutomaton | None,
+        *,
+        drop_tokens: bool,
     ) -> ChoiceSettings:
         return ChoiceSettings(
             tokenizer=self._profile.tokenizer,
-            stops=request.stops,
+            stops=stops,
             include_stop=request.include_stop_str_in_output,
             skip_special_tokens=request.skip_special_tokens,
             drop_tokens=drop_tokens,
@@ -312,6 +325,13 @@ class AnswerPlanner:
             )
 
         return new_parser
+
+
+async def _stops(request: GenerationRequest) -> StopAutomaton | None:
+    if not (stops := request.stops):
+        return None
+    long = sum(map(len, stops)) > LONG_STOPS
+    return await asyncio.to_thread(StopAutomaton, stops) if long else StopAutomaton(stops)
 
 
 def _refuse_trace(request: GenerationRequest) -> None:

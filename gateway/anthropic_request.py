@@ -20,6 +20,7 @@ from formgate.gateway.protocol.anthropic import (
     ThinkingConfig,
 )
 from formgate.gateway.protocol.chat import ChatCompletionRequest
+from formgate.gateway.protocol.constraints import refuse_unknown_constraints
 
 THREAD_UNSUPPORTED = "thread_unsupported_request"
 
@@ -43,6 +44,7 @@ def chat_request_of(
 ) -> tuple[ChatCompletionRequest, FieldNames]:
     """With the names for its errors. Raises ApiError 400 for what no chat request can say."""
     _refuse_unsupported(request)
+    refuse_unknown_constraints(request, nested_only=True)
     conversation = _Conversation(request)
     tools = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ())]
     choice = _tool_choice(request)
@@ -72,7 +74,7 @@ def chat_request_of(
             "top_k": request.top_k,
             "user": request.metadata.user_id if request.metadata else None,
         }
-    return chat_request(fields, request.model_extra, names), names
+    return chat_request(request, fields, names), names
 
 
 def _refuse_unsupported(request: CountTokensRequest) -> None:

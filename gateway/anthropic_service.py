@@ -15,12 +15,17 @@ from formgate.gateway.model_profile import ModelProfile
 from formgate.gateway.prompts import conversation_of, encode_conversation
 from formgate.gateway.protocol.anthropic import CountTokensRequest, MessagesRequest
 from formgate.gateway.protocol.rules import check_chat
+from formgate.gateway.text_bound import bound_of_count
+from formgate.gateway.text_threads import LONG_BODY, TextThreads
 
 
 class MessagesService:
-    def __init__(self, chat: ChatStream, profile: ModelProfile) -> None:
+    def __init__(
+        self, chat: ChatStream, profile: ModelProfile, threads: TextThreads | None = None
+    ) -> None:
         self._chat = chat
         self._profile = profile
+        self._threads = threads or TextThreads()
 
     async def stream(self, request: MessagesRequest) -> AsyncGenerator[list[Event]]:
         """The events of each engine step. What is wrong with the request is an ApiError before
@@ -46,17 +51,26 @@ class MessagesService:
         events.closing()
         return events.message()
 
-    def count_tokens(self, request: CountTokensRequest) -> int:
+    async def count_tokens(
+        self, request: CountTokensRequest, *, max_model_len: int | None = None
+    ) -> int:
         """The tokens of the prompt that the same request to `stream` would have."""
+        return await self._threads.run(self._count_tokens, request, max_model_len)
+
+    def _count_tokens(self, request: CountTokensRequest, max_model_len: int | None) -> int:
         profile = self._profile
         chat_request, names = chat_request_of(request)
         with names.in_errors():
             check_chat(chat_request, max_logprobs=profile.max_logprobs)
             conversation = conversation_of(chat_request, profile.chat_template_kwargs)
-            return len(encode_conversation(conversation, profile.tokenizer, profile.chat_template))
+            bound = bound_of_count(max_model_len)
+            return len(
+                encode_conversation(conversation, profile.tokenizer, profile.chat_template, bound)
+            )
 
     async def _chunks(self, request: MessagesRequest) -> AsyncGenerator[list[dict[str, Any]]]:
-        chat_request, names = chat_request_of(request)
+        long = request.num_bytes > LONG_BODY
+        chat_request, names = await self._threads.run_if(long, chat_request_of, request)
         with names.in_errors():
             async with aclosing(self._chat.stream(chat_request)) as steps:
                 async for chunks in steps:

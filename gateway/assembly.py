@@ -25,6 +25,8 @@ from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig, share_of
 from formgate.gateway.shutdown import ShutdownRequest
 from formgate.gateway.state import GatewayState
+from formgate.gateway.text_bound import TextBound
+from formgate.gateway.text_threads import TextThreads
 
 MIN_COMPILE_WORKERS = 4
 MAX_COMPILE_WORKERS = 16
@@ -61,12 +63,13 @@ def build_state(
     compiling.start()
     planner = AnswerPlanner(profile, compiling, metrics)
 
-    def tokenize(request: TokenizeRequest) -> list[int]:
+    def tokenize(request: TokenizeRequest, bound: TextBound) -> list[int]:
         return tokenize_prompt(
-            request, profile.tokenizer, profile.chat_template, profile.chat_template_kwargs
+            request, profile.tokenizer, profile.chat_template, profile.chat_template_kwargs, bound
         )
 
-    chat = ChatService(profile, engine, planner)
+    threads = TextThreads()
+    chat = ChatService(profile, engine, planner, threads)
     return GatewayState(
         config=config,
         models=models,
@@ -74,10 +77,11 @@ def build_state(
         engine=engine,
         tokenizer=profile.tokenizer,
         chat=chat,
-        completions=CompletionService(profile, engine, planner),
-        responses=ResponsesService(chat, profile),
-        messages=MessagesService(chat, profile),
+        completions=CompletionService(profile, engine, planner, threads),
+        responses=ResponsesService(chat, profile, threads),
+        messages=MessagesService(chat, profile, threads),
         tokenize=tokenize,
+        threads=threads,
         compiling=compiling,
         exposition=exposition,
         shutdown=shutdown or ShutdownRequest(),

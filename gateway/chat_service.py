@@ -4,14 +4,14 @@ requests, deltas. It composes the modules that know each of these and knows noth
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from formgate.engine.messages import AddRequest
+from formgate.engine.messages import AddRequest, EngineReady
+from formgate.engine.sampling_params import SamplingParams
 from formgate.gateway.answers import AnswerPlan, AnswerPlanner
 from formgate.gateway.caller import current_caller
 from formgate.gateway.chat_stream import ChatChunks, ChatView, ResponseHead, chat_choice
@@ -21,19 +21,15 @@ from formgate.gateway.errors import engine_not_ready
 from formgate.gateway.fan_in import fan_in
 from formgate.gateway.logprobs import prompt_logprobs
 from formgate.gateway.model_profile import ModelProfile
-from formgate.gateway.prompts import (
-    conversation_of,
-    encode_conversation,
-    fit_prompt,
-    num_characters,
-)
+from formgate.gateway.prompts import conversation_of, encode_conversation, fit_prompt
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.rules import check_chat
 from formgate.gateway.sampling import sampling_params
+from formgate.gateway.text_bound import bound_of_prompt
+from formgate.gateway.text_threads import LONG_BODY, TextThreads
 from formgate.gateway.usage import Usage
 
-# Characters of a conversation above which encoding it would hold up other requests' tokens.
-LARGE_CONVERSATION = 20_000
+MANY_WORDS = 50  # of `bad_words`: each is encoded twice, in 10 us
 
 
 @dataclass(frozen=True)
@@ -51,10 +47,17 @@ class _Answer:
 
 
 class ChatService:
-    def __init__(self, profile: ModelProfile, engine: Engine, planner: AnswerPlanner) -> None:
+    def __init__(
+        self,
+        profile: ModelProfile,
+        engine: Engine,
+        planner: AnswerPlanner,
+        threads: TextThreads | None = None,
+    ) -> None:
         self._profile = profile
         self._engine = engine
         self._planner = planner
+        self._threads = threads or TextThreads()
 
     async def stream(self, request: ChatCompletionRequest) -> AsyncGenerator[list[dict[str, Any]]]:
         """The chunks of each engine step. What is wrong with the request is an ApiError before
@@ -137,33 +140,15 @@ class ChatService:
 
     async def _prepare(self, request: ChatCompletionRequest) -> _Answer:
         profile = self._profile
-        check_chat(request, max_logprobs=profile.max_logprobs)
-        if (ready := self._engine.ready) is None:
-            raise engine_not_ready()
-        conversation = conversation_of(request, profile.chat_template_kwargs)
-        if request.tools or num_characters(request.messages) > LARGE_CONVERSATION:
-            token_ids = await asyncio.to_thread(
-                encode_conversation, conversation, profile.tokenizer, profile.chat_template
-            )
-        else:
-            token_ids = encode_conversation(conversation, profile.tokenizer, profile.chat_template)
-        token_ids, max_tokens = fit_prompt(
-            token_ids,
-            max_tokens=request.token_limit,
-            truncate=request.truncate_prompt_tokens,
-            max_model_len=ready.max_model_len,
-            vocab_size=ready.vocab_size,
-            param="messages",
+        long = (
+            request.num_bytes > LONG_BODY
+            or bool(request.tools)
+            or len(request.bad_words or ()) > MANY_WORDS
         )
-        num_logprobs = (request.top_logprobs or 0) if request.logprobs else None
-        params = sampling_params(
-            request,
-            profile.sampling_defaults,
-            profile.tokenizer,
-            max_tokens=max_tokens,
-            logprobs=num_logprobs,
-            prompt_logprobs=request.prompt_logprobs,
+        token_ids, params = await self._threads.run_if(
+            long, self._read, request, self._engine.ready
         )
+        max_tokens = params.max_tokens
         count = request.n or 1
         self._engine.ensure_admission(count)
         shown_id = response_id("chatcmpl", request)
@@ -185,7 +170,7 @@ class ChatService:
                 system_fingerprint=profile.fingerprint,
             ),
             view=ChatView(
-                num_logprobs=num_logprobs,
+                num_logprobs=params.logprobs,
                 include_reasoning=request.include_reasoning,
                 include_usage=request.include_usage,
                 usage_in_every_chunk=request.usage_in_every_chunk,
@@ -199,6 +184,40 @@ class ChatService:
             usage=usage,
             echo=_echo(request),
         )
+
+    def _read(
+        self, request: ChatCompletionRequest, ready: EngineReady | None
+    ) -> tuple[list[int], SamplingParams]:
+        """The prompt's ids, and how to go on from them."""
+        profile = self._profile
+        check_chat(request, max_logprobs=profile.max_logprobs)
+        if ready is None:
+            raise engine_not_ready()
+        token_ids = encode_conversation(
+            conversation_of(request, profile.chat_template_kwargs),
+            profile.tokenizer,
+            profile.chat_template,
+            bound_of_prompt(
+                ready.max_model_len, profile.tokenizer, truncate=request.truncate_prompt_tokens
+            ),
+        )
+        token_ids, max_tokens = fit_prompt(
+            token_ids,
+            max_tokens=request.token_limit,
+            truncate=request.truncate_prompt_tokens,
+            max_model_len=ready.max_model_len,
+            vocab_size=ready.vocab_size,
+            param="messages",
+        )
+        params = sampling_params(
+            request,
+            profile.sampling_defaults,
+            profile.tokenizer,
+            max_tokens=max_tokens,
+            logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            prompt_logprobs=request.prompt_logprobs,
+        )
+        return token_ids, params
 
 
 def _echo(request: ChatCompletionRequest) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.protocol.chat import ChatCompletionRequest
+from formgate.gateway.protocol.fields import RequestBody
 from formgate.gateway.protocol.parse import parse_object
 
 # A stream that ends with what the request has cost.
@@ -91,11 +92,12 @@ class FieldNames:
 
 
 def chat_request(
-    fields: Mapping[str, Any], extra: Mapping[str, Any] | None, names: FieldNames
+    request: RequestBody, fields: Mapping[str, Any], names: FieldNames
 ) -> ChatCompletionRequest:
-    """The streamed chat request of `fields` and of what the client wrote beyond its endpoint's own
-    fields, so that the server's extensions work everywhere. Raises ApiError 400."""
-    further = {name: value for name, value in (extra or {}).items() if value is not None}
+    """The streamed chat request of `fields` and of what the client wrote in `request` beyond its
+    endpoint's own fields, so that the server's extensions work everywhere. Raises ApiError 400."""
+    extra = request.model_extra or {}
+    further = {name: value for name, value in extra.items() if value is not None}
     for name in further:
         if name in _CHAT_ONLY or name in fields:
             raise bad_request(
@@ -103,4 +105,8 @@ def chat_request(
             )
     given = {name: value for name, value in fields.items() if value is not None}
     with names.in_errors():
-        return parse_object(ChatCompletionRequest, {**further, **_STREAMED, **given})
+        return parse_object(
+            ChatCompletionRequest,
+            {**further, **_STREAMED, **given},
+            num_bytes=request.num_bytes,
+        )

@@ -14,7 +14,7 @@ from formgate.engine.messages import AddRequest, EngineReady, PositionLogprobs, 
 from formgate.gateway.answer_fold import AnswerFold
 from formgate.gateway.detokenizer import Detokenizer
 from formgate.gateway.errors import ApiError, bad_request
-from formgate.gateway.stop_strings import StopStrings
+from formgate.gateway.stop_strings import StopAutomaton, StopStrings
 from formgate.gateway.tokenizer import Tokenizer
 from formgate.gateway.trace import Tracer
 from formgate.parsers.events import (
@@ -62,7 +62,7 @@ class ChoiceSettings:
     tokenizer: Tokenizer
     new_parser: Callable[[], Parser] | None = None  # None: all text is content
     may_reason: bool = False
-    stops: Sequence[str] = ()
+    stops: StopAutomaton | None = None
     include_stop: bool = False
     skip_special_tokens: bool = True
     at_start: bool = False
@@ -114,7 +114,7 @@ class Choice:
         )
         self._tracer = settings.new_tracer() if settings.new_tracer else None
         self._stops = None
-        if settings.stops:
+        if settings.stops is not None:
             self._stops = StopStrings(settings.stops, include=settings.include_stop)
         self._plain = (
             self._parser is None

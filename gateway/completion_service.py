@@ -4,14 +4,14 @@ and no reasoning; constraints hold here too.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from formgate.engine.messages import AddRequest, PositionLogprobs
+from formgate.engine.messages import AddRequest, EngineReady, PositionLogprobs
+from formgate.engine.sampling_params import SamplingParams
 from formgate.gateway.answers import AnswerPlan, AnswerPlanner
 from formgate.gateway.caller import current_caller
 from formgate.gateway.chat_stream import ResponseHead
@@ -24,12 +24,14 @@ from formgate.gateway.model_profile import ModelProfile
 from formgate.gateway.prompts import fit_prompt
 from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.rules import check_completion
-from formgate.gateway.sampling import sampling_params
+from formgate.gateway.sampling import sampling_params, with_max_tokens
+from formgate.gateway.text_bound import bound_of_prompt
+from formgate.gateway.text_threads import LONG_BODY, TextThreads
 from formgate.gateway.usage import Usage
 from formgate.parsers.events import ContentDelta
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
-LARGE_PROMPT = 20_000  # characters; see chat_service
+FEW_PROMPTS = 20  # and words: more are encoded off the event loop
 
 
 @dataclass(slots=True)
@@ -73,10 +75,17 @@ class _Answer:
 
 
 class CompletionService:
-    def __init__(self, profile: ModelProfile, engine: Engine, planner: AnswerPlanner) -> None:
+    def __init__(
+        self,
+        profile: ModelProfile,
+        engine: Engine,
+        planner: AnswerPlanner,
+        threads: TextThreads | None = None,
+    ) -> None:
         self._profile = profile
         self._engine = engine
         self._planner = planner
+        self._threads = threads or TextThreads()
 
     async def stream(self, request: CompletionRequest) -> AsyncGenerator[list[dict[str, Any]]]:
         """The chunks of each engine step. What is wrong with the request is an ApiError before
@@ -198,36 +207,10 @@ class CompletionService:
 
     async def _prepare(self, request: CompletionRequest) -> _Answer:
         profile = self._profile
-        check_completion(request, max_logprobs=profile.max_logprobs)
-        if (ready := self._engine.ready) is None:
-            raise engine_not_ready()
+        words = len(request.bad_words or ())
+        long = request.num_bytes > LONG_BODY or len(request.prompts) + words > FEW_PROMPTS
+        prompts, params = await self._threads.run_if(long, self._read, request, self._engine.ready)
         only_echo = request.max_tokens == 0
-        wanted = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
-        prompts: list[list[int]] = []
-        params = []
-        for token_ids in await self._encode(request):
-            limit = wanted or 1
-            if request.max_tokens is None:
-                limit = max(1, min(limit, ready.max_model_len - len(token_ids)))
-            fitted, max_tokens = fit_prompt(
-                token_ids,
-                max_tokens=limit,
-                truncate=request.truncate_prompt_tokens,
-                max_model_len=ready.max_model_len,
-                vocab_size=ready.vocab_size,
-                param="prompt",
-            )
-            prompts.append(fitted)
-            params.append(
-                sampling_params(
-                    request,
-                    profile.sampling_defaults,
-                    profile.tokenizer,
-                    max_tokens=max_tokens,
-                    logprobs=_engine_logprobs(request),
-                    prompt_logprobs=_prompt_logprobs(request),
-                )
-            )
         count, _ = _counts(request)
         self._engine.ensure_admission(count * len(prompts))
         shown_id = response_id("cmpl", request)
@@ -271,27 +254,59 @@ class CompletionService:
             usage=usage,
         )
 
-    async def _encode(self, request: CompletionRequest) -> list[list[int]]:
-        prompts = request.prompts
-        if sum(map(len, prompts)) > LARGE_PROMPT:
-            return await asyncio.to_thread(self._encode_all, request)
-        return self._encode_all(request)
-
-    def _encode_all(self, request: CompletionRequest) -> list[list[int]]:
-        tokenizer = self._profile.tokenizer
-        encoded: list[list[int]] = []
-        for i, prompt in enumerate(request.prompts):
-            if isinstance(prompt, str):
-                encoded.append(
-                    tokenizer.encode(prompt, add_special_tokens=request.add_special_tokens)
-                )
+    def _read(
+        self, request: CompletionRequest, ready: EngineReady | None
+    ) -> tuple[list[list[int]], list[SamplingParams]]:
+        """The ids of each prompt, and how to go on from them."""
+        profile = self._profile
+        check_completion(request, max_logprobs=profile.max_logprobs)
+        if ready is None:
+            raise engine_not_ready()
+        wanted = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+        prompts: list[list[int]] = []
+        params: list[SamplingParams] = []
+        for number, prompt in enumerate(request.prompts):
+            token_ids = self._encode(request, number, prompt, ready.max_model_len)
+            limit = wanted or 1
+            if request.max_tokens is None:
+                limit = max(1, min(limit, ready.max_model_len - len(token_ids)))
+            fitted, max_tokens = fit_prompt(
+                token_ids,
+                max_tokens=limit,
+                truncate=request.truncate_prompt_tokens,
+                max_model_len=ready.max_model_len,
+                vocab_size=ready.vocab_size,
+                param="prompt",
+            )
+            prompts.append(fitted)
+            if params:
+                params.append(with_max_tokens(params[0], max_tokens))
                 continue
-            ids = prompt
-            for token_id in ids:
-                if token_id >= tokenizer.size:
-                    raise bad_request(f"No token has id {token_id}.", f"prompt[{i}]")
-            encoded.append(list(ids))
-        return encoded
+            params.append(
+                sampling_params(
+                    request,
+                    profile.sampling_defaults,
+                    profile.tokenizer,
+                    max_tokens=max_tokens,
+                    logprobs=_engine_logprobs(request),
+                    prompt_logprobs=_prompt_logprobs(request),
+                )
+            )
+        return prompts, params
+
+    def _encode(
+        self, request: CompletionRequest, number: int, prompt: str | list[int], max_model_len: int
+    ) -> list[int]:
+        tokenizer = self._profile.tokenizer
+        if isinstance(prompt, str):
+            bound = bound_of_prompt(
+                max_model_len, tokenizer, truncate=request.truncate_prompt_tokens
+            )
+            bound.check([prompt], tokenizer, "prompt")
+            return tokenizer.encode(prompt, add_special_tokens=request.add_special_tokens)
+        if prompt and (largest := max(prompt)) >= tokenizer.size:
+            raise bad_request(f"No token has id {largest}.", f"prompt[{number}]")
+        return prompt
 
     def _echo(self, request: CompletionRequest, number: int, token_ids: list[int]) -> str:
         if not request.echo:

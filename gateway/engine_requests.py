@@ -15,7 +15,10 @@ from formgate.engine.sampling_params import SamplingParams
 from formgate.gateway.answers import AnswerPlan
 from formgate.gateway.caller import current_caller
 from formgate.gateway.choice import Engine
+from formgate.gateway.errors import bad_request
 from formgate.gateway.protocol.fields import GenerationRequest
+from formgate.gateway.protocol.limits import MAX_SENT_IDS
+from formgate.gateway.sampling import num_token_ids
 
 
 def response_id(prefix: str, request: GenerationRequest) -> str:
@@ -25,19 +28,29 @@ def response_id(prefix: str, request: GenerationRequest) -> str:
 def engine_requests(
     request: GenerationRequest,
     shown_id: str,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[list[int]],
     params: Sequence[SamplingParams],
     *,
     count: int,
 ) -> list[AddRequest]:
-    """`count` for each prompt, a prompt's own side by side. `params` has one entry per prompt."""
+    """`count` for each prompt, a prompt's own side by side. `params` has one entry per prompt, and
+    they differ in their number of tokens alone.
+    Raises ApiError 400 where all of them together carry too many token ids."""
+    sent = count * (sum(map(len, prompts)) + len(prompts) * num_token_ids(params[0]))
+    if sent > MAX_SENT_IDS:
+        raise bad_request(
+            f"The request asks for {count * len(prompts)} sequences, which carry {sent} token ids "
+            "in their prompts, 'allowed_token_ids', 'logit_bias', 'stop_token_ids' and "
+            f"'bad_words'. At most {MAX_SENT_IDS} are allowed.",
+            "n" if count > 1 else "prompt",
+        )
     # Two clients may send the same request_id at the same time; the engine must not mix them.
     cache_salt = current_caller().cache_salt(request.cache_salt)
     own = f"{shown_id}-{secrets.token_hex(4)}" if request.request_id else shown_id
     return [
         AddRequest(
             request_id=f"{own}-{number * count + i}",
-            prompt_token_ids=list(prompt),
+            prompt_token_ids=prompt,
             params=_with_seed(prompt_params, i),
             priority=request.priority,
             cache_salt=cache_salt,

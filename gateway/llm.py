@@ -227,9 +227,22 @@ def _fields(kind: type[R], sampling: Mapping[str, Any], wanted: OutputType) -> d
 
 def _request(kind: type[R], fields: Mapping[str, Any]) -> R:
     try:
-        return parse_object(kind, fields)
+        return parse_object(kind, fields, num_bytes=_about_num_bytes(fields))
     except ApiError as error:
         raise ValueError(error.message) from None
+
+
+def _about_num_bytes(value: object) -> int:
+    """Of a request, had it come as JSON text."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_about_num_bytes(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        if value and isinstance(value[0], int):
+            return 6 * len(value)
+        return sum(map(_about_num_bytes, value))
+    return 1
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -36,8 +36,7 @@ class MistralTokenizer(Tokenizer):
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         ids: list[int] = []
         start = 0
-        assert self.marker_pattern is not None
-        for match in self.marker_pattern.finditer(text):
+        for match in self.find_markers(text):
             ids += [*self._encode(text[start : match.start()]), self.special_ids[match[0]]]
             start = match.end()
         ids += self._encode(text[start:])

@@ -7,9 +7,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from pydantic_core import from_json
 
 from formgate.gateway.chat_template import ChatTemplate, ChatTemplateError
 from formgate.gateway.errors import ApiError, bad_request
@@ -23,6 +25,7 @@ from formgate.gateway.protocol.chat import (
 from formgate.gateway.protocol.rules import TEXT_PARTS
 from formgate.gateway.protocol.tokenize import TokenizeRequest
 from formgate.gateway.shield import Shield
+from formgate.gateway.text_bound import TextBound
 from formgate.gateway.tokenizer import Tokenizer
 
 # An assistant's past text may hold its reasoning, which templates cut away by these.
@@ -82,12 +85,14 @@ def tokenize_prompt(
     tokenizer: Tokenizer,
     template: ChatTemplate | None,
     default_kwargs: Mapping[str, Any],
+    bound: TextBound,
 ) -> list[int]:
     """The ids of a `/tokenize` request. Raises ApiError 400."""
     if (request.prompt is None) == (request.messages is None):
         raise bad_request("Give either 'prompt' or 'messages'.", "prompt")
     if request.prompt is not None:
         add_special_tokens = request.add_special_tokens is not False
+        bound.check([request.prompt], tokenizer, "prompt")
         return tokenizer.encode(request.prompt, add_special_tokens=add_special_tokens)
     assert request.messages is not None
     conversation = Conversation(
@@ -98,15 +103,35 @@ def tokenize_prompt(
         add_special_tokens=bool(request.add_special_tokens),
         kwargs={**default_kwargs, **(request.chat_template_kwargs or {})},
     )
-    return encode_conversation(conversation, tokenizer, template)
+    return encode_conversation(conversation, tokenizer, template, bound)
 
 
 def encode_conversation(
-    conversation: Conversation, tokenizer: Tokenizer, template: ChatTemplate | None
+    conversation: Conversation,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    bound: TextBound,
 ) -> list[int]:
-    """The prompt's ids. No text of the client becomes a special token. Raises ApiError 400."""
+    """The prompt's ids. No text of the client becomes a special token. Raises ApiError 400, for a
+    text over `bound` too."""
     if template is None and isinstance(tokenizer, MistralTokenizer):
+        bound.check(list(_texts(conversation.messages)), tokenizer, "messages")
         return _encode_by_mistral(conversation, tokenizer)
+    shield = Shield(tokenizer)
+    text = _render(conversation, template, shield)
+    bound.check([shield.show(text)], tokenizer, "messages")
+    return shield.encode(text, add_special_tokens=conversation.add_special_tokens)
+
+
+def end_of_prompt(
+    conversation: Conversation, tokenizer: Tokenizer, template: ChatTemplate, *, length: int
+) -> str:
+    """The last `length` characters that `encode_conversation` would encode."""
+    shield = Shield(tokenizer)
+    return shield.show(_render(conversation, template, shield)[-length:])
+
+
+def _render(conversation: Conversation, template: ChatTemplate | None, shield: Shield) -> str:
     if template is None:
         raise bad_request(
             "The model has no chat template. Start the server with --chat-template, or use "
@@ -120,7 +145,6 @@ def encode_conversation(
             "The final message calls tools, so it is over and cannot be continued.",
             "continue_final_message",
         )
-    shield = Shield(tokenizer)
     messages = []
     for message in conversation.messages:
         shown = _template_message(message, template)
@@ -148,7 +172,7 @@ def encode_conversation(
                 "The chat template does not show the final message, so it cannot be continued.",
                 "continue_final_message",
             )
-    return shield.encode(text, add_special_tokens=conversation.add_special_tokens)
+    return text
 
 
 def _encode_by_mistral(conversation: Conversation, tokenizer: MistralTokenizer) -> list[int]:
@@ -269,22 +293,21 @@ def message_text(message: Message) -> str:
     return "\n".join(part.text or "" for part in content if part.type in TEXT_PARTS)
 
 
-def num_characters(messages: Sequence[Message]) -> int:
-    """About how much text there is to encode."""
-    return sum(
-        len(message_text(message))
-        + len(message.reasoning_content or message.reasoning or "")
-        + sum(len(str(call.function.arguments)) for call in message.tool_calls or ())
-        for message in messages
-    )
+def _texts(messages: Sequence[Message]) -> Iterator[str]:
+    """What there is to encode, but for tools."""
+    for message in messages:
+        yield message_text(message)
+        yield message.reasoning_content or message.reasoning or ""
+        for call in message.tool_calls or ():
+            yield str(call.function.arguments)
 
 
 def _tool_call(call: ToolCall, template: Wishes) -> dict[str, Any]:
     arguments: Any = call.function.arguments
     if isinstance(arguments, str) and not template.wants_arguments_text:
         try:
-            parsed = json.loads(arguments) if arguments.strip() else {}
-        except (ValueError, RecursionError):
+            parsed = from_json(arguments) if arguments.strip() else {}
+        except ValueError:  # no JSON, or too deep for a template
             parsed = None
         # A call of another server may be no JSON; the model sees it as it was.
         arguments = parsed if isinstance(parsed, dict) else arguments

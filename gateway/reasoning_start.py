@@ -7,13 +7,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from formgate.gateway.model_profile import ModelProfile
-from formgate.gateway.prompts import conversation_of, encode_conversation, message_text
+from formgate.gateway.prompts import conversation_of, end_of_prompt, message_text
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.parsers.formats import ReasoningState
 from formgate.parsers.reasoning import reasoning_state_of
 from formgate.parsers.symbols import text_of
 
 END_OF_PROMPT = 32  # tokens in which a marker of the reasoning may be spelled out
+END_OF_PROMPT_TEXT = 256  # characters, likewise
 
 
 def reasoning_start(
@@ -27,8 +28,13 @@ def reasoning_start(
     said = request.messages[-1].model_copy(update={"content": "text"})
     other = request.model_copy(update={"messages": [*request.messages[:-1], said]})
     conversation = conversation_of(other, profile.chat_template_kwargs)
-    token_ids = encode_conversation(conversation, profile.tokenizer, profile.chat_template)
-    return _at_the_end_of(token_ids, profile)
+    assert profile.chat_template is not None
+    end = end_of_prompt(
+        conversation, profile.tokenizer, profile.chat_template, length=END_OF_PROMPT_TEXT
+    )
+    return reasoning_state_of(
+        (), profile.reasoning_format, profile.tokenizer.special_ids, prompt_text=end
+    )
 
 
 def _at_the_end_of(token_ids: Sequence[int], profile: ModelProfile) -> ReasoningState:
@@ -46,6 +52,8 @@ def _may_be_typed(request: ChatCompletionRequest, profile: ModelProfile) -> bool
     reasoning = profile.reasoning_format
     assert reasoning is not None
     if None not in reasoning.token_ids(profile.tokenizer.special_ids):
+        return False
+    if profile.chat_template is None:  # mistral-common's: its markers are special tokens
         return False
     last = request.messages[-1]
     markers = (text_of(reasoning.open), text_of(reasoning.close))

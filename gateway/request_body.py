@@ -4,15 +4,18 @@ shown in the OpenAPI schema all the same.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
 
+from formgate.gateway.protocol.fields import RequestBody
+from formgate.gateway.protocol.json_text import SMALL_TEXT
 from formgate.gateway.protocol.parse import parse_body
 
-M = TypeVar("M", bound=BaseModel)
+M = TypeVar("M", bound=RequestBody)
 
 
 def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
@@ -21,7 +24,10 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
     """
 
     async def read(request: Request) -> M:
-        return parse_body(model, await request.body())
+        body = await request.body()
+        if len(body) <= SMALL_TEXT:
+            return parse_body(model, body)
+        return await asyncio.to_thread(parse_body, model, body)
 
     return read
 

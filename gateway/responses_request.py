@@ -10,6 +10,7 @@ from typing import Any
 from formgate.gateway.chat_translation import FieldNames, chat_request
 from formgate.gateway.errors import bad_request
 from formgate.gateway.protocol.chat import ChatCompletionRequest
+from formgate.gateway.protocol.constraints import refuse_unknown_constraints
 from formgate.gateway.protocol.responses import (
     InputItem,
     InputPart,
@@ -37,6 +38,7 @@ _FIELDS = (
 def chat_request_of(request: ResponsesRequest) -> tuple[ChatCompletionRequest, FieldNames]:
     """With the names for its errors. Raises ApiError 400 for what no chat request can say."""
     _refuse_stored(request)
+    refuse_unknown_constraints(request, nested_only=True)
     conversation = _Conversation(request)
     tools = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ())]
     choice: object = _tool_choice(request.tool_choice)
@@ -44,6 +46,7 @@ def chat_request_of(request: ResponsesRequest) -> tuple[ChatCompletionRequest, F
     effort = request.reasoning.effort if request.reasoning else None
     names = FieldNames(_FIELDS, conversation.origins)
     chat = chat_request(
+        request,
         {
             "model": request.model,
             "messages": conversation.messages,
@@ -61,7 +64,6 @@ def chat_request_of(request: ResponsesRequest) -> tuple[ChatCompletionRequest, F
             "metadata": request.metadata,
             "user": request.user,
         },
-        request.model_extra,
         names,
     )
     return chat, names
@@ -236,10 +238,10 @@ def _tool_choice(choice: str | ResponseToolChoice | None) -> object:
 
 def _response_format(request: ResponsesRequest) -> dict[str, Any] | None:
     wanted = request.text.format if request.text else None
-    if wanted is None or wanted.type == "text":
+    if wanted is None:
         return None
-    if wanted.type == "json_object":
-        return {"type": "json_object"}
+    if wanted.type != "json_schema":
+        return {"type": wanted.type, "schema": wanted.json_schema}
     schema = _required(wanted.json_schema, "text.format.schema")
     described = {"name": wanted.name, "schema": schema, "strict": wanted.strict}
     return {"type": "json_schema", "json_schema": described}

@@ -14,12 +14,16 @@ from formgate.gateway.model_profile import ModelProfile
 from formgate.gateway.protocol.responses import ResponsesRequest
 from formgate.gateway.responses_events import Event, ResponseEvents
 from formgate.gateway.responses_request import chat_request_of
+from formgate.gateway.text_threads import LONG_BODY, TextThreads
 
 
 class ResponsesService:
-    def __init__(self, chat: ChatStream, profile: ModelProfile) -> None:
+    def __init__(
+        self, chat: ChatStream, profile: ModelProfile, threads: TextThreads | None = None
+    ) -> None:
         self._chat = chat
         self._profile = profile
+        self._threads = threads or TextThreads()
 
     async def stream(self, request: ResponsesRequest) -> AsyncGenerator[list[Event]]:
         """The events of each engine step. What is wrong with the request is an ApiError before
@@ -52,7 +56,8 @@ class ResponsesService:
         return response
 
     async def _chunks(self, request: ResponsesRequest) -> AsyncGenerator[list[dict[str, Any]]]:
-        chat_request, names = chat_request_of(request)
+        long = request.num_bytes > LONG_BODY
+        chat_request, names = await self._threads.run_if(long, chat_request_of, request)
         with names.in_errors():
             async with aclosing(self._chat.stream(chat_request)) as steps:
                 async for chunks in steps:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from formgate.engine.sampling_params import SamplingParams
 from formgate.gateway.errors import bad_request
 from formgate.gateway.protocol.fields import GenerationRequest
@@ -58,19 +60,20 @@ def sampling_params(
     logprobs: int | None,
     prompt_logprobs: int | None = None,
 ) -> SamplingParams:
-    """Raises ApiError 400 for ids outside the vocabulary."""
-    if request.min_tokens > max_tokens:
-        raise bad_request(
-            f"'min_tokens' ({request.min_tokens}) is greater than the number of tokens that may "
-            f"be generated ({max_tokens}).",
-            "min_tokens",
-        )
+    """Raises ApiError 400 for ids outside the vocabulary. `with_max_tokens` makes those of further
+    prompts: words are encoded and ids checked once for a request."""
+    _check_min_tokens(request.min_tokens, max_tokens)
     size = tokenizer.size
     _check_ids(request.stop_token_ids or (), "stop_token_ids", size)
     allowed = request.allowed_token_ids
     if allowed is not None:
         if not allowed:
             raise bad_request("'allowed_token_ids' must not be empty.", "allowed_token_ids")
+        if len(allowed) > size:
+            raise bad_request(
+                f"'allowed_token_ids' has {len(allowed)} ids; the vocabulary has {size}.",
+                "allowed_token_ids",
+            )
         _check_ids(allowed, "allowed_token_ids", size)
     top_k = _given(request.top_k, defaults.top_k)
     return SamplingParams(
@@ -95,14 +98,40 @@ def sampling_params(
     )
 
 
+def with_max_tokens(params: SamplingParams, max_tokens: int) -> SamplingParams:
+    """Raises ApiError 400 where fewer tokens may be generated than must be."""
+    if max_tokens == params.max_tokens:
+        return params
+    _check_min_tokens(params.min_tokens, max_tokens)
+    return msgspec.structs.replace(params, max_tokens=max_tokens)
+
+
+def num_token_ids(params: SamplingParams) -> int:
+    """That each sequence carries to the engine, beside its prompt."""
+    return (
+        len(params.stop_token_ids)
+        + len(params.logit_bias or ())
+        + len(params.allowed_token_ids or ())
+        + sum(map(len, params.bad_words))
+    )
+
+
+def _check_min_tokens(min_tokens: int, max_tokens: int) -> None:
+    if min_tokens > max_tokens:
+        raise bad_request(
+            f"'min_tokens' ({min_tokens}) is greater than the number of tokens that may "
+            f"be generated ({max_tokens}).",
+            "min_tokens",
+        )
+
+
 def _given(value: T | None, default: T) -> T:
     return default if value is None else value
 
 
 def _check_ids(token_ids: Sequence[int], param: str, size: int) -> None:
-    for i, token_id in enumerate(token_ids):
-        if token_id >= size:
-            raise bad_request(f"No token has id {token_id}.", f"{param}[{i}]")
+    if token_ids and (largest := max(token_ids)) >= size:
+        raise bad_request(f"No token has id {largest}.", f"{param}[{token_ids.index(largest)}]")
 
 
 def _logit_bias(request: GenerationRequest, size: int) -> dict[int, float] | None:

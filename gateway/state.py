@@ -22,11 +22,15 @@ from formgate.gateway.protocol.tokenize import TokenizeRequest
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.shutdown import ShutdownRequest
+from formgate.gateway.text_bound import TextBound
+from formgate.gateway.text_threads import TextThreads
 from formgate.gateway.tokenizer import Tokenizer
 
 
 class Messages(AnswerService[MessagesRequest], Protocol):
-    def count_tokens(self, request: CountTokensRequest) -> int: ...
+    async def count_tokens(
+        self, request: CountTokensRequest, *, max_model_len: int | None = None
+    ) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class GatewayState:
     completions: AnswerService[CompletionRequest]
     responses: AnswerService[ResponsesRequest]
     messages: Messages
-    tokenize: Callable[[TokenizeRequest], list[int]]
+    tokenize: Callable[[TokenizeRequest, TextBound], list[int]]
+    threads: TextThreads
     compiling: CompilePool
     exposition: Callable[[], Awaitable[bytes]]  # of /metrics, all HTTP processes together
     shutdown: ShutdownRequest = field(default_factory=ShutdownRequest)

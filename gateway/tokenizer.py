@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +34,11 @@ _FRAMING_TOKEN = re.compile(
 # Never part of a vocabulary: an added token of the plain tokenizer alone, which stands for "some
 # special token was here" so that the text after it is encoded as it would be in the middle.
 _JOINT = "\ue000joint\ue001"
+
+# A shorter text is encoded, or a shorter list decoded, in a fraction of a millisecond. For longer
+# ones the interpreter's lock is let go, which only the calls for many texts do.
+_LONG = 2_000
+_SEARCHED_AT_ONCE = 32 * 1024  # characters
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 
@@ -66,10 +71,10 @@ class Tokenizer:
     eos_ids: tuple[int, ...]
     named_tokens: Mapping[str, str]  # bos_token, eos_token, ... as chat templates see them
     chat_templates: Mapping[str, str]  # by name; "default" and perhaps "tool_use"
-    _longest: int = field(init=False)
+    longest: int = field(init=False)  # bytes of a token
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_longest", max(map(len, self.token_bytes), default=1))
+        object.__setattr__(self, "longest", max(map(len, self.token_bytes), default=1))
 
     @property
     def size(self) -> int:
@@ -78,20 +83,22 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Special tokens written in `text` become themselves: for prompts that we wrote."""
-        ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        return ids
+        return _encode(self.backend, text, add_special_tokens=add_special_tokens)
 
     def encode_plain(self, text: str, *, continues: bool = False) -> list[int]:
         """`text` as ordinary tokens only. With `continues`, it comes after a special token."""
         if not continues:
-            return self._plain.encode(text, add_special_tokens=False).ids
-        ids: list[int] = self._plain.encode(_JOINT + text, add_special_tokens=False).ids
-        return ids[1:]
+            return _encode(self._plain, text, add_special_tokens=False)
+        return _encode(self._plain, _JOINT + text, add_special_tokens=False)[1:]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         if skip_special_tokens:
             token_ids = [t for t in token_ids if t not in self.skipped_ids]
-        text: str = self.backend.decode(list(token_ids), skip_special_tokens=False)
+        if len(token_ids) > _LONG:
+            [text] = self.backend.decode_batch([list(token_ids)], skip_special_tokens=False)
+        else:
+            text = self.backend.decode(list(token_ids), skip_special_tokens=False)
+        assert isinstance(text, str)
         return text
 
     def token_text(self, token_id: int) -> str:
@@ -107,6 +114,21 @@ class Tokenizer:
         """Finds special tokens in a text, the longest first, as encoding does."""
         texts = sorted(self.special_ids, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, texts))) if texts else None
+
+    def find_markers(self, text: str) -> Iterator[re.Match[str]]:
+        """The special tokens in a text, in order. A search holds the interpreter's lock, so a
+        long text is searched in windows."""
+        pattern = self.marker_pattern
+        start = 0
+        while pattern is not None and start < len(text):
+            found = pattern.search(text, start, start + _SEARCHED_AT_ONCE + self.longest)
+            if found is None:
+                start += _SEARCHED_AT_ONCE
+            elif found.start() < start + _SEARCHED_AT_ONCE:
+                yield found
+                start = found.end()
+            else:  # a longer one may begin there, and end behind the window
+                start = found.start()
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(
@@ -128,7 +150,7 @@ class Tokenizer:
         own choice where it has one, the longest tokens first otherwise (half characters, spaces
         that a sentencepiece tokenizer would add)."""
         try:
-            ids = self._plain.encode(_JOINT + text.decode(), add_special_tokens=False).ids[1:]
+            ids = self.encode_plain(text.decode(), continues=True)
         except UnicodeDecodeError:
             return self._longest_first(text)
         if b"".join([self.token_bytes[i] for i in ids]) == text:
@@ -159,7 +181,7 @@ class Tokenizer:
         ids: list[int] = []
         start = 0
         while start < len(text):
-            for end in range(min(len(text), start + self._longest), start, -1):
+            for end in range(min(len(text), start + self.longest), start, -1):
                 if (token_id := self._ids_by_bytes.get(text[start:end])) is not None:
                     ids.append(token_id)
                     start = end
@@ -167,6 +189,15 @@ class Tokenizer:
             else:
                 return ids  # a vocabulary without single bytes: forces no more than it can spell
         return ids
+
+
+def _encode(backend: Any, text: str, *, add_special_tokens: bool) -> list[int]:
+    if len(text) > _LONG:
+        [encoding] = backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+    else:
+        encoding = backend.encode(text, add_special_tokens=add_special_tokens)
+    ids: list[int] = encoding.ids
+    return ids
 
 
 def load_fast_tokenizer(folder: Path) -> Tokenizer:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import Field
 
-from formgate.gateway.protocol.fields import GenerationRequest, TokenIds
+from formgate.gateway.protocol.fields import Count, GenerationRequest, TokenIds, up_to
+from formgate.gateway.protocol.limits import MAX_CHOICES, MAX_PROMPTS
 
-Prompt = str | TokenIds | list[str] | list[TokenIds]
+Prompt = (
+    str
+    | TokenIds
+    | Annotated[list[str], up_to(MAX_PROMPTS)]
+    | Annotated[list[TokenIds], up_to(MAX_PROMPTS)]
+)
 
 
 class CompletionRequest(GenerationRequest):
     prompt: Prompt
-    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     echo: bool = False
-    logprobs: Annotated[int, Field(ge=0)] | None = None
+    logprobs: Count | None = None
     suffix: str | None = None
     add_special_tokens: bool = True
 
@@ -26,5 +32,6 @@ class CompletionRequest(GenerationRequest):
         prompt = self.prompt
         if isinstance(prompt, str):
             return [prompt]
-        ids = [item for item in prompt if isinstance(item, int)]
-        return [ids] if ids else [item for item in prompt if not isinstance(item, int)]
+        if prompt and isinstance(prompt[0], int):
+            return cast(list[list[int]], [prompt])
+        return cast(list[str] | list[list[int]], prompt)

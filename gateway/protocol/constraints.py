@@ -4,21 +4,28 @@ under: `response_format`, `structured_outputs` or the older `guided_*`.
 
 from __future__ import annotations
 
-import json
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from formgate.gateway.errors import bad_request
-from formgate.gateway.protocol.fields import GenerationRequest
+from pydantic_core import from_json
 
-# Names of other servers and of future versions. Ignoring one would break a promise that the
-# client believes in.
-_CONSTRAINT_NAME = re.compile(
-    r"guided_(?!decoding_backend).+|structured_.+|structural_tag|regex|ebnf|grammar|lark"
-    r"|json_schema|json_object|response_(?:schema|json_schema|mime_type)|responseSchema"
-    r"|output_(?:schema|format|config)|format|constraints?|choice"
+from formgate.gateway.errors import ApiError, bad_request
+from formgate.gateway.protocol.fields import (
+    Body,
+    GenerationRequest,
+    ResponseFormat,
+    StructuredOutputs,
 )
+
+_TOLERATED = {  # of `structured_outputs`: vLLM's switches of its own backends
+    "disable_any_whitespace",
+    "disable_additional_properties",
+    "disable_fallback",
+}
+# What is said to the model, and what is kept with a request: data, whatever the names in it.
+_DATA = frozenset({"messages", "input", "system", "documents", "metadata"})
+_FUNCTIONS = (None, "function", "custom")  # other tools are not called by the model
 
 ConstraintKind = Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
 
@@ -37,7 +44,7 @@ class ContentConstraint:
 
 def content_constraint(request: GenerationRequest) -> ContentConstraint | None:
     """Raises ApiError 400 for two constraints, or for one that formgate does not know."""
-    _refuse_unknown(request)
+    refuse_unknown_constraints(request)
     found = [*_response_format(request), *_structured_outputs(request), *_guided(request)]
     if len(found) > 1:
         names = f"'{found[0].param}' and '{found[1].param}'"
@@ -68,36 +75,64 @@ def _whitespace(request: GenerationRequest) -> tuple[str, str] | None:
     return newer, "structured_outputs.whitespace_pattern"
 
 
-def _refuse_unknown(request: GenerationRequest) -> None:
-    for name, value in (request.model_extra or {}).items():
-        if value is not None and _CONSTRAINT_NAME.fullmatch(name):
-            raise bad_request(
-                f"The constraint '{name}' is not supported. Use 'response_format' or "
-                "'structured_outputs'.",
-                name,
-                "unsupported_parameter",
-            )
-    outputs = request.structured_outputs
-    if outputs is None:
-        return
-    tolerated = {"disable_any_whitespace", "disable_additional_properties", "disable_fallback"}
-    for name, value in (outputs.model_extra or {}).items():
-        if value is not None and name not in tolerated:
-            param = f"structured_outputs.{name}"
-            raise bad_request(
-                f"The constraint '{param}' is not supported.", param, "unsupported_parameter"
-            )
+def refuse_unknown_constraints(request: Body, *, nested_only: bool = False) -> None:
+    """Raises ApiError 400 for a field that looks like a constraint and that nobody reads.
+    `nested_only`: what stands beside the endpoint's own fields is read by another model."""
+    for path, unknown in _unknown_constraints(request, ""):
+        if nested_only and path == unknown:
+            continue
+        hint = " Use 'response_format' or 'structured_outputs'." if path == unknown else ""
+        raise bad_request(
+            f"The constraint '{path}' is not supported.{hint}", path, "unsupported_parameter"
+        )
+
+
+def _unknown_constraints(body: Body, at: str) -> Iterator[tuple[str, str]]:
+    """Path and name of each."""
+    is_tag = isinstance(body, ResponseFormat) and body.type == "structural_tag"
+    for name, value in (body.model_extra or {}).items():
+        if value is None or is_tag:
+            continue
+        if isinstance(body, StructuredOutputs):
+            refused = name not in _TOLERATED
+        else:
+            refused = body.constraint_names.fullmatch(name) is not None
+        if refused:
+            yield f"{at}.{name}" if at else name, name
+    for name, field in type(body).model_fields.items():
+        if name in _DATA:
+            continue
+        here = f"{at}.{field.alias or name}" if at else field.alias or name
+        value = getattr(body, name)
+        if isinstance(value, Body):
+            yield from _unknown_constraints(value, here)
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                if not isinstance(item, Body):
+                    break
+                if name != "tools" or getattr(item, "type", None) in _FUNCTIONS:
+                    yield from _unknown_constraints(item, f"{here}[{i}]")
 
 
 def _response_format(request: GenerationRequest) -> list[ContentConstraint]:
     wanted = request.response_format
-    if wanted is None or wanted.type == "text":
+    if wanted is None:
+        return []
+    if wanted.json_schema is not None and wanted.type != "json_schema":
+        raise _misplaced("json_schema", "json_schema")
+    if wanted.bare_schema is not None and (
+        wanted.type not in ("json_object", "json_schema") or wanted.json_schema is not None
+    ):
+        raise _misplaced("schema", "json_object")
+    if wanted.type == "text":
         return []
     if wanted.type == "structural_tag":
         fields = wanted.model_dump(include={"type"}) | (wanted.model_extra or {})
         return [ContentConstraint("structural_tag", fields, "response_format")]
-    if wanted.type == "json_object":
+    if wanted.type == "json_object" and wanted.bare_schema in (None, True, {}):
         return [ContentConstraint("json_object", None, "response_format")]
+    if wanted.bare_schema is not None:
+        return [_json(wanted.bare_schema, "response_format.schema")]
     if wanted.json_schema is None:
         raise bad_request(
             "Missing required parameter: 'response_format.json_schema'.",
@@ -152,12 +187,17 @@ def _json(schema: object, param: str) -> ContentConstraint:
     """vLLM takes a schema as an object or as its text."""
     if isinstance(schema, str):
         try:
-            schema = json.loads(schema)
-        except (ValueError, RecursionError) as error:
+            schema = from_json(schema)
+        except ValueError as error:  # too deep, too
             raise bad_request(f"'{param}' is not valid JSON.", param, "invalid_schema") from error
         if not isinstance(schema, dict | bool):
             raise bad_request(f"'{param}' is not a JSON Schema.", param, "invalid_schema")
     return ContentConstraint("json", schema, param)
+
+
+def _misplaced(name: str, kind: str) -> ApiError:
+    param = f"response_format.{name}"
+    return bad_request(f"'{param}' needs a format of type \"{kind}\", and no other schema.", param)
 
 
 def _choice(values: list[str], param: str) -> ContentConstraint:

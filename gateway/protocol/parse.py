@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from formgate.gateway.errors import ApiError, bad_request
+from formgate.gateway.protocol.fields import RequestBody
+from formgate.gateway.protocol.json_text import read_json
 
-Request = TypeVar("Request", bound=BaseModel)
+Request = TypeVar("Request", bound=RequestBody)
 
 _ABSENT = object()
 
 
 def parse_body(model: type[Request], body: bytes | str) -> Request:
     """Raises ApiError 400; `param` is a path such as `messages[0].content`."""
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
-    raise _api_error(details, body)
+    return parse_object(model, read_json(body), num_bytes=len(body))
 
 
-def parse_object(model: type[Request], value: object) -> Request:
-    """The same for a body that is already parsed."""
+def parse_object(model: type[Request], value: object, *, num_bytes: int = 0) -> Request:
+    """The same for a body that is already read, of `num_bytes` bytes."""
     try:
-        return model.model_validate(value)
+        request = model.model_validate(value)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_context=False)
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+    else:
+        request._num_bytes = num_bytes
+        return request
     raise _api_error(details, value)
 
 
-def _api_error(details: Sequence[Any], body: object) -> ApiError:
-    if details[0]["type"] == "json_invalid":
-        reason = str(details[0]["msg"]).removeprefix("Invalid JSON: ")
-        return bad_request(f"The body of the request is not valid JSON: {reason}")
-    data = json.loads(body) if isinstance(body, bytes | str) else body
-    # A union tries each of its types, and the one that was meant got furthest.
+def _api_error(details: Sequence[Any], data: object) -> ApiError:
+    # A union tries each of its types. One that found too many items was right about all before,
+    # and else the one that was meant got furthest.
+    details = [detail for detail in details if detail["type"] == "too_long"] or details
     located = [(_path(detail["loc"], detail["type"], data), detail) for detail in details]
     path, detail = max(located, key=lambda item: len(item[0]))
     same = [d for p, d in located if p == path]
     param = _dotted(path)
-    message = " or ".join(dict.fromkeys(_lower_first(str(d["msg"])) for d in same))
+    said = [str(d["msg"]).replace(" after validation", "") for d in same]
+    message = " or ".join(dict.fromkeys(map(_lower_first, said)))
     if detail["type"] == "missing":
         return bad_request(
             f"Missing required parameter: '{param}'.", param, "missing_required_parameter"

@@ -6,97 +6,122 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from formgate.gateway.protocol.fields import Body, Finite
+from formgate.gateway.protocol.constraint_names import IN_A_FORMAT, IN_A_TOOL
+from formgate.gateway.protocol.fields import (
+    Body,
+    Count,
+    Finite,
+    Id,
+    JsonSchema,
+    Metadata,
+    ModelName,
+    Name,
+    Positive,
+    RequestBody,
+    let_others_run,
+    up_to,
+)
+from formgate.gateway.protocol.limits import MAX_INCLUDED, MAX_MESSAGES, MAX_PARTS, MAX_TOOLS
 
 
 class InputPart(Body):
-    type: str
+    type: Name
     text: str | None = None
     refusal: str | None = None
 
 
+InputParts = Annotated[list[InputPart], up_to(MAX_PARTS)]
+
+
 class InputItem(Body):
-    type: str | None = None  # null: a message
+    type: Name | None = None  # null: a message
     role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: str | list[InputPart] | None = None
-    call_id: str | None = None
-    name: str | None = None
+    content: str | InputParts | None = None
+    call_id: Id | None = None
+    name: Name | None = None
     arguments: str | None = None
-    output: str | list[InputPart] | None = None
-    summary: list[InputPart] | None = None
+    output: str | InputParts | None = None
+    summary: InputParts | None = None
 
 
 class ResponseTool(Body):
-    type: str
-    name: str | None = None
+    constraint_names = IN_A_TOOL
+
+    type: Name
+    name: Name | None = None
     description: str | None = None
-    parameters: dict[str, Any] | bool | None = None
+    parameters: JsonSchema | None = None
     strict: bool | None = None
 
 
 class ToolReference(Body):
-    type: str
-    name: str | None = None
+    type: Name
+    name: Name | None = None
 
 
 class ResponseToolChoice(Body):
-    type: str
-    name: str | None = None
+    type: Name
+    name: Name | None = None
     mode: Literal["auto", "required"] | None = None
-    tools: list[ToolReference] | None = None
+    tools: Annotated[list[ToolReference], up_to(MAX_TOOLS)] | None = None
 
 
 class TextFormat(Body):
+    constraint_names = IN_A_FORMAT
+
     type: Literal["text", "json_object", "json_schema"]
-    name: str | None = None
+    name: Name | None = None
     description: str | None = None
     # `schema` is a method of pydantic's models.
-    json_schema: dict[str, Any] | bool | None = Field(default=None, alias="schema")
+    json_schema: JsonSchema | None = Field(default=None, alias="schema")
     strict: bool | None = None
 
 
 class TextConfig(Body):
     format: TextFormat | None = None
-    verbosity: str | None = None
+    verbosity: Name | None = None
 
 
 class ReasoningConfig(Body):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    summary: str | None = None
+    summary: Name | None = None
 
 
 class ResponsesStreamOptions(Body):
     include_obfuscation: bool | None = None
 
 
-class ResponsesRequest(Body):
-    model: str | None = None
-    input: str | list[InputItem]
+class ResponsesRequest(RequestBody):
+    model: ModelName | None = None
+    input: (
+        str
+        | Annotated[list[Annotated[InputItem, AfterValidator(let_others_run)]], up_to(MAX_MESSAGES)]
+    )
     instructions: str | None = None
     stream: bool | None = None
     stream_options: ResponsesStreamOptions | None = None
 
-    tools: list[ResponseTool] | None = None
+    tools: Annotated[list[ResponseTool], up_to(MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ResponseToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    max_tool_calls: int | None = None
+    max_tool_calls: Count | None = None
 
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_output_tokens: Positive | None = None
     temperature: Annotated[Finite, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Finite, Field(gt=0, le=1)] | None = None
-    top_logprobs: Annotated[int, Field(ge=0)] | None = None
-    include: list[str] | None = None
+    top_logprobs: Count | None = None
+    include: Annotated[list[Name], up_to(MAX_INCLUDED)] | None = None
 
-    metadata: dict[str, Any] | None = None
-    user: str | None = None
-    service_tier: str | None = None
+    metadata: Metadata | None = None
+    user: Id | None = None
+    service_tier: Name | None = None
     truncation: Literal["auto", "disabled"] | None = None
     store: bool | None = None
-    previous_response_id: str | None = None
+    previous_response_id: Id | None = None
     conversation: Any = None
     prompt: Any = None
     background: bool | None = None

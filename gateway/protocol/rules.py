@@ -15,11 +15,14 @@ from formgate.gateway.protocol.chat import (
 )
 from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.fields import GenerationRequest
+from formgate.gateway.protocol.limits import (
+    MAX_BAD_WORDS_CHARS,
+    MAX_SEQUENCES,
+    MAX_STOPS_CHARS,
+)
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _NO_TEXT_PARTS = frozenset({"refusal", "thinking", "reasoning"})  # of an assistant's own past
-
-MAX_PROMPTS = 2048
 
 
 def check_chat(request: ChatCompletionRequest, *, max_logprobs: int) -> None:
@@ -64,8 +67,13 @@ def check_completion(request: CompletionRequest, *, max_logprobs: int) -> None:
     prompts = request.prompts
     if not prompts or any(isinstance(p, list) and not p for p in prompts):
         raise bad_request("'prompt' must not be empty.", "prompt")
-    if len(prompts) > MAX_PROMPTS:
-        raise bad_request(f"At most {MAX_PROMPTS} prompts in one request.", "prompt")
+    choices = max(request.n or 1, request.best_of or 1)
+    if (asked := len(prompts) * choices) > MAX_SEQUENCES:
+        raise bad_request(
+            f"{len(prompts)} prompts with {choices} choices each are {asked} sequences; at most "
+            f"{MAX_SEQUENCES} are allowed in one request.",
+            "best_of" if choices > (request.n or 1) else "n",
+        )
     if request.logprobs is not None:
         _check_logprobs(request.logprobs, "logprobs", max_logprobs)
     if request.suffix:
@@ -108,6 +116,17 @@ def check_unique_names(tools: list[ToolDefinition]) -> None:
 
 
 def _check_shared(request: GenerationRequest, max_logprobs: int) -> None:
+    for texts, param, limit in (
+        (request.stops, "stop", MAX_STOPS_CHARS),
+        (request.bad_words or (), "bad_words", MAX_BAD_WORDS_CHARS),
+    ):
+        if (length := sum(map(len, texts))) > limit:
+            raise bad_request(
+                f"Invalid value for '{param}': {length} characters in all; at most {limit} are "
+                "allowed.",
+                param,
+                "invalid_value",
+            )
     if request.stream_options is not None and not request.stream:
         raise bad_request("'stream_options' needs 'stream' to be true.", "stream_options")
     if request.prompt_logprobs is not None:

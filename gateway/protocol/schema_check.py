@@ -7,7 +7,9 @@ from typing import Any, Literal
 from pydantic import Field, StrictBool
 
 from formgate.gateway.errors import bad_request
-from formgate.gateway.protocol.fields import Body
+from formgate.gateway.protocol.constraint_names import IN_A_FORMAT
+from formgate.gateway.protocol.constraints import refuse_unknown_constraints
+from formgate.gateway.protocol.fields import Body, Name, RequestBody
 
 JsonSchema = dict[str, Any] | StrictBool
 
@@ -15,13 +17,17 @@ JsonSchema = dict[str, Any] | StrictBool
 class NamedSchema(Body):
     """`json_schema` of OpenAI's `response_format`."""
 
-    name: str | None = None
+    constraint_names = IN_A_FORMAT
+
+    name: Name | None = None
     schema_: JsonSchema = Field(alias="schema")
     strict: bool | None = None
 
 
-class SchemaCheckRequest(Body):
+class SchemaCheckRequest(RequestBody):
     """Either `schema`, or the two fields of a `response_format` of type `json_schema`."""
+
+    constraint_names = IN_A_FORMAT
 
     schema_: JsonSchema | None = Field(default=None, alias="schema")
     type: Literal["json_schema"] | None = None
@@ -29,6 +35,7 @@ class SchemaCheckRequest(Body):
 
     def asked(self) -> dict[str, Any] | bool:
         """Raises ApiError 400."""
+        refuse_unknown_constraints(self)
         if self.json_schema is None:
             if self.schema_ is None:
                 missing = "json_schema" if self.type else "schema"

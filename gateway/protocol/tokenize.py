@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from formgate.gateway.protocol.chat import Message, ToolDefinition
-from formgate.gateway.protocol.fields import Body, TokenIds
+from formgate.gateway.protocol.chat import Messages, TemplateArguments, Tools
+from formgate.gateway.protocol.fields import ModelName, RequestBody, TokenIds
 
 
-class TokenizeRequest(Body):
+class TokenizeRequest(RequestBody):
     """Either `prompt`, or `messages` with what shapes a chat prompt."""
 
-    model: str | None = None
+    model: ModelName | None = None
     prompt: str | None = None
-    messages: list[Message] | None = None
-    tools: list[ToolDefinition] | None = None
+    messages: Messages | None = None
+    tools: Tools | None = None
     add_special_tokens: bool | None = None  # true for a prompt, false for a chat
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: TemplateArguments | None = None
     return_token_strs: bool | None = None
 
 
-class DetokenizeRequest(Body):
-    model: str | None = None
+class DetokenizeRequest(RequestBody):
+    model: ModelName | None = None
     tokens: TokenIds

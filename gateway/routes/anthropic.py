@@ -4,7 +4,6 @@ errors a shape of their own.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -44,4 +43,9 @@ async def count_tokens(
 ) -> dict[str, int]:
     """How many tokens the prompt of a conversation has."""
     state.models.resolve(body.model)
-    return {"input_tokens": await asyncio.to_thread(state.messages.count_tokens, body)}
+    ready = state.engine.ready
+    return {
+        "input_tokens": await state.messages.count_tokens(
+            body, max_model_len=ready.max_model_len if ready else None
+        )
+    }

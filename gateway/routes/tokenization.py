@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 
 from formgate.gateway.errors import bad_request
 from formgate.gateway.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 from formgate.gateway.request_body import json_body, request_body_schema
+from formgate.gateway.sse import encode_json
 from formgate.gateway.state import GatewayState, state_of
+from formgate.gateway.text_bound import bound_of_count
+from formgate.gateway.tokenizer import Tokenizer
 
 router = APIRouter(tags=["tokens"])
 
@@ -23,19 +26,27 @@ DETOKENIZE_EXAMPLE = {"tokens": [1, 2, 3]}
 @router.post("/tokenize", openapi_extra=request_body_schema(TokenizeRequest, TOKENIZE_EXAMPLE))
 async def tokenize(
     body: Annotated[TokenizeRequest, Depends(json_body(TokenizeRequest))], state: State
-) -> dict[str, Any]:
+) -> Response:
     """The token ids of a text (`prompt`) or of a conversation (`messages`)."""
     state.models.resolve(body.model)
-    token_ids = await asyncio.to_thread(state.tokenize, body)
-    answer: dict[str, Any] = {
-        "count": len(token_ids),
-        "max_model_len": state.engine.ready.max_model_len if state.engine.ready else None,
-        "tokens": token_ids,
-        "token_strs": None,
-    }
-    if body.return_token_strs:
-        answer["token_strs"] = [state.tokenizer.token_text(token_id) for token_id in token_ids]
-    return answer
+    max_model_len = state.engine.ready.max_model_len if state.engine.ready else None
+
+    def answer() -> bytes:
+        token_ids = state.tokenize(body, bound_of_count(max_model_len))
+        texts = None
+        if body.return_token_strs:
+            texts = [state.tokenizer.token_text(token_id) for token_id in token_ids]
+        return encode_json(
+            {
+                "count": len(token_ids),
+                "max_model_len": max_model_len,
+                "tokens": token_ids,
+                "token_strs": texts,
+            }
+        )
+
+    whole = await state.threads.run(answer)
+    return Response(whole, media_type="application/json")
 
 
 @router.post(
@@ -43,11 +54,15 @@ async def tokenize(
 )
 async def detokenize(
     body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))], state: State
-) -> dict[str, str]:
+) -> Response:
     """The text of token ids."""
     state.models.resolve(body.model)
-    size = state.tokenizer.size
-    for i, token_id in enumerate(body.tokens):
-        if not 0 <= token_id < size:
-            raise bad_request(f"No token has id {token_id}.", f"tokens[{i}]")
-    return {"prompt": await asyncio.to_thread(state.tokenizer.decode, body.tokens)}
+    answer = partial(_detokenized, body.tokens, state.tokenizer)
+    whole = await state.threads.run(answer)
+    return Response(whole, media_type="application/json")
+
+
+def _detokenized(tokens: list[int], tokenizer: Tokenizer) -> bytes:
+    if tokens and (largest := max(tokens)) >= tokenizer.size:
+        raise bad_request(f"No token has id {largest}.", f"tokens[{tokens.index(largest)}]")
+    return encode_json({"prompt": tokenizer.decode(tokens)})

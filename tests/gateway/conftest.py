@@ -45,6 +45,7 @@ from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.sse import Chunk, Payload
 from formgate.gateway.state import GatewayState
+from formgate.gateway.text_threads import TextThreads
 from formgate.gateway.tokenizer import Tokenizer
 from formgate.gateway.tokenizer_folder import load_tokenizer
 
@@ -81,7 +82,7 @@ class CountingService:
             parts = [chunk async for chunk in chunks]
         return {"tokens": [token for part in parts for token in part["tokens"]]}
 
-    def count_tokens(self, request: Any) -> int:
+    async def count_tokens(self, request: Any, *, max_model_len: int | None = None) -> int:
         return len(request.messages)
 
 
@@ -142,7 +143,8 @@ async def _gateway(
                 completions=service,
                 responses=service,
                 messages=service,
-                tokenize=lambda request: tokenizer.encode(request.prompt or ""),
+                tokenize=lambda request, bound: tokenizer.encode(request.prompt or ""),
+                threads=TextThreads(),
                 compiling=compiling,
                 exposition=metrics.own_exposition,
             )

@@ -19,6 +19,7 @@ import pytest
 from fastapi import FastAPI
 
 from formgate.gateway.protocol.tokenize import TokenizeRequest
+from formgate.gateway.text_bound import TextBound
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
@@ -293,7 +294,7 @@ def test_a_text_is_tokenized_where_it_holds_up_no_stream(with_gateway: Run) -> N
     async def test(client: httpx.AsyncClient, app: FastAPI) -> None:
         threads: list[threading.Thread] = []
 
-        def tokenize(request: TokenizeRequest) -> list[int]:
+        def tokenize(request: TokenizeRequest, bound: TextBound) -> list[int]:
             threads.append(threading.current_thread())
             return [1]
 

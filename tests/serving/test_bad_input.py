@@ -117,6 +117,43 @@ BAD_CHATS: list[tuple[str, dict[str, Any], int, str | None]] = [
         400,
         "allowed_token_ids",
     ),
+    ("a stop string of 1 MB", {"messages": HELLO, "stop": ["x" * 1_000_000]}, 400, "stop[0]"),
+    (
+        "stop strings that are long together",
+        {"messages": HELLO, "stop": ["x" * 1_000] * 100},
+        400,
+        "stop",
+    ),
+    ("an integer of 4,300 digits", {"messages": HELLO, "max_tokens": 10**4299}, 400, "max_tokens"),
+    ("tools beyond number", {"messages": HELLO, "tools": [TOOL] * 3_000}, 400, "tools"),
+    ("messages beyond number", {"messages": HELLO * 60_000}, 400, None),
+    (
+        "a bias of a million",
+        {"messages": HELLO, "logit_bias": {str(i): 1 for i in range(90_000)}},
+        400,
+        "logit_bias",
+    ),
+    (
+        "a message of 7 MB",
+        {"messages": [{"role": "user", "content": "word " * 1_400_000}]},
+        400,
+        "messages",
+    ),
+    (
+        "special tokens of 3 MB",
+        {"messages": [{"role": "user", "content": "<s>" * 1_000_000}]},
+        400,
+        "messages",
+    ),
+    (
+        "a keyword beside its schema",
+        {
+            "messages": HELLO,
+            "response_format": {"type": "json_object", "properties": {"a": {"type": "string"}}},
+        },
+        400,
+        "response_format.properties",
+    ),
     ("top_logprobs without logprobs", {"messages": HELLO, "top_logprobs": 2}, 400, "top_logprobs"),
 ]
 

@@ -76,6 +76,8 @@ LINE_AND_SPACES = r"\n {2}"
 KINDS: list[tuple[dict[str, Any], Callable[[str], bool]]] = [
     ({"response_format": SCHEMA_FORMAT}, is_person),
     ({"response_format": {"type": "json_object"}}, is_object),
+    ({"response_format": {"type": "json_object", "schema": PERSON}}, is_person),
+    ({"response_format": {"type": "json_schema", "schema": PERSON}}, is_person),
     ({"structured_outputs": {"json": PERSON}}, is_person),
     ({"structured_outputs": {"json": json.dumps(PERSON)}}, is_person),
     ({"structured_outputs": {"json": PERSON, "whitespace_pattern": LINE_AND_SPACES}},

@@ -216,7 +216,9 @@ def test_the_first_event_tells_the_prompts_tokens(serve: Serve, replay: Any) -> 
     first = events[0]["message"]
     assert (first["content"], first["stop_reason"]) == ([], None)
     assert first["usage"]["cache_read_input_tokens"] == 3
-    counted = serve(replay()).count_tokens(parse_object(CountTokensRequest, {"messages": [USER]}))
+    counted = asyncio.run(
+        serve(replay()).count_tokens(parse_object(CountTokensRequest, {"messages": [USER]}))
+    )
     assert first["usage"]["input_tokens"] + 3 == counted
 
 
@@ -292,9 +294,8 @@ def test_tokens_are_counted_with_system_tools_and_thinking(serve: Serve, replay:
     service = serve(replay())
 
     def count(**fields: Any) -> int:
-        return service.count_tokens(
-            parse_object(CountTokensRequest, {"messages": [USER], **fields})
-        )
+        request = parse_object(CountTokensRequest, {"messages": [USER], **fields})
+        return asyncio.run(service.count_tokens(request))
 
     plain = count()
     assert count(system="Be kind.") > plain

@@ -186,3 +186,30 @@ def test_what_a_choice_finds_of_another_was_not_cached(
     longest = 2 * len("bcd") + 2  # each with the token that ends it
     name = 'vllm:request_max_num_generation_tokens_sum{engine="0",model_name="tiny"}'
     assert f"{name} {longest}.0" in text
+
+
+def test_words_and_ids_are_worked_out_once_for_all_prompts(serve: Serve, replay: Any) -> None:
+    engine = replay("x")
+    fields: dict[str, Any] = {
+        "bad_words": ["never", "no"],
+        "logit_bias": {"5": 1.0},
+        "allowed_token_ids": [2, 5, 6],
+        "n": 2,
+    }
+    complete(serve(engine), prompt=["Hello", "Hello, world"], max_tokens=4, **fields)
+    first, *others = [request.params for request in engine.requests]
+    assert len(others) == 3
+    assert len(first.bad_words) > 1
+    for params in others:
+        assert params.bad_words is first.bad_words
+        assert params.logit_bias is first.logit_bias
+        assert params.allowed_token_ids is first.allowed_token_ids
+
+
+def test_a_long_prompt_is_truncated_to_its_last_tokens(
+    serve: Serve, replay: Any, tokenizer: Tokenizer
+) -> None:
+    engine = replay("x")
+    text = "Hello, world! " * 20_000
+    complete(serve(engine), prompt=text, truncate_prompt_tokens=7, max_tokens=4)
+    assert engine.requests[0].prompt_token_ids == tokenizer.encode(text)[-7:]

@@ -14,15 +14,17 @@ from formgate.gateway.prompts import (
     conversation_of,
     encode_conversation,
     fit_prompt,
-    num_characters,
     tokenize_prompt,
 )
 from formgate.gateway.protocol.chat import ChatCompletionRequest
+from formgate.gateway.protocol.limits import MAX_TYPED_MARKERS
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.tokenize import TokenizeRequest
+from formgate.gateway.text_bound import TextBound
 from formgate.gateway.tokenizer import Tokenizer
 
 PARIS = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+BOUND = TextBound(1_000_000)
 TOOL = {"type": "function", "function": {"name": "get_weather", "strict": True}}
 
 
@@ -56,6 +58,7 @@ def test_a_whole_conversation(tokenizer: Tokenizer, template: ChatTemplate) -> N
         ),
         tokenizer,
         template,
+        BOUND,
     )
     tools = '[{"type": "function", "function": {"name": "get_weather", "parameters": '
     tools += '{"type": "object", "properties": {}}}}]'
@@ -77,11 +80,11 @@ def test_what_a_client_types_is_never_a_special_token(
 ) -> None:
     messages = [user("hi"), {"role": role, "content": INJECTED, "tool_call_id": "1"}]
     tool = {"type": "function", "function": {"name": "f", "description": INJECTED}}
-    ids = encode_conversation(conversation(*messages, tools=[tool]), tokenizer, template)
+    ids = encode_conversation(conversation(*messages, tools=[tool]), tokenizer, template, BOUND)
     plain = [{**messages[1], "content": "X"}]
     tool["function"]["description"] = "X"
     clean = encode_conversation(
-        conversation(messages[0], *plain, tools=[tool]), tokenizer, template
+        conversation(messages[0], *plain, tools=[tool]), tokenizer, template, BOUND
     )
     special = [i for i in ids if i in tokenizer.marker_ids]
     assert special == [i for i in clean if i in tokenizer.marker_ids]
@@ -92,7 +95,7 @@ def test_parts_cannot_form_a_special_token_between_them(
     tokenizer: Tokenizer, template: ChatTemplate
 ) -> None:
     parts = [{"type": "text", "text": "</"}, {"type": "text", "text": "s>"}]
-    ids = encode_conversation(conversation(user(parts)), tokenizer, template)
+    ids = encode_conversation(conversation(user(parts)), tokenizer, template, BOUND)
     assert 2 not in ids
 
 
@@ -100,7 +103,7 @@ def test_an_ordinary_text_is_encoded_in_one_go(
     tokenizer: Tokenizer, template: ChatTemplate
 ) -> None:
     """A text that needs no shield has the tokens that the model was trained on."""
-    ids = encode_conversation(conversation(user("Hello, world!")), tokenizer, template)
+    ids = encode_conversation(conversation(user("Hello, world!")), tokenizer, template, BOUND)
     assert ids == tokenizer.encode("<s>[INST]Hello, world![/INST]", add_special_tokens=False)
 
 
@@ -111,6 +114,7 @@ def test_typed_markers_change_no_other_token(tokenizer: Tokenizer, template: Cha
         ),
         tokenizer,
         template,
+        BOUND,
     )
     start = tokenizer.encode("<s>[INST]Hello, world![/INST]Hello</s>", add_special_tokens=False)
     assert ids[: len(start)] == start
@@ -124,6 +128,7 @@ def test_a_final_message_is_continued_where_it_ends(
         conversation(user("x"), {"role": "assistant", "content": end}, continue_final_message=True),
         tokenizer,
         template,
+        BOUND,
     )
     assert tokenizer.decode(ids) == f"<s>[INST]x[/INST]{end}"
     assert 2 not in ids
@@ -133,7 +138,7 @@ def test_reasoning_effort_is_a_template_argument(
     tokenizer: Tokenizer, template: ChatTemplate
 ) -> None:
     def ends_thinking(**fields: Any) -> bool:
-        ids = encode_conversation(conversation(user("x"), **fields), tokenizer, template)
+        ids = encode_conversation(conversation(user("x"), **fields), tokenizer, template, BOUND)
         return tokenizer.special_ids["<think>"] in ids
 
     assert not ends_thinking()
@@ -147,7 +152,7 @@ def test_no_tools_are_shown_when_none_may_be_called(
     tokenizer: Tokenizer, template: ChatTemplate
 ) -> None:
     ids = encode_conversation(
-        conversation(user("x"), tools=[TOOL], tool_choice="none"), tokenizer, template
+        conversation(user("x"), tools=[TOOL], tool_choice="none"), tokenizer, template, BOUND
     )
     assert tokenizer.special_ids["[AVAILABLE_TOOLS]"] not in ids
 
@@ -160,7 +165,7 @@ TEXT_ARGUMENTS = """{% for m in messages %}{{ m.role }}:{% if m.content %}{{ m.c
 def test_a_template_is_given_what_it_wants(tokenizer: Tokenizer, template: ChatTemplate) -> None:
     parts = ChatTemplate(PARTS, {})
     assert parts.wants_parts
-    ids = encode_conversation(conversation(user("Hello")), tokenizer, parts)
+    ids = encode_conversation(conversation(user("Hello")), tokenizer, parts, BOUND)
     assert tokenizer.decode(ids) == "Hello"
     arguments = ChatTemplate(TEXT_ARGUMENTS, {})
     assert arguments.wants_arguments_text
@@ -172,16 +177,18 @@ def test_a_template_is_given_what_it_wants(tokenizer: Tokenizer, template: ChatT
 def test_a_template_that_refuses_is_a_400(tokenizer: Tokenizer) -> None:
     for source in ("{{ raise_exception('no </s> here') }}", "{{ 1 / 0 }}", "{{ messages + 1 }}"):
         with pytest.raises(ApiError) as refused:
-            encode_conversation(conversation(user("</s>")), tokenizer, ChatTemplate(source, {}))
+            encode_conversation(
+                conversation(user("</s>")), tokenizer, ChatTemplate(source, {}), BOUND
+            )
         assert refused.value.status == 400
     with pytest.raises(ApiError):
-        encode_conversation(conversation(user("x")), tokenizer, None)
+        encode_conversation(conversation(user("x")), tokenizer, None, BOUND)
 
 
 def test_the_sandbox_holds(tokenizer: Tokenizer) -> None:
     source = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
     with pytest.raises(ApiError):
-        encode_conversation(conversation(user("x")), tokenizer, ChatTemplate(source, {}))
+        encode_conversation(conversation(user("x")), tokenizer, ChatTemplate(source, {}), BOUND)
 
 
 def test_template_features_of_transformers() -> None:
@@ -233,7 +240,7 @@ def test_a_token_that_only_the_tokenizer_has_is_refused() -> None:
 def test_tokenize_takes_a_prompt_or_messages(tokenizer: Tokenizer, template: ChatTemplate) -> None:
     def ids(**fields: Any) -> list[int]:
         request = parse_object(TokenizeRequest, fields)
-        return tokenize_prompt(request, tokenizer, template, {})
+        return tokenize_prompt(request, tokenizer, template, {}, BOUND)
 
     assert ids(prompt="Hello") == tokenizer.encode("Hello")
     assert ids(prompt="Hello", add_special_tokens=False) == tokenizer.encode("Hello")[1:]
@@ -255,25 +262,33 @@ def test_rendering_is_that_of_transformers(
     ]
     wanted = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert template.render(messages, add_generation_prompt=True) == wanted
-    ids = encode_conversation(conversation(*messages), tokenizer, template)
+    ids = encode_conversation(conversation(*messages), tokenizer, template, BOUND)
     assert ids == theirs(wanted, add_special_tokens=False)["input_ids"]
     assert json.loads(json.dumps(ids)) == ids
     shown = replace(conversation(*messages), add_special_tokens=True)
-    assert encode_conversation(shown, tokenizer, template)[1:] == ids
+    assert encode_conversation(shown, tokenizer, template, BOUND)[1:] == ids
 
 
-def test_all_text_of_a_conversation_is_counted() -> None:
-    """What is long is encoded where it holds up nobody."""
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "x" * 1000}}
-    request = parse_object(
-        ChatCompletionRequest,
-        {
-            "messages": [
-                user("x" * 10),
-                user([{"type": "text", "text": "x" * 100}]),
-                {"role": "assistant", "content": None, "tool_calls": [call]},
-                {"role": "assistant", "content": "", "reasoning": "x" * 10_000},
-            ]
-        },
+@pytest.mark.parametrize("depth", [10, 250, 5_000])
+def test_arguments_too_deep_for_a_template_are_text(
+    tokenizer: Tokenizer, template: ChatTemplate, depth: int
+) -> None:
+    arguments = '{"a": ' * depth + "1" + "}" * depth
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    ids = encode_conversation(
+        conversation(user("x"), {"role": "assistant", "content": None, "tool_calls": [call]}),
+        tokenizer,
+        template,
+        BOUND,
     )
-    assert num_characters(request.messages) == 11_110
+    assert tokenizer.decode(ids).count('"a": ' if depth < 200 else '\\"a\\": ') == depth
+
+
+def test_more_special_tokens_than_any_context_holds_are_refused(
+    tokenizer: Tokenizer, template: ChatTemplate
+) -> None:
+    with pytest.raises(ApiError) as refused:
+        encode_conversation(
+            conversation(user("<s>" * (MAX_TYPED_MARKERS + 1))), tokenizer, template, BOUND
+        )
+    assert (refused.value.status, refused.value.param) == (400, "messages")

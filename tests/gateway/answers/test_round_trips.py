@@ -18,6 +18,7 @@ from formgate.gateway.errors import ApiError
 from formgate.gateway.prompts import conversation_of, encode_conversation
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
+from formgate.gateway.text_bound import TextBound
 from formgate.gateway.tokenizer import Tokenizer
 from formgate.gateway.tokenizer_folder import load_tokenizer
 
@@ -81,6 +82,8 @@ TOOL = {
     },
 }
 
+BOUND = TextBound(1_000_000)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -110,7 +113,7 @@ def theirs() -> Any:
 def ours(tokenizer: Tokenizer, family: Family, body: dict[str, Any]) -> list[int]:
     request = parse_object(ChatCompletionRequest, body)
     template = ChatTemplate(family.template, tokenizer.named_tokens)
-    return encode_conversation(conversation_of(request, {}), tokenizer, template)
+    return encode_conversation(conversation_of(request, {}), tokenizer, template, BOUND)
 
 
 def wanted(theirs: Any, family: Family, messages: list[Any], **options: Any) -> list[int]:

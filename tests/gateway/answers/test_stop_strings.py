@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formgate.gateway.stop_strings import StopStrings
+from formgate.gateway.stop_strings import StopAutomaton, StopStrings
 
 
 def run(stops: list[str], parts: list[str], *, include: bool = False) -> tuple[str, str | None]:
-    scanner = StopStrings(stops, include=include)
+    scanner = StopStrings(StopAutomaton(stops), include=include)
     shown = ""
     for part in parts:
         shown += scanner.feed(part)
@@ -35,7 +35,7 @@ def test_any_cut_gives_what_the_meaning_says(stops: list[str], parts: list[str])
 
 
 def test_what_may_become_a_stop_is_held_back_and_nothing_more() -> None:
-    scanner = StopStrings(["END", "\n\n"])
+    scanner = StopStrings(StopAutomaton(["END", "\n\n"]))
     assert scanner.feed("the E") == "the "
     assert scanner.feed("N") == ""
     assert scanner.feed("T") == "ENT"

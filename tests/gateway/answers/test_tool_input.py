@@ -20,11 +20,13 @@ from formgate.gateway.prompts import conversation_of, encode_conversation
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.rules import check_chat
+from formgate.gateway.text_bound import TextBound
 from formgate.gateway.tokenizer import Tokenizer
 from formgate.gateway.tokenizer_folder import load_tokenizer
 from formgate.parsers.reasoning import reasoning_state_of
 from formgate.parsers.registry import FORMATS, REASONING
 
+BOUND = TextBound(10_000_000)
 MARKERS = sorted(
     {marker.text for format in FORMATS.values() for marker in format.markers()}
     | {marker.text for format in REASONING.values() for marker in format.markers()}
@@ -65,7 +67,7 @@ def every_marker(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def encode(tokenizer: Tokenizer, body: dict[str, Any]) -> list[int]:
     request = parse_object(ChatCompletionRequest, body)
     template = ChatTemplate(TEMPLATE, tokenizer.named_tokens)
-    return encode_conversation(conversation_of(request, {}), tokenizer, template)
+    return encode_conversation(conversation_of(request, {}), tokenizer, template, BOUND)
 
 
 def body_with(place: str, text: str) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""What a body may hold, counted before it is read; and what several fields ask for together."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from formgate.engine.sampling_params import SamplingParams
+from formgate.gateway.engine_requests import engine_requests
+from formgate.gateway.errors import ApiError
+from formgate.gateway.protocol.chat import ChatCompletionRequest
+from formgate.gateway.protocol.completion import CompletionRequest
+from formgate.gateway.protocol.json_text import read_json
+from formgate.gateway.protocol.limits import (
+    MAX_ALTERNATIVES,
+    MAX_BAD_WORD_CHARS,
+    MAX_BAD_WORDS,
+    MAX_JSON_CONTAINERS,
+    MAX_JSON_MEMBERS,
+    MAX_JSON_STRINGS,
+    MAX_JSON_VALUES,
+    MAX_LOGIT_BIAS,
+    MAX_METADATA,
+    MAX_SEQUENCES,
+    MAX_STOP_CHARS,
+    MAX_STOP_TOKEN_IDS,
+    MAX_STOPS,
+    MAX_STOPS_CHARS,
+    MAX_TOKEN_IDS,
+)
+from formgate.gateway.protocol.parse import parse_body, parse_object
+from formgate.gateway.protocol.rules import check_chat, check_completion
+
+
+def body_with(text: str) -> str:
+    return '{"messages": [{"role": "user", "content": "x"}], "unknown": ' + text + "}"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[" + ",".join(["[]"] * (MAX_JSON_CONTAINERS + 1)) + "]", "objects and arrays"),
+        ("[" + ",".join(["{}"] * (MAX_JSON_CONTAINERS + 1)) + "]", "objects and arrays"),
+        ("[" + ",".join(['""'] * (MAX_JSON_STRINGS + 1)) + "]", "strings"),
+        (
+            "{" + ",".join(f'"{i}":0' for i in range(MAX_JSON_MEMBERS + 1)) + "}",
+            "members",
+        ),
+        ("[" + ",".join(["0"] * (MAX_JSON_VALUES + 1)) + "]", "values"),
+    ],
+)
+def test_a_body_of_too_many_values_is_refused_before_it_is_read(text: str, what: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        parse_body(ChatCompletionRequest, body_with(text))
+    assert refused.value.status == 400
+    assert what in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[{,:" * 200_000,
+        '"' * 300_000,
+        "\\" * 400_000,
+        '\\"[' * 200_000,
+        "\\" * 131_071 + '"' + "[" * 200_000,
+        '"' + "\\" * 131_072 + '",[' * 60_000,
+    ],
+    ids=["structure", "quotes", "backslashes", "both", "over a slice", "quoted"],
+)
+def test_what_stands_in_a_text_is_not_counted(content: str) -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": content}]})
+    assert parse_body(ChatCompletionRequest, body).messages[0].content == content
+
+
+def test_metadata_is_bounded() -> None:
+    user = [{"role": "user", "content": "x"}]
+    given = {str(i): "x" for i in range(MAX_METADATA + 1)}
+    with pytest.raises(ApiError) as refused:
+        parse_object(ChatCompletionRequest, {"messages": user, "metadata": given})
+    assert refused.value.param == "metadata"
+    assert str(MAX_METADATA) in refused.value.message
+
+
+def test_an_integer_too_long_for_any_reader_is_named_where_it_stands() -> None:
+    with pytest.raises(ApiError) as refused:
+        read_json('{"a": [1, {"b": ' + "1" * 10_000 + "}]}")
+    assert refused.value.param == "a[1].b"
+
+
+def refused_chat(**fields: Any) -> ApiError:
+    body = {"messages": [{"role": "user", "content": "x"}], **fields}
+    with pytest.raises(ApiError) as refused:
+        check_chat(parse_object(ChatCompletionRequest, body), max_logprobs=20)
+    return refused.value
+
+
+def refused_completion(**fields: Any) -> ApiError:
+    with pytest.raises(ApiError) as refused:
+        check_completion(
+            parse_object(CompletionRequest, {"prompt": "x", **fields}), max_logprobs=20
+        )
+    return refused.value
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"stop": "x" * (MAX_STOP_CHARS + 1)}, "stop"),
+        ({"stop": ["x", "x" * (MAX_STOP_CHARS + 1)]}, "stop[1]"),
+        ({"stop": ["x"] * (MAX_STOPS + 1)}, "stop"),
+        ({"stop": ["x" * MAX_STOP_CHARS] * (MAX_STOPS_CHARS // MAX_STOP_CHARS + 1)}, "stop"),
+        ({"stop_token_ids": [1] * (MAX_STOP_TOKEN_IDS + 1)}, "stop_token_ids"),
+        ({"bad_words": ["x"] * (MAX_BAD_WORDS + 1)}, "bad_words"),
+        ({"bad_words": ["x" * (MAX_BAD_WORD_CHARS + 1)]}, "bad_words[0]"),
+        ({"bad_words": ["x" * MAX_BAD_WORD_CHARS] * 65}, "bad_words"),
+        ({"logit_bias": {str(i): 1.0 for i in range(MAX_LOGIT_BIAS + 1)}}, "logit_bias"),
+        ({"allowed_token_ids": [1] * (MAX_TOKEN_IDS + 1)}, "allowed_token_ids"),
+        ({"guided_choice": ["x"] * (MAX_ALTERNATIVES + 1)}, "guided_choice"),
+    ],
+)
+def test_each_limit_is_a_400_that_names_the_field(fields: dict[str, Any], param: str) -> None:
+    for error in (refused_chat(**fields), refused_completion(**fields)):
+        assert (error.status, error.param) == (400, param)
+        assert any(digit in error.message for digit in "123456789"), error.message
+
+
+def test_sequences_are_bounded_by_their_product() -> None:
+    error = refused_completion(prompt=["x"] * 17, n=128)
+    assert (error.param, str(MAX_SEQUENCES) in error.message) == ("n", True)
+    assert refused_completion(prompt=["x"] * 17, best_of=128).param == "best_of"
+    assert refused_completion(prompt=["x"] * (MAX_SEQUENCES + 1)).param == "prompt"
+
+
+@pytest.mark.parametrize(("count", "param"), [(1, "prompt"), (128, "n")])
+def test_the_ids_of_all_sequences_are_bounded_together(count: int, param: str) -> None:
+    prompts = [[1]] * (2_048 // count)
+    params = [SamplingParams(allowed_token_ids=(7,) * 2_000)] * len(prompts)
+    request = parse_object(CompletionRequest, {"prompt": "x"})
+    with pytest.raises(ApiError) as refused:
+        engine_requests(request, "id", prompts, params, count=count)
+    assert (refused.value.status, refused.value.param) == (400, param)
+    assert len(engine_requests(request, "id", prompts[:8], params[:8], count=count)) == 8 * count
