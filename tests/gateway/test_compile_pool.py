@@ -15,6 +15,7 @@ import pytest
 
 from formgate.constrain.errors import ConstraintError
 from formgate.gateway import compile_pool as pools
+from formgate.gateway import compile_workers
 from formgate.gateway.compile_pool import CompilePool
 
 # Speaks a worker's protocol and does what the task's text says.
@@ -61,7 +62,7 @@ def obedient_of(
 ) -> Iterator[Callable[[int], CompilePool]]:
     script = tmp_path / "worker.py"
     script.write_text("import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))" + WORKER)
-    monkeypatch.setattr(pools, "WALL_SECONDS", 2.0)
+    monkeypatch.setattr(compile_workers, "WALL_SECONDS", 2.0)
     with ExitStack() as stack:
 
         def make(workers: int) -> CompilePool:
@@ -84,18 +85,22 @@ def process_of(answer: str) -> str:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("work", pools.TOO_LONG), ("hang", pools.TOO_LONG), ("crash", pools.TOO_LARGE)],
+    [
+        ("work", compile_workers.TOO_LONG),
+        ("hang", compile_workers.TOO_LONG),
+        ("crash", compile_workers.TOO_LARGE),
+    ],
 )
 def test_a_worker_that_hangs_or_crashes_costs_its_own_request(
     obedient: CompilePool, text: str, message: str
 ) -> None:
     async def main() -> None:
-        before = await obedient.ask("blueprint", "fine")
+        before = await obedient.compiles.ask("blueprint", "fine")
         with pytest.raises(ConstraintError) as raised:
-            await obedient.ask("blueprint", text)
+            await obedient.compiles.ask("blueprint", text)
         assert raised.value.message == message
         assert raised.value.code == "schema_too_complex"
-        after = await obedient.ask("blueprint", "fine")
+        after = await obedient.compiles.ask("blueprint", "fine")
         assert process_of(after) != process_of(before)
 
     asyncio.run(asyncio.wait_for(main(), 30))
@@ -106,12 +111,12 @@ def test_a_worker_that_dies_harms_no_other(
 ) -> None:
     async def main() -> None:
         pool = obedient_of(2)
-        await pool.ask("blueprint", "fine")
+        await pool.compiles.ask("blueprint", "fine")
         host = pool.workers.process_id
-        slow = asyncio.create_task(pool.ask("blueprint", "slow"))
+        slow = asyncio.create_task(pool.compiles.ask("blueprint", "slow"))
         for text in ("crash", "work", "crash"):
             with pytest.raises(ConstraintError):
-                await pool.ask("blueprint", text)
+                await pool.compiles.ask("blueprint", text)
         assert (await slow).endswith("slow")
         assert pool.workers.process_id == host
 
@@ -121,22 +126,22 @@ def test_a_worker_that_dies_harms_no_other(
 def test_a_worker_that_dies_while_idle_costs_nothing(obedient: CompilePool) -> None:
     async def main() -> None:
         for _ in range(3):
-            before = process_of(await obedient.ask("blueprint", "fine"))
+            before = process_of(await obedient.compiles.ask("blueprint", "fine"))
             os.kill(int(before), signal.SIGKILL)
             await asyncio.sleep(0.05)
-            assert process_of(await obedient.ask("blueprint", "fine")) != before
+            assert process_of(await obedient.compiles.ask("blueprint", "fine")) != before
 
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def test_workers_that_lost_their_parent_are_started_anew(obedient: CompilePool) -> None:
     async def main() -> None:
-        before = process_of(await obedient.ask("blueprint", "fine"))
+        before = process_of(await obedient.compiles.ask("blueprint", "fine"))
         host = obedient.workers.process_id
         assert host is not None
         os.kill(host, signal.SIGKILL)
         os.kill(int(before), signal.SIGKILL)
-        assert process_of(await obedient.ask("blueprint", "fine")) != before
+        assert process_of(await obedient.compiles.ask("blueprint", "fine")) != before
         assert obedient.workers.process_id != host
 
     asyncio.run(asyncio.wait_for(main(), 30))
@@ -149,7 +154,7 @@ def test_what_was_too_much_is_not_tried_again_soon(
         for _ in range(3):
             with pytest.raises(ConstraintError) as raised:
                 await obedient.compiled("blueprint", "crash")
-            assert raised.value.message == pools.TOO_LARGE
+            assert raised.value.message == compile_workers.TOO_LARGE
         assert len(busy) == 1
         monkeypatch.setattr(pools, "REFUSED_SECONDS", 0.0)
         for _ in range(2):
@@ -162,14 +167,14 @@ def test_what_was_too_much_is_not_tried_again_soon(
 
 def test_a_client_that_leaves_does_not_free_a_busy_worker(obedient: CompilePool) -> None:
     async def main() -> None:
-        first = process_of(await obedient.ask("blueprint", "fine"))
-        leaving = asyncio.create_task(obedient.ask("blueprint", "slow"))
+        first = process_of(await obedient.compiles.ask("blueprint", "fine"))
+        leaving = asyncio.create_task(obedient.compiles.ask("blueprint", "slow"))
         await asyncio.sleep(0.05)
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaving
         # Its answer would be that of "slow", had the worker been given away.
-        assert await obedient.ask("blueprint", "next") == f"{first} next"
+        assert await obedient.compiles.ask("blueprint", "next") == f"{first} next"
 
     asyncio.run(asyncio.wait_for(main(), 30))
 
@@ -221,6 +226,9 @@ def test_a_real_worker_answers_after_a_schema_that_is_nested_too_deeply(
         with pytest.raises(ConstraintError) as raised:
             await compile_pool.compiled("blueprint", spec('{"items":' * depth + "{}" + "}" * depth))
         assert raised.value.code == "schema_too_complex"
-        assert json.loads(await compile_pool.ask("sized_blueprint", spec('{"const": 12}')))[1] == 2
+        assert (
+            json.loads(await compile_pool.compiled("sized_blueprint", spec('{"const": 12}')))[1]
+            == 2
+        )
 
     asyncio.run(asyncio.wait_for(main(), 30))
