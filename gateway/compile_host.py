@@ -6,37 +6,44 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
-Serve = Callable[[Connection], int]
+Taken = Callable[[int], None]  # told the number of each request before it is worked on
+Serve = Callable[[Connection, Taken], int]
 
 # Exit codes of a worker. Any other is a failure.
 CLOSED = 0  # its pipe was closed
 RENEWED = 3  # it holds too much memory, and has answered everything
 
-SHORT_LIFE = 1.0  # seconds; a worker that fails sooner is not replaced at once
-FIRST_DELAY = 0.1  # seconds until the next attempt to start one
+FIRST_DELAY = 0.1  # seconds until the next attempt to start one that could not be started
 LONGEST_DELAY = 5.0
+
+_NUMBER = struct.Struct("q")
+_NONE = -1  # number of no request
 
 
 class CompileHost:
     """A worker for each pipe: `serve` in a child of this process, which ends with the exit code
-    that it returns. Where a worker ends without an answer, the host answers in its place:
-    `{"died": number of the signal}` or `{"failed": why}`; and `{"unavailable": why}` as long as no
-    worker can be started.
+    that it returns. Where a worker ends before it has answered, the host answers in its place, with
+    the number of the request and `died`, the number of the signal, or `failed`, why; or with
+    `unavailable` if no worker can be started.
     """
 
     def __init__(self, serve: Serve, pipes: Sequence[Connection]) -> None:
         self._serve = serve
         self._pipes = pipes
         self._workers: dict[int, Connection] = {}  # by process
-        self._born: dict[int, float] = {}  # by process
+        # The last request that each worker has taken: what it leaves behind if it dies.
+        self._taken = mmap.mmap(-1, _NUMBER.size * len(pipes))
         self._missing: list[Connection] = []  # pipes without a worker
         self._delay = FIRST_DELAY
         self._next_attempt = -math.inf
@@ -58,7 +65,7 @@ class CompileHost:
             pipe.send_bytes(b"ready")
         stdin = sys.stdin.fileno()
         while True:
-            for source in wait([stdin, reading, *self._missing], self._until_next_attempt()):
+            for source in wait([stdin, reading, *self._refusing()], self._until_next_attempt()):
                 if isinstance(source, Connection):
                     _refuse(source)
                 elif source == stdin:
@@ -83,17 +90,32 @@ class CompileHost:
             if not process_id:
                 return
             pipe = self._workers.pop(process_id)
-            lived = time.monotonic() - self._born.pop(process_id)
-            if os.WIFSIGNALED(status):
-                _tell(pipe, {"died": os.WTERMSIG(status)})
-            elif (code := os.WEXITSTATUS(status)) == CLOSED:
+            code = os.waitstatus_to_exitcode(status)
+            if code == CLOSED:
                 continue
+            number = self._last_taken(pipe)
+            if code < 0:
+                _tell(pipe, {"number": number, "died": -code})
             elif code != RENEWED:
-                _tell(pipe, {"failed": f"the worker ended with exit code {code}"})
-                if lived < SHORT_LIFE:
-                    self._postpone(pipe)
-                    continue
-            self._start_worker(pipe)
+                _tell(pipe, {"number": number, "failed": f"the worker ended with exit code {code}"})
+            if number == _NONE:
+                self._postpone(pipe)  # it could not even begin
+            else:
+                self._start_worker(pipe)
+
+    def _last_taken(self, pipe: Connection) -> int:
+        number: int = _NUMBER.unpack_from(self._taken, self._place(pipe))[0]
+        return number
+
+    def _take(self, pipe: Connection, number: int) -> None:
+        _NUMBER.pack_into(self._taken, self._place(pipe), number)
+
+    def _place(self, pipe: Connection) -> int:
+        return _NUMBER.size * self._pipes.index(pipe)
+
+    def _refusing(self) -> Sequence[Connection]:
+        """Pipes whose requests need not wait for a worker that will soon be there."""
+        return self._missing if self._delay > FIRST_DELAY else ()
 
     def _until_next_attempt(self) -> float | None:
         return max(0.0, self._next_attempt - time.monotonic()) if self._missing else None
@@ -106,12 +128,14 @@ class CompileHost:
 
     def _postpone(self, pipe: Connection) -> None:
         now = time.monotonic()
-        lasting = now < self._next_attempt + LONGEST_DELAY  # this is not the first failure
-        self._delay = min(2 * self._delay, LONGEST_DELAY) if lasting else FIRST_DELAY
-        self._next_attempt = now + self._delay
+        if now >= self._next_attempt:
+            again = now < self._next_attempt + LONGEST_DELAY
+            self._delay = min(2 * self._delay, LONGEST_DELAY) if again else FIRST_DELAY
+            self._next_attempt = now + self._delay
         self._missing.append(pipe)
 
     def _start_worker(self, pipe: Connection) -> None:
+        self._take(pipe, _NONE)
         try:
             process_id = os.fork()
         except OSError:  # no memory, or no more processes
@@ -119,7 +143,6 @@ class CompileHost:
             return
         if process_id:
             self._workers[process_id] = pipe
-            self._born[process_id] = time.monotonic()
             return
         code = 1
         try:
@@ -128,7 +151,7 @@ class CompileHost:
             for other in self._pipes:
                 if other is not pipe:
                     other.close()
-            code = self._serve(pipe)
+            code = self._serve(pipe, partial(self._take, pipe))
         finally:
             # Whatever happened, this copy of the host's stack must not go on as a second host.
             sys.stderr.flush()

@@ -26,7 +26,7 @@ from formgate.constrain.answer_check import AnswerCheck, Unchecked, regex_failur
 from formgate.constrain.compiler import Backend, GrammarCompiler
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.schema_report import schema_report
-from formgate.gateway.compile_host import CLOSED, RENEWED, CompileHost
+from formgate.gateway.compile_host import CLOSED, RENEWED, CompileHost, Taken
 from formgate.gateway.compile_workers import TOO_DEEP, TOO_LARGE
 from formgate.gateway.engine_launch import leave_signals_to_parent
 from formgate.gateway.grammar_setup import grammar_compiler
@@ -145,14 +145,14 @@ def step_back(process_id: int) -> None:
         Path(f"/proc/{process_id}/autogroup").write_text(str(NICENESS), encoding="ascii")
 
 
-def serve_apart(tasks: CompileTasks, pipe: Connection) -> int:
+def serve_apart(tasks: CompileTasks, pipe: Connection, taken: Taken) -> int:
     """`serve` within the limits of a worker."""
     threading.Thread(target=_end_with_server, name="end-with-server", daemon=True).start()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     with contextlib.suppress(OSError):  # where memory is short, the kernel takes a worker first
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(serve(tasks, pipe)))
+    thread = threading.Thread(target=lambda: codes.append(serve(tasks, pipe, taken)))
     thread.start()
     thread.join()
     return codes[0]
@@ -166,7 +166,7 @@ def _end_with_server() -> None:
     os._exit(CLOSED)
 
 
-def serve(tasks: CompileTasks, pipe: Connection) -> int:
+def serve(tasks: CompileTasks, pipe: Connection, taken: Taken) -> int:
     """Answer until the other end is closed or too much memory is kept; returns the exit code.
     Requests and answers are JSON: `[number, task, text]`, and an object with that number and
     `result`; or `error`, the fields of a ConstraintError; or `failed`, the place of an exception of
@@ -179,6 +179,7 @@ def serve(tasks: CompileTasks, pipe: Connection) -> int:
             number, task, text = json.loads(pipe.recv_bytes())
         except EOFError:
             return CLOSED
+        taken(number)
         is_check = task.startswith("check_")
         signal.setitimer(signal.ITIMER_PROF, CHECK_CPU_SECONDS if is_check else CPU_SECONDS)
         signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)

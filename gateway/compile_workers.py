@@ -92,12 +92,11 @@ class Workers:
         WorkerFailed.
         """
         for _ in range(2):
-            try:
-                with self._lock:
+            with self._lock:
+                try:
                     host = self._running()
-            except OSError as error:
-                logger.error("The compile workers cannot be started: %s", error.strerror)
-                raise compiler_unavailable() from None
+                except OSError:
+                    raise compiler_unavailable() from None
             try:
                 return _result(self._answer(host, worker, task, text))
             except (_HostLost, EOFError, OSError):  # something else has ended it: once more
@@ -113,8 +112,6 @@ class Workers:
             pipe.recv_bytes()
             host.ready[worker] = True
             self._delay = FIRST_DELAY
-        while pipe.poll():  # it died of something else, after its last answer
-            pipe.recv_bytes()
         number = next(self._numbers)
         pipe.send_bytes(json.dumps([number, task, text]).encode())
         if (answer := _received(pipe, number, WALL_SECONDS)) is not None:
@@ -122,23 +119,23 @@ class Workers:
         assert host.process.stdin is not None
         host.process.stdin.write(b"%d\n" % worker)
         host.process.stdin.flush()
-        if _received(pipe, number, KILL_SECONDS) is None:
+        if (answer := _received(pipe, number, KILL_SECONDS)) is None:
             raise _HostLost
-        return {"died": signal.SIGALRM}
+        return {"died": signal.SIGALRM} if "died" in answer else answer
 
     def _running(self) -> _Host:
         """Raises OSError if the host cannot be started."""
         if self._host is not None and self._host.process.poll() is None:
             return self._host
         if self._closed:
-            raise OSError(0, "the server is stopping")
+            raise OSError  # the server is stopping
         self._kill()  # nothing is left of it but its standard input
         if time.monotonic() < self._next_start:
-            raise OSError(0, "the last attempt has failed")
+            raise OSError  # as at the last attempt
         try:
             self._host = self._started()
-        except OSError:
-            self._postpone()
+        except OSError as error:
+            self._postpone(error.strerror or type(error).__name__)
             raise
         return self._host
 
@@ -161,7 +158,8 @@ class Workers:
                 theirs.close()
         return _Host(process, [ours for ours, _ in pairs], [False] * self._count)
 
-    def _postpone(self) -> None:
+    def _postpone(self, why: str) -> None:
+        logger.error("The compile workers cannot be started: %s", why)
         self._next_start = time.monotonic() + self._delay
         self._delay = min(2 * self._delay, LONGEST_DELAY)
 
@@ -171,7 +169,7 @@ class Workers:
             if self._host is host:
                 self._kill()
                 if not host.was_ready:
-                    self._postpone()
+                    self._postpone("their host has ended")
 
     def close(self) -> None:
         with self._lock:
@@ -199,7 +197,7 @@ def _received(pipe: Connection, number: int, seconds: float) -> dict[str, Any] |
     deadline = time.monotonic() + seconds
     while pipe.poll(max(deadline - time.monotonic(), 0.0)):
         answer: dict[str, Any] = json.loads(pipe.recv_bytes())
-        if answer.get("number", number) == number:
+        if answer["number"] == number:
             return answer
     return None
 
