@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -264,7 +264,8 @@ class AnswerPlanner:
             )
         if not budget.close:
             return blueprint
-        return f"close {Budget(tokens, *closing).dumps()}\n{blueprint}"
+        closing = replace(Budget.loads(closing), tokens=tokens)
+        return f"close {closing.dumps()}\n{blueprint}"
 
     async def _compiled(self, task: str, spec: str, parts: Sequence[tuple[str, Node]]) -> str:
         """A refused whole is looked at part by part, to name the field."""

@@ -68,12 +68,10 @@ class CompileTasks:
         return json.dumps(self._compiler.fitting_blueprint(spec_text))
 
     def sized_blueprint(self, spec_text: str) -> str:
-        """`[blueprint, tokens of the shortest answer, what closing needs to know of the grammar]`
-        as JSON.
-        """
+        """`[blueprint, tokens of the shortest answer, a Budget of no tokens]` as JSON."""
         blueprint, shortest = self._compiler.sized_blueprint(spec_text)
-        parts = [shortest.largest_part, shortest.endings, shortest.text]
-        return json.dumps([blueprint, self._compiler.num_tokens(shortest.text), parts])
+        closing = self._compiler.closing(blueprint, shortest).dumps()
+        return json.dumps([blueprint, self._compiler.num_tokens(shortest.text), closing])
 
     def schema_report(self, schema_text: str) -> str:
         return json.dumps(schema_report(json.loads(schema_text), self._compiler))
