@@ -259,7 +259,7 @@ class GrammarCompiler:
     def closing(self, blueprint_text: str, shortest: Shortest, tokens: int = 0) -> Budget:
         """How an answer ends within so many tokens. Searches for a way through the whole of it."""
         constraint = self.build(blueprint_text).start()
-        if isinstance(constraint, FsmConstraint):
+        if isinstance(constraint, FsmConstraint) or not self._vocabulary.eos_ids:
             return Budget(tokens, shortest.largest_part)
         ways = self._ways.through(Blueprint.loads(blueprint_text).endings, shortest.endings)
         text = self._tokenizer.tokenize_str(shortest.text)

@@ -167,7 +167,7 @@ class Walk:
         """
         constraint, row, ways = self._constraint, self._row, self._ways
         if constraint.is_terminated():
-            return [ways.eos_ids[0]], True  # by which a way is known to lead to the end
+            return list(ways.eos_ids[:1]), True  # by which a way is known to lead to the end
         try:
             constraint.fill_bitmask(row)
         except ValueError:

@@ -254,7 +254,11 @@ class AnswerPlanner:
             blueprint, enough = json.loads(await ask("fitting_blueprint"))
             if enough <= tokens:
                 return blueprint
-        blueprint, shortest, closing = json.loads(await ask("sized_blueprint"))
+        closing = ""
+        if budget.close:
+            blueprint, shortest, closing = json.loads(await ask("closing_blueprint"))
+        else:
+            blueprint, shortest = json.loads(await ask("sized_blueprint"))
         if shortest > tokens:
             raise bad_request(
                 f"The shortest answer that the constraint allows has {shortest} tokens, and the "
@@ -264,8 +268,7 @@ class AnswerPlanner:
             )
         if not budget.close:
             return blueprint
-        closing = replace(Budget.loads(closing), tokens=tokens)
-        return f"close {closing.dumps()}\n{blueprint}"
+        return f"close {replace(Budget.loads(closing), tokens=tokens).dumps()}\n{blueprint}"
 
     async def _compiled(self, task: str, spec: str, parts: Sequence[tuple[str, Node]]) -> str:
         """A refused whole is looked at part by part, to name the field."""

@@ -36,7 +36,7 @@ COMMAND = (sys.executable, "-m", "formgate.gateway.compile_worker")
 MEMORY_BYTES = 4 << 30  # of address space
 KEPT_BYTES = 256 << 20  # that a worker may hold more than at its beginning, between two answers
 CPU_SECONDS = 1.0  # of one constraint: what is refused must not depend on what else runs
-CHECK_CPU_SECONDS = 0.25  # of the last validation of one answer
+CHECK_CPU_SECONDS = 0.5  # of the last validation of one answer
 WALL_SECONDS = 10.0  # but nobody waits for ever
 CACHED_CHECKS = 256  # schemas that are compiled for the last validation
 CACHED_CHECK_BYTES = 8 << 20  # of their texts
@@ -68,6 +68,11 @@ class CompileTasks:
         return json.dumps(self._compiler.fitting_blueprint(spec_text))
 
     def sized_blueprint(self, spec_text: str) -> str:
+        """`[blueprint, tokens of the shortest answer]` as JSON."""
+        blueprint, shortest = self._compiler.sized_blueprint(spec_text)
+        return json.dumps([blueprint, self._compiler.num_tokens(shortest.text)])
+
+    def closing_blueprint(self, spec_text: str) -> str:
         """`[blueprint, tokens of the shortest answer, a Budget of no tokens]` as JSON."""
         blueprint, shortest = self._compiler.sized_blueprint(spec_text)
         closing = self._compiler.closing(blueprint, shortest).dumps()
