@@ -216,25 +216,22 @@ class Metrics:
             (*LABELS, "keyword"),
             registry=self.registry,
         )
-        self._invalid = self._counter(
-            "formgate:structured_answers_invalid",
-            "Finished structured answers that failed the last validation. Stays 0.",
-        )
         self._checked = self._counter(
-            "formgate:structured_answers_checked",
-            "Finished structured answers that the last validation has looked at.",
+            "formgate:structured_answers_checked", "Structured answers validated at their end."
+        )
+        self._invalid = self._counter(
+            "formgate:structured_answers_invalid", "Those that were found invalid. Stays 0."
         )
         self._unchecked = Counter(
             "formgate:structured_answers_unchecked",
-            "Finished structured answers that the last validation could not look at.",
+            "Structured answers that could not be validated, and why.",
             (*LABELS, "reason"),
             registry=self.registry,
         )
         for reason in UNCHECKED_REASONS:
             self._unchecked.labels(*self._labels, reason)
         self._validating = self._gauge(
-            "formgate:structured_answers_waiting",
-            "Finished structured answers whose last validation is under way.",
+            "formgate:structured_answers_waiting", "Structured answers about to be validated."
         )
         self._disconnects = self._counter(
             "formgate:requests_aborted_by_disconnect", "Requests whose client went away."

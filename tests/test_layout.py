@@ -173,7 +173,7 @@ def test_no_catch_all_modules() -> None:
 # or a pattern of a client must never become one, as `re` backtracks and holds the GIL meanwhile;
 # `constrain.ecma_regex` runs those.
 OWN_PATTERNS = {
-    ("constrain/distinct.py", "pattern"),
+    ("constrain/token_bytes.py", "pattern"),
     ("constrain/gbnf.py", "f'[0-9a-fA-F]{{{_HEX[escape]}}}'"),
     ("gateway/chat_translation.py", "'^' + pattern"),
     ("gateway/shield.py", "self._nonce + 'x(\\\\d+)x'"),
