@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 MOST_WAITING = 1_000  # answers
 WAITING_BYTES = 16 << 20  # of their texts and schemas
+WAITING_SECONDS = 5.0  # after which its validation is not begun
 SKIPPED_SECONDS = 60.0  # for which what took too long is not tried again
 MOST_SKIPPED = 1_000
 
@@ -39,6 +40,7 @@ class LastValidation:
         self._metrics = metrics
         self._running: set[asyncio.Task[None]] = set()
         self._waiting_bytes = 0
+        self._turn = asyncio.Lock()  # there is one worker for all of them
         self._skipped: OrderedDict[bytes, float] = OrderedDict()  # until when, by digest
 
     def begin(self, promise: Promise, answer: AnswerFold) -> None:
@@ -56,7 +58,7 @@ class LastValidation:
             self._metrics.structured_answer_unchecked("busy")
             return
         self._waiting_bytes += num_bytes
-        task = asyncio.create_task(self._validate(checks))
+        task = asyncio.create_task(self._validate_in_turn(checks, time.monotonic()))
         self._running.add(task)
         self._metrics.structured_answers_waiting(len(self._running))
 
@@ -71,6 +73,13 @@ class LastValidation:
         """Wait until all that has begun is done."""
         while self._running:
             await asyncio.wait(self._running)
+
+    async def _validate_in_turn(self, checks: Sequence[Check], ended: float) -> None:
+        async with self._turn:
+            if time.monotonic() > ended + WAITING_SECONDS:
+                self._metrics.structured_answer_unchecked("busy")
+            else:
+                await self._validate(checks)
 
     async def _validate(self, checks: Sequence[Check]) -> None:
         unknown: UncheckedReason | None = None

@@ -210,6 +210,14 @@ def test_answers_that_wait_are_bounded(
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+def test_what_has_waited_too_long_is_left(
+    local_check: Any, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(last_validation, "WAITING_SECONDS", -1.0)
+    validate(local_check, metrics, [(Promise(content("json", {})), folded("1"))])
+    assert outcome(metrics) == "busy"
+
+
 def test_the_choices_of_a_request_share_one_text_of_its_schema() -> None:
     promise = Promise(content("json", SCHEMA), NO_TOOLS)
     first, second = (promise.checks(folded(text))[0] for text in ("1", "2"))
