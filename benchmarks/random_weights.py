@@ -253,7 +253,13 @@ async def ask_all(url: str, bodies: list[dict[str, Any]]) -> tuple[Counter[str],
 
     async with httpx.AsyncClient(timeout=600) as client:
         await asyncio.gather(*(one(number, body) for number, body in enumerate(bodies)))
-        metrics = (await client.get(url + "/metrics")).text
+        waiting = "formgate:structured_answers_waiting{"
+        while True:
+            metrics = (await client.get(url + "/metrics")).text
+            gauges = [line for line in metrics.splitlines() if line.startswith(waiting)]
+            if all(line.endswith(" 0.0") for line in gauges):
+                break
+            await asyncio.sleep(0.05)
     counter = "formgate:structured_answers_invalid_total"
     counts = [line for line in metrics.splitlines() if line.startswith(counter)]
     assert counts

@@ -106,7 +106,7 @@ class _Writer:
 
     def _regex(self, node: Node) -> str:
         """With `until`, up to that text: `lazy`, where it first comes, or as far as may be."""
-        pattern = _whole_match(node["pattern"])
+        pattern = whole_match(node["pattern"])
         _check_matches(pattern)
         if "until" not in node:
             return self._rule("REGEX", f"/{pattern}/" + _without(node))
@@ -198,7 +198,7 @@ def _literal(value: str) -> str:
     return json.dumps(value)
 
 
-def _whole_match(pattern: str) -> str:
+def whole_match(pattern: str) -> str:
     """The pattern must match all of the answer, with or without its own outer anchors."""
     pattern = pattern.removeprefix("^")
     if pattern.endswith("$") and not pattern.endswith("\\$"):

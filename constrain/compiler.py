@@ -16,7 +16,7 @@ from llguidance import LLMatcher, LLParserLimits
 from formgate.constrain.answer_size import shortest_answer, some_answer
 from formgate.constrain.answer_tree import to_lark
 from formgate.constrain.blueprint import Blueprint, Guards
-from formgate.constrain.closing import Budget, ClosingConstraint, Ways
+from formgate.constrain.closing import Budget, ClosingConstraint
 from formgate.constrain.compiled import CompiledGrammar
 from formgate.constrain.distinct import GuardedConstraint
 from formgate.constrain.errors import ConstraintError
@@ -32,6 +32,7 @@ from formgate.constrain.shortest import Shortest
 from formgate.constrain.thinking import ThinkingBudget, ThinkingConstraint, ThinkingTokens
 from formgate.constrain.token_bytes import TokenBytes
 from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.ways import Ways
 
 Constraint = (
     GrammarConstraint | GuardedConstraint | FsmConstraint | ThinkingConstraint | ClosingConstraint
@@ -234,9 +235,7 @@ class GrammarCompiler:
             else:
                 closing = Budget.loads(arguments)
                 ways = self._ways.through(Blueprint.loads(text).endings, closing.endings)
-                text = self._tokenizer.tokenize_str(closing.text)
-                way = [*text, self._vocabulary.eos_ids[0]] if text else []
-                constraint = ClosingConstraint(constraint, ways, closing, way)
+                constraint = ClosingConstraint(constraint, ways, closing)
         return constraint
 
     def filler(self, num_threads: int) -> ParallelFiller:
@@ -256,6 +255,18 @@ class GrammarCompiler:
                 raise _too_deep() from None
             self._sizes.put(spec.text, size, len(size.text))
         return size
+
+    def closing(self, blueprint_text: str, shortest: Shortest, tokens: int = 0) -> Budget:
+        """How an answer ends within so many tokens. Searches for a way through the whole of it."""
+        constraint = self.build(blueprint_text).start()
+        if isinstance(constraint, FsmConstraint) or not self._vocabulary.eos_ids:
+            return Budget(tokens, shortest.largest_part)
+        ways = self._ways.through(Blueprint.loads(blueprint_text).endings, shortest.endings)
+        text = self._tokenizer.tokenize_str(shortest.text)
+        way = [*text, self._vocabulary.eos_ids[0]] if text else []
+        if not (way and ways.leads(constraint.copy(), way)):
+            way = ways.to_end(constraint)
+        return Budget(tokens, shortest.largest_part, shortest.endings, tuple(way))
 
     def num_tokens(self, text: str) -> int:
         """How many tokens the tokenizer writes a text in."""

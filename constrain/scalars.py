@@ -4,7 +4,6 @@ complements are unions of others of their kind.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -14,11 +13,11 @@ from math import ceil, floor, lcm
 
 from llguidance import LLMatcher, LLTokenizer
 
+from formgate.constrain.ecma_regex import found
 from formgate.constrain.number_regex import ALL, Bounds, integer_range
 from formgate.constrain.regex_terms import pattern_term
 
 # Length, or patterns: what a value must satisfy.
-_PLAIN = re.compile(r"[\x20-\x7E]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,21 +156,10 @@ def matches(pattern: str, value: str, *, whole: bool = False) -> bool:
     that cannot be enforced.
     """
     pattern_term(pattern, search=not whole, in_json=False, wide=False)
-    if _PLAIN.fullmatch(value):
-        # On printable ASCII, Python's own engine reads a pattern as ECMA-262 does.
-        try:
-            compiled = _python_pattern(pattern)
-        except re.error:
-            pass
-        else:
-            return bool(compiled.fullmatch(value) if whole else compiled.search(value))
+    if (answer := found(f"^(?:{pattern})$" if whole else pattern, value)) is not None:
+        return answer
     term = pattern_term(pattern, search=not whole, in_json=False, wide=False)
     return text_matches(term.text, value)
-
-
-@lru_cache(maxsize=1 << 10)
-def _python_pattern(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
 
 
 @lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from formgate.constrain.answer_check import AnswerCheck, Unchecked
 from formgate.constrain.blueprint import Blueprint
 from formgate.constrain.compiler import GrammarCompiler, Limits
 from formgate.constrain.dialect import draft_of
@@ -14,7 +15,6 @@ from formgate.constrain.formats import FORMATS
 from formgate.constrain.keywords import LEDGER, How
 from formgate.constrain.resources import Node
 from formgate.constrain.schema_check import MAX_DEPTH, checked
-from formgate.constrain.validate import validate_json
 
 # `max_depth`: levels of schemas inside schemas. `max_spec_bytes`: of the constraint as JSON.
 LIMITS = {"max_depth": MAX_DEPTH, "max_spec_bytes": Limits.max_spec_bytes}
@@ -32,19 +32,29 @@ def schema_report(schema: Any, compiler: GrammarCompiler) -> dict[str, Any]:
         return refused_report(schema, error, keywords)
     blueprint = Blueprint.loads(text)
     guarded = bool(blueprint.guards)
-    # What a guard asks for is not in the grammar, and its shortest text may repeat itself.
-    is_one = not guarded or validate_json(shortest.text, schema) is None
     return _report(schema, keywords) | {
         "guarded": guarded,
         "grammar_bytes": len(blueprint.source),
-        "shortest": {
-            "text": shortest.text,
-            "tokens": compiler.num_tokens(shortest.text),
-            "value": json.loads(shortest.text),
-        }
-        if is_one
-        else None,
+        "shortest": _shortest(schema, shortest.text, compiler, guarded=guarded),
     }
+
+
+def _shortest(
+    schema: Any, text: str, compiler: GrammarCompiler, *, guarded: bool
+) -> dict[str, Any] | None:
+    """None where no instance is known: what a guard asks for is not in the grammar, and its
+    shortest text may repeat itself.
+    """
+    try:
+        value = json.loads(text)
+        if AnswerCheck(json.dumps(schema)).failure(text) is not None:
+            return None
+    except (ValueError, RecursionError):  # none was found, or none that this parser reads
+        return None
+    except Unchecked:
+        if guarded:
+            return None
+    return {"text": text, "tokens": compiler.num_tokens(text), "value": value}
 
 
 def refused_report(

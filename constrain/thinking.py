@@ -13,9 +13,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from formgate.constrain.closing import Closable
 from formgate.constrain.matcher import Prepared
 from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.ways import Closable
 
 Part = int | str  # a special token's id, or text
 

@@ -1,5 +1,6 @@
-"""The last look at a finished answer: an independent validator, the `jsonschema` package, under the
-draft that the schema names and with formats checked.
+"""The oracle of tests and benchmarks: the `jsonschema` package, under the draft that the schema
+names and with formats checked. It runs patterns in Python's backtracking engine and follows every
+reference anew, so a server never gives it a client's schema; see `answer_check`.
 """
 
 from __future__ import annotations

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 from formgate.constrain.closing import Budget
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.thinking import ThinkingBudget
-from formgate.gateway.answer_checks import broken_promise
+from formgate.gateway.answer_checks import Promise
 from formgate.gateway.choice import Choice, ChoiceSettings, Parser
 from formgate.gateway.content_nodes import content_node, content_parts
 from formgate.gateway.errors import ApiError, bad_request
+from formgate.gateway.last_validation import LastValidation
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.model_profile import ModelProfile
 from formgate.gateway.protocol.chat import ChatCompletionRequest
@@ -39,8 +39,6 @@ from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.nodes import Node
 from formgate.parsers.stream import OutputParser
 
-logger = logging.getLogger(__name__)
-
 FEW_TOKENS = 256
 MANY_TOOLS = 50
 LONG_PROMPT = 20_000  # tokens
@@ -57,19 +55,20 @@ class Compiling(Protocol):
 
     def known(self, task: str, spec_text: str) -> str | None: ...
     async def compiled(self, task: str, spec_text: str) -> str: ...
+    async def check(self, task: str, text: str) -> str: ...
 
 
 @dataclass(frozen=True)
 class AnswerPlan:
     constraint: str | None  # for the engine
     settings: ChoiceSettings
-    content: ContentConstraint | None = None
-    tools: ToolUse = NO_TOOLS
+    promise: Promise
 
 
 class AnswerPlanner:
     def __init__(self, profile: ModelProfile, compiling: Compiling, metrics: Metrics) -> None:
         self._profile = profile
+        self.last_validation = LastValidation(compiling.check, metrics)
         self._compiling = compiling
         self._metrics = metrics
 
@@ -151,8 +150,7 @@ class AnswerPlanner:
                 new_tracer=self._tracer_factory(request, None if tools.tools else content),
                 constraint_param=_constraint_param(content, tools),
             ),
-            content=content,
-            tools=tools,
+            promise=Promise(content, tools),
         )
 
     def _with_thinking_budget(
@@ -192,19 +190,13 @@ class AnswerPlanner:
             settings=self._plain_settings(
                 request, content, await _stops(request), drop_tokens=drop_tokens
             ),
-            content=content,
+            promise=Promise(content),
         )
 
-    async def validate(self, plan: AnswerPlan, choice: Choice) -> None:
-        """The last look at a finished choice. A failure is our bug: it is counted and logged, and
-        the client is not made to pay for it."""
-        if plan.constraint is None or not choice.whole:
-            return
-        # Off the event loop: an answer may be long, and its schema large.
-        failure = await asyncio.to_thread(broken_promise, plan.content, plan.tools, choice.fold)
-        if failure is not None:
-            self._metrics.structured_answer_invalid()
-            logger.error("A structured answer failed the last validation: %s", failure)
+    def validate(self, plan: AnswerPlan, choice: Choice) -> None:
+        """The last look at a finished choice, for which nobody waits."""
+        if plan.constraint is not None and choice.whole:
+            self.last_validation.begin(plan.promise, choice.fold)
 
     def ended(self, choices: Sequence[Choice]) -> None:
         """The choices of one prompt have ended, one way or another."""
@@ -275,7 +267,11 @@ class AnswerPlanner:
             blueprint, enough = json.loads(await ask("fitting_blueprint"))
             if enough <= tokens:
                 return blueprint
-        blueprint, shortest, closing = json.loads(await ask("sized_blueprint"))
+        closing = ""
+        if budget.close:
+            blueprint, shortest, closing = json.loads(await ask("closing_blueprint"))
+        else:
+            blueprint, shortest = json.loads(await ask("sized_blueprint"))
         if shortest > tokens:
             raise bad_request(
                 f"The shortest answer that the constraint allows has {shortest} tokens, and the "
@@ -285,7 +281,7 @@ class AnswerPlanner:
             )
         if not budget.close:
             return blueprint
-        return f"close {Budget(tokens, *closing).dumps()}\n{blueprint}"
+        return f"close {replace(Budget.loads(closing), tokens=tokens).dumps()}\n{blueprint}"
 
     async def _compiled(self, task: str, spec: str, parts: Sequence[tuple[str, Node]]) -> str:
         """A refused whole is looked at part by part, to name the field."""

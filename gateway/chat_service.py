@@ -132,7 +132,7 @@ class ChatService:
                     if step.first is not None:
                         answer.usage.found_cached(0, step.first.num_cached_tokens)
                     if step.finish_reason is not None:
-                        await self._planner.validate(answer.plan, answer.choices[step.index])
+                        self._planner.validate(answer.plan, answer.choices[step.index])
                     yield step
         finally:
             self._engine.abandon(answer.requests)

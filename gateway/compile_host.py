@@ -5,29 +5,54 @@ them, and one that dies of a constraint has a successor within milliseconds.
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import os
-import selectors
 import signal
+import struct
 import sys
+import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
-from typing import NoReturn
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from typing import Any, NoReturn
 
-Serve = Callable[[Connection], None]
+Taken = Callable[[int], None]  # told the number of each request before it is worked on
+Serve = Callable[[Connection, Taken], int]
+
+# Exit codes of a worker. Any other is a failure.
+CLOSED = 0  # its pipe was closed
+RENEWED = 3  # it holds too much memory, and has answered everything
+
+FIRST_DELAY = 0.1  # seconds until the next attempt to start one that could not be started
+LONGEST_DELAY = 5.0
+
+_NUMBER = struct.Struct("q")
+_NONE = -1  # number of no request
 
 
 class CompileHost:
-    """A worker for each pipe: `serve` in a child of this process. Where a child is killed, the host
-    answers in its place, `{"died": number of the signal}`.
+    """A worker for each pipe: `serve` in a child of this process, which ends with the exit code
+    that it returns. Where a worker ends before it has answered, the host answers in its place, with
+    the number of the request and `died`, the number of the signal, or `failed`, why; or with
+    `unavailable` if no worker can be started.
     """
 
     def __init__(self, serve: Serve, pipes: Sequence[Connection]) -> None:
         self._serve = serve
         self._pipes = pipes
         self._workers: dict[int, Connection] = {}  # by process
+        # The last request that each worker has taken: what it leaves behind if it dies.
+        self._taken = mmap.mmap(-1, _NUMBER.size * len(pipes))
+        self._missing: list[Connection] = []  # pipes without a worker
+        self._delay = FIRST_DELAY
+        self._next_attempt = -math.inf
+        self._lines = b""  # of standard input
 
     def run(self) -> None:
-        """Until standard input ends: then who started this process is gone, or wants it to go."""
+        """Until standard input ends: then who started this process is gone, or wants it to go. A
+        line of it is the number of a pipe whose worker is to be killed.
+        """
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         os.set_blocking(writing, False)
@@ -35,17 +60,29 @@ class CompileHost:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(writing)
         for pipe in self._pipes:
-            self._fork(pipe)
+            self._start_worker(pipe)
         for pipe in self._pipes:
             pipe.send_bytes(b"ready")
-        with selectors.DefaultSelector() as selector:
-            selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
-            selector.register(reading, selectors.EVENT_READ)
-            while True:
-                for key, _ in selector.select():
-                    if not os.read(key.fd, 4096):
-                        self._end()
-                self._replace_dead()
+        stdin = sys.stdin.fileno()
+        while True:
+            for source in wait([stdin, reading, *self._refusing()], self._until_next_attempt()):
+                if isinstance(source, Connection):
+                    _refuse(source)
+                elif source == stdin:
+                    self._obey(os.read(stdin, 4096))
+                else:
+                    os.read(reading, 4096)
+            self._replace_dead()
+            self._start_missing()
+
+    def _obey(self, data: bytes) -> None:
+        if not data:
+            self._end()
+        *lines, self._lines = (self._lines + data).split(b"\n")
+        for line in lines:
+            for process_id, pipe in self._workers.items():
+                if pipe is self._pipes[int(line)]:
+                    os.kill(process_id, signal.SIGKILL)
 
     def _replace_dead(self) -> None:
         while self._workers:
@@ -53,28 +90,87 @@ class CompileHost:
             if not process_id:
                 return
             pipe = self._workers.pop(process_id)
-            if os.WIFSIGNALED(status):
-                pipe.send_bytes(json.dumps({"died": os.WTERMSIG(status)}).encode())
-                self._fork(pipe)
+            code = os.waitstatus_to_exitcode(status)
+            if code == CLOSED:
+                continue
+            number = self._last_taken(pipe)
+            if code < 0:
+                _tell(pipe, {"number": number, "died": -code})
+            elif code != RENEWED:
+                _tell(pipe, {"number": number, "failed": f"the worker ended with exit code {code}"})
+            if number == _NONE:
+                self._postpone(pipe)  # it could not even begin
+            else:
+                self._start_worker(pipe)
 
-    def _fork(self, pipe: Connection) -> None:
-        process_id = os.fork()
+    def _last_taken(self, pipe: Connection) -> int:
+        number: int = _NUMBER.unpack_from(self._taken, self._place(pipe))[0]
+        return number
+
+    def _take(self, pipe: Connection, number: int) -> None:
+        _NUMBER.pack_into(self._taken, self._place(pipe), number)
+
+    def _place(self, pipe: Connection) -> int:
+        return _NUMBER.size * self._pipes.index(pipe)
+
+    def _refusing(self) -> Sequence[Connection]:
+        """Pipes whose requests need not wait for a worker that will soon be there."""
+        return self._missing if self._delay > FIRST_DELAY else ()
+
+    def _until_next_attempt(self) -> float | None:
+        return max(0.0, self._next_attempt - time.monotonic()) if self._missing else None
+
+    def _start_missing(self) -> None:
+        if self._missing and time.monotonic() >= self._next_attempt:
+            missing, self._missing = self._missing, []
+            for pipe in missing:
+                self._start_worker(pipe)
+
+    def _postpone(self, pipe: Connection) -> None:
+        now = time.monotonic()
+        if now >= self._next_attempt:
+            again = now < self._next_attempt + LONGEST_DELAY
+            self._delay = min(2 * self._delay, LONGEST_DELAY) if again else FIRST_DELAY
+            self._next_attempt = now + self._delay
+        self._missing.append(pipe)
+
+    def _start_worker(self, pipe: Connection) -> None:
+        self._take(pipe, _NONE)
+        try:
+            process_id = os.fork()
+        except OSError:  # no memory, or no more processes
+            self._postpone(pipe)
+            return
         if process_id:
             self._workers[process_id] = pipe
             return
+        code = 1
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for other in self._pipes:
                 if other is not pipe:
                     other.close()
-            self._serve(pipe)
+            code = self._serve(pipe, partial(self._take, pipe))
         finally:
             # Whatever happened, this copy of the host's stack must not go on as a second host.
             sys.stderr.flush()
-            os._exit(0)
+            os._exit(code)
 
     def _end(self) -> NoReturn:
         for process_id in self._workers:
             os.kill(process_id, signal.SIGKILL)
         os._exit(0)
+
+
+def _refuse(pipe: Connection) -> None:
+    """Answer a request that no worker is there for."""
+    try:
+        number = json.loads(pipe.recv_bytes())[0]
+    except EOFError:  # the end of standard input will follow
+        return
+    _tell(pipe, {"number": number, "unavailable": "no worker can be started"})
+
+
+def _tell(pipe: Connection, answer: dict[str, Any]) -> None:
+    pipe.send_bytes(json.dumps(answer).encode())

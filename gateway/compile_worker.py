@@ -10,27 +10,36 @@ import gc
 import json
 import os
 import resource
+import select
 import signal
 import sys
 import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
+from formgate.constrain.answer_check import AnswerCheck, Unchecked, regex_failure
 from formgate.constrain.compiler import Backend, GrammarCompiler
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.schema_report import schema_report
-from formgate.gateway.compile_host import CompileHost
-from formgate.gateway.compile_pool import TOO_LARGE
-from formgate.gateway.engine_launch import end_with_parent, leave_signals_to_parent
+from formgate.gateway.compile_host import CLOSED, RENEWED, CompileHost, Taken
+from formgate.gateway.compile_workers import TOO_DEEP, TOO_LARGE
+from formgate.gateway.engine_launch import leave_signals_to_parent
 from formgate.gateway.grammar_setup import grammar_compiler
 from formgate.gateway.tokenizer_folder import load_tokenizer
 
 COMMAND = (sys.executable, "-m", "formgate.gateway.compile_worker")
 MEMORY_BYTES = 4 << 30  # of address space
+KEPT_BYTES = 256 << 20  # that a worker may hold more than at its beginning, between two answers
 CPU_SECONDS = 1.0  # of one constraint: what is refused must not depend on what else runs
+CHECK_CPU_SECONDS = 0.5  # of the last validation of one answer
 WALL_SECONDS = 10.0  # but nobody waits for ever
+CACHED_CHECKS = 256  # schemas that are compiled for the last validation
+CACHED_CHECK_BYTES = 8 << 20  # of their texts
 MOST_GARBAGE = 50_000  # objects that may have become unreachable before they are looked for
 
 NICENESS = 4
@@ -49,6 +58,7 @@ class CompileTasks:
 
     def __init__(self, compiler: GrammarCompiler) -> None:
         self._compiler = compiler
+        self._checks = CheckCache()
 
     def blueprint(self, spec_text: str) -> str:
         return self._compiler.blueprint(spec_text)
@@ -58,15 +68,58 @@ class CompileTasks:
         return json.dumps(self._compiler.fitting_blueprint(spec_text))
 
     def sized_blueprint(self, spec_text: str) -> str:
-        """`[blueprint, tokens of the shortest answer, what closing needs to know of the grammar]`
-        as JSON.
-        """
+        """`[blueprint, tokens of the shortest answer]` as JSON."""
         blueprint, shortest = self._compiler.sized_blueprint(spec_text)
-        parts = [shortest.largest_part, shortest.endings, shortest.text]
-        return json.dumps([blueprint, self._compiler.num_tokens(shortest.text), parts])
+        return json.dumps([blueprint, self._compiler.num_tokens(shortest.text)])
+
+    def closing_blueprint(self, spec_text: str) -> str:
+        """`[blueprint, tokens of the shortest answer, a Budget of no tokens]` as JSON."""
+        blueprint, shortest = self._compiler.sized_blueprint(spec_text)
+        closing = self._compiler.closing(blueprint, shortest).dumps()
+        return json.dumps([blueprint, self._compiler.num_tokens(shortest.text), closing])
 
     def schema_report(self, schema_text: str) -> str:
         return json.dumps(schema_report(json.loads(schema_text), self._compiler))
+
+    def check_json(self, text: str) -> str:
+        """Of `schema, newline, answer`, both JSON: `[what is wrong, why nothing is known]` as JSON,
+        null for what does not apply.
+        """
+        schema_text, _, answer = text.partition("\n")
+        return _outcome(lambda: self._checks.of(schema_text).failure(answer))
+
+    def check_regex(self, text: str) -> str:
+        """As `check_json`, of a pattern as JSON and a text as it is."""
+        pattern, _, answer = text.partition("\n")
+        return _outcome(lambda: regex_failure(json.loads(pattern), answer))
+
+
+class CheckCache:
+    """Schemas compiled for the last validation, the latest used of them."""
+
+    def __init__(self) -> None:
+        self._checks: OrderedDict[str, AnswerCheck] = OrderedDict()
+        self._bytes = 0
+
+    def of(self, schema_text: str) -> AnswerCheck:
+        """Raises Unchecked."""
+        check = self._checks.get(schema_text)
+        if check is not None:
+            self._checks.move_to_end(schema_text)
+            return check
+        self._checks[schema_text] = check = AnswerCheck(schema_text)
+        self._bytes += len(schema_text)
+        while self._bytes > CACHED_CHECK_BYTES or len(self._checks) > CACHED_CHECKS:
+            dropped, _ = self._checks.popitem(last=False)
+            self._bytes -= len(dropped)
+        return check
+
+
+def _outcome(check: Callable[[], str | None]) -> str:
+    try:
+        return json.dumps([check(), None])
+    except Unchecked as unchecked:
+        return json.dumps([None, unchecked.reason])
 
 
 def main(arguments: list[str]) -> None:
@@ -95,34 +148,61 @@ def step_back(process_id: int) -> None:
         Path(f"/proc/{process_id}/autogroup").write_text(str(NICENESS), encoding="ascii")
 
 
-def serve_apart(tasks: CompileTasks, pipe: Connection) -> None:
+def serve_apart(tasks: CompileTasks, pipe: Connection, taken: Taken) -> int:
     """`serve` within the limits of a worker."""
-    end_with_parent()
+    threading.Thread(target=_end_with_server, name="end-with-server", daemon=True).start()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    thread = threading.Thread(target=serve, args=(tasks, pipe))
+    with contextlib.suppress(OSError):  # where memory is short, the kernel takes a worker first
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(serve(tasks, pipe, taken)))
     thread.start()
     thread.join()
+    return codes[0]
 
 
-def serve(tasks: CompileTasks, pipe: Connection) -> None:
-    """Answer until the other end is closed. Requests and answers are JSON: `[number, task, text]`,
-    and an object with that number and `result` or `error`, the fields of a ConstraintError. The
-    process dies of SIGPROF where one takes longer than CPU_SECONDS, whoever's code it is in, and of
-    SIGALRM after WALL_SECONDS.
+def _end_with_server() -> None:
+    """Wait until the other end of standard input is closed. What comes through it is the host's."""
+    poll = select.poll()
+    poll.register(sys.stdin.fileno(), 0)
+    poll.poll()
+    os._exit(CLOSED)
+
+
+def serve(tasks: CompileTasks, pipe: Connection, taken: Taken) -> int:
+    """Answer until the other end is closed or too much memory is kept; returns the exit code.
+    Requests and answers are JSON: `[number, task, text]`, and an object with that number and
+    `result`; or `error`, the fields of a ConstraintError; or `failed`, the place of an exception of
+    ours. The process dies of SIGPROF where one takes longer than its CPU seconds, whoever's code it
+    is in, and of SIGALRM after WALL_SECONDS.
     """
+    at_first = _resident_bytes()
     while True:
         try:
             number, task, text = json.loads(pipe.recv_bytes())
         except EOFError:
-            return
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+            return CLOSED
+        taken(number)
+        is_check = task.startswith("check_")
+        signal.setitimer(signal.ITIMER_PROF, CHECK_CPU_SECONDS if is_check else CPU_SECONDS)
         signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
         answer = json.dumps({"number": number, **_answer(tasks, task, text)}).encode()
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        pipe.send_bytes(answer)
+        del text
         if gc.get_count()[0] > MOST_GARBAGE:
             gc.collect()
+        # What a hostile constraint has filled allocators and caches with is given back by an end.
+        full = _resident_bytes() > at_first + KEPT_BYTES
+        pipe.send_bytes(answer)
+        if full:
+            return RENEWED
+
+
+def _resident_bytes() -> int:
+    """Of this process. Pages of the host that were not touched count too, from the first."""
+    pages = int(Path("/proc/self/statm").read_bytes().split()[1])
+    return pages * resource.getpagesize()
 
 
 def _answer(tasks: CompileTasks, task: str, text: str) -> dict[str, Any]:
@@ -133,6 +213,17 @@ def _answer(tasks: CompileTasks, task: str, text: str) -> dict[str, Any]:
         return {"error": {name: getattr(error, name) for name in fields}}
     except MemoryError:
         return {"error": {"message": TOO_LARGE, "code": "schema_too_complex"}}
+    except RecursionError:
+        return {"error": {"message": TOO_DEEP, "code": "schema_too_complex"}}
+    except BaseException as error:  # a panic of Rust is no Exception
+        return {"failed": _place(error)}
+
+
+def _place(error: BaseException) -> str:
+    """Where an exception came from. Its message may quote what a client wrote."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    return f"{type(error).__name__} in {', '.join(places)}"
 
 
 if __name__ == "__main__":

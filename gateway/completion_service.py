@@ -158,7 +158,7 @@ class CompletionService:
                     shown.stop_reason = step.stop_reason
                     shown.closed = step.closed
                     if step.finish_reason is not None:
-                        await self._planner.validate(answer.plan, shown.choice)
+                        self._planner.validate(answer.plan, shown.choice)
                     yield step
         finally:
             self._engine.abandon(answer.requests)

@@ -162,6 +162,26 @@ def queue_full(retry_after: int) -> ApiError:
     )
 
 
+def compile_queue_full(retry_after: int) -> ApiError:
+    return ApiError(
+        429,
+        "Too many constraints are waiting to be compiled. Please retry later.",
+        None,
+        "rate_limit_exceeded",
+        headers={"Retry-After": str(retry_after)},
+    )
+
+
+def compiler_unavailable() -> ApiError:
+    return ApiError(
+        503,
+        "Constraints cannot be compiled at the moment. Please retry in a few seconds.",
+        None,
+        "compiler_unavailable",
+        headers={"Retry-After": "5"},
+    )
+
+
 def engine_not_ready() -> ApiError:
     return ApiError(
         503,

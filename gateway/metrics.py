@@ -25,6 +25,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from formgate.constrain.answer_check import UNCHECKED_REASONS, UncheckedReason
 from formgate.engine.messages import EngineReady, EngineStats, TokenOutput
 
 FIRST_TOKEN_BUCKETS = (
@@ -215,9 +216,22 @@ class Metrics:
             (*LABELS, "keyword"),
             registry=self.registry,
         )
+        self._checked = self._counter(
+            "formgate:structured_answers_checked", "Structured answers validated at their end."
+        )
         self._invalid = self._counter(
-            "formgate:structured_answers_invalid",
-            "Finished structured answers that failed the last validation. Stays 0.",
+            "formgate:structured_answers_invalid", "Those that were found invalid. Stays 0."
+        )
+        self._unchecked = Counter(
+            "formgate:structured_answers_unchecked",
+            "Structured answers that could not be validated, and why.",
+            (*LABELS, "reason"),
+            registry=self.registry,
+        )
+        for reason in UNCHECKED_REASONS:
+            self._unchecked.labels(*self._labels, reason)
+        self._validating = self._gauge(
+            "formgate:structured_answers_waiting", "Structured answers about to be validated."
         )
         self._disconnects = self._counter(
             "formgate:requests_aborted_by_disconnect", "Requests whose client went away."
@@ -322,6 +336,15 @@ class Metrics:
 
     def structured_answer_invalid(self) -> None:
         self._invalid.inc()
+
+    def structured_answers_waiting(self, count: int) -> None:
+        self._validating.set(count)
+
+    def structured_answer_checked(self) -> None:
+        self._checked.inc()
+
+    def structured_answer_unchecked(self, reason: UncheckedReason) -> None:
+        self._unchecked.labels(*self._labels, reason).inc()
 
     def client_disconnected(self) -> None:
         self._disconnects.inc()

@@ -94,7 +94,8 @@ class RequestContext:
             logger.exception("Request %s failed", request_id)
             if status:
                 raise  # too late for an answer: the server cuts the connection
-            await error_response(internal_error(), scope)(scope, receive, send_with_id)
+            error = internal_error(f"The server had an error. It is logged as {request_id}.")
+            await error_response(error, scope)(scope, receive, send_with_id)
         finally:
             if self._log_requests and scope["path"] not in QUIET:
                 seconds = time.monotonic() - began

@@ -25,6 +25,7 @@ ALLOWED: dict[str, frozenset[str] | None] = {
             "outlines",
             "outlines_core",
             "jsonschema",
+            "jsonschema_rs",
             "referencing",
             "formgate.constrain",
         }
@@ -166,3 +167,45 @@ def test_no_catch_all_modules() -> None:
     for room in ROOMS:
         for path in modules_of(room):
             assert path.stem not in {"utils", "util", "common", "helpers", "misc"}, path
+
+
+# Patterns for Python's `re` that are put together: each from parts of our own, or escaped. A text
+# or a pattern of a client must never become one, as `re` backtracks and holds the GIL meanwhile;
+# `constrain.ecma_regex` runs those.
+OWN_PATTERNS = {
+    ("constrain/token_bytes.py", "pattern"),
+    ("constrain/gbnf.py", "f'[0-9a-fA-F]{{{_HEX[escape]}}}'"),
+    ("gateway/chat_translation.py", "'^' + pattern"),
+    ("gateway/shield.py", "self._nonce + 'x(\\\\d+)x'"),
+    ("gateway/tokenizer.py", "'|'.join(map(re.escape, texts))"),
+    ("parsers/parameters.py", "name_pattern"),
+    ("parsers/scanner.py", "'|'.join(map(re.escape, ordered)) or '(?!)'"),
+    ("parsers/transcode.py", "f'[0-9a-fA-F]{{{digits}}}'"),
+    ("parsers/transcode.py", "f'[{quote}\\\\\\\\{SYMBOL_RANGE}]'"),
+}
+TAKE_PATTERNS = {"compile", "match", "fullmatch", "search", "sub", "subn", "split", "findall"} | {
+    "finditer"
+}
+
+
+def built_patterns(path: Path) -> set[tuple[str, str]]:
+    """What a module gives `re` beside literals and constants of a module."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="re"), attr=name), args=[pattern, *_]
+            ) if name in TAKE_PATTERNS:
+                parts = [part.id for part in ast.walk(pattern) if isinstance(part, ast.Name)]
+                if any(part != part.upper() for part in parts):
+                    found.add((path.relative_to(ROOT).as_posix(), ast.unparse(pattern)))
+    return found
+
+
+def test_no_pattern_of_a_client_meets_a_backtracking_engine() -> None:
+    modules = [path for room in ROOMS for path in modules_of(room)]
+    assert set().union(*map(built_patterns, modules)) == OWN_PATTERNS
+    # The oracle of the tests runs patterns by `re`, too.
+    oracle = "from formgate.constrain.validate import"
+    assert not [path for path in modules if oracle in path.read_text(encoding="utf-8")]

@@ -28,7 +28,7 @@ async def check_schema(
     schema = body.asked()
     try:
         report: dict[str, Any] = json.loads(
-            await state.compiling.ask("schema_report", json.dumps(schema))
+            await state.compiling.compiled("schema_report", json.dumps(schema))
         )
     except ConstraintError as error:  # the compiler was stopped, or went down
         return refused_report(schema, error)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from formgate.constrain.closing import Budget
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.vocabulary import Vocabulary
 
@@ -49,11 +48,9 @@ TREES = {
 def test_a_free_text_is_closed_in_time(name: str, compiler: GrammarCompiler) -> None:
     tree = {"kind": "seq", "items": TREES[name]}
     spec = json.dumps({"tree": tree, "options": {}})
-    largest = compiler.shortest(spec).largest_part
-    budget = 150
-    constraint = compiler.factory(
-        f"close {Budget(budget, largest).dumps()}\n{compiler.blueprint(spec)}"
-    )
+    budget, blueprint = 150, compiler.blueprint(spec)
+    closing = compiler.closing(blueprint, compiler.shortest(spec), budget)
+    constraint = compiler.factory(f"close {closing.dumps()}\n{blueprint}")
     row = np.zeros(-(-len(TOKENS) // 32), np.int32)
     written: list[int] = []
     while not constraint.is_terminated():

@@ -5,7 +5,7 @@ end differ much in length, and random tokens of those that the masks allow.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from formgate.constrain.closing import Budget, ClosingConstraint
+from formgate.constrain.closing import _STEPS, ClosingConstraint
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.shortest import Shortest
 from formgate.constrain.validate import validate_json
 from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.ways import Walk
 
 PIECES = (
     *(b'", "', b'": ', b", ", b'"a', b'{"', b'["', b'"}', b'"]', b', "', b"[[", b"[{", b'[{"'),
@@ -109,8 +110,9 @@ def spec_of(made: Schema) -> str:
 
 
 def start(compiler: GrammarCompiler, spec: str, short: Shortest, tokens: int) -> ClosingConstraint:
-    budget = Budget(tokens, short.largest_part, short.endings, short.text)
-    constraint = compiler.factory(f"close {budget.dumps()}\n{compiler.blueprint(spec)}")
+    blueprint = compiler.blueprint(spec)
+    budget = compiler.closing(blueprint, short, tokens)
+    constraint = compiler.factory(f"close {budget.dumps()}\n{blueprint}")
     assert isinstance(constraint, ClosingConstraint)
     return constraint
 
@@ -228,3 +230,34 @@ def test_a_quote_that_is_escaped_is_no_end(compiler: GrammarCompiler) -> None:
             constraint.accept(token)
             written += TOKENS[token]
         assert validate_json(written.decode(), made) is None, written
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_step_looks_at_few_states(
+    seed: int, compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other sequences wait for it."""
+    r = Random(seed)
+    made = schema(r)
+    spec = spec_of(made)
+    short = compiler.shortest(spec)
+    tokens = 2 * compiler.num_tokens(short.text) + 60
+    constraint = start(compiler, spec, short, tokens)  # the whole way was looked at before
+    looks = [0]
+    look = Walk.next
+
+    def counted(walk: Walk, known: Sequence[int] = ()) -> tuple[list[int], bool]:
+        looks[-1] += 1
+        return look(walk, known)
+
+    close = ClosingConstraint._close_if_due
+
+    def close_if_due(closing: ClosingConstraint) -> None:
+        looks.append(0)
+        close(closing)
+
+    monkeypatch.setattr(Walk, "next", counted)
+    monkeypatch.setattr(ClosingConstraint, "_close_if_due", close_if_due)
+    walk(constraint, tokens, r)
+    assert len(looks) > 2
+    assert max(looks) <= _STEPS + 1

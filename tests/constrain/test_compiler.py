@@ -53,7 +53,7 @@ def test_after_the_warm_up_no_table_of_the_vocabulary_is_made(masks, monkeypatch
         monkeypatch.delattr(f"formgate.constrain.compiler.{made_once}")
     schema = {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True}
     blueprint = compiler.blueprint(masks.spec({"kind": "json", "schema": schema}))
-    budget = Budget(30, largest_part=8, text="[]").dumps()
+    budget = Budget(30, largest_part=8).dumps()
     constraint = compiler.factory(f"close {budget}\n{blueprint}")
     assert masks.allowed(constraint) == {ord("[")}
 

@@ -21,7 +21,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from formgate.engine.config import EngineConfig
 from formgate.engine.messages import AddRequest
 from formgate.engine.sampling_params import SamplingParams
+from formgate.gateway import compile_workers
 from formgate.gateway.app import create_app
 from formgate.gateway.assembly import max_in_flight
 from formgate.gateway.compile_pool import CompilePool
@@ -52,6 +53,8 @@ from formgate.gateway.tokenizer_folder import load_tokenizer
 SCRIPTED_SERVER = Path(__file__).with_name("scripted_server.py")
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 SCRIPTED_ENGINE = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
+
+SCRIPTED_WORKER = (sys.executable, str(Path(__file__).with_name("scripted_worker.py")))
 
 
 class CountingService:
@@ -113,6 +116,39 @@ def compile_pool(byte_tokenizer_dir: Path) -> Iterator[CompilePool]:
     )
     yield pool
     pool.close()
+
+
+@pytest.fixture
+def busy() -> list[float]:
+    """For how long the worker was busy with each thing that it was asked."""
+    return []
+
+
+@pytest.fixture
+def no_forks(tmp_path: Path) -> Path:
+    """A file: as long as it exists, no worker can be started."""
+    return tmp_path / "no_forks"
+
+
+@pytest.fixture
+def obedient_of(
+    no_forks: Path, busy: list[float], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[int], CompilePool]]:
+    monkeypatch.setattr(compile_workers, "WALL_SECONDS", 3.0)
+    with ExitStack() as stack:
+
+        def make(workers: int) -> CompilePool:
+            command = (*SCRIPTED_WORKER, str(no_forks))
+            pool = CompilePool(command, workers=workers, observe=busy.append)
+            stack.callback(pool.close)
+            return pool
+
+        yield make
+
+
+@pytest.fixture
+def obedient(obedient_of: Callable[[int], CompilePool]) -> CompilePool:
+    return obedient_of(1)
 
 
 @asynccontextmanager

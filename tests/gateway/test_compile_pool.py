@@ -1,143 +1,70 @@
-"""The compile pool: what a constraint may cost, and that the next one is served."""
+"""The compile pool: what it keeps, shares, drops and lets wait."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
 from formgate.constrain.errors import ConstraintError
 from formgate.gateway import compile_pool as pools
+from formgate.gateway import compile_workers
 from formgate.gateway.compile_pool import CompilePool
-
-# Speaks a worker's protocol and does what the task's text says.
-WORKER = """
-import os, sys, time
-from functools import partial
-from multiprocessing.connection import Connection
-from formgate.gateway import compile_worker
-from formgate.gateway.compile_host import CompileHost
-
-compile_worker.CPU_SECONDS = 0.2
-compile_worker.WALL_SECONDS = 0.6
+from formgate.gateway.errors import ApiError
 
 
-class Tasks:
-    def blueprint(self, text):
-        while text == "work":
-            pass
-        if text == "hang":
-            time.sleep(60)
-        if text == "crash":
-            os.abort()
-        if text == "slow":
-            time.sleep(0.3)
-        return f"{os.getpid()} {text}"
-
-    sized_blueprint = blueprint
-
-
-serve = partial(compile_worker.serve, Tasks())
-CompileHost(serve, [Connection(int(number)) for number in sys.argv[1:]]).run()
-"""
-
-
-@pytest.fixture
-def busy() -> list[float]:
-    """For how long the worker was busy with each thing that it was asked."""
-    return []
-
-
-@pytest.fixture
-def obedient_of(
-    tmp_path: Path, busy: list[float], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[int], CompilePool]]:
-    script = tmp_path / "worker.py"
-    script.write_text("import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))" + WORKER)
-    monkeypatch.setattr(pools, "WALL_SECONDS", 2.0)
-    with ExitStack() as stack:
-
-        def make(workers: int) -> CompilePool:
-            command = (sys.executable, str(script))
-            pool = CompilePool(command, workers=workers, observe=busy.append)
-            stack.callback(pool.close)
-            return pool
-
-        yield make
-
-
-@pytest.fixture
-def obedient(obedient_of: Callable[[int], CompilePool]) -> CompilePool:
-    return obedient_of(1)
-
-
-def process_of(answer: str) -> str:
-    return answer.split()[0]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("work", pools.TOO_LONG), ("hang", pools.TOO_LONG), ("crash", pools.TOO_LARGE)],
-)
-def test_a_worker_that_hangs_or_crashes_costs_its_own_request(
-    obedient: CompilePool, text: str, message: str
+def test_what_nobody_waits_for_any_more_is_not_begun(
+    obedient: CompilePool, busy: list[float]
 ) -> None:
     async def main() -> None:
-        before = await obedient.ask("blueprint", "fine")
-        with pytest.raises(ConstraintError) as raised:
-            await obedient.ask("blueprint", text)
-        assert raised.value.message == message
-        assert raised.value.code == "schema_too_complex"
-        after = await obedient.ask("blueprint", "fine")
-        assert process_of(after) != process_of(before)
+        await obedient.compiled("blueprint", "fine")
+        slow = asyncio.create_task(obedient.compiled("blueprint", "slow"))
+        leaving = [asyncio.create_task(obedient.compiled("blueprint", text)) for text in "aabb"]
+        staying = asyncio.create_task(obedient.compiled("blueprint", "b"))
+        await asyncio.sleep(0)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(slow, staying, *leaving, return_exceptions=True)
+        assert obedient.known("blueprint", "b") is not None
+        assert obedient.known("blueprint", "a") is None
+        assert len(busy) == 3
+        assert (await obedient.compiled("blueprint", "a")).endswith("a")
 
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
-def test_a_worker_that_dies_harms_no_other(
-    obedient_of: Callable[[int], CompilePool],
+@pytest.mark.parametrize(("limit", "value"), [("MOST_QUEUED", 2), ("QUEUED_BYTES", 4)])
+def test_the_queue_is_bounded(
+    obedient: CompilePool, limit: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        pool = obedient_of(2)
-        await pool.ask("blueprint", "fine")
-        host = pool.workers.process_id
-        slow = asyncio.create_task(pool.ask("blueprint", "slow"))
-        for text in ("crash", "work", "crash"):
-            with pytest.raises(ConstraintError):
-                await pool.ask("blueprint", text)
-        assert (await slow).endswith("slow")
-        assert pool.workers.process_id == host
+        begun = asyncio.Event()
+        await obedient.compiled("blueprint", "fine")
+        slow = asyncio.create_task(obedient.compiles.ask("blueprint", "slow", begun.set))
+        await begun.wait()
+        monkeypatch.setattr(pools, limit, value)
+        waiting = [
+            asyncio.create_task(obedient.compiled("blueprint", text)) for text in ("aa", "bb")
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(ApiError) as raised:
+            await obedient.compiled("blueprint", "cc")
+        assert (raised.value.status, raised.value.code) == (429, "rate_limit_exceeded")
+        assert int(raised.value.headers["Retry-After"]) >= 1
+        assert (await obedient.compiled("blueprint", "aa")).endswith("aa")  # it has its place
+        assert (await obedient.compiled("blueprint", "cc")).endswith("cc")
+        await asyncio.gather(slow, *waiting)
 
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
-def test_a_worker_that_dies_while_idle_costs_nothing(obedient: CompilePool) -> None:
+def test_checks_of_answers_do_not_wait_for_compiles(obedient: CompilePool) -> None:
     async def main() -> None:
-        for _ in range(3):
-            before = process_of(await obedient.ask("blueprint", "fine"))
-            os.kill(int(before), signal.SIGKILL)
-            await asyncio.sleep(0.05)
-            assert process_of(await obedient.ask("blueprint", "fine")) != before
-
-    asyncio.run(asyncio.wait_for(main(), 30))
-
-
-def test_workers_that_lost_their_parent_are_started_anew(obedient: CompilePool) -> None:
-    async def main() -> None:
-        before = process_of(await obedient.ask("blueprint", "fine"))
-        host = obedient.workers.process_id
-        assert host is not None
-        os.kill(host, signal.SIGKILL)
-        os.kill(int(before), signal.SIGKILL)
-        assert process_of(await obedient.ask("blueprint", "fine")) != before
-        assert obedient.workers.process_id != host
+        await obedient.compiles.ask("blueprint", "fine")
+        slow = [asyncio.create_task(obedient.compiled("blueprint", f"slow{i}")) for i in range(3)]
+        await obedient.check("blueprint", "fine")
+        assert not slow[-1].done()
+        await asyncio.gather(*slow)
 
     asyncio.run(asyncio.wait_for(main(), 30))
 
@@ -149,27 +76,13 @@ def test_what_was_too_much_is_not_tried_again_soon(
         for _ in range(3):
             with pytest.raises(ConstraintError) as raised:
                 await obedient.compiled("blueprint", "crash")
-            assert raised.value.message == pools.TOO_LARGE
+            assert raised.value.message == compile_workers.TOO_LARGE
         assert len(busy) == 1
         monkeypatch.setattr(pools, "REFUSED_SECONDS", 0.0)
         for _ in range(2):
             with pytest.raises(ConstraintError):
                 await obedient.compiled("sized_blueprint", "crash")
         assert len(busy) == 3
-
-    asyncio.run(asyncio.wait_for(main(), 30))
-
-
-def test_a_client_that_leaves_does_not_free_a_busy_worker(obedient: CompilePool) -> None:
-    async def main() -> None:
-        first = process_of(await obedient.ask("blueprint", "fine"))
-        leaving = asyncio.create_task(obedient.ask("blueprint", "slow"))
-        await asyncio.sleep(0.05)
-        leaving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await leaving
-        # Its answer would be that of "slow", had the worker been given away.
-        assert await obedient.ask("blueprint", "next") == f"{first} next"
 
     asyncio.run(asyncio.wait_for(main(), 30))
 
@@ -193,7 +106,7 @@ def test_who_asks_for_the_same_at_once_shares_one_compile(
 ) -> None:
     async def main() -> None:
         waiting = [asyncio.create_task(obedient.compiled("blueprint", "slow")) for _ in range(3)]
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)
         waiting[0].cancel()  # whose compile the others wait for
         answers = await asyncio.gather(
             *waiting[1:],
@@ -206,21 +119,5 @@ def test_who_asks_for_the_same_at_once_shares_one_compile(
         assert len(busy) == 2
         assert busy[0] >= 0.3
         assert obedient.known("blueprint", "crash") is None
-
-    asyncio.run(asyncio.wait_for(main(), 30))
-
-
-def test_a_real_worker_answers_after_a_schema_that_is_nested_too_deeply(
-    compile_pool: CompilePool,
-) -> None:
-    def spec(schema: str) -> str:
-        return f'{{"tree": {{"kind": "json", "schema": {schema}}}}}'
-
-    async def main() -> None:
-        depth = 401
-        with pytest.raises(ConstraintError) as raised:
-            await compile_pool.compiled("blueprint", spec('{"items":' * depth + "{}" + "}" * depth))
-        assert raised.value.code == "schema_too_complex"
-        assert json.loads(await compile_pool.ask("sized_blueprint", spec('{"const": 12}')))[1] == 2
 
     asyncio.run(asyncio.wait_for(main(), 30))

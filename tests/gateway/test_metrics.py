@@ -43,6 +43,8 @@ NAMES = (
     "formgate:grammar_cache_hits_total",
     "formgate:schemas_refused_total",
     "formgate:structured_answers_invalid_total",
+    "formgate:structured_answers_checked_total",
+    "formgate:structured_answers_unchecked_total",
     "formgate:requests_aborted_by_disconnect_total",
     "formgate:engine_restarts_total",
 )

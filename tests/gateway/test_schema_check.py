@@ -9,6 +9,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from formgate.gateway.compile_pool import CompilePool
+
 CHECK = "/v1/schema/check"
 PERSON = {
     "type": "object",
@@ -95,3 +97,29 @@ def test_it_is_behind_the_key(with_gateway: Run) -> None:
         assert response.json()["supported"] is True
 
     with_gateway(test, api_key=["sesame"])
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": "^(?=^b)[ab]$"},
+        {"const": "a" * 60 + "c", "pattern": "^(?:(?:a|aa)+b|a+c)$"},
+        {"enum": [int("1" * 4000)]},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}},
+        {"pattern": "(" * 5000},
+        {"pattern": "(?:a{1,1000}){1,1000}"},
+    ],
+)
+def test_no_schema_costs_more_than_a_compile_or_the_next_one(
+    with_gateway: Run, compile_pool: CompilePool, schema: Any
+) -> None:
+    async def test(client: httpx.AsyncClient, _: FastAPI) -> None:
+        await client.post(CHECK, json={"schema": {}})
+        host = compile_pool.workers.process_id
+        response = await client.post(CHECK, json={"schema": schema})
+        assert response.status_code == 200
+        assert response.json().keys() >= {"supported", "refused", "shortest"}
+        assert (await client.post(CHECK, json={"schema": PERSON})).json()["supported"]
+        assert compile_pool.workers.process_id == host
+
+    with_gateway(test)

@@ -43,9 +43,12 @@ class Server:
 
     def wait_until_idle(self) -> None:
         deadline = time.monotonic() + 30
-        while (
-            self.metric("vllm:num_requests_running") + self.metric("vllm:num_requests_waiting") > 0
-        ):
+        names = (
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "formgate:structured_answers_waiting",
+        )
+        while sum(map(self.metric, names)) > 0:
             assert time.monotonic() < deadline, "requests are left over"
             time.sleep(0.05)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +272,16 @@ class LocalCompiling:
     async def compiled(self, task: str, spec_text: str) -> str:
         compiled = await asyncio.to_thread(getattr(self._tasks, task), spec_text)
         return self._known.setdefault((task, spec_text), compiled)
+
+    async def check(self, task: str, text: str) -> str:
+        checked: str = await asyncio.to_thread(getattr(self._tasks, task), text)
+        return checked
+
+
+@pytest.fixture
+def local_check(compiler: GrammarCompiler) -> Callable[[str, str], Awaitable[str]]:
+    """A worker's checks of answers, in this process."""
+    return LocalCompiling(compiler).check
 
 
 @pytest.fixture

@@ -9,19 +9,15 @@ import numpy as np
 import pytest
 
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.gateway.answer_checks import broken_promise
-from formgate.gateway.answer_fold import AnswerFold
 from formgate.gateway.answers import AnswerPlan, AnswerPlanner
 from formgate.gateway.errors import ApiError
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.model_profile import ModelProfile
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
-from formgate.gateway.protocol.constraints import ContentConstraint
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.tokenizer import Tokenizer
-from formgate.gateway.tool_choice import NO_TOOLS, CallableTool, ToolUse, tool_use
-from formgate.parsers.events import ContentDelta, ToolCallArguments, ToolCallStart
+from formgate.gateway.tool_choice import NO_TOOLS, tool_use
 
 SCHEMA = {
     "type": "object",
@@ -230,51 +226,3 @@ def test_tools_are_the_models_choice_only_where_the_server_lets_it() -> None:
     request = request_of(tools=[tool("f")])
     assert tool_use(request, auto_tool_choice=False) == NO_TOOLS
     assert tool_use(request, auto_tool_choice=True).mode == "auto"
-
-
-def folded(content: str = "", *calls: tuple[str, str]) -> AnswerFold:
-    fold = AnswerFold()
-    if content:
-        fold.add(ContentDelta(content))
-    for i, (name, arguments) in enumerate(calls):
-        fold.add(ToolCallStart(i, name, str(i)))
-        fold.add(ToolCallArguments(i, arguments))
-    return fold
-
-
-F = CallableTool("f", SCHEMA, "tools[0].function.parameters")
-
-
-@pytest.mark.parametrize(
-    ("content", "tools", "answer", "kept"),
-    [
-        (None, ToolUse("auto", (F,)), folded("x"), True),
-        (None, ToolUse("required", (F,)), folded("x"), False),
-        (None, ToolUse("auto", (F,)), folded("", ("f", '{"a": 1}')), True),
-        (None, ToolUse("auto", (F,)), folded("", ("f", '{"a": "1"}')), False),
-        (None, ToolUse("auto", (F,)), folded("", ("f", '{"a": 1')), False),
-        (None, ToolUse("auto", (F,)), folded("", ("g", "{}")), False),
-        (
-            None,
-            ToolUse("auto", (F,), parallel=False),
-            folded("", ("f", '{"a": 1}'), ("f", '{"a": 1}')),
-            False,
-        ),
-        (ContentConstraint("json", SCHEMA, "x"), NO_TOOLS, folded('{"a": 1}'), True),
-        (ContentConstraint("json", SCHEMA, "x"), NO_TOOLS, folded('{"a": 1.5}'), False),
-        (
-            ContentConstraint("json", SCHEMA, "x"),
-            ToolUse("auto", (F,)),
-            folded("", ("f", '{"a": 1}')),
-            True,
-        ),
-        (ContentConstraint("json_object", None, "x"), NO_TOOLS, folded("[]"), False),
-        (ContentConstraint("choice", ["a"], "x"), NO_TOOLS, folded("b"), False),
-        (ContentConstraint("regex", "a+", "x"), NO_TOOLS, folded("aab"), False),
-        (ContentConstraint("regex", "a+", "x"), NO_TOOLS, folded("aa"), True),
-    ],
-)
-def test_the_last_validation(
-    content: ContentConstraint | None, tools: ToolUse, answer: AnswerFold, kept: bool
-) -> None:
-    assert (broken_promise(content, tools, answer) is None) == kept

@@ -43,7 +43,12 @@ def request_of(**fields: Any) -> ChatCompletionRequest:
 
 
 def complete(service: ChatService, **fields: Any) -> dict[str, Any]:
-    answer = asyncio.run(service.complete(request_of(**fields)))
+    async def validated() -> Any:
+        answer = await service.complete(request_of(**fields))
+        await service._planner.last_validation.idle()
+        return answer
+
+    answer = asyncio.run(validated())
     ChatCompletion.model_validate(answer)
     return json.loads(json.dumps(answer))
 
@@ -51,7 +56,9 @@ def complete(service: ChatService, **fields: Any) -> dict[str, Any]:
 def stream(service: ChatService, **fields: Any) -> list[dict[str, Any]]:
     async def collect() -> list[dict[str, Any]]:
         async with aclosing(service.stream(request_of(stream=True, **fields))) as steps:
-            return [chunk async for chunks in steps for chunk in chunks]
+            chunks = [chunk async for chunks in steps for chunk in chunks]
+        await service._planner.last_validation.idle()
+        return chunks
 
     chunks = json.loads(json.dumps(asyncio.run(collect())))
     for chunk in chunks:

@@ -1,0 +1,132 @@
+"""Whether a finished answer keeps to its JSON Schema or regex, by an engine that is independent of
+the masks and bounded by construction: `jsonschema-rs`, whose regexes count their steps. Doubling
+references are exponential in any validator, so it runs in a process that has a limit on CPU time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Literal, get_args
+
+import jsonschema_rs
+
+from formgate.constrain.answer_tree import whole_match
+from formgate.constrain.dialect import Draft, draft_of
+from formgate.constrain.ecma_regex import PATTERN_OPTIONS, found, gave_up, rust_regex
+from formgate.constrain.errors import pointer_of
+from formgate.constrain.scalars import text_matches
+
+_MOST_SHOWN = 200  # characters of a pointer
+
+# Why an answer was not checked: no second engine reads its grammar; the validator does not read
+# the schema, the answer, or gave up on a pattern; the process that checks was killed for its CPU
+# time or ended otherwise; or too many answers waited.
+UncheckedReason = Literal["grammar", "schema", "answer", "pattern", "time", "process", "busy"]
+UNCHECKED_REASONS: tuple[UncheckedReason, ...] = get_args(UncheckedReason)
+
+
+class Unchecked(Exception):
+    """Nothing is known of an answer, which says nothing against it."""
+
+    def __init__(self, reason: UncheckedReason) -> None:
+        super().__init__(reason)
+        self.reason: UncheckedReason = reason
+
+
+class AnswerCheck:
+    """One JSON Schema, compiled. Raises Unchecked if the validator does not read it."""
+
+    def __init__(self, schema_text: str) -> None:
+        try:
+            schema = json.loads(schema_text, parse_float=Decimal)
+            self._validator = _VALIDATORS[draft_of(schema)](
+                _with_patterns(schema),
+                validate_formats=True,
+                pattern_options=PATTERN_OPTIONS,
+                keywords=_ANNOTATIONS,
+                offline=True,
+            )
+        except (ValueError, RecursionError):
+            raise Unchecked("schema") from None
+
+    def failure(self, text: str) -> str | None:
+        """What is wrong with a JSON text, in words that quote nothing of it. Raises Unchecked."""
+        try:
+            value = json.loads(text, parse_float=Decimal)
+        except json.JSONDecodeError as error:
+            return f"not JSON: {error.msg}"
+        except (ValueError, RecursionError):  # a number too long or a nesting too deep to read
+            raise Unchecked("answer") from None
+        try:
+            wrong = next(self._validator.iter_errors(value), None)
+        except ValueError:  # half a character, for one
+            raise Unchecked("answer") from None
+        if wrong is None:
+            return None
+        if gave_up(wrong):
+            raise Unchecked("pattern")
+        # It holds names that a client chose, which must not write a line of a log.
+        return f"the keyword at {ascii(pointer_of(wrong.schema_path))[:_MOST_SHOWN]}"
+
+
+def regex_failure(pattern: str, text: str) -> str | None:
+    """What is wrong with a text that a regex is to match as a whole. Such a regex names no dialect:
+    Unchecked is raised where ECMA-262 and the masks' own reading differ.
+    """
+    matches = found(f"^(?:{pattern})$", text)
+    if matches:
+        return None
+    if matches is None or text_matches(f"/{whole_match(pattern)}/", text):
+        raise Unchecked("pattern")
+    return "the pattern does not match"
+
+
+class _Annotation:
+    """A keyword that the standard lets say something and assert nothing."""
+
+    def __init__(self, parent_schema: dict[str, Any], value: Any, schema_path: list[Any]) -> None:
+        pass
+
+    def validate(self, instance: Any) -> None:
+        pass
+
+
+_VALIDATORS: Mapping[Draft, type[jsonschema_rs.Validator]] = {
+    Draft.D4: jsonschema_rs.Draft4Validator,
+    Draft.D6: jsonschema_rs.Draft6Validator,
+    Draft.D7: jsonschema_rs.Draft7Validator,
+    Draft.D2019: jsonschema_rs.Draft201909Validator,
+    Draft.D2020: jsonschema_rs.Draft202012Validator,
+}
+_ANNOTATIONS: dict[str, type[Any]] = {
+    "contentEncoding": _Annotation,
+    "contentMediaType": _Annotation,
+}
+
+_VALUES = frozenset({"const", "enum", "default", "examples"})
+_MAPS = frozenset(
+    {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies"}
+)
+
+
+def _with_patterns(schema: Any) -> Any:
+    """The schema, with its patterns as `jsonschema-rs` has to be given them."""
+    if isinstance(schema, list):
+        return [_with_patterns(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        if keyword == "pattern" and isinstance(value, str):
+            made[keyword] = rust_regex(value)
+        elif keyword in _MAPS and isinstance(value, dict):
+            named = keyword != "patternProperties"
+            made[keyword] = {
+                name if named else rust_regex(name): _with_patterns(part)
+                for name, part in value.items()
+            }
+        else:
+            made[keyword] = value if keyword in _VALUES else _with_patterns(value)
+    return made
