@@ -1,8 +1,12 @@
-"""The formats that are enforced, each as an ECMA-262 regex for the whole string. Where validators
-differ (leap seconds, the year 0, quoted mailboxes), a regex takes what all of them take.
+"""The formats that are enforced, each as two ECMA-262 regexes for the whole string. Validators
+differ (leap seconds, the year 0, quoted mailboxes): a string of the format matches `narrow`, which
+holds only strings that all of them take, and a string that must not be of the format matches
+nothing of `wide`, which holds every string that one of them takes.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 _YEAR = "(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
 _LEAP_YEAR = "(?:(?:0[48]|[2468][048]|[13579][26])00|[0-9]{2}(?:0[48]|[2468][048]|[13579][26]))"
@@ -76,24 +80,46 @@ def _regex(depth: int) -> str:
     )
 
 
-FORMATS: dict[str, str] = {
-    "date": _DATE,
-    "time": _TIME,
-    "date-time": f"{_DATE}T{_TIME}",
-    "duration": _DURATION,
-    "email": _EMAIL,
-    "idn-email": _EMAIL,
-    "hostname": _HOSTNAME,
-    "idn-hostname": _HOSTNAME,
-    "ipv4": _IPV4,
-    "ipv6": _IPV6,
-    "uuid": _UUID,
-    "uri": _URI,
-    "uri-reference": _URI_REFERENCE,
-    "iri": _IRI,
-    "iri-reference": _IRI_REFERENCE,
-    "uri-template": _URI_TEMPLATE,
-    "json-pointer": _POINTER,
-    "relative-json-pointer": f"(?:0|[1-9][0-9]*)(?:#|{_POINTER})",
-    "regex": _regex(2),
+@dataclass(frozen=True, slots=True)
+class Format:
+    narrow: str
+    wide: str
+
+
+def _exact(regex: str) -> Format:
+    return Format(regex, regex)
+
+
+_WIDE_DATE = rf"(?:{_DATE}|0000-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01]))"
+_WIDE_TIME = rf"{_CLOCK}:(?:[0-5][0-9]|60)(?:\.[0-9]+)?(?:[Zz]|[+-]{_CLOCK})"
+_AMOUNT = r"[0-9]+(?:[.,][0-9]+)?"
+_WIDE_DURATION = f"P(?:{_AMOUNT}[YMWD])*(?:T(?:{_AMOUNT}[HMS])*)?"
+_ANY = r"[\x00-\u{10FFFF}]*"
+_WIDE_EMAIL = f"{_ANY}@{_ANY}"
+_WIDE_HOSTNAME = r"[A-Za-z0-9_.-]+"
+_WIDE_IDN_HOSTNAME = r"[^\x00-,/:-@[-^`{-\x7F]+"
+_WIDE_POINTER = f"[0-9]+(?:[+-][0-9]+)?(?:#|{_POINTER})"
+# Nothing begins a regex that would repeat what stands before it, in any dialect.
+_WIDE_REGEX = f"(?:[^*+?)]{_ANY})?"
+
+FORMATS: dict[str, Format] = {
+    "date": Format(_DATE, _WIDE_DATE),
+    "time": Format(_TIME, _WIDE_TIME),
+    "date-time": Format(f"{_DATE}T{_TIME}", f"{_WIDE_DATE}[Tt ]{_WIDE_TIME}"),
+    "duration": Format(_DURATION, _WIDE_DURATION),
+    "email": Format(_EMAIL, _WIDE_EMAIL),
+    "idn-email": Format(_EMAIL, _WIDE_EMAIL),
+    "hostname": Format(_HOSTNAME, _WIDE_HOSTNAME),
+    "idn-hostname": Format(_HOSTNAME, _WIDE_IDN_HOSTNAME),
+    "ipv4": _exact(_IPV4),
+    "ipv6": _exact(_IPV6),
+    "uuid": _exact(_UUID),
+    "uri": _exact(_URI),
+    "uri-reference": _exact(_URI_REFERENCE),
+    "iri": _exact(_IRI),
+    "iri-reference": _exact(_IRI_REFERENCE),
+    "uri-template": _exact(_URI_TEMPLATE),
+    "json-pointer": _exact(_POINTER),
+    "relative-json-pointer": Format(f"(?:0|[1-9][0-9]*)(?:#|{_POINTER})", _WIDE_POINTER),
+    "regex": Format(_regex(2), _WIDE_REGEX),
 }

@@ -210,15 +210,16 @@ class NativeSchemas:
         for keyword in ("minLength", "maxLength", "minItems", "maxItems"):
             if keyword in new:
                 new[keyword] = int(new[keyword])
-        regex = FORMATS.get(schema.get("format", ""))
-        if "pattern" not in schema and regex is None:
+        name = schema.get("format", "")
+        has_format = name in FORMATS
+        if "pattern" not in schema and not has_format:
             return
-        if regex is not None and "pattern" in schema:
+        if has_format and "pattern" in schema:
             raise _NotNative
-        if ("minLength" in schema or "maxLength" in schema) and not _holds_some(schema, regex):
+        if ("minLength" in schema or "maxLength" in schema) and not _holds_some(schema):
             raise _NotNative  # the algebra says why
-        if regex is not None:
-            new["pattern"] = _anchored(regex, search=False)
+        if has_format:
+            new["pattern"] = _anchored(FORMATS[name].narrow, search=False)
         else:
             new["pattern"] = _anchored(schema["pattern"], search=True)
 
@@ -325,14 +326,15 @@ def _needs_no_escape(name: str) -> bool:
     return '"' not in name and "\\" not in name and name.isprintable()
 
 
-def _holds_some(schema: Any, regex: str | None) -> bool:
+def _holds_some(schema: Any) -> bool:
     """Whether a string is found that has the right length and matches."""
     most = schema.get("maxLength")
+    has_format = schema.get("format", "") in FORMATS
     strings = Strings(
         least=int(schema.get("minLength", 0)),
         most=None if most is None else int(most),
-        patterns=frozenset([schema["pattern"]] if regex is None else ()),
-        formats=frozenset(() if regex is None else [regex]),
+        patterns=frozenset(() if has_format else [schema["pattern"]]),
+        formats=frozenset([schema["format"]] if has_format else ()),
     )
     try:
         token = string_token(strings)

@@ -86,9 +86,9 @@ def string_clauses(node: Node) -> Iterator[Clause]:
         pattern = checked_pattern(schema["pattern"], (*node.path, "pattern"), "pattern")
         patterns = frozenset((pattern,))
         yield listed([Strings(patterns=patterns)], [Strings(not_patterns=patterns)])
-    if (regex := FORMATS.get(schema.get("format", ""))) is not None:
-        held: list[Shape] = [Strings(formats=frozenset((regex,)))]
-        yield Clause(lambda: held, not_negatable(node, "format"))
+    if (name := schema.get("format", "")) in FORMATS:
+        formats = frozenset((name,))
+        yield listed([Strings(formats=formats)], [Strings(not_formats=formats)])
 
 
 def checked_pattern(pattern: str, path: tuple[str | int, ...], keyword: str) -> str:

@@ -14,6 +14,7 @@ from math import ceil, floor, lcm
 
 from llguidance import LLMatcher, LLTokenizer
 
+from formgate.constrain.formats import FORMATS
 from formgate.constrain.number_regex import ALL, Bounds, integer_range
 from formgate.constrain.regex_terms import pattern_term
 
@@ -106,7 +107,7 @@ class Strings:
     most: int | None = None
     patterns: frozenset[str] = frozenset()  # each is found in the string
     not_patterns: frozenset[str] = frozenset()
-    formats: frozenset[str] = frozenset()  # regexes for the whole string
+    formats: frozenset[str] = frozenset()  # by their names
     not_formats: frozenset[str] = frozenset()
     without: frozenset[str] = frozenset()
     values: tuple[str, ...] | None = None
@@ -146,8 +147,8 @@ class Strings:
             and value not in self.without
             and all(matches(pattern, value) for pattern in self.patterns)
             and not any(matches(pattern, value) for pattern in self.not_patterns)
-            and all(matches(pattern, value, whole=True) for pattern in self.formats)
-            and not any(matches(pattern, value, whole=True) for pattern in self.not_formats)
+            and all(matches(FORMATS[name].narrow, value, whole=True) for name in self.formats)
+            and not any(matches(FORMATS[name].wide, value, whole=True) for name in self.not_formats)
         )
 
 

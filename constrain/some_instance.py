@@ -186,7 +186,7 @@ def _string(layers: list[Node]) -> str | None:
         least=int(max(layer.schema.get("minLength", 0) for layer in layers)),
         patterns=frozenset(one.schema["pattern"] for one in layers if "pattern" in one.schema),
         formats=frozenset(
-            FORMATS[name] for one in layers if (name := one.schema.get("format", "")) in FORMATS
+            name for one in layers if (name := one.schema.get("format", "")) in FORMATS
         ),
     )
     if strings.least > _LONGEST:
