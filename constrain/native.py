@@ -12,8 +12,8 @@ from formgate.constrain.algebra import Algebra
 from formgate.constrain.dialect import Draft
 from formgate.constrain.formats import FORMATS
 from formgate.constrain.open_names import endless_names
-from formgate.constrain.regex_syntax import RegexError
-from formgate.constrain.regex_terms import pattern_term
+from formgate.constrain.regex_terms import native_regex
+from formgate.constrain.regex_tree import RegexError
 from formgate.constrain.resources import Node, Resources
 from formgate.constrain.scalar_terms import MAX_STEP, string_token
 from formgate.constrain.scalars import Strings
@@ -345,7 +345,7 @@ def _holds_some(schema: Any) -> bool:
 
 def _anchored(pattern: str, *, search: bool) -> str:
     try:
-        regex = pattern_term(pattern, search=search, in_json=False, wide=False).regex
+        regex = native_regex(pattern, search=search)
     except RegexError:
         raise _NotNative from None  # the algebra says why
     if regex is None:

@@ -82,11 +82,10 @@ def _holds(strings: Strings, prefix: str, suffix: str, text: str) -> bool:
 
 def _kept(strings: Strings) -> list[Term]:
     kept = [
-        pattern_term(pattern, search=True, in_json=True, wide=False)
-        for pattern in sorted(strings.patterns)
+        pattern_term(pattern, search=True, in_json=True) for pattern in sorted(strings.patterns)
     ]
     kept += [
-        pattern_term(FORMATS[name].narrow, search=False, in_json=True, wide=False)
+        pattern_term(FORMATS[name].narrow, search=False, in_json=True)
         for name in sorted(strings.formats)
     ]
     if strings.least or strings.most is not None:
@@ -96,11 +95,10 @@ def _kept(strings: Strings) -> list[Term]:
 
 def _taken(strings: Strings) -> list[Term]:
     taken = [
-        pattern_term(pattern, search=True, in_json=True, wide=True)
-        for pattern in sorted(strings.not_patterns)
+        pattern_term(pattern, search=True, in_json=True) for pattern in sorted(strings.not_patterns)
     ]
     taken += [
-        pattern_term(FORMATS[name].wide, search=False, in_json=True, wide=True)
+        pattern_term(FORMATS[name].wide, search=False, in_json=True)
         for name in sorted(strings.not_formats)
     ]
     if strings.without:

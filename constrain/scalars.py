@@ -4,7 +4,6 @@ complements are unions of others of their kind.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -17,9 +16,6 @@ from llguidance import LLMatcher, LLTokenizer
 from formgate.constrain.formats import FORMATS
 from formgate.constrain.number_regex import ALL, Bounds, integer_range
 from formgate.constrain.regex_terms import pattern_term
-
-# Length, or patterns: what a value must satisfy.
-_PLAIN = re.compile(r"[\x20-\x7E]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,22 +153,7 @@ def matches(pattern: str, value: str, *, whole: bool = False) -> bool:
     """Whether an ECMA-262 pattern is found in a string, or is all of it. Raises RegexError for one
     that cannot be enforced.
     """
-    pattern_term(pattern, search=not whole, in_json=False, wide=False)
-    if _PLAIN.fullmatch(value):
-        # On printable ASCII, Python's own engine reads a pattern as ECMA-262 does.
-        try:
-            compiled = _python_pattern(pattern)
-        except re.error:
-            pass
-        else:
-            return bool(compiled.fullmatch(value) if whole else compiled.search(value))
-    term = pattern_term(pattern, search=not whole, in_json=False, wide=False)
-    return text_matches(term.text, value)
-
-
-@lru_cache(maxsize=1 << 10)
-def _python_pattern(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
+    return text_matches(pattern_term(pattern, search=not whole, in_json=False).text, value)
 
 
 @lru_cache(maxsize=1)
@@ -182,11 +163,15 @@ def _bytes_tokenizer() -> LLTokenizer:
 
 def text_matches(terminal: str, text: str) -> bool:
     """Whether a terminal of llguidance's Lark dialect is all of a text."""
-    matcher = _matcher(f"start: T\nT: {terminal}\n")
-    for byte in text.encode():
-        if not matcher.consume_token(byte):
-            return False
-    return bool(matcher.is_accepting())
+    matcher = _known_matcher(terminal)
+    matcher.reset()
+    data = list(text.encode())
+    return matcher.try_consume_tokens(data) == len(data) and bool(matcher.is_accepting())
+
+
+@lru_cache(maxsize=64)
+def _known_matcher(terminal: str) -> LLMatcher:
+    return _matcher(f"start: T\nT: {terminal}\n")
 
 
 _LOOKS = 100  # states that are looked at before a terminal passes for not empty

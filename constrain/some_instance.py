@@ -11,7 +11,7 @@ from typing import Any
 
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.formats import FORMATS
-from formgate.constrain.regex_syntax import RegexError
+from formgate.constrain.regex_tree import RegexError
 from formgate.constrain.resources import Node, Resources
 from formgate.constrain.scalar_terms import quoted, string_token
 from formgate.constrain.scalars import Strings
