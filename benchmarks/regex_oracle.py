@@ -227,12 +227,16 @@ class Oracle:
             return Judged("refused" if found.startswith("u:") else "invalid", error.message)
         if found == "invalid":
             return Judged("different", "V8 refuses it, with and without the u flag")
-        _, _, wanted = found.partition(":")
+        mode, _, wanted = found.partition(":")
+        if not mode and re.search(r"\\(p|P|u\{)", pattern):
+            return Judged("invalid", "means something else without the u flag")
         taken = _taken(grammar, texts)
         wrong = [
             text
             for text, want in zip(texts, wanted, strict=True)
             if (want == "1") != (text in taken)
+            # Without the u flag, V8 reads halves of characters.
+            and (mode == "u" or max(text, default="") <= "\uffff")
         ]
         if wrong:
             text = min(wrong, key=len)

@@ -110,11 +110,16 @@ def _byte_tokenizer() -> LLTokenizer:
 def with_other_cases(ranges: Ranges) -> Ranges:
     """All characters that one of `ranges` stands for where the case does not matter."""
     same_case = _same_case()
-    more = []
-    for code, others in same_case.items():
-        if any(low <= code <= high for low, high in ranges):
-            more += [(other, other) for other in others]
-    return merged([*ranges, *more])
+    if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
+        found = same_case.get(ranges[0][0], ())
+        return merged([*ranges, *((code, code) for code in found)])
+    others = [
+        (other, other)
+        for code, members in same_case.items()
+        if any(low <= code <= high for low, high in ranges)
+        for other in members
+    ]
+    return merged([*ranges, *others])
 
 
 @lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ from formgate.constrain.regex_tree import (
     EMPTY,
     NOTHING,
     WORD,
+    Alt,
     Boundary,
     Chars,
     Edge,
@@ -29,9 +30,9 @@ from formgate.constrain.regex_tree import (
     RegexError,
     Repeat,
     Seq,
-    alt,
     beyond,
     merged,
+    one_char,
 )
 
 # One member of a character class: ranges, or a property as in `Chars`.
@@ -97,7 +98,7 @@ class _Parser:
         while self._eat("|"):
             options.append(self._sequence())
         self._depth -= 1
-        return alt(*options)
+        return options[0] if len(options) == 1 else Alt(tuple(options))
 
     def _sequence(self) -> Regex:
         parts: list[Regex] = []
@@ -181,11 +182,12 @@ class _Parser:
                     "']' behind '[]', which is no character in ECMA-262 and part of a class in "
                     "Python; write '\\]'"
                 )
-        return self._ranges(((ord(char), ord(char)),))
+        return self._char(ord(char))
 
-    def _ranges(self, ranges: Ranges) -> Regex:
-        found = with_other_cases(ranges) if self._ignore_case else merged(ranges)
-        return Chars(found) if found else NOTHING  # half a surrogate pair
+    def _char(self, code: int) -> Regex:
+        if self._ignore_case:
+            return Chars(with_other_cases(((code, code),)))
+        return one_char(code)
 
     def _group(self) -> Regex:
         dot_all, ignore_case = self._dot_all, self._ignore_case
@@ -248,7 +250,7 @@ class _Parser:
         item = self._escaped_item()
         if isinstance(item, str):
             return Chars((), (item,))
-        return self._ranges(item)
+        return self._char(item[0][0]) if _one_code(item) else Chars(item)
 
     def _escaped_item(self) -> ClassItem:
         char = self._peek()

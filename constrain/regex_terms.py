@@ -40,7 +40,8 @@ _ESCAPED = {0x22: r"\\\x22", 0x5C: r"\\\\", 8: r"\\b", 9: r"\\t", 10: r"\\n", 12
 _ESCAPED[13] = r"\\r"
 _UNSAFE = (*range(0x20), 0x22, 0x5C)
 _SAFE = beyond(merged((code, code) for code in _UNSAFE))
-_CONTROLS = frozenset(range(0x20)) - {0x0A}
+_CONTROLS = frozenset(range(0x20))
+_LINE_SPACES = frozenset(range(9, 14))
 _NO_CHAR = r"[^\x00-\u{10FFFF}]"
 _LONGEST = 200_000  # characters of a terminal
 
@@ -99,13 +100,20 @@ def native_regex(pattern: str, *, search: bool) -> str | None:
 
 
 def _is_mistaken(part: Regex) -> bool:
-    """Whether llguidance adds the quote and the backslash to a class: to one that holds all control
-    characters, or all but the line feed.
+    if not isinstance(part, Chars) or (not part.properties and part.ranges[0][0] > 0x1F):
+        return False
+    return _is_mistaken_class(part)
+
+
+@lru_cache(maxsize=1 << 12)
+def _is_mistaken_class(part: Chars) -> bool:
+    """Whether llguidance may add the quote and the backslash to a class. It does so to one that
+    holds all control characters, or all but the line feed, which the union of others may be.
     """
-    if not isinstance(part, Chars) or part == ANY_CHAR:
+    if part == ANY_CHAR:
         return False
     held = {code for code in _UNSAFE if all(_has(one, code) for one in factors(part))}
-    return held >= _CONTROLS and not held >= {0x22, 0x5C}
+    return not (held <= _LINE_SPACES or held >= {0x22, 0x5C} or held.isdisjoint(_CONTROLS))
 
 
 @lru_cache(maxsize=1024)
@@ -209,17 +217,9 @@ class _Writer:
         return f"(?:{safe}|{_escapes(unsafe)})" if unsafe else safe
 
     def _plain_class(self, ranges: Ranges) -> str:
-        if ranges == EVERY:
-            return JSON_CHAR if self._in_json else r"(?s:.)"
         if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
             return self._one_char(ranges[0][0])
-        if not self._in_json:
-            return f"[{_ranges_text(ranges)}]"
-        safe = common(ranges, _SAFE)
-        unsafe = [code for code in _UNSAFE if _is_in(ranges, code)]
-        options = [f"[{_ranges_text(safe)}]"] if safe else []
-        options += [_escapes(unsafe)] if unsafe else []
-        return options[0] if len(options) == 1 else f"(?:{'|'.join(options)})"
+        return _class_in_json(ranges) if self._in_json else _class_alone(ranges)
 
     def _one_char(self, code: int) -> str:
         return _one_char_in_json(chr(code)) if self._in_json else _code_text(code)
@@ -232,6 +232,22 @@ _TIMES: dict[tuple[int, int | None], str] = {(0, None): "*", (1, None): "+", (0,
 def _one_char_in_json(char: str) -> str:
     code = ord(char)
     return _escape_of(code) if code in _UNSAFE else _code_text(code)
+
+
+@lru_cache(maxsize=1 << 12)
+def _class_in_json(ranges: Ranges) -> str:
+    if ranges == EVERY:
+        return JSON_CHAR
+    safe = common(ranges, _SAFE)
+    unsafe = [code for code in _UNSAFE if _is_in(ranges, code)]
+    options = [f"[{_ranges_text(safe)}]"] if safe else []
+    options += [_escapes(unsafe)] if unsafe else []
+    return options[0] if len(options) == 1 else f"(?:{'|'.join(options)})"
+
+
+@lru_cache(maxsize=1 << 12)
+def _class_alone(ranges: Ranges) -> str:
+    return r"(?s:.)" if ranges == EVERY else f"[{_ranges_text(ranges)}]"
 
 
 def _escape_of(code: int) -> str:

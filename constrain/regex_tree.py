@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 # Sorted ranges of code points, none touching the next. No valid text holds a surrogate.
 Ranges = tuple[tuple[int, int], ...]
@@ -100,6 +101,12 @@ ANY_CHAR = Chars(EVERY)
 ANY_TEXT = Repeat(ANY_CHAR, 0, None)
 SOME_TEXT = Repeat(ANY_CHAR, 1, None)
 WORD_CHAR = Chars(WORD)
+
+
+@lru_cache(maxsize=1 << 10)
+def one_char(code: int) -> Regex:
+    """Half of a surrogate pair is in no text."""
+    return NOTHING if 0xD800 <= code <= 0xDFFF else Chars(((code, code),))
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
@@ -234,7 +241,14 @@ def nullable(tree: Regex) -> bool:
 
 def asserts(tree: Regex) -> bool:
     """Whether it looks at more than the text it takes."""
-    return holds_any(tree, lambda part: isinstance(part, Edge | Boundary | Look))
+    match tree:
+        case Chars():
+            return False
+        case Seq(parts) | Alt(parts):
+            return any(map(asserts, parts))
+        case Repeat(part, _, _):
+            return asserts(part)
+    return isinstance(tree, Edge | Boundary | Look)
 
 
 def holds_any(tree: Regex, test: Callable[[Regex], bool]) -> bool:
