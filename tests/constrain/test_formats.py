@@ -47,9 +47,9 @@ EXAMPLES: dict[str, tuple[list[str], list[str]]] = {
 # What one validator takes for a string of the format and another does not.
 NEITHER: dict[str, list[str]] = {
     "date": ["0000-01-01"],
-    "time": ["23:59:60Z", "12:00:00z", "12:00:00.1234567Z"],
+    "time": ["22:59:60Z", "12:00:00z", "12:00:00.1234567891Z", "12:00:00"],
     "date-time": ["2024-02-29t12:00:00Z", "2024-02-29 12:00:00Z"],
-    "email": ['"a b"@c', "a@[127.0.0.1]"],
+    "email": ["a@b_c", "ü@b"],
     "hostname": ["a_b", "a."],
 }
 ORACLES: dict[str, Callable[[str], object]] = {
@@ -150,7 +150,7 @@ def test_what_the_masks_write_others_take(masks, name: str) -> None:
     for text in written:
         value = json.loads(text)
         validator.validate(value)
-        if name in ORACLES:
+        if name in ORACLES and ":60" not in value:  # leap seconds, which Python does not have
             ORACLES[name](value)  # raises for what is not of the format
 
 
