@@ -27,7 +27,6 @@ def listed(holds: list[Shape], fails: list[Shape]) -> Clause:
 _INSTEAD = {
     "multipleOf": "say which numbers may come, with bounds, an `enum` or another `multipleOf`",
     "uniqueItems": "say how many items there are to be, or leave `uniqueItems` out there",
-    "format": "say which strings may come, with a `pattern`, or negate a `pattern`",
     "unevaluatedProperties": "write `additionalProperties`, whose negation is enforced",
     "unevaluatedItems": "write `items`, whose negation is enforced",
 }

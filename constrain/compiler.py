@@ -151,8 +151,8 @@ class GrammarCompiler:
 
     def warm_up_formats(self) -> None:
         """The same for the formats of schemas, which only blueprints need."""
-        for regex, in_json in product(FORMATS.values(), (False, True)):
-            pattern_term(regex, search=False, in_json=in_json, wide=False)
+        for known, in_json in product(FORMATS.values(), (False, True)):
+            pattern_term(known.narrow, search=False, in_json=in_json)
 
     def compile(self, spec_text: str) -> CompiledGrammar | CompiledFsm:
         """From the spec of an answer tree, in one process. Raises ConstraintError."""

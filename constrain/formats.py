@@ -1,8 +1,14 @@
-"""The formats that are enforced, each as an ECMA-262 regex for the whole string. Where validators
-differ (leap seconds, the year 0, quoted mailboxes), a regex takes what all of them take.
+"""The formats that are enforced, each as two ECMA-262 regexes for the whole string. Validators
+differ (leap seconds, the year 0, quoted mailboxes): a string of the format matches `narrow`, which
+holds only strings that all of them take, and a string that must not be of the format matches
+nothing of `wide`, which holds every string that one of them takes. Written by the ABNF of RFC 3339
+(dates and times), 5321 and 6531 (email), 1123 and 5890 (host names), 3986 and 3987 (URIs and IRIs),
+4291 (IPv6), 6570 (URI templates), 6901 (JSON Pointers).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 _YEAR = "(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
 _LEAP_YEAR = "(?:(?:0[48]|[2468][048]|[13579][26])00|[0-9]{2}(?:0[48]|[2468][048]|[13579][26]))"
@@ -12,16 +18,27 @@ _DATE = (
     f"|{_LEAP_YEAR}-02-29)"
 )
 _CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
-_TIME = rf"{_CLOCK}:[0-5][0-9](?:\.[0-9]{{1,6}})?(?:Z|[+-]{_CLOCK})"
+
+
+def _leap_seconds() -> str:
+    """A minute of 61 seconds is the last one before midnight in UTC. Of the offsets, whole and half
+    hours.
+    """
+    hours = []
+    for hour in range(24):
+        before, behind = f"{23 - hour:02}", f"{(hour + 1) % 24:02}"
+        whole, half = f"59:60(?:[+]{behind}|-{before}):00", f"29:60(?:[+]{hour:02}|-{before}):30"
+        hours.append(f"{hour:02}:(?:{whole}|{half})")
+    return f"23:59:60Z|{'|'.join(hours)}"
+
+
+_FRACTION = r"(?:\.[0-9]{1,9})?"
+_TIME = f"(?:{_CLOCK}:[0-5][0-9]{_FRACTION}(?:Z|[+-]{_CLOCK})|{_leap_seconds()})"
 _HMS = "(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S)"
 _DURATION = (
     f"P(?:[0-9]+W|T{_HMS}"
     f"|(?:[0-9]+Y(?:[0-9]+M(?:[0-9]+D)?)?|[0-9]+M(?:[0-9]+D)?|[0-9]+D)(?:T{_HMS})?)"
 )
-_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,58}[A-Za-z0-9])?"
-_HOSTNAME = rf"{_LABEL}(?:\.{_LABEL}){{0,3}}"
-_ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
-_EMAIL = rf"{_ATOM}(?:\.{_ATOM})*@{_HOSTNAME}"
 _BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = rf"{_BYTE}(?:\.{_BYTE}){{3}}"
 _H16 = "[0-9A-Fa-f]{1,4}"
@@ -34,34 +51,80 @@ _IPV6 = (
     f"|(?:(?:{_H16}:){{0,3}}{_H16})?::{_H16}:{_LS32}|(?:(?:{_H16}:){{0,4}}{_H16})?::{_LS32}"
     f"|(?:(?:{_H16}:){{0,5}}{_H16})?::{_H16}|(?:(?:{_H16}:){{0,6}}{_H16})?::)"
 )
+# Host names have 253 characters at most, so three labels of any length or eight shorter ones. A
+# label whose third and fourth character are hyphens is reserved (RFC 5890, section 2.3.1).
+_ALNUM, _LDH = "[A-Za-z0-9]", "[A-Za-z0-9-]"
+
+
+def _label(most: int) -> str:
+    rest = f"{_LDH}{{0,{most - 4}}}{_ALNUM}"
+    longer = (
+        f"{_LDH}(?:{_ALNUM}(?:{rest})?|-{_ALNUM}(?:{rest.replace(str(most - 4), str(most - 5))})?)"
+    )
+    return f"{_ALNUM}(?:{_ALNUM}|{longer})?"
+
+
+_HOSTNAME = rf"(?:{_label(63)}(?:\.{_label(63)}){{0,2}}|{_label(30)}(?:\.{_label(30)}){{3,7}})"
+# Letters of scripts from left to right that IDNA 2008 takes as they are, without rules of context.
+_IDN_LETTER = (
+    r"[a-z0-9\u{DF}-\u{F6}\u{F8}-\u{FF}\u{3AC}-\u{3CE}\u{430}-\u{45F}\u{3041}-\u{3096}"
+    r"\u{30A1}-\u{30FA}\u{4E00}-\u{9FA5}\u{AC00}-\u{D7A3}]"
+)
+_IDN_LABEL = rf"(?:{_label(30)}|{_IDN_LETTER}{{1,10}})"
+_IDN_HOSTNAME = rf"{_IDN_LABEL}(?:\.{_IDN_LABEL}){{0,7}}"
+_ATOM_CHAR = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
+_QUOTED = r'"(?:[ !#-[\]-~]|\\[ -~]){0,30}"'
+_SHORT = rf"(?:{_H16}(?::{_H16}){{0,2}})?"
+_LITERAL = rf"\[(?:{_IPV4}|IPv6:(?:{_H16}(?::{_H16}){{7}}|{_SHORT}::{_SHORT}))\]"
+
+
+def _email(atom_char: str, host: str, most: int) -> str:
+    """A local part has 64 bytes at most, here `most` characters: one atom, two or eight."""
+    atom = f"[{atom_char}]"
+    two, eight = (f"{atom}{{1,{most // parts - 1}}}" for parts in (2, 8))
+    local = rf"{atom}{{1,{most}}}|{two}\.{two}|{eight}(?:\.{eight}){{2,7}}|{_QUOTED}"
+    return f"(?:{local})@(?:{host}|{_LITERAL})"
+
+
+_EMAIL = _email(_ATOM_CHAR, _HOSTNAME, 64)
 _UUID = "[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
-_UCS = r"\u{A0}-\u{D7FF}\u{F900}-\u{FDCF}\u{FDF0}-\u{FFEF}\u{10000}-\u{1FFFD}"
+_UCS = r"\u{A0}-\u{D7FF}\u{F900}-\u{FDCF}\u{FDF0}-\u{FFEF}" + "".join(
+    rf"\u{{{plane:X}{'1000' if plane == 14 else '0000'}}}-\u{{{plane:X}FFFD}}"
+    for plane in range(1, 15)
+)
+_PRIVATE = r"\u{E000}-\u{F8FF}\u{F0000}-\u{FFFFD}\u{100000}-\u{10FFFD}"
+_IDN_EMAIL = _email(_UCS + _ATOM_CHAR, _IDN_HOSTNAME, 16)
 
 
-def _uri(more: str) -> tuple[str, str]:
+def _uri(more: str, private: str) -> tuple[str, str]:
     """RFC 3986 and, with more characters, RFC 3987: absolute, and either."""
     plain = rf"[A-Za-z0-9._~!$&'()*+,;=:@{more}-]|%[0-9A-Fa-f]{{2}}"
     segment = f"(?:{plain})*"
     without_colon = f"(?:{plain.replace(':@', '@')})+"
-    host = rf"(?:\[{_IPV6}\]|(?:{plain.replace(':@', '')})*)"
+    future = r"v[0-9A-Fa-f]+\.[A-Za-z0-9._~!$&'()*+,;=:-]+"
+    host = rf"(?:\[(?:{_IPV6}|{future})\]|(?:{plain.replace(':@', '')})*)"
     user = f"(?:(?:{plain.replace(':@', ':')})*@)?"
     authority = f"{user}{host}(?::[0-9]*)?"
     hierarchy = f"(?://{authority}(?:/{segment})*|/(?:(?:{plain})+(?:/{segment})*)?"
-    tail = rf"(?:\?(?:{plain}|[/?])*)?(?:#(?:{plain}|[/?])*)?"
+    tail = rf"(?:\?(?:{plain}|[/?{private}])*)?(?:#(?:{plain}|[/?])*)?"
     absolute = f"[A-Za-z][A-Za-z0-9+.-]*:{hierarchy}|(?:{plain})+(?:/{segment})*|){tail}"
     relative = f"{hierarchy}|{without_colon}(?:/{segment})*|){tail}"
     return absolute, f"(?:{absolute}|{relative})"
 
 
-_URI, _URI_REFERENCE = _uri("")
-_IRI, _IRI_REFERENCE = _uri(_UCS)
+_URI, _URI_REFERENCE = _uri("", "")
+_IRI, _IRI_REFERENCE = _uri(_UCS, _PRIVATE)
 _POINTER = "(?:/(?:[^~/]|~[01])*)*"
 _VARIABLE = r"(?:[A-Za-z0-9_]|%[0-9A-Fa-f]{2})(?:\.?(?:[A-Za-z0-9_]|%[0-9A-Fa-f]{2}))*"
 _VARSPEC = rf"{_VARIABLE}(?::[1-9][0-9]{{0,3}}|\*)?"
-_URI_TEMPLATE = (
-    r"(?:[A-Za-z0-9!#$&()*+,./:;=?@\[\]_~-]|%[0-9A-Fa-f]{2}"
-    rf"|\{{[+#./;?&]?{_VARSPEC}(?:,{_VARSPEC})*\}})*"
-)
+
+
+def _uri_template(literal: str, operator: str) -> str:
+    expression = rf"\{{[{operator}]?{_VARSPEC}(?:,{_VARSPEC})*\}}"
+    return rf"(?:[{literal}]|%[0-9A-Fa-f]{{2}}|{expression})*"
+
+
+_LITERALS = rf"!#$&(-;=?-[\]_a-z~{_UCS}{_PRIVATE}"
 
 
 def _regex(depth: int) -> str:
@@ -76,24 +139,49 @@ def _regex(depth: int) -> str:
     )
 
 
-FORMATS: dict[str, str] = {
-    "date": _DATE,
-    "time": _TIME,
-    "date-time": f"{_DATE}T{_TIME}",
-    "duration": _DURATION,
-    "email": _EMAIL,
-    "idn-email": _EMAIL,
-    "hostname": _HOSTNAME,
-    "idn-hostname": _HOSTNAME,
-    "ipv4": _IPV4,
-    "ipv6": _IPV6,
-    "uuid": _UUID,
-    "uri": _URI,
-    "uri-reference": _URI_REFERENCE,
-    "iri": _IRI,
-    "iri-reference": _IRI_REFERENCE,
-    "uri-template": _URI_TEMPLATE,
-    "json-pointer": _POINTER,
-    "relative-json-pointer": f"(?:0|[1-9][0-9]*)(?:#|{_POINTER})",
-    "regex": _regex(2),
+@dataclass(frozen=True, slots=True)
+class Format:
+    narrow: str
+    wide: str
+
+
+def _exact(regex: str) -> Format:
+    return Format(regex, regex)
+
+
+_WIDE_DATE = rf"(?:{_DATE}|0000-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01]))"
+_WIDE_TIME = rf"{_CLOCK}:(?:[0-5][0-9]|60)(?:\.[0-9]+)?(?:[Zz]|[+-]{_CLOCK})?"
+_AMOUNT = r"[0-9]+(?:[.,][0-9]+)?"
+_WIDE_DURATION = f"P(?:{_AMOUNT}[YMWD])*(?:T(?:{_AMOUNT}[HMS])*)?"
+_ANY = r"[\x00-\u{10FFFF}]*"
+_WIDE_EMAIL = f"{_ANY}@{_ANY}"
+_WIDE_HOSTNAME = r"[A-Za-z0-9_.-]+"
+_WIDE_IDN_HOSTNAME = r"[^\x00-,/:-@[-^`{-\x7F]+"
+_WIDE_POINTER = f"[0-9]+(?:[+-][0-9]+)?(?:#|{_POINTER})"
+# Nothing begins a regex that would repeat what stands before it, in any dialect.
+_WIDE_REGEX = f"(?:[^*+?)]{_ANY})?"
+
+FORMATS: dict[str, Format] = {
+    "date": Format(_DATE, _WIDE_DATE),
+    "time": Format(_TIME, _WIDE_TIME),
+    "date-time": Format(f"{_DATE}T{_TIME}", f"{_WIDE_DATE}[Tt ]{_WIDE_TIME}"),
+    "duration": Format(_DURATION, _WIDE_DURATION),
+    "email": Format(_EMAIL, _WIDE_EMAIL),
+    "idn-email": Format(_IDN_EMAIL, _WIDE_EMAIL),
+    "hostname": Format(_HOSTNAME, _WIDE_HOSTNAME),
+    "idn-hostname": Format(_IDN_HOSTNAME, _WIDE_IDN_HOSTNAME),
+    "ipv4": _exact(_IPV4),
+    "ipv6": _exact(_IPV6),
+    "uuid": _exact(_UUID),
+    "uri": _exact(_URI),
+    "uri-reference": _exact(_URI_REFERENCE),
+    "iri": _exact(_IRI),
+    "iri-reference": _exact(_IRI_REFERENCE),
+    # RFC 6570 reserves some operators, and its errata allow the apostrophe.
+    "uri-template": Format(
+        _uri_template(_LITERALS, "+#./;?&"), _uri_template(_LITERALS + "'", "+#./;?&=,!@|")
+    ),
+    "json-pointer": _exact(_POINTER),
+    "relative-json-pointer": Format(f"(?:0|[1-9][0-9]*)(?:#|{_POINTER})", _WIDE_POINTER),
+    "regex": Format(_regex(2), _WIDE_REGEX),
 }

@@ -12,8 +12,8 @@ from formgate.constrain.algebra import Algebra
 from formgate.constrain.dialect import Draft
 from formgate.constrain.formats import FORMATS
 from formgate.constrain.open_names import endless_names
-from formgate.constrain.regex_syntax import RegexError
-from formgate.constrain.regex_terms import pattern_term
+from formgate.constrain.regex_terms import native_regex
+from formgate.constrain.regex_tree import RegexError
 from formgate.constrain.resources import Node, Resources
 from formgate.constrain.scalar_terms import MAX_STEP, string_token
 from formgate.constrain.scalars import Strings
@@ -210,15 +210,16 @@ class NativeSchemas:
         for keyword in ("minLength", "maxLength", "minItems", "maxItems"):
             if keyword in new:
                 new[keyword] = int(new[keyword])
-        regex = FORMATS.get(schema.get("format", ""))
-        if "pattern" not in schema and regex is None:
+        name = schema.get("format", "")
+        has_format = name in FORMATS
+        if "pattern" not in schema and not has_format:
             return
-        if regex is not None and "pattern" in schema:
+        if has_format and "pattern" in schema:
             raise _NotNative
-        if ("minLength" in schema or "maxLength" in schema) and not _holds_some(schema, regex):
+        if ("minLength" in schema or "maxLength" in schema) and not _holds_some(schema):
             raise _NotNative  # the algebra says why
-        if regex is not None:
-            new["pattern"] = _anchored(regex, search=False)
+        if has_format:
+            new["pattern"] = _anchored(FORMATS[name].narrow, search=False)
         else:
             new["pattern"] = _anchored(schema["pattern"], search=True)
 
@@ -325,14 +326,15 @@ def _needs_no_escape(name: str) -> bool:
     return '"' not in name and "\\" not in name and name.isprintable()
 
 
-def _holds_some(schema: Any, regex: str | None) -> bool:
+def _holds_some(schema: Any) -> bool:
     """Whether a string is found that has the right length and matches."""
     most = schema.get("maxLength")
+    has_format = schema.get("format", "") in FORMATS
     strings = Strings(
         least=int(schema.get("minLength", 0)),
         most=None if most is None else int(most),
-        patterns=frozenset([schema["pattern"]] if regex is None else ()),
-        formats=frozenset(() if regex is None else [regex]),
+        patterns=frozenset(() if has_format else [schema["pattern"]]),
+        formats=frozenset([schema["format"]] if has_format else ()),
     )
     try:
         token = string_token(strings)
@@ -343,7 +345,7 @@ def _holds_some(schema: Any, regex: str | None) -> bool:
 
 def _anchored(pattern: str, *, search: bool) -> str:
     try:
-        regex = pattern_term(pattern, search=search, in_json=False, wide=False).regex
+        regex = native_regex(pattern, search=search)
     except RegexError:
         raise _NotNative from None  # the algebra says why
     if regex is None:

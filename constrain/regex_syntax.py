@@ -1,70 +1,54 @@
-"""Regular expressions as JSON Schema and users write them (ECMA-262, with the additions of Python
-and PCRE that mean the same everywhere), as a syntax tree. It knows no engine: what a tree means
-for a mask is said in `regex_terms`.
+"""Regular expressions as JSON Schema and users write them, as a syntax tree: ECMA-262 under the
+`u` flag. Where that flag makes an error of what is none without it (`{` and `]` as text, `\\-`
+outside of a class), the meaning is that without the flag. Of Python's and PCRE's additions, those
+are read that mean the same everywhere: `(?P<name>..)`, `(?i)`, `(?s)`, `\\A`, `\\Z` and `\\z`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from typing import TypeGuard
 
-# One member of a character class: a range of code points, or a class escape such as "d" or
-# "P{Lu}"; "." is every character but a line end.
-ClassItem = tuple[int, int] | str
+from formgate.constrain.regex_classes import (
+    ESCAPES,
+    NO_LINE_END,
+    property_of,
+    with_other_cases,
+)
+from formgate.constrain.regex_tree import (
+    ANY_CHAR,
+    EMPTY,
+    NOTHING,
+    WORD,
+    Alt,
+    Boundary,
+    Chars,
+    Edge,
+    Look,
+    Ranges,
+    Regex,
+    RegexError,
+    Repeat,
+    Seq,
+    beyond,
+    merged,
+    one_char,
+)
+
+# One member of a character class: ranges, or a property as in `Chars`.
+ClassItem = Ranges | str
 
 MAX_REPEAT = 100_000
 _NESTING = 200
-_CONTROL = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "0": "\0", "a": "\a"}
-_DOT_ALL: tuple[ClassItem, ...] = ((0, 0x10FFFF),)
-
-
-class RegexError(ValueError):
-    """Not a regular expression, or one that no automaton can decide."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chars:
-    """One character of a class."""
-
-    items: tuple[ClassItem, ...]
-    negated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Seq:
-    parts: tuple[Regex, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Alt:
-    options: tuple[Regex, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    part: Regex
-    least: int
-    most: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """`^` or `$`."""
-
-    start: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """A lookahead."""
-
-    part: Regex
-    negated: bool
-
-
-Regex = Chars | Seq | Alt | Repeat | Edge | Look
-EMPTY = Seq(())
-NOTHING = Alt(())
-ANY_TEXT = Repeat(Chars(_DOT_ALL), 0, None)
+_CONTROL = {"n": 10, "r": 13, "t": 9, "f": 12, "v": 11, "0": 0}
+_COUNTED = re.compile(r"\{([0-9]+)(,?)([0-9]*)\}")
+_UPPERLESS = re.compile(r"\{,[0-9]+\}")
+_FLAGS = re.compile(r"([siu]*)(?:-([siu]+))?([:)])")
+_TWO = re.compile("([0-9A-Fa-f]{2})")
+_FOUR = re.compile("([0-9A-Fa-f]{4})")
+_BRACED = re.compile(r"\{0*([0-9A-Fa-f]{1,6})\}")
+_LOW = re.compile(r"\\u([Dd][C-Fc-f][0-9A-Fa-f]{2})")
+_CANNOT = "which cannot be enforced"
 
 
 def parse(pattern: str) -> Regex:
@@ -79,6 +63,8 @@ class _Parser:
         self._depth = 0
         self._dot_all = False
         self._ignore_case = False
+        self._names: set[str] = set()
+        self._has_empty_class = False
 
     def all(self) -> Regex:
         tree = self._alternatives()
@@ -98,6 +84,12 @@ class _Parser:
             return True
         return False
 
+    def _match(self, regex: re.Pattern[str]) -> re.Match[str] | None:
+        found = regex.match(self._text, self._at)
+        if found is not None:
+            self._at = found.end()
+        return found
+
     def _alternatives(self) -> Regex:
         self._depth += 1
         if self._depth > _NESTING:
@@ -115,16 +107,20 @@ class _Parser:
         return parts[0] if len(parts) == 1 else Seq(tuple(parts))
 
     def _quantified(self) -> Regex:
+        start = self._at
         part = self._atom()
-        while True:
-            bounds = self._quantifier()
-            if bounds is None:
-                return part
-            least, most = bounds
-            if isinstance(part, Edge | Look):
-                part = part if least else EMPTY
-            else:
-                part = Repeat(part, least, most)
+        grouped = self._text[start] == "("
+        bounds = self._quantifier()
+        if bounds is None:
+            return part
+        if isinstance(part, Edge | Boundary) and not grouped:
+            raise self._error("nothing to repeat: an anchor takes no text")
+        if self._quantifier() is not None:
+            raise self._error("nothing to repeat: a quantifier stands behind another")
+        least, most = bounds
+        if isinstance(part, Edge | Boundary | Look):
+            return part if least else EMPTY
+        return Repeat(part, least, most)
 
     def _quantifier(self) -> tuple[int, int | None] | None:
         bounds: tuple[int, int | None]
@@ -135,15 +131,16 @@ class _Parser:
         elif self._eat("?"):
             bounds = (0, 1)
         elif self._peek() == "{":
-            end = self._text.find("}", self._at)
-            low, comma, high = self._text[self._at + 1 : max(end, 0)].partition(",")
-            if comma and not low and high.isdecimal():
+            if _UPPERLESS.match(self._text, self._at):
                 raise self._error(
-                    "'{,n}' is text in ECMA-262 and a repetition in Python; use {0,n}"
+                    "'{,n}', which is text in ECMA-262 and a repetition in Python; use {0,n}"
                 )
-            if end < 0 or not low.isdecimal() or (high and not high.isdecimal()):
+            counted = self._match(_COUNTED)
+            if counted is None:
                 return None  # a literal brace
-            self._at = end + 1
+            low, comma, high = counted.groups()
+            if max(len(low), len(high)) > len(str(MAX_REPEAT)) + 9:
+                raise self._error(f"a repetition of more than {MAX_REPEAT}")
             bounds = (int(low), int(high) if high else None if comma else int(low))
             if bounds[1] is not None and bounds[0] > bounds[1]:
                 raise self._error("a repetition whose bounds are out of order")
@@ -152,7 +149,7 @@ class _Parser:
         else:
             return None
         if self._eat("+"):
-            raise self._error("possessive quantifiers, which cannot be enforced")
+            raise self._error(f"possessive quantifiers, {_CANNOT}")
         self._eat("?")  # lazy or greedy, the language is the same
         return bounds
 
@@ -165,7 +162,7 @@ class _Parser:
             case "[":
                 return self._class()
             case ".":
-                return Chars(_DOT_ALL) if self._dot_all else Chars((".",))
+                return ANY_CHAR if self._dot_all else Chars(NO_LINE_END)
             case "^":
                 return Edge(start=True)
             case "$":
@@ -175,11 +172,22 @@ class _Parser:
             case "*" | "+" | "?":
                 self._at -= 1
                 raise self._error("nothing to repeat")
-        return self._char(char)
+            case "{":
+                self._at -= 1
+                if self._quantifier() is not None:
+                    raise self._error("nothing to repeat")
+                self._at += 1
+            case "]" if self._has_empty_class:
+                raise self._error(
+                    "']' behind '[]', which is no character in ECMA-262 and part of a class in "
+                    "Python; write '\\]'"
+                )
+        return self._char(ord(char))
 
-    def _char(self, char: str) -> Chars:
-        both = {char.lower(), char.upper()} if self._ignore_case and char.isascii() else {char}
-        return Chars(tuple((ord(one), ord(one)) for one in sorted(both)))
+    def _char(self, code: int) -> Regex:
+        if self._ignore_case:
+            return Chars(with_other_cases(((code, code),)))
+        return one_char(code)
 
     def _group(self) -> Regex:
         dot_all, ignore_case = self._dot_all, self._ignore_case
@@ -190,16 +198,13 @@ class _Parser:
             elif self._eat("!"):
                 look = True
             elif self._eat("<=") or self._eat("<!"):
-                raise self._error("lookbehind, which cannot be enforced")
+                raise self._error(f"a look-behind, {_CANNOT}")
             elif self._eat(">"):
-                raise self._error("atomic groups, which cannot be enforced")
+                raise self._error(f"atomic groups, {_CANNOT}")
             elif self._eat("P<") or self._eat("<"):
-                end = self._text.find(">", self._at)
-                if end < 0:
-                    raise self._error("an unfinished group name")
-                self._at = end + 1
+                self._name()
             elif self._eat("P="):
-                raise self._error("backreferences, which cannot be enforced")
+                raise self._error(f"back references, {_CANNOT}")
             elif self._flags():  # flags without a group hold to the end of the group around them
                 return EMPTY
         part = self._alternatives()
@@ -208,27 +213,27 @@ class _Parser:
         self._dot_all, self._ignore_case = dot_all, ignore_case
         return part if look is None else Look(part, look)
 
+    def _name(self) -> None:
+        end = self._text.find(">", self._at)
+        name = self._text[self._at : max(end, 0)]
+        if end < 0 or not name.replace("$", "_").isidentifier():
+            raise self._error("an unfinished group name")
+        if name in self._names:
+            raise self._error(f"two groups of the name {name!r}")
+        self._names.add(name)
+        self._at = end + 1
+
     def _flags(self) -> bool:
-        on = True
-        while True:
-            char = self._peek()
-            self._at += 1
-            match char:
-                case ":":
-                    return False
-                case ")":
-                    return True
-                case "-":
-                    on = False
-                case "s":
-                    self._dot_all = on
-                case "i":
-                    self._ignore_case = on
-                case "u":
-                    pass
-                case _:
-                    self._at -= 1
-                    raise self._error(f"the group flag {char!r}, which cannot be enforced")
+        """Whether they stand without a group."""
+        flags = self._match(_FLAGS)
+        if flags is None:
+            raise self._error(f"the group flag {self._peek()!r}, {_CANNOT}")
+        for letters, on in ((flags[1], True), (flags[2] or "", False)):
+            if len(set(letters)) < len(letters):
+                raise self._error("a group flag that comes twice")
+            self._dot_all = on if "s" in letters else self._dot_all
+            self._ignore_case = on if "i" in letters else self._ignore_case
+        return flags[3] == ")"
 
     def _escape(self) -> Regex:
         char = self._peek()
@@ -236,124 +241,121 @@ class _Parser:
             self._at += 1
             return Edge(start=char == "A")
         if char in ("b", "B"):
-            raise self._error("word boundaries, which cannot be enforced")
-        if char.isdecimal() and char != "0":
-            raise self._error("backreferences, which cannot be enforced")
-        if self._eat("k<"):
-            raise self._error("backreferences, which cannot be enforced")
+            if self._ignore_case:
+                raise self._error(f"a word boundary where case is ignored, {_CANNOT}")
+            self._at += 1
+            return Boundary(negated=char == "B")
+        if char == "k":
+            raise self._error(f"back references, {_CANNOT}")
         item = self._escaped_item()
         if isinstance(item, str):
-            return Chars((item,))
-        return self._char(chr(item[0]))
+            return Chars((), (item,))
+        return self._char(item[0][0]) if _one_code(item) else Chars(item)
 
     def _escaped_item(self) -> ClassItem:
         char = self._peek()
         self._at += 1
         if char == "":
             raise self._error("an unfinished escape")
-        if char in "dDwWsS":
-            return char
+        if char in "wW" and self._ignore_case:
+            word = with_other_cases(WORD)
+            return word if char == "w" else beyond(word)
+        if char in ESCAPES:
+            return ESCAPES[char]
         if char in "pP":
-            end = self._text.find("}", self._at)
-            if self._peek() != "{" or end < 0:
-                raise self._error("an unfinished \\p{...}")
-            name = self._text[self._at + 1 : end]
-            self._at = end + 1
-            # ECMA's long form of the two properties that matter; Rust has the value alone.
-            return f"{char}{{{name.split('=')[-1]}}}"
+            return self._property(char)
         if char == "x":
-            return self._code_point(2)
-        if char == "u":
-            if self._eat("{"):
-                end = self._text.find("}", self._at)
-                return self._code_point(max(end, 0) - self._at, skip=1)
-            return self._surrogates()
-        if char == "c" and self._peek().isalpha():
+            code = self._code_point(_TWO)
+        elif char == "u":
+            code = self._unicode()
+        elif char == "c" and self._peek().isascii() and self._peek().isalpha():
             code = ord(self._peek()) % 32
             self._at += 1
-            return (code, code)
-        if char.isascii() and char.isalpha() and char not in _CONTROL:
+        elif char.isdecimal() and (char != "0" or self._peek().isdecimal()):
+            raise self._error(f"back references or octal escapes, {_CANNOT}")
+        elif char.isascii() and char.isalpha() and char not in _CONTROL:
             self._at -= 1
             raise self._error(f"the unknown escape '\\{char}'")
-        code = ord(_CONTROL.get(char, char))
-        return (code, code)
+        else:
+            code = _CONTROL.get(char, ord(char))
+        return ((code, code),)
 
-    def _code_point(self, digits: int, skip: int = 0) -> tuple[int, int]:
-        text = self._text[self._at : self._at + max(digits, 0)]
-        try:
-            code = int(text, 16)
-        except ValueError:
-            code = -1
-        if len(text) != digits or not 0 <= code <= 0x10FFFF:
+    def _property(self, sign: str) -> str:
+        end = self._text.find("}", self._at)
+        if self._peek() != "{" or end < 0:
+            raise self._error("an unfinished \\p{...}")
+        name = self._text[self._at + 1 : end]
+        if self._ignore_case:
+            raise self._error(f"a Unicode property where case is ignored, {_CANNOT}")
+        found = property_of(name)
+        if found is None:
+            raise self._error(f"the unknown Unicode property {name[:40]!r}")
+        self._at = end + 1
+        return f"{sign}{{{found}}}"
+
+    def _code_point(self, digits: re.Pattern[str]) -> int:
+        found = self._match(digits)
+        code = -1 if found is None else int(found[1], 16)
+        if not 0 <= code <= 0x10FFFF:
             raise self._error("an unfinished code point")
-        self._at += digits + skip
-        return (code, code)
+        return code
 
-    def _surrogates(self) -> tuple[int, int]:
-        """A `\\uXXXX`; a high and a low surrogate are one character."""
-        high, _ = self._code_point(4)
-        if 0xD800 <= high < 0xDC00 and self._eat("\\u"):
-            low, _ = self._code_point(4)
-            if 0xDC00 <= low < 0xE000:
-                code = 0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00)
-                return (code, code)
-        if 0xD800 <= high < 0xE000:
-            raise self._error("half a surrogate pair, which no valid text holds")
-        return (high, high)
+    def _unicode(self) -> int:
+        """A `\\u{..}` or `\\uXXXX`; a high and a low surrogate are one character."""
+        if self._peek() == "{":
+            return self._code_point(_BRACED)
+        code = self._code_point(_FOUR)
+        if 0xD800 <= code < 0xDC00 and (low := _LOW.match(self._text, self._at)):
+            self._at = low.end()
+            code = 0x10000 + ((code - 0xD800) << 10) + (int(low[1], 16) - 0xDC00)
+        return code
 
     def _class(self) -> Regex:
         negated = self._eat("^")
-        items: list[ClassItem] = []
-        first = True
-        while True:
-            char = self._peek()
-            if char == "":
-                raise self._error("a missing ']'")
-            if char == "]" and (not first or self._closes_empty_class()):
-                self._at += 1
-                break
-            first = False
-            low = self._class_item()
-            if isinstance(low, tuple) and self._is_range():
+        ranges: list[tuple[int, int]] = []
+        properties: list[str] = []
+        if self._peek() == "]" and not negated:
+            self._has_empty_class = True
+        while not self._eat("]"):
+            item = self._class_item()
+            if self._is_range():
                 self._at += 1
                 high = self._class_item()
-                if isinstance(high, str):
-                    items += [low, (0x2D, 0x2D), high]
-                    continue
-                if high[0] < low[0]:
-                    raise self._error("a range out of order")
-                items.append((low[0], high[0]))
-            else:
-                items.append(low)
-        if self._ignore_case:
-            items += _other_case(items)
-        return Chars(tuple(items), negated) if items or negated else NOTHING
-
-    def _closes_empty_class(self) -> bool:
-        """ECMA's `[]` is an empty class; Python's `[]a]` holds a bracket. Empty only if so."""
-        return "]" not in self._text[self._at + 1 :]
+                if _one_code(item) and _one_code(high):
+                    if high[0][0] < item[0][0]:
+                        raise self._error("a range out of order")
+                    item = ((item[0][0], high[0][0]),)
+                else:
+                    ranges.append((0x2D, 0x2D))
+                    _add(high, ranges, properties)
+            _add(item, ranges, properties)
+        whole = with_other_cases(merged(ranges)) if self._ignore_case else merged(ranges)
+        if properties:
+            return Chars(whole, tuple(dict.fromkeys(properties)), negated)
+        whole = beyond(whole) if negated else whole
+        return Chars(whole) if whole else NOTHING
 
     def _is_range(self) -> bool:
         return self._peek() == "-" and self._text[self._at + 1 : self._at + 2] not in ("]", "")
 
     def _class_item(self) -> ClassItem:
-        if self._eat("[:"):
+        if self._peek() == "":
+            raise self._error("a missing ']'")
+        if self._text.startswith("[:", self._at) and ":]" in self._text[self._at + 2 :]:
             raise self._error("a POSIX class, which is not part of ECMA-262")
         if self._eat("\\"):
-            if self._eat("b"):
-                return (8, 8)
-            return self._escaped_item()
+            return ((8, 8),) if self._eat("b") else self._escaped_item()
         code = ord(self._text[self._at])
         self._at += 1
-        return (code, code)
+        return ((code, code),)
 
 
-def _other_case(items: list[ClassItem]) -> list[ClassItem]:
-    other: list[ClassItem] = []
-    for item in items:
-        if isinstance(item, tuple):
-            for first, last, shift in ((65, 90, 32), (97, 122, -32)):
-                low, high = max(item[0], first), min(item[1], last)
-                if low <= high:
-                    other.append((low + shift, high + shift))
-    return other
+def _one_code(item: ClassItem) -> TypeGuard[Ranges]:
+    return not isinstance(item, str) and len(item) == 1 and item[0][0] == item[0][1]
+
+
+def _add(item: ClassItem, ranges: list[tuple[int, int]], properties: list[str]) -> None:
+    if isinstance(item, str):
+        properties.append(item)
+    else:
+        ranges += item

@@ -1,7 +1,5 @@
 """From regex trees to terminals of llguidance's Lark dialect, for plain text and for text inside a
-JSON string. Where ECMA-262, Python and Unicode disagree about a class, a term is narrow (matches
-what all of them match) or, to be taken away from something, wide (matches what any of them does),
-so that no reader's validator refuses what a mask has let through.
+JSON string.
 """
 
 from __future__ import annotations
@@ -10,44 +8,42 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 
-from formgate.constrain.regex_anchors import no_edges, searching, trail, whole
-from formgate.constrain.regex_syntax import (
+from formgate.constrain.regex_assertions import without_look
+from formgate.constrain.regex_classes import ascii_with
+from formgate.constrain.regex_syntax import parse
+from formgate.constrain.regex_tree import (
+    ANY_CHAR,
     ANY_TEXT,
-    NOTHING,
+    EMPTY,
+    EVERY,
     Alt,
+    And,
     Chars,
-    ClassItem,
-    Look,
+    Not,
+    Ranges,
     Regex,
     RegexError,
     Repeat,
     Seq,
-    parse,
+    beyond,
+    common,
+    factors,
+    holds_any,
+    merged,
 )
 
 # One character of a JSON string in its only spelling: itself, or its shortest escape.
 JSON_CHAR = r'(?:[^"\\\x00-\x1F]|\\["\\bfnrt]|\\u00(?:0[0-7bef]|1[0-9a-f]))'
 JSON_STRING = f'"{JSON_CHAR}*"'
 
-_NARROW = {
-    "d": "0-9",
-    "w": "0-9A-Za-z_",
-    "s": (
-        r"\t\n\x0B\x0C\r\x20\u{A0}\u{1680}\u{2000}-\u{200A}\u{2028}\u{2029}\u{202F}\u{205F}"
-        r"\u{3000}"
-    ),
-    ".": r"\x00-\x09\x0B\x0C\x0E-\u{2027}\u{202A}-\u{10FFFF}",
-}
-_WIDE = {
-    "d": r"\p{Nd}",
-    "w": r"\w",
-    "s": _NARROW["s"] + r"\x1C-\x1F\u{85}\u{FEFF}",
-    ".": r"\x00-\x09\x0B-\u{10FFFF}",
-}
 _ESCAPED = {0x22: r"\\\x22", 0x5C: r"\\\\", 8: r"\\b", 9: r"\\t", 10: r"\\n", 12: r"\\f"}
 _ESCAPED[13] = r"\\r"
 _UNSAFE = (*range(0x20), 0x22, 0x5C)
-_SPACES = frozenset((9, 10, 11, 12, 13, 0x20))
+_SAFE = beyond(merged((code, code) for code in _UNSAFE))
+_CONTROLS = frozenset(range(0x20))
+_LINE_SPACES = frozenset(range(9, 14))
+_NO_CHAR = r"[^\x00-\u{10FFFF}]"
+_LONGEST = 200_000  # characters of a terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +81,47 @@ def literal_term(text: str) -> Term:
 
 
 @lru_cache(maxsize=4096)
-def pattern_term(pattern: str, *, search: bool, in_json: bool, wide: bool) -> Term:
+def pattern_term(pattern: str, *, search: bool, in_json: bool) -> Term:
     """The texts in which `pattern` is found (search) or which it matches as a whole. In JSON, with
     their quotes. Raises RegexError.
     """
-    quote = '"' if in_json else ""
-    tree = _searching_or_whole(pattern, search)
-    return _Writer(in_json=in_json, wide=wide).written(tree, quote, quote)
+    return _Writer(in_json=in_json).whole(_asserting_nothing(pattern, search))
+
+
+@lru_cache(maxsize=4096)
+def native_regex(pattern: str, *, search: bool) -> str | None:
+    """The regex for a `pattern` that llguidance itself puts into JSON; None where a regex is not
+    enough, and for the classes that it takes for more than they are. Raises RegexError.
+    """
+    tree = _asserting_nothing(pattern, search)
+    if _is_extended(tree) or holds_any(tree, _is_mistaken):
+        return None
+    return _Writer(in_json=False).whole(tree).regex
+
+
+def _is_mistaken(part: Regex) -> bool:
+    if not isinstance(part, Chars) or (not part.properties and part.ranges[0][0] > 0x1F):
+        return False
+    return _is_mistaken_class(part)
+
+
+@lru_cache(maxsize=1 << 12)
+def _is_mistaken_class(part: Chars) -> bool:
+    """Whether llguidance may add the quote and the backslash to a class. It does so to one that
+    holds all control characters, or all but the line feed, which the union of others may be.
+    """
+    if part == ANY_CHAR:
+        return False
+    held = {code for code in _UNSAFE if all(_has(one, code) for one in factors(part))}
+    return not (held <= _LINE_SPACES or held >= {0x22, 0x5C} or held.isdisjoint(_CONTROLS))
 
 
 @lru_cache(maxsize=1024)
-def _searching_or_whole(pattern: str, search: bool) -> Regex:
-    tree = parse(pattern)
-    return searching(tree) if search else whole(tree)
+def _asserting_nothing(pattern: str, search: bool) -> Regex:
+    try:
+        return without_look(parse(pattern), search=search)
+    except RecursionError:
+        raise RegexError("parts that are nested too deeply") from None
 
 
 def length_term(least: int, most: int | None) -> Term:
@@ -105,136 +129,161 @@ def length_term(least: int, most: int | None) -> Term:
 
 
 class _Writer:
-    def __init__(self, *, in_json: bool, wide: bool) -> None:
+    def __init__(self, *, in_json: bool) -> None:
         self._in_json = in_json
-        self._wide = wide
+        self._quote = '"' if in_json else ""
+        self._length = 0
 
-    def written(self, tree: Regex, before: str, after: str) -> Term:
-        if not _has_look(tree):
-            return term(f"{before}{self._regex(tree)}{after}")
-        return Term(self._ahead([tree], term(after).text if after else "", before))
+    def whole(self, tree: Regex) -> Term:
+        """With the quotes of JSON about it."""
+        if not _is_extended(tree):
+            return term(f"{self._quote}{self._regex(tree)}{self._quote}")
+        match tree:
+            case And(parts):
+                kept = [self.whole(part) for part in parts if not isinstance(part, Not)]
+                taken = [self.whole(part.part) for part in parts if isinstance(part, Not)]
+                return (
+                    without(both(kept or [self._every()]), either(taken)) if taken else both(kept)
+                )
+            case Alt(options):
+                return either([self.whole(option) for option in options])
+            case Not(part):
+                return without(self._every(), self.whole(part))
+        quote = term(self._quote).text
+        return Term(f"({quote} {self._term(tree)} {quote})" if self._quote else self._term(tree))
 
-    def _ahead(self, parts: list[Regex], end: str, before: str = "") -> str:
-        """The text of a terminal for `parts` in a row and then `end`, lookaheads being met by all
-        that follows them.
-        """
-        plain = before
-        for at, part in enumerate(parts):
-            if not _has_look(part):
-                plain += self._regex(part)
-                continue
-            rest = parts[at + 1 :]
-            match part:
-                case Look(inner, negated):
-                    seen, ends = trail(inner)[::-1]
-                    writer = _Writer(in_json=self._in_json, wide=self._wide != negated)
-                    options = [
-                        writer._ahead([no_edges(option), *more], end)
-                        for option, more in ((seen, [ANY_TEXT]), (ends, []))
-                        if option != NOTHING
-                    ]
-                    met = f"({' | '.join(options)})" if options else "/[^\\x00-\\u{10FFFF}]/"
-                    tail = f"({'~' if negated else ''}{met} & {self._ahead(rest, end)})"
-                case Seq(inner_parts):
-                    tail = self._ahead([*inner_parts, *rest], end)
-                case Alt(options_):
-                    tail = "(" + " | ".join(self._ahead([o, *rest], end) for o in options_) + ")"
-                case Repeat(inner, 0, 1):
-                    with_it = self._ahead([inner, *rest], end)
-                    tail = f"({with_it} | {self._ahead(rest, end)})"
-                case Repeat(inner, least, most) if least == most and least <= 8:
-                    tail = self._ahead([inner] * least + rest, end)
-                case _:
-                    raise RegexError("a lookahead inside a repetition, which cannot be enforced")
-            return f"/{plain}/ {tail}" if plain else tail
-        if plain and end:
-            return f"(/{plain}/ {end})"
-        return f"/{plain}/" if plain else end or "/(?:)/"
+    def _every(self) -> Term:
+        return term(JSON_STRING if self._in_json else r"(?s:.*)")
+
+    def _term(self, tree: Regex) -> str:
+        """As an expression of Lark: a regex where that says it."""
+        if not _is_extended(tree):
+            return f"/{self._regex(tree) or '(?:)'}/"
+        match tree:
+            case Seq(parts):
+                text = " ".join(map(self._term, _with_plain_runs(parts)))
+            case Alt(options):
+                text = " | ".join(map(self._term, options))
+            case And(parts):
+                kept = [self._term(part) for part in parts if not isinstance(part, Not)]
+                taken = [f"~{self._term(part.part)}" for part in parts if isinstance(part, Not)]
+                text = " & ".join([*(kept or [self._term(ANY_TEXT)]), *taken])
+            case Not(part):
+                text = f"{self._term(ANY_TEXT)} & ~{self._term(part)}"
+            case Repeat(part, least, most):
+                times = f"{{{least},{'' if most is None else most}}}"
+                text = f"{self._term(part)}{_TIMES.get((least, most), times)}"
+            case _:
+                raise AssertionError(tree)
+        self._count(text)
+        return f"({text})"
 
     def _regex(self, tree: Regex) -> str:
         match tree:
-            case Chars(items, negated):
-                return self._chars(items, negated)
+            case Chars():
+                return self._chars(tree)
             case Seq(parts):
-                return "".join(
-                    f"(?:{self._regex(part)})" if isinstance(part, Alt) else self._regex(part)
-                    for part in parts
-                )
+                text = "".join(map(self._regex, parts))
             case Alt(options):
                 if not options:
-                    return "[^\\x00-\\u{10FFFF}]"
-                return "(?:" + "|".join(self._regex(option) for option in options) + ")"
+                    return _NO_CHAR
+                some = "|".join(self._regex(option) for option in options if option != EMPTY)
+                text = f"(?:{some})" + ("?" if EMPTY in options else "")
             case Repeat(part, least, most):
-                times = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get(
-                    (least, most), f"{{{least},{'' if most is None else most}}}"
-                )
                 inner = self._regex(part)
                 if not inner:
                     return ""
+                times = f"{{{least},{'' if most is None else most}}}"
+                times = _TIMES.get((least, most), times)
                 return f"(?:{inner}){times}" if len(inner) > 1 else inner + times
-        raise AssertionError(tree)
+            case _:
+                raise AssertionError(tree)
+        self._count(text)
+        return text
 
-    def _chars(self, items: tuple[ClassItem, ...], negated: bool) -> str:
-        if not negated and len(items) == 1 and isinstance(items[0], tuple):
-            low, high = items[0]
-            if low == high:
-                return self._one_char(low)
-            if (low, high) == (0, 0x10FFFF):
-                return JSON_CHAR if self._in_json else r"(?s:.)"
-        wide = self._wide != negated
-        body = "".join(_class_text(item, wide) for item in items)
-        whole = f"[{'^' if negated else ''}{body}]" if body else r"[\x00-\u{10FFFF}]"
+    def _count(self, text: str) -> None:
+        self._length += len(text)
+        if self._length > _LONGEST:
+            raise RegexError("too many ways through its look-aheads and anchors")
+
+    def _chars(self, chars: Chars) -> str:
+        if not chars.properties:
+            return self._plain_class(chars.ranges)
+        whole = "&&".join(map(_class_text, factors(chars)))
         if not self._in_json:
-            return whole
-        escapes = [
-            _ESCAPED.get(code, f"\\\\u00{code:02x}")
-            for code in _UNSAFE
-            if _holds(items, code, wide) != negated
-        ]
-        safe = f'[{whole}&&[^"\\\\\\x00-\\x1F]]'
-        if not negated and all(
-            isinstance(i, tuple)
-            and i[0] > 0x1F
-            and not i[0] <= 0x22 <= i[1]
-            and not i[0] <= 0x5C <= i[1]
-            for i in items
-        ):
-            return whole
-        if (
-            not negated
-            and not any(
-                (isinstance(item, str) and item not in ("d", "s"))
-                or (isinstance(item, tuple) and (item[1] > 0x22 or item[0] in (0x20, 0x21)))
-                for item in items
-            )
-            and not any(i in ("d", "s") for i in items)
-        ):
-            return "(?:" + "|".join(escapes) + ")"  # nothing but characters that are escaped
-        return "(?:" + "|".join([safe, *escapes]) + ")" if escapes else safe
+            return f"[{whole}]"
+        unsafe = [code for code in _UNSAFE if all(_has(one, code) for one in factors(chars))]
+        safe = rf'[{whole}&&[^"\\\x00-\x1F]]'
+        return f"(?:{safe}|{_escapes(unsafe)})" if unsafe else safe
+
+    def _plain_class(self, ranges: Ranges) -> str:
+        if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
+            return self._one_char(ranges[0][0])
+        return _class_in_json(ranges) if self._in_json else _class_alone(ranges)
 
     def _one_char(self, code: int) -> str:
         return _one_char_in_json(chr(code)) if self._in_json else _code_text(code)
 
 
+_TIMES: dict[tuple[int, int | None], str] = {(0, None): "*", (1, None): "+", (0, 1): "?"}
+
+
 @lru_cache(maxsize=1024)
 def _one_char_in_json(char: str) -> str:
     code = ord(char)
-    if code in _UNSAFE:
-        return _ESCAPED.get(code, f"\\\\u00{code:02x}")
-    return _code_text(code)
+    return _escape_of(code) if code in _UNSAFE else _code_text(code)
 
 
-def _has_look(tree: Regex) -> bool:
-    match tree:
-        case Look():
-            return True
-        case Seq(parts):
-            return any(map(_has_look, parts))
-        case Alt(options):
-            return any(map(_has_look, options))
-        case Repeat(part, _, _):
-            return _has_look(part)
-    return False
+@lru_cache(maxsize=1 << 12)
+def _class_in_json(ranges: Ranges) -> str:
+    if ranges == EVERY:
+        return JSON_CHAR
+    safe = common(ranges, _SAFE)
+    unsafe = [code for code in _UNSAFE if _is_in(ranges, code)]
+    options = [f"[{_ranges_text(safe)}]"] if safe else []
+    options += [_escapes(unsafe)] if unsafe else []
+    return options[0] if len(options) == 1 else f"(?:{'|'.join(options)})"
+
+
+@lru_cache(maxsize=1 << 12)
+def _class_alone(ranges: Ranges) -> str:
+    return r"(?s:.)" if ranges == EVERY else f"[{_ranges_text(ranges)}]"
+
+
+def _escape_of(code: int) -> str:
+    return _ESCAPED.get(code, f"\\\\u00{code:02x}")
+
+
+def _escapes(codes: list[int]) -> str:
+    """The escapes of several characters in one expression."""
+    if len(codes) == 1:
+        return _escape_of(codes[0])
+    options = []
+    short = "".join(_ESCAPED[code][2:] for code in codes if code in _ESCAPED)
+    if short:
+        options.append(f"\\\\[{short}]")
+    for high in (0, 1):
+        low = "".join(
+            f"{code & 15:x}" for code in codes if code >> 4 == high and code not in _ESCAPED
+        )
+        if low:
+            options.append(f"\\\\u00{high}[{low}]")
+    return options[0] if len(options) == 1 else f"(?:{'|'.join(options)})"
+
+
+def _is_extended(tree: Regex) -> bool:
+    """Whether it takes more than a regex to say."""
+    return holds_any(tree, lambda part: isinstance(part, And | Not))
+
+
+def _with_plain_runs(parts: tuple[Regex, ...]) -> list[Regex]:
+    runs: list[list[Regex]] = []
+    for part in parts:
+        if runs and not _is_extended(part) and not _is_extended(runs[-1][-1]):
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    return [run[0] if len(run) == 1 else Seq(tuple(run)) for run in runs]
 
 
 def _code_text(code: int) -> str:
@@ -244,34 +293,26 @@ def _code_text(code: int) -> str:
     return f"\\x{code:02X}" if code < 0x80 else f"\\u{{{code:X}}}"
 
 
-def _class_text(item: ClassItem, wide: bool) -> str:
-    if isinstance(item, tuple):
-        low, high = item
-        return _code_text(low) if low == high else f"{_code_text(low)}-{_code_text(high)}"
-    table, opposite = (_WIDE, _NARROW) if wide else (_NARROW, _WIDE)
-    if item in table:
-        return table[item]
-    if item.lower() in opposite:
-        return f"[^{opposite[item.lower()]}]"
-    return "\\" + item
+def _ranges_text(ranges: Ranges) -> str:
+    text = "".join(
+        _code_text(low) if low == high else f"{_code_text(low)}-{_code_text(high)}"
+        for low, high in ranges
+    )
+    return text.replace(r"-\u{D7FF}\u{E000}-", "-")  # surrogates are no characters
 
 
-def _holds(items: tuple[ClassItem, ...], code: int, wide: bool) -> bool:
-    """Whether a class holds the ASCII character `code`."""
-    for item in items:
-        if isinstance(item, tuple):
-            if item[0] <= code <= item[1]:
-                return True
-        elif item[0] in "pP":
-            # Of the ASCII characters in question, controls and punctuation have these only.
-            names = {"C", "Cc", "Any", "ASCII"} if code < 0x20 else {"P", "Po", "Any", "ASCII"}
-            if (item[2:-1] in names) == (item[0] == "p"):
-                return True
-        else:
-            space = code in _SPACES or (wide != item.isupper() and 0x1C <= code <= 0x1F)
-            held = {"d": False, "w": False, "s": space, ".": code not in (10, 13)}[item.lower()]
-            if item == "." and wide and code == 13:
-                held = True
-            if held != item.isupper():
-                return True
-    return False
+def _class_text(chars: Chars) -> str:
+    inside = _ranges_text(chars.ranges) + "".join(f"\\{one}" for one in chars.properties)
+    return f"[{'^' if chars.negated else ''}{inside}]"
+
+
+def _has(chars: Chars, code: int) -> bool:
+    """Whether one set without `within` holds the ASCII character `code`."""
+    held = _is_in(chars.ranges, code) or any(
+        _is_in(ascii_with(one), code) for one in chars.properties
+    )
+    return held != chars.negated
+
+
+def _is_in(ranges: Ranges, code: int) -> bool:
+    return any(low <= code <= high for low, high in ranges)

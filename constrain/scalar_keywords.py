@@ -10,8 +10,8 @@ from formgate.constrain.clauses import Clause, listed, not_negatable
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.formats import FORMATS
 from formgate.constrain.number_regex import Bounds
-from formgate.constrain.regex_syntax import RegexError
 from formgate.constrain.regex_terms import pattern_term
+from formgate.constrain.regex_tree import RegexError
 from formgate.constrain.resources import Node
 from formgate.constrain.scalars import Numbers, Strings
 from formgate.constrain.shapes import TOP, Constants, Kind, Shape
@@ -86,15 +86,15 @@ def string_clauses(node: Node) -> Iterator[Clause]:
         pattern = checked_pattern(schema["pattern"], (*node.path, "pattern"), "pattern")
         patterns = frozenset((pattern,))
         yield listed([Strings(patterns=patterns)], [Strings(not_patterns=patterns)])
-    if (regex := FORMATS.get(schema.get("format", ""))) is not None:
-        held: list[Shape] = [Strings(formats=frozenset((regex,)))]
-        yield Clause(lambda: held, not_negatable(node, "format"))
+    if (name := schema.get("format", "")) in FORMATS:
+        formats = frozenset((name,))
+        yield listed([Strings(formats=formats)], [Strings(not_formats=formats)])
 
 
 def checked_pattern(pattern: str, path: tuple[str | int, ...], keyword: str) -> str:
     """Raises ConstraintError for a regex that cannot be enforced."""
     try:
-        pattern_term(pattern, search=True, in_json=True, wide=False)
+        pattern_term(pattern, search=True, in_json=True)
     except RegexError as error:
         raise ConstraintError.at(path, f"the regex has {error}", keyword=keyword) from None
     return pattern

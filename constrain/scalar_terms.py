@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 
 from formgate.constrain.cfg import Token
 from formgate.constrain.errors import Unplaced
+from formgate.constrain.formats import FORMATS
 from formgate.constrain.number_regex import integer_range, integer_regex, number_regex
 from formgate.constrain.regex_terms import (
     JSON_STRING,
@@ -81,12 +82,11 @@ def _holds(strings: Strings, prefix: str, suffix: str, text: str) -> bool:
 
 def _kept(strings: Strings) -> list[Term]:
     kept = [
-        pattern_term(pattern, search=True, in_json=True, wide=False)
-        for pattern in sorted(strings.patterns)
+        pattern_term(pattern, search=True, in_json=True) for pattern in sorted(strings.patterns)
     ]
     kept += [
-        pattern_term(regex, search=False, in_json=True, wide=False)
-        for regex in sorted(strings.formats)
+        pattern_term(FORMATS[name].narrow, search=False, in_json=True)
+        for name in sorted(strings.formats)
     ]
     if strings.least or strings.most is not None:
         kept.append(length_term(strings.least, strings.most))
@@ -95,8 +95,11 @@ def _kept(strings: Strings) -> list[Term]:
 
 def _taken(strings: Strings) -> list[Term]:
     taken = [
-        pattern_term(pattern, search=True, in_json=True, wide=True)
-        for pattern in sorted(strings.not_patterns)
+        pattern_term(pattern, search=True, in_json=True) for pattern in sorted(strings.not_patterns)
+    ]
+    taken += [
+        pattern_term(FORMATS[name].wide, search=False, in_json=True)
+        for name in sorted(strings.not_formats)
     ]
     if strings.without:
         options = "|".join(_regex_of(value) for value in sorted(strings.without))

@@ -14,10 +14,9 @@ from math import ceil, floor, lcm
 from llguidance import LLMatcher, LLTokenizer
 
 from formgate.constrain.ecma_regex import found
+from formgate.constrain.formats import FORMATS
 from formgate.constrain.number_regex import ALL, Bounds, integer_range
 from formgate.constrain.regex_terms import pattern_term
-
-# Length, or patterns: what a value must satisfy.
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ class Strings:
     most: int | None = None
     patterns: frozenset[str] = frozenset()  # each is found in the string
     not_patterns: frozenset[str] = frozenset()
-    formats: frozenset[str] = frozenset()  # regexes for the whole string
+    formats: frozenset[str] = frozenset()  # by their names
     not_formats: frozenset[str] = frozenset()
     without: frozenset[str] = frozenset()
     values: tuple[str, ...] | None = None
@@ -145,8 +144,8 @@ class Strings:
             and value not in self.without
             and all(matches(pattern, value) for pattern in self.patterns)
             and not any(matches(pattern, value) for pattern in self.not_patterns)
-            and all(matches(pattern, value, whole=True) for pattern in self.formats)
-            and not any(matches(pattern, value, whole=True) for pattern in self.not_formats)
+            and all(matches(FORMATS[name].narrow, value, whole=True) for name in self.formats)
+            and not any(matches(FORMATS[name].wide, value, whole=True) for name in self.not_formats)
         )
 
 
@@ -155,10 +154,9 @@ def matches(pattern: str, value: str, *, whole: bool = False) -> bool:
     """Whether an ECMA-262 pattern is found in a string, or is all of it. Raises RegexError for one
     that cannot be enforced.
     """
-    pattern_term(pattern, search=not whole, in_json=False, wide=False)
+    term = pattern_term(pattern, search=not whole, in_json=False)
     if (answer := found(f"^(?:{pattern})$" if whole else pattern, value)) is not None:
         return answer
-    term = pattern_term(pattern, search=not whole, in_json=False, wide=False)
     return text_matches(term.text, value)
 
 
@@ -169,11 +167,15 @@ def _bytes_tokenizer() -> LLTokenizer:
 
 def text_matches(terminal: str, text: str) -> bool:
     """Whether a terminal of llguidance's Lark dialect is all of a text."""
-    matcher = _matcher(f"start: T\nT: {terminal}\n")
-    for byte in text.encode():
-        if not matcher.consume_token(byte):
-            return False
-    return bool(matcher.is_accepting())
+    matcher = _known_matcher(terminal)
+    matcher.reset()
+    data = list(text.encode())
+    return matcher.try_consume_tokens(data) == len(data) and bool(matcher.is_accepting())
+
+
+@lru_cache(maxsize=64)
+def _known_matcher(terminal: str) -> LLMatcher:
+    return _matcher(f"start: T\nT: {terminal}\n")
 
 
 _LOOKS = 100  # states that are looked at before a terminal passes for not empty

@@ -11,7 +11,7 @@ from typing import Any
 
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.formats import FORMATS
-from formgate.constrain.regex_syntax import RegexError
+from formgate.constrain.regex_tree import RegexError
 from formgate.constrain.resources import Node, Resources
 from formgate.constrain.scalar_terms import quoted, string_token
 from formgate.constrain.scalars import Strings
@@ -186,7 +186,7 @@ def _string(layers: list[Node]) -> str | None:
         least=int(max(layer.schema.get("minLength", 0) for layer in layers)),
         patterns=frozenset(one.schema["pattern"] for one in layers if "pattern" in one.schema),
         formats=frozenset(
-            FORMATS[name] for one in layers if (name := one.schema.get("format", "")) in FORMATS
+            name for one in layers if (name := one.schema.get("format", "")) in FORMATS
         ),
     )
     if strings.least > _LONGEST:

@@ -139,12 +139,6 @@ REFUSED: dict[str, tuple[Any, str, str, str]] = {
         "uniqueItems",
         "how many items",
     ),
-    "the negation of format": (
-        at_p({"not": {"format": "date"}}),
-        "/properties/p/not/format",
-        "format",
-        "pattern",
-    ),
     "the negation of unevaluatedProperties": (
         at_p({"not": {"type": "object", "unevaluatedProperties": False}}),
         "/properties/p/not/unevaluatedProperties",

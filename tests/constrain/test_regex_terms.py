@@ -10,8 +10,8 @@ from random import Random
 import pytest
 from llguidance import LLMatcher
 
-from formgate.constrain.regex_syntax import RegexError
 from formgate.constrain.regex_terms import Term, length_term, literal_term, pattern_term
+from formgate.constrain.regex_tree import RegexError
 from formgate.constrain.scalars import text_matches
 from formgate.constrain.shortest import byte_tokenizer
 
@@ -69,8 +69,8 @@ def test_a_pattern_finds_what_python_finds(batch: int) -> None:
     for seed in range(batch * 20, batch * 20 + 20):
         r = Random(seed)
         regex = anchored(r)
-        plain = Matching(pattern_term(regex, search=True, in_json=False, wide=False))
-        quoted = Matching(pattern_term(regex, search=True, in_json=True, wide=False))
+        plain = Matching(pattern_term(regex, search=True, in_json=False))
+        quoted = Matching(pattern_term(regex, search=True, in_json=True))
         for value in {text(r) for _ in range(25)}:
             expected = found(regex, value)
             seen[expected] += 1
@@ -79,29 +79,9 @@ def test_a_pattern_finds_what_python_finds(batch: int) -> None:
     assert min(seen.values()) > 40
 
 
-def test_a_wide_term_matches_all_that_a_narrow_one_does() -> None:
-    for seed in range(40):
-        r = Random(seed)
-        regex = anchored(r)
-        narrow = Matching(pattern_term(regex, search=True, in_json=True, wide=False))
-        wide = Matching(pattern_term(regex, search=True, in_json=True, wide=True))
-        for _ in range(5):
-            value = json.dumps(text(r))
-            assert wide(value) or not narrow(value), regex
-
-
-def test_where_readers_disagree_a_narrow_term_matches_not_and_a_wide_one_does() -> None:
-    """U+0663 is a digit and a word character to Python, to ECMA-262 it is not."""
-    for regex, value in (("^\\d$", "٣"), ("^\\w$", "é"), ("^\\s$", "\x1c"), ("^.$", "\u2028")):
-        json_text = json.dumps(value, ensure_ascii=False)
-        for wide, matched in ((False, False), (True, True)):
-            matching = Matching(pattern_term(regex, search=True, in_json=True, wide=wide))
-            assert matching(json_text) == matched, (regex, wide)
-
-
 def test_the_whole_text_and_a_part_of_it() -> None:
-    whole = Matching(pattern_term("b+", search=False, in_json=False, wide=False))
-    part = Matching(pattern_term("b+", search=True, in_json=False, wide=False))
+    whole = Matching(pattern_term("b+", search=False, in_json=False))
+    part = Matching(pattern_term("b+", search=True, in_json=False))
     assert [whole(one) for one in ("bb", "abb", "")] == [True, False, False]
     assert [part(one) for one in ("bb", "abba", "")] == [True, True, False]
 
@@ -125,7 +105,7 @@ def test_a_literal_is_itself_alone(value: str) -> None:
 @pytest.mark.parametrize("regex", [r"(a)\1", "(?<=a)b(?!c)d", "(", "[b-a]", "a{2,1}"])
 def test_what_cannot_be_enforced_is_an_error(regex: str) -> None:
     with pytest.raises(RegexError):
-        pattern_term(regex, search=True, in_json=True, wide=False)
+        pattern_term(regex, search=True, in_json=True)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +114,7 @@ def test_what_cannot_be_enforced_is_an_error(regex: str) -> None:
 )
 def test_between_two_anchors_of_a_kind_is_no_text(pattern: str) -> None:
     searched = re.compile(pattern)
-    found = pattern_term(pattern, search=True, in_json=False, wide=False).text
+    found = pattern_term(pattern, search=True, in_json=False).text
     for length in range(4):
         for text in map("".join, product("ab", repeat=length)):
             assert text_matches(found, text) == bool(searched.search(text)), text
