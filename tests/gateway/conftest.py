@@ -63,6 +63,7 @@ class CountingService:
     def __init__(self, engine: EngineClient) -> None:
         self._engine = engine
         self._served = 0
+        self.begun = 0  # answers whose first chunk has been sent
 
     async def stream(self, request: Any) -> AsyncGenerator[Chunk]:
         max_tokens = getattr(request, "max_tokens", None)
@@ -77,8 +78,11 @@ class CountingService:
             SamplingParams(max_tokens=max_tokens or 3),
         )
         async with aclosing(self._engine.generate(add)) as outputs:
+            first = True
             async for output in outputs:
                 yield {"tokens": output.token_ids}
+                self.begun += first
+                first = False
 
     async def complete(self, request: Any) -> Payload:
         async with aclosing(self.stream(request)) as chunks:
@@ -203,7 +207,7 @@ def with_gateway(byte_tokenizer: Tokenizer, compile_pool: CompilePool) -> Callab
                 async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                     await test(client, app)
 
-        asyncio.run(asyncio.wait_for(main(), 30))
+        asyncio.run(asyncio.wait_for(main(), 120))
 
     return run
 
@@ -224,7 +228,7 @@ class RunningServer:
         self._reader = threading.Thread(target=lambda: self.lines.extend(process.stdout or ()))
         self._reader.start()
 
-    def wait(self, timeout: float = 20) -> int:
+    def wait(self, timeout: float = 120) -> int:
         code = self.process.wait(timeout)
         self._reader.join()
         assert self.process.stdout is not None

@@ -43,7 +43,7 @@ async def running(
 
 
 def run(test: Callable[[], Coroutine[None, None, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 20))
+    asyncio.run(asyncio.wait_for(test(), 120))
 
 
 async def tokens(client: EngineClient, request: AddRequest) -> list[int]:
@@ -88,9 +88,14 @@ def test_a_consumer_that_leaves_aborts_its_request(how: str) -> None:
                 async with aclosing(client.generate(add("long", max_tokens=10**6))) as outputs:
                     await anext(outputs)
             else:
-                task = asyncio.create_task(tokens(client, add("long", max_tokens=10**6)))
-                await until(lambda: client.num_in_flight == 1)
-                await asyncio.sleep(0.02)
+                begun = asyncio.Event()
+
+                async def consume() -> None:
+                    async for _ in client.generate(add("long", max_tokens=10**6)):
+                        begun.set()
+
+                task = asyncio.create_task(consume())
+                await begun.wait()
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
             assert await aborted_and_running(client) == [1, 0]

@@ -77,7 +77,7 @@ async def running(timeout: float = 0.0) -> AsyncIterator[EngineClient]:
 
 
 def run(test: Callable[[], Coroutine[None, None, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))
+    asyncio.run(asyncio.wait_for(test(), 120))
 
 
 async def ends_with_an_error_and_serves_again(

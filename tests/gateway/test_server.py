@@ -43,7 +43,7 @@ def test_the_engine_does_not_outlive_a_server_that_is_killed(start: Start) -> No
     (engine,) = server.children()
     os.kill(server.process.pid, signal.SIGKILL)
     server.wait()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while is_running(engine):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -66,7 +66,7 @@ def test_http_processes_share_the_limit_of_the_server(start: Start) -> None:
         "--disable-log-requests",
     )
     body = CHAT | {"max_tokens": 2000, "ignore_eos": True, "stream": True}
-    with contextlib.ExitStack() as open_streams, httpx.Client(timeout=30) as client:
+    with contextlib.ExitStack() as open_streams, httpx.Client(timeout=120) as client:
         # Each on a connection of its own, which the kernel gives to one process or the other.
         statuses = [
             open_streams.enter_context(

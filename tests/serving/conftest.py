@@ -16,7 +16,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
-START_TIMEOUT = 120.0
+START_TIMEOUT = 300.0
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Server:
 
     @property
     def model(self) -> str:
-        return httpx.get(self.url + "/v1/models").json()["data"][0]["id"]
+        return httpx.get(self.url + "/v1/models", timeout=60).json()["data"][0]["id"]
 
     def metric(self, name: str) -> float:
         """The sum over the samples of one metric."""
-        lines = httpx.get(self.url + "/metrics").text.splitlines()
+        lines = httpx.get(self.url + "/metrics", timeout=60).text.splitlines()
         return sum(
             float(line.rsplit(" ", 1)[1])
             for line in lines
@@ -42,7 +42,7 @@ class Server:
         )
 
     def wait_until_idle(self) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         names = (
             "vllm:num_requests_running",
             "vllm:num_requests_waiting",
@@ -73,7 +73,7 @@ def start_server(log: Path, *arguments: str) -> Server:
             process.kill()
             pytest.fail(f"the server did not start:\n{log.read_text()}")
         try:
-            if httpx.get(url + "/health").status_code == 200:
+            if httpx.get(url + "/health", timeout=60).status_code == 200:
                 return Server(url, process, log)
         except httpx.TransportError:
             pass
@@ -83,7 +83,7 @@ def start_server(log: Path, *arguments: str) -> Server:
 def stop_server(server: Server) -> None:
     server.process.send_signal(signal.SIGTERM)
     try:
-        server.process.wait(20)
+        server.process.wait(120)
     except subprocess.TimeoutExpired:
         server.process.kill()
         pytest.fail(f"the server did not stop:\n{server.log.read_text()}")

@@ -111,13 +111,13 @@ def leave_early(url: str, body: dict[str, Any], *, stream: bool) -> None:
     with httpx.Client(base_url=url) as client:
         if stream:
             with client.stream(
-                "POST", "/v1/chat/completions", json=body | {"stream": True}, timeout=60
+                "POST", "/v1/chat/completions", json=body | {"stream": True}, timeout=120
             ) as response:
                 for _ in zip(range(5), response.iter_lines(), strict=False):
                     pass
         else:
             with pytest.raises(httpx.ReadTimeout):
-                client.post("/v1/chat/completions", json=body, timeout=0.4)
+                client.post("/v1/chat/completions", json=body, timeout=httpx.Timeout(120, read=0.4))
 
 
 def test_mixed_requests_at_once_equal_the_same_alone(server) -> None:
@@ -153,7 +153,7 @@ def test_a_client_that_leaves_frees_its_request(server, stream: bool) -> None:
     server.wait_until_idle()
     aborted = server.metric("formgate:requests_aborted_by_disconnect_total")
     leave_early(server.url, request_of("chat", 0), stream=stream)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while server.metric("vllm:num_requests_running") > 0:
         assert time.monotonic() < deadline, "the request goes on without its client"
         time.sleep(0.02)
