@@ -29,7 +29,7 @@ from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.constraints import ContentConstraint, content_constraint
 from formgate.gateway.protocol.fields import GenerationRequest
 from formgate.gateway.reasoning_start import reasoning_start
-from formgate.gateway.stop_strings import StopAutomaton
+from formgate.gateway.stop_strings import StopAutomaton, stop_automaton
 from formgate.gateway.text_threads import LONG_BODY
 from formgate.gateway.tool_choice import NO_TOOLS, ToolUse, tool_use
 from formgate.gateway.trace import Tracer
@@ -42,7 +42,6 @@ from formgate.parsers.stream import OutputParser
 FEW_TOKENS = 256
 MANY_TOOLS = 50
 LONG_PROMPT = 20_000  # tokens
-LONG_STOPS = 500  # characters
 _MANY = re.compile(r'"min(?:Length|Items|Properties)": [0-9.]{3,}|\{[0-9]{3,}')
 
 
@@ -142,7 +141,7 @@ class AnswerPlanner:
                     else None
                 ),
                 may_reason=state in ("open", "optional"),
-                stops=await _stops(request),
+                stops=await stop_automaton(request.stops),
                 include_stop=request.include_stop_str_in_output,
                 skip_special_tokens=request.skip_special_tokens,
                 at_start=content is None and not request.continue_final_message,
@@ -188,7 +187,7 @@ class AnswerPlanner:
         return AnswerPlan(
             constraint=constraint,
             settings=self._plain_settings(
-                request, content, await _stops(request), drop_tokens=drop_tokens
+                request, content, await stop_automaton(request.stops), drop_tokens=drop_tokens
             ),
             promise=Promise(content),
         )
@@ -321,13 +320,6 @@ class AnswerPlanner:
             )
 
         return new_parser
-
-
-async def _stops(request: GenerationRequest) -> StopAutomaton | None:
-    if not (stops := request.stops):
-        return None
-    long = sum(map(len, stops)) > LONG_STOPS
-    return await asyncio.to_thread(StopAutomaton, stops) if long else StopAutomaton(stops)
 
 
 def _refuse_trace(request: GenerationRequest) -> None:

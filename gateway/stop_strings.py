@@ -5,8 +5,11 @@ and memory are linear in the stop strings and in the text (Aho and Corasick's au
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Sequence
+
+_LONG = 500  # characters
 
 
 class StopAutomaton:
@@ -48,6 +51,14 @@ class StopAutomaton:
             state = self.suffixes[state]
             following = self.next[state].get(character)
         return following or 0
+
+
+async def stop_automaton(stops: Sequence[str]) -> StopAutomaton | None:
+    """Made off the event loop where it takes longer than half a millisecond."""
+    if not stops:
+        return None
+    long = sum(map(len, stops)) > _LONG
+    return await asyncio.to_thread(StopAutomaton, stops) if long else StopAutomaton(stops)
 
 
 class StopStrings:
