@@ -176,7 +176,6 @@ OWN_PATTERNS = {
     ("constrain/token_bytes.py", "pattern"),
     ("constrain/gbnf.py", "f'[0-9a-fA-F]{{{_HEX[escape]}}}'"),
     ("gateway/chat_translation.py", "'^' + pattern"),
-    ("gateway/shield.py", "self._nonce + 'x(\\\\d+)x'"),
     ("gateway/tokenizer.py", "'|'.join(map(re.escape, texts))"),
     ("parsers/parameters.py", "name_pattern"),
     ("parsers/scanner.py", "'|'.join(map(re.escape, ordered)) or '(?!)'"),
