@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import jsonschema_rs
 
-from formgate.constrain.answer_tree import whole_match
+from formgate.constrain.answer_tree import regex_term
 from formgate.constrain.dialect import Draft, draft_of
 from formgate.constrain.ecma_regex import PATTERN_OPTIONS, found, gave_up, rust_regex
 from formgate.constrain.errors import pointer_of
@@ -78,7 +78,7 @@ def regex_failure(pattern: str, text: str) -> str | None:
     matches = found(f"^(?:{pattern})$", text)
     if matches:
         return None
-    if matches is None or text_matches(f"/{whole_match(pattern)}/", text):
+    if matches is None or text_matches(regex_term(pattern).text, text):
         raise Unchecked("pattern")
     return "the pattern does not match"
 

@@ -19,6 +19,8 @@ from formgate.constrain.grammar_layout import Layout
 from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.json_schema import ReadSchemas, guard_refusal, schema_grammar
 from formgate.constrain.lark_grammar import check_lark
+from formgate.constrain.regex_terms import Term, pattern_term
+from formgate.constrain.regex_tree import RegexError
 from formgate.constrain.shortest import byte_tokenizer
 from formgate.constrain.text_before import AT_START, JSON_END, Befores, after, before_each, some
 from formgate.constrain.white_space import white_space
@@ -106,11 +108,13 @@ class _Writer:
 
     def _regex(self, node: Node) -> str:
         """With `until`, up to that text: `lazy`, where it first comes, or as far as may be."""
-        pattern = whole_match(node["pattern"])
-        _check_matches(pattern)
+        term = regex_term(node["pattern"]).text
+        _check_matches(term, node["pattern"])
         if "until" not in node:
-            return self._rule("REGEX", f"/{pattern}/" + _without(node))
-        term = f"/(?:{pattern}){_quoted(node['until'])}/" + _without(node)
+            return self._rule("REGEX", term + _without(node))
+        if node["until"]:
+            term = f"({term} /{_quoted(node['until'])}/)"
+        term += _without(node)
         return self._lazy(term) if node["lazy"] else self._rule("REGEX", term)
 
     def _lazy(self, term: str) -> str:
@@ -168,9 +172,17 @@ class _Writer:
         return name
 
 
-def _check_matches(pattern: str) -> None:
+def regex_term(pattern: str) -> Term:
+    """The texts that the pattern matches as a whole, as a terminal. Raises ConstraintError."""
+    try:
+        return pattern_term(pattern, search=False, in_json=False)
+    except RegexError as error:
+        raise ConstraintError(f"The regex has {error}.", code="invalid_grammar") from None
+
+
+def _check_matches(term: str, pattern: str) -> None:
     """A pattern that matches nothing would be found out by its first mask only."""
-    grammar = LLMatcher.grammar_from_lark(f"start: T\nT: /{pattern}/\n")
+    grammar = LLMatcher.grammar_from_lark(f"start: T\nT: {term}\n")
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0)
     if matcher.is_error() or matcher.is_accepting():
         return  # whoever compiles it says what is wrong with it
@@ -196,15 +208,6 @@ def _times(least: int, most: int | None) -> str:
 
 def _literal(value: str) -> str:
     return json.dumps(value)
-
-
-def whole_match(pattern: str) -> str:
-    """The pattern must match all of the answer, with or without its own outer anchors."""
-    pattern = pattern.removeprefix("^")
-    if pattern.endswith("$") and not pattern.endswith("\\$"):
-        pattern = pattern[:-1]
-    pattern = re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", pattern)
-    return pattern.replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _lark_source(source: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from outlines_core import Guide, Index
 from outlines_core import Vocabulary as IndexVocabulary
 
+from formgate.constrain.answer_tree import regex_term
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.vocabulary import Vocabulary
 
@@ -21,10 +22,13 @@ MAX_ROLLBACK = 256  # tokens that can be taken back
 
 
 def regex_of(node: Mapping[str, Any]) -> str | None:
-    """The whole answer as one regex, or None if the tree is not regular or holds special tokens."""
+    """The whole answer as one regex, or None if it takes more than a regex to say, or special
+    tokens. Raises ConstraintError.
+    """
     match node["kind"]:
         case "regex":
-            return f"(?:{node['pattern']})"
+            regex = regex_term(node["pattern"]).regex
+            return None if regex is None else f"(?:{regex})"
         case "text":
             return str(re.escape(node["value"]))
         case "seq" | "choice":

@@ -14,6 +14,7 @@ from math import ceil, floor, lcm
 from llguidance import LLMatcher, LLTokenizer
 
 from formgate.constrain.ecma_regex import found
+from formgate.constrain.errors import Unplaced
 from formgate.constrain.formats import FORMATS
 from formgate.constrain.number_regex import ALL, Bounds, integer_range
 from formgate.constrain.regex_terms import pattern_term
@@ -166,8 +167,14 @@ def _bytes_tokenizer() -> LLTokenizer:
 
 
 def text_matches(terminal: str, text: str) -> bool:
-    """Whether a terminal of llguidance's Lark dialect is all of a text."""
+    """Whether a terminal of llguidance's Lark dialect is all of a text. Raises Unplaced."""
     matcher = _known_matcher(terminal)
+    if matcher.is_error():
+        raise Unplaced(
+            "a pattern is too large to look for it in a value. Lower the counts in it",
+            keywords=("pattern", "patternProperties"),
+            code="schema_too_complex",
+        )
     matcher.reset()
     data = list(text.encode())
     return matcher.try_consume_tokens(data) == len(data) and bool(matcher.is_accepting())
