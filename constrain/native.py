@@ -15,7 +15,7 @@ from formgate.constrain.open_names import endless_names
 from formgate.constrain.regex_syntax import RegexError
 from formgate.constrain.regex_terms import pattern_term
 from formgate.constrain.resources import Node, Resources
-from formgate.constrain.scalar_terms import MAX_STEP, string_token
+from formgate.constrain.scalar_terms import MAX_STEP, may_contradict, string_token
 from formgate.constrain.scalars import Strings
 from formgate.constrain.shortest import token_text
 
@@ -215,7 +215,10 @@ class NativeSchemas:
             return
         if regex is not None and "pattern" in schema:
             raise _NotNative
-        if ("minLength" in schema or "maxLength" in schema) and not _holds_some(schema, regex):
+        limited = "minLength" in schema or "maxLength" in schema
+        if (limited or may_contradict(schema.get("pattern", ""))) and not _holds_some(
+            schema, regex
+        ):
             raise _NotNative  # the algebra says why
         if regex is not None:
             new["pattern"] = _anchored(regex, search=False)
