@@ -12,7 +12,7 @@ from dataclasses import replace
 from formgate.engine.config import EngineConfig
 from formgate.engine.execution.runner import ModelRunner
 from formgate.engine.flight import Flight, readers_of
-from formgate.engine.hooks import ConstraintFactory, FillMasks, TooMuchAsked
+from formgate.engine.hooks import ConstraintFactory, FillMasks, TooMuchAsked, forced_tokens
 from formgate.engine.loading.weights import Progress
 from formgate.engine.messages import (
     AddRequest,
@@ -325,11 +325,7 @@ class Engine:
     def _force(self, sequence: Sequence) -> Finish | None:
         if self.config.forced_tokens and _may_be_forced(sequence):
             assert sequence.constraint is not None
-            try:
-                forced = sequence.constraint.forced_tokens()
-            except ValueError as error:
-                raise TooMuchAsked(*error.args) from error
-            for token_id in forced:
+            for token_id in forced_tokens(sequence.constraint):
                 finish = self.rules.accept(sequence, token_id)
                 sequence.num_forced_tokens += 1
                 self._num_forced += 1
@@ -342,8 +338,7 @@ class Engine:
     ) -> TokenOutput:
         """`of_request`: a ValueError says that what the request wants cannot be had."""
         problem = f"The constraint failed: {error}"
-        of_request = of_request or isinstance(error, TooMuchAsked)
-        if of_request and isinstance(error, ValueError):
+        if isinstance(error, TooMuchAsked) or (of_request and isinstance(error, ValueError)):
             logger.warning("the constraint of %s failed: %s", sequence.request_id, error)
             return self._fail(sequence, problem, fault="constraint")
         logger.error("bug: the constraint of %s failed", sequence.request_id, exc_info=error)

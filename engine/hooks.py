@@ -53,6 +53,14 @@ class TokenConstraint(Protocol):
         ...
 
 
+def forced_tokens(constraint: TokenConstraint) -> list[int]:
+    """Raises TooMuchAsked where the constraint is too much to look ahead."""
+    try:
+        return constraint.forced_tokens()
+    except ValueError as error:
+        raise TooMuchAsked(*error.args) from error
+
+
 ConstraintFactory = Callable[[str], TokenConstraint]
 """Builds a fresh constraint from the opaque text that came with a request. May raise ValueError."""
 
