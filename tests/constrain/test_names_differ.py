@@ -47,6 +47,22 @@ OPEN: dict[str, Any] = {
         "patternProperties": {"^[ab]$": SMALL},
         "additionalProperties": False,
     },
+    "names by a pattern that ends and may not": {
+        "type": "object",
+        "patternProperties": {"^a(?:b|0+)?$": SMALL},
+        "additionalProperties": False,
+    },
+    "names by classes": {
+        "type": "object",
+        "patternProperties": {"^(?:[ab]/)*a+$": SMALL},
+        "additionalProperties": False,
+        "minProperties": 2,
+    },
+    "names of several patterns": {
+        "type": "object",
+        "patternProperties": {"^a": SMALL, "b$": {"const": 0}},
+        "additionalProperties": SMALL,
+    },
     "names by a pattern": {
         "type": "object",
         "additionalProperties": SMALL,
@@ -247,4 +263,4 @@ def test_answers_that_are_closed_in_time(joined, schema: Any) -> None:
             written.append(tokens[token_id])
         value = json.loads(b"".join(written), object_pairs_hook=strict)
         assert list(Draft202012Validator(schema).iter_errors(value)) == [], b"".join(written)
-        assert len(written) <= most
+        assert len(written) <= 2 * most  # a name that is left may be a longer one
