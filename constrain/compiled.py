@@ -15,6 +15,7 @@ from llguidance import LLMatcher
 from formgate.constrain.blueprint import Guards
 from formgate.constrain.distinct import GuardedConstraint
 from formgate.constrain.json_starts import JsonStarts
+from formgate.constrain.library_errors import refused
 from formgate.constrain.matcher import GrammarConstraint
 from formgate.constrain.token_bytes import TokenBytes
 
@@ -57,6 +58,15 @@ class CompiledGrammar:
     def guarded(self) -> bool:
         """Whether something is asked for beside the grammar and names that differ."""
         return any(plan.places for _, plan in self._guards)
+
+    def check(self) -> None:
+        """Raises ConstraintError if it is refused, or no token can come first."""
+        with self._lock:
+            matcher = self.first if self.first.is_error() else self.first.deep_copy()
+        if not matcher.is_error():
+            matcher.compute_ff_bytes()
+        if matcher.is_error():
+            raise refused(matcher.get_error())
 
     def takes(self, tokens: list[int]) -> bool:
         """Whether these tokens are a whole text of the grammar."""

@@ -26,6 +26,7 @@ from formgate.constrain.fsm import CompiledFsm, FsmCompiler, FsmConstraint, rege
 from formgate.constrain.grammar_cache import GrammarCache
 from formgate.constrain.heap import Heap
 from formgate.constrain.json_schema import ReadSchemas
+from formgate.constrain.library_errors import refused
 from formgate.constrain.matcher import GrammarConstraint
 from formgate.constrain.regex_terms import pattern_term
 from formgate.constrain.shortest import Shortest
@@ -212,7 +213,7 @@ class GrammarCompiler:
             else:
                 built = self._grammar(blueprint.source, blueprint.guards)
                 if built.first.is_error():
-                    raise _refused(built.first.get_error())
+                    raise refused(built.first.get_error())
             size = _BYTES_PER_SOURCE_BYTE * len(blueprint.source)
             self._built.put(blueprint_text, built, size)
         return built
@@ -285,8 +286,7 @@ class GrammarCompiler:
                 grammar = self._grammar(source, lark.guards)
         except RecursionError:
             raise _too_deep() from None
-        if grammar.first.is_error():
-            raise _refused(grammar.first.get_error())
+        grammar.check()
         blueprint = Blueprint(source, lark.guards, endings=lark.endings).dumps()
         self._built.put(blueprint, grammar, _BYTES_PER_SOURCE_BYTE * len(source))
         return blueprint
@@ -327,14 +327,3 @@ def _too_deep() -> ConstraintError:
         "`$ref` in their stead.",
         code="schema_too_complex",
     )
-
-
-def _refused(message: str) -> ConstraintError:
-    message = " ".join(message.split())[:300]
-    if any(word in message for word in ("too large", "limit", "fuel", "too many")):
-        return ConstraintError(
-            f"The constraint is too complex: {message}. Lower the counts in its patterns, lengths "
-            "and items, or list fewer values.",
-            code="schema_too_complex",
-        )
-    return ConstraintError(f"The constraint is not valid: {message}", code="invalid_grammar")

@@ -11,6 +11,7 @@ from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar_layout import Grammar, Layout
 from formgate.constrain.grammar_rules import build
 from formgate.constrain.guard_plan import GuardPlan, guard_plan
+from formgate.constrain.least_size import refuse_too_large
 from formgate.constrain.native import NativeSchemas
 from formgate.constrain.no_value import no_value
 from formgate.constrain.open_names import has_open_names
@@ -47,6 +48,7 @@ class ReadSchemas:
         known = self._read.get(id(schema))
         if known is None:
             resources = checked(schema)
+            refuse_too_large(resources, ref_alone=draft_of(schema).ref_hides_siblings)
             known = self._read[id(schema)] = resources, Algebra(resources, draft_of(schema))
         known[1].rest()
         return known

@@ -8,6 +8,8 @@ import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
+from formgate.constrain.library_errors import failed
+
 # The number of a matcher's lexer, and the matcher.
 Prepared = tuple[int, LLMatcher]
 
@@ -38,18 +40,22 @@ class GrammarConstraint:
     def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
         row[self.mask_bytes // 4 :] = 0
         if self._matcher.is_error():
-            raise ValueError(self._matcher.get_error())
+            raise failed(self._matcher.get_error())
         return True
 
     def accept(self, token_id: int) -> None:
         """Raises ValueError if the grammar does not allow the token."""
         if not self._matcher.consume_token(token_id):
-            raise ValueError(self._matcher.get_error() or f"token {token_id} is not allowed")
+            message = self._matcher.get_error()
+            raise failed(message) if message else ValueError(f"token {token_id} is not allowed")
 
     def forced_tokens(self) -> list[int]:
+        """Raises ValueError if the grammar has run into a limit."""
         if self._matcher.is_stopped():
             return []
         forced: list[int] = self._matcher.compute_ff_tokens()
+        if not forced and self._matcher.is_error():
+            raise failed(self._matcher.get_error())
         return forced
 
     def rollback(self, num_tokens: int) -> None:

@@ -15,7 +15,7 @@ from formgate.constrain.open_names import endless_names
 from formgate.constrain.regex_terms import native_regex
 from formgate.constrain.regex_tree import RegexError
 from formgate.constrain.resources import Node, Resources
-from formgate.constrain.scalar_terms import MAX_STEP, string_token
+from formgate.constrain.scalar_terms import MAX_STEP, may_contradict, string_token
 from formgate.constrain.scalars import Strings
 from formgate.constrain.shortest import token_text
 
@@ -216,7 +216,8 @@ class NativeSchemas:
             return
         if has_format and "pattern" in schema:
             raise _NotNative
-        if ("minLength" in schema or "maxLength" in schema) and not _holds_some(schema):
+        limited = "minLength" in schema or "maxLength" in schema
+        if (limited or may_contradict(schema.get("pattern", ""))) and not _holds_some(schema):
             raise _NotNative  # the algebra says why
         if has_format:
             new["pattern"] = _anchored(FORMATS[name].narrow, search=False)

@@ -11,18 +11,14 @@ from itertools import combinations, pairwise
 from typing import Any
 
 from formgate.constrain.algebra import Algebra
+from formgate.constrain.regex_syntax import parse
+from formgate.constrain.regex_tree import Alt, Chars, Edge, Regex, RegexError, Repeat, Seq
 from formgate.constrain.scalars import Strings
 from formgate.constrain.shapes import Conjunction, Kind, Object, Shape, joined
 
 MAX_PATTERNS = 4  # names that match several of more patterns than these are left out
 
-_LITERAL = r"[A-Za-z0-9 _/:@#%&,;=~<>!-]"
-_ATOM = rf"(?:\[(?:[^\]\[\\^]|\\[dwsDWS.\-/_])+\]|\\[dwsDWS.\-/_]|{_LITERAL}|\.)"
-# Without an end, or with one that may be put off for ever.
-_ENDLESS = re.compile(
-    rf"\^?(?:{_ATOM}(?:[*+?]|\{{[0-9]{{1,3}}(?:,[0-9]{{0,3}})?\}})?)*(?:{_ATOM}[*+]\$)?"
-)
-_PREFIX = re.compile(rf"\^({_LITERAL}+)")
+_PREFIX = re.compile(r"\^([A-Za-z0-9 _/:@#%&,;=~<>!-]+)")
 
 
 def unnamed(algebra: Algebra, thing: Object) -> Iterator[tuple[tuple[str, ...], Conjunction]]:
@@ -76,17 +72,55 @@ def endless_names(patterns: Sequence[str], chosen: Collection[tuple[str, ...]]) 
     """`chosen`: the patterns that a name may match, and no others of `patterns`, class by class.
     False where it is not plain to see.
     """
-    if not patterns:
-        return True
+    if not patterns or len(set(chosen)) == 2 ** len(patterns):
+        return True  # all strings
     prefixes = [found[1] for pattern in patterns if (found := _PREFIX.fullmatch(pattern))]
     if len(prefixes) == len(patterns):
         prefixes.sort()
         return not any(two.startswith(one) for one, two in pairwise(prefixes))
     if len(patterns) > 1:
         return False
-    if () in chosen:  # all strings, or those that a pattern leaves
-        return len(chosen) > 1
-    return _ENDLESS.fullmatch(patterns[0]) is not None
+    return () not in chosen and _is_endless(patterns[0])
+
+
+def _is_endless(pattern: str) -> bool:
+    """Whether what is found by a pattern, however far it is written, may go on in endless ways."""
+    try:
+        tree = parse(pattern)
+    except RegexError:
+        return False
+    parts = list(tree.parts) if isinstance(tree, Seq) else [tree]
+    if parts and parts[0] == Edge(start=True):
+        parts = parts[1:]
+    if not parts or parts[-1] != Edge(start=False):
+        return not any(map(_holds_back, parts))
+    body = Seq(tuple(parts[:-1]))
+    return not _holds_back(body) and _goes_on(body)
+
+
+def _holds_back(tree: Regex) -> bool:
+    """Whether it looks about, or knows where the text ends."""
+    match tree:
+        case Chars():
+            return False
+        case Seq(parts) | Alt(parts):
+            return not parts or any(map(_holds_back, parts))
+        case Repeat(part, _, most):
+            return most == 0 or _holds_back(part)
+    return True
+
+
+def _goes_on(tree: Regex) -> bool:
+    match tree:
+        case Repeat(_, _, None):
+            return True
+        case Repeat(part, _, _):
+            return _goes_on(part)
+        case Seq(parts):
+            return _goes_on(parts[-1])
+        case Alt(options):
+            return all(map(_goes_on, options))
+    return False
 
 
 def has_open_names(schema: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from decimal import Decimal
 from functools import lru_cache, partial
 
@@ -39,6 +40,9 @@ _FREE_CHAR = (
 )
 
 
+_LOOKS_ABOUT = re.compile(r"\(\?[=!<]|\\[bB]|.\^|\$.")
+
+
 def string_token(
     strings: Strings, *, prefix: str = "", suffix: str = "", canonical: bool = False
 ) -> Token | None:
@@ -54,7 +58,8 @@ def string_token(
         return Token(f"/{_escaped(prefix)}{string}{_escaped(suffix)}/", holds)
     kept = _kept(strings)
     taken = _taken(strings)
-    if len(kept) + len(taken) > 1 and _surely_empty(strings, kept, taken):
+    several = len(kept) + len(taken) > 1 or any(map(may_contradict, strings.patterns))
+    if several and _surely_empty(strings, kept, taken):
         return None
     whole = both(kept)
     if taken:
@@ -105,6 +110,11 @@ def _taken(strings: Strings) -> list[Term]:
         options = "|".join(_regex_of(value) for value in sorted(strings.without))
         taken.append(term(f"(?:{options})"))
     return taken
+
+
+def may_contradict(pattern: str) -> bool:
+    """Whether a pattern alone may match nothing: it looks about, or has an anchor within."""
+    return _LOOKS_ABOUT.search(pattern) is not None
 
 
 def _surely_empty(strings: Strings, kept: list[Term], taken: list[Term]) -> bool:

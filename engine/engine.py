@@ -12,7 +12,7 @@ from dataclasses import replace
 from formgate.engine.config import EngineConfig
 from formgate.engine.execution.runner import ModelRunner
 from formgate.engine.flight import Flight, readers_of
-from formgate.engine.hooks import ConstraintFactory, FillMasks
+from formgate.engine.hooks import ConstraintFactory, FillMasks, TooMuchAsked, forced_tokens
 from formgate.engine.loading.weights import Progress
 from formgate.engine.messages import (
     AddRequest,
@@ -326,7 +326,7 @@ class Engine:
     def _force(self, sequence: Sequence) -> Finish | None:
         if self.config.forced_tokens and _may_be_forced(sequence):
             assert sequence.constraint is not None
-            for token_id in sequence.constraint.forced_tokens():
+            for token_id in forced_tokens(sequence.constraint):
                 finish = self.rules.accept(sequence, token_id)
                 sequence.num_forced_tokens += 1
                 self._num_forced += 1
@@ -339,7 +339,7 @@ class Engine:
     ) -> TokenOutput:
         """`of_request`: a ValueError says that what the request wants cannot be had."""
         problem = f"The constraint failed: {error}"
-        if of_request and isinstance(error, ValueError):
+        if isinstance(error, TooMuchAsked) or (of_request and isinstance(error, ValueError)):
             logger.warning("the constraint of %s failed", sequence.request_id)
             return self._fail(sequence, problem, fault="constraint")
         logger.error("bug: the constraint of %s failed", sequence.request_id, exc_info=error)

@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class TooMuchAsked(ValueError):
+    """A constraint cannot go on, because of what the request has asked for."""
+
+
 class TokenConstraint(Protocol):
     """The state of one sequence inside its grammar.
 
@@ -35,7 +39,9 @@ class TokenConstraint(Protocol):
         ...
 
     def forced_tokens(self) -> list[int]:
-        """The tokens that must come next, in the tokenizer's own tokenization; may be empty."""
+        """The tokens that must come next, in the tokenizer's own tokenization; may be empty. Raises
+        ValueError as `fill_bitmask` does.
+        """
         ...
 
     def rollback(self, num_tokens: int) -> None:
@@ -45,6 +51,14 @@ class TokenConstraint(Protocol):
     def is_terminated(self) -> bool:
         """True once the grammar has ended and nothing more may be generated."""
         ...
+
+
+def forced_tokens(constraint: TokenConstraint) -> list[int]:
+    """Raises TooMuchAsked where the constraint is too much to look ahead."""
+    try:
+        return constraint.forced_tokens()
+    except ValueError as error:
+        raise TooMuchAsked(*error.args) from error
 
 
 ConstraintFactory = Callable[[str], TokenConstraint]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from formgate.constrain.closing import Budget
 from formgate.constrain.errors import ConstraintError
@@ -238,7 +238,7 @@ class AnswerPlanner:
     async def _admit(
         self,
         tree: Node,
-        parts: Sequence[tuple[str, Node]],
+        parts: Sequence[_Part],
         *,
         budget: _Budget,
         meanwhile: Callable[[], Awaitable[None]],
@@ -282,25 +282,30 @@ class AnswerPlanner:
             return blueprint
         return f"close {replace(Budget.loads(closing), tokens=tokens).dumps()}\n{blueprint}"
 
-    async def _compiled(self, task: str, spec: str, parts: Sequence[tuple[str, Node]]) -> str:
+    async def _compiled(self, task: str, spec: str, parts: Sequence[_Part]) -> str:
         """A refused whole is looked at part by part, to name the field."""
         try:
             return await self._compiling.compiled(task, spec)
         except ConstraintError as error:
             refused = error
         if len(parts) > 1:
-            for param, node in parts:
+            for part in parts:
                 try:
-                    await self._compiling.compiled("blueprint", _spec(node, parts))
+                    await self._compiling.compiled("blueprint", _spec(part.node, parts))
                 except ConstraintError as error:
-                    raise self._refusal(error, param) from None
-        raise self._refusal(refused, parts[0][0] if len(parts) == 1 else None)
+                    raise self._refusal(error, part.param, part.tool) from None
+        if len(parts) == 1:
+            raise self._refusal(refused, parts[0].param, parts[0].tool)
+        raise self._refusal(refused, None)
 
-    def _refusal(self, error: ConstraintError, param: str | None) -> ApiError:
+    def _refusal(
+        self, error: ConstraintError, param: str | None, tool: str | None = None
+    ) -> ApiError:
         self._metrics.schema_refused(error.keyword or "other")
         if param is not None and error.pointer:
             param = f"{param}{'' if '#' in param else '#'}{error.pointer}"
-        return bad_request(error.message, param, error.code)
+        of_tool = "" if tool is None else f"The parameters of the tool {tool!r}: "
+        return bad_request(of_tool + error.message, param, error.code)
 
     def _parser_factory(
         self, tools: ToolUse, state: ReasoningState, *, structured_content: bool
@@ -343,14 +348,21 @@ def _constraint_param(content: ContentConstraint | None, tools: ToolUse) -> str 
     return "tools" if tools.tools else "thinking_token_budget"
 
 
-def _parts(
-    content: ContentConstraint | None, node: Node | None, tools: ToolUse
-) -> list[tuple[str, Node]]:
-    """What the client wrote, each with the field that it stands in."""
-    parts: list[tuple[str, Node]] = []
+class _Part(NamedTuple):
+    """What the client wrote, with the field that it stands in, and the tool if it is one's."""
+
+    param: str
+    node: Node
+    tool: str | None = None
+
+
+def _parts(content: ContentConstraint | None, node: Node | None, tools: ToolUse) -> list[_Part]:
+    parts: list[_Part] = []
     if content is not None and node is not None:
-        parts += content_parts(content, node)
-    parts += [(tool.param, nodes.json_value(dict(tool.schema))) for tool in tools.tools]
+        parts += [_Part(*part) for part in content_parts(content, node)]
+    parts += [
+        _Part(tool.param, nodes.json_value(dict(tool.schema)), tool.name) for tool in tools.tools
+    ]
     return parts
 
 
@@ -379,12 +391,12 @@ def _may_not_fit(tree: Node, max_tokens: int) -> bool:
     return max_tokens < FEW_TOKENS or _MANY.search(json.dumps(tree)) is not None
 
 
-def _spec(tree: Node, parts: Sequence[tuple[str, Node]]) -> str:
+def _spec(tree: Node, parts: Sequence[_Part]) -> str:
     try:
         return json.dumps({"tree": tree, "options": {}}, allow_nan=False)
     except ValueError as error:
         raise bad_request(
             "A schema must not hold NaN or Infinity.",
-            parts[0][0] if parts else None,
+            parts[0].param if parts else None,
             "invalid_schema",
         ) from error

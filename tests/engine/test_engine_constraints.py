@@ -65,6 +65,10 @@ class Broken:
             raise ValueError("not mine")
 
     def forced_tokens(self) -> list[int]:
+        if self.where == "forced from the start" or (
+            self.where == "forced" and self.num_accepted == 2
+        ):
+            raise ValueError("too large a run")
         return []
 
     def rollback(self, num_tokens: int) -> None:
@@ -91,10 +95,11 @@ def test_a_broken_constraint_takes_down_its_own_request_only(
         assert answers[str(name)].token_ids == make_engine().generate(prompts[name]).token_ids
 
 
-def test_a_constraint_at_its_limit_is_the_fault_of_its_request(make_engine, prompts) -> None:
-    answer = make_engine(factory=Broken).generate(prompts[0], constraint="limit")
+@pytest.mark.parametrize("where", ["limit", "forced", "forced from the start"])
+def test_a_constraint_at_its_limit_is_the_fault_of_its_request(make_engine, prompts, where) -> None:
+    answer = make_engine(factory=Broken).generate(prompts[0], constraint=where)
     assert (answer.finish_reason, answer.last.fault) == ("error", "constraint")
-    assert "too large a mask" in answer.last.error
+    assert "too large a" in answer.last.error
 
 
 @pytest.mark.parametrize(

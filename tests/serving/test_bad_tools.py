@@ -78,6 +78,8 @@ def test_tools_that_cannot_be_called_are_refused_by_their_place(
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
     assert len(error["message"]) < 400
+    if "#" in param and "type" not in param:
+        assert repr(tools[int(param[6])]["function"]["name"]) in error["message"]
     assert ask(http, max_tokens=1).status_code == 200
 
 

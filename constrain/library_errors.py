@@ -1,0 +1,36 @@
+"""What llguidance says of a grammar, in words of our own: its messages speak of what no client has
+written.
+"""
+
+from __future__ import annotations
+
+from formgate.constrain.errors import ConstraintError
+
+_NOTHING = ("NoExtensionBias", "unsatisfiable", "Unsatisfiable")
+_LIMITS = ("too large", "limit", "fuel", "too many", "Too many", "too complex", "too deep")
+
+TOO_MUCH = (
+    "there are too many ways to go on at one place of the answer, or too much that must come. "
+    "Lower the counts in its patterns, lengths and items, or list fewer values"
+)
+
+
+def refused(message: str) -> ConstraintError:
+    """Why a grammar is refused that llguidance has an error for."""
+    if any(word in message for word in _NOTHING):
+        return ConstraintError(
+            "No text at all satisfies the constraint.", code="unsupported_schema"
+        )
+    if any(word in message for word in _LIMITS):
+        return ConstraintError(
+            f"The constraint is too complex: {TOO_MUCH}.", code="schema_too_complex"
+        )
+    first = message.partition("\n")[0].partition(" at ")[0].strip()
+    return ConstraintError(f"The constraint is not valid: {first[:200]}", code="invalid_grammar")
+
+
+def failed(message: str) -> ValueError:
+    """Why no mask can be made any more."""
+    if any(word in message for word in _NOTHING):
+        return ValueError("no text that satisfies it goes on from here")
+    return ValueError(TOO_MUCH)
