@@ -11,6 +11,9 @@ import torch.nn.functional as F
 HEADS_TOGETHER = 4
 # Rows share a gather while this many masked keys are added at most: about what a call costs.
 MAX_PADDING = 512
+# Keys of one product. A matrix library splits a long sum where it likes, and by its length; so that
+# a row's sum is the same whatever keys pad it, it is split here, always at the same places.
+KEYS_TOGETHER = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,9 @@ def _plan_group(
     window: int,
 ) -> DecodeGroup:
     device = tables.device
-    first_block = max(min(contexts) - window, 0) // block_size if window else 0
+    # Where the keys begin that are summed together, whatever the shortest context of the group is.
+    first_key = max(min(contexts) - window, 0) // KEYS_TOGETHER * KEYS_TOGETHER if window else 0
+    first_block = first_key // block_size
     end_block = -(-max(contexts) // block_size)
     first, end = first_block * block_size, end_block * block_size
     penalty: torch.Tensor | None = None
@@ -248,10 +253,20 @@ def _decode(
     for low, weights in zip(range(0, num_kv_heads, together), all_weights, strict=True):
         part = values[:, :, low : low + together].flatten(2)
         size = min(together, num_kv_heads - low)
-        mixed = torch.bmm(weights, part).view(num_seqs, size, heads, size, head_dim)
+        mixed = _mix(weights, part).view(num_seqs, size, heads, size, head_dim)
         own_part = mixed.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
         outs.append(own_part.reshape(num_seqs, size * heads, head_dim))
     return (outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)).to(query.dtype)
+
+
+def _mix(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """`weights @ values`, [num_seqs, rows, keys] and [num_seqs, keys, columns]."""
+    keys = KEYS_TOGETHER
+    mixed = torch.bmm(weights[..., :keys], values[:, :keys])
+    for start in range(keys, weights.shape[-1], keys):
+        end = start + keys
+        mixed.baddbmm_(weights[..., start:end], values[:, start:end])
+    return mixed
 
 
 def _prefill(

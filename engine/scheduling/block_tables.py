@@ -30,13 +30,14 @@ class BlockTables:
         return -(-num_tokens // self.block_size)
 
     def find_prefix(self, sequence: Sequence) -> list[int]:
-        """Blocks that hold the beginning of a sequence. Always leaves a token to compute: without
-        one there would be no logits to sample from. Takes no reference.
+        """Blocks that hold the beginning of a sequence. Always leaves two tokens to compute, if
+        there are two: without one there would be no logits to sample from, and a single one is
+        computed as a decoded one is, whose sums are rounded otherwise. Takes no reference.
         """
         found: list[int] = []
         if not self.finds_prefix_of(sequence):
             return found
-        for index in range((sequence.num_tokens - 1) // self.block_size):
+        for index in range((sequence.num_tokens - 2) // self.block_size):
             block = self.pool.cache.find(
                 self.hash_of(sequence, index), self._tokens_of(sequence, index)
             )

@@ -190,8 +190,8 @@ class Scheduler:
         """True if its first block that was not found is computed in this very step."""
         if not self._filling or not self.tables.finds_prefix_of(sequence):
             return False
-        if (num_found + 1) * self.tables.block_size >= sequence.num_tokens:
-            return False
+        if (num_found + 1) * self.tables.block_size > sequence.num_tokens - 2:
+            return False  # `find_prefix` would leave it out
         return self.tables.hash_of(sequence, num_found) in self._filling
 
     def _chunk_of(self, sequence: Sequence, schedule: Schedule) -> int:

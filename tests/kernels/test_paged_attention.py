@@ -195,3 +195,42 @@ def test_decode_can_be_captured_in_a_cuda_graph(assert_close):
     case.query.normal_()
     graph.replay()
     assert_close(out, case.dense(), torch.float32)
+
+
+@pytest.mark.parametrize("window", [0, 300])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(6, 2, 64), (16, 2, 128)])
+def test_a_decoded_row_is_the_same_to_the_bit_in_any_company_on_a_cpu(
+    window: int, heads: int, kv_heads: int, head_dim: int
+) -> None:
+    contexts = [1, 15, 16, 250, 257, 390, 401, 600, 1100]
+    case = Case(
+        torch.device("cpu"),
+        [(1, context) for context in contexts],
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+    )
+
+    def attend(rows: list[int]) -> torch.Tensor:
+        return paged_attention_ref(
+            case.query[rows],
+            case.keys,
+            case.values,
+            case.tables[rows],
+            torch.arange(len(rows) + 1, dtype=torch.int32),
+            case.contexts[rows],
+            max_query_len=1,
+            max_context_len=max(contexts),
+            scale=case.scale,
+            sliding_window=window,
+        )
+
+    alone = [attend([row]) for row in range(len(contexts))]
+    threads = torch.get_num_threads()
+    for rows in ([0, 8], [3, 4, 5], [7, 5, 6, 3], [8, 6, 4, 2, 0], list(range(9))):
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            together = attend(rows)
+        torch.set_num_threads(threads)
+        for place, row in enumerate(rows):
+            assert torch.equal(together[place], alone[row][0]), (rows, row)

@@ -64,7 +64,7 @@ def test_integrity_check_finds_a_lost_and_a_stolen_block() -> None:
 
 def test_a_shared_block_is_free_when_its_last_user_leaves() -> None:
     tables = make_tables(8)
-    first, second = make_sequence(list(range(9))), make_sequence(list(range(9)))
+    first, second = make_sequence(list(range(10))), make_sequence(list(range(10)))
     assert compute(tables, first) == 0
     assert compute(tables, second) == 8
     assert first.block_table[:2] == second.block_table[:2]
@@ -83,16 +83,19 @@ def test_a_finished_sequence_is_found_again() -> None:
     assert compute(tables, make_sequence([*range(10), 77])) == 8
 
 
-def test_the_last_token_is_always_computed() -> None:
+@pytest.mark.parametrize(
+    ("length", "found"), [(1, 0), (4, 0), (5, 0), (6, 4), (8, 4), (9, 4), (10, 8)]
+)
+def test_the_last_two_tokens_are_always_computed(length: int, found: int) -> None:
     tables = make_tables(8)
-    compute(tables, make_sequence(list(range(8))))
-    assert compute(tables, make_sequence(list(range(8)))) == 4
+    compute(tables, make_sequence(list(range(length))))
+    assert compute(tables, make_sequence(list(range(length)))) == found
 
 
 def test_a_partial_block_is_never_shared() -> None:
     tables = make_tables(8)
     compute(tables, make_sequence([1, 2, 3, 4, 5, 6]))
-    assert compute(tables, make_sequence([1, 2, 3, 4, 5, 6, 7, 8, 9])) == 4
+    assert compute(tables, make_sequence([1, 2, 3, 4, 5, 6, 7, 8, 9, 10])) == 4
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,7 @@ def test_a_partial_block_is_never_shared() -> None:
 )
 def test_salt_and_adapter_separate(other: dict[str, str]) -> None:
     tables = make_tables(16)
-    tokens = list(range(9))
+    tokens = list(range(10))
     assert compute(tables, make_sequence(tokens, cache_salt="a")) == 0
     assert compute(tables, make_sequence(tokens, **other)) == 0
     assert compute(tables, make_sequence(tokens, cache_salt="a")) == 8
@@ -109,9 +112,9 @@ def test_salt_and_adapter_separate(other: dict[str, str]) -> None:
 
 def test_equal_blocks_after_other_prefixes_differ() -> None:
     tables = make_tables(16)
-    compute(tables, make_sequence([1, 1, 1, 1, 5, 6, 7, 8, 9]))
-    assert compute(tables, make_sequence([2, 2, 2, 2, 5, 6, 7, 8, 9])) == 0
-    assert compute(tables, make_sequence([5, 6, 7, 8, 9])) == 0
+    compute(tables, make_sequence([1, 1, 1, 1, 5, 6, 7, 8, 9, 10]))
+    assert compute(tables, make_sequence([2, 2, 2, 2, 5, 6, 7, 8, 9, 10])) == 0
+    assert compute(tables, make_sequence([5, 6, 7, 8, 9, 10])) == 0
 
 
 def test_roots_cannot_be_forged() -> None:
@@ -143,19 +146,19 @@ def test_the_first_of_equal_blocks_stays_the_one_that_is_found() -> None:
 
 def test_the_least_recently_used_is_evicted_first_and_its_end_before_its_beginning() -> None:
     tables = make_tables(8)
-    old, new = make_sequence([1] * 8 + [9]), make_sequence([2] * 8 + [9])
+    old, new = make_sequence([1] * 8 + [9, 9]), make_sequence([2] * 8 + [9, 9])
     compute(tables, old)
     compute(tables, new)
     tables.release(old)
     tables.release(new)
     # Six free blocks hold contents or nothing; two were never used, two held partial blocks.
     taken = tables.pool.allocate(5)
-    assert tables.find_prefix(make_sequence([1] * 9)) != []  # its first block is left
-    assert len(tables.find_prefix(make_sequence([1] * 9))) == 1
-    assert len(tables.find_prefix(make_sequence([2] * 9))) == 2
+    assert tables.find_prefix(make_sequence([1] * 10)) != []  # its first block is left
+    assert len(tables.find_prefix(make_sequence([1] * 10))) == 1
+    assert len(tables.find_prefix(make_sequence([2] * 10))) == 2
     taken += tables.pool.allocate(1)
-    assert tables.find_prefix(make_sequence([1] * 9)) == []
-    assert len(tables.find_prefix(make_sequence([2] * 9))) == 2
+    assert tables.find_prefix(make_sequence([1] * 10)) == []
+    assert len(tables.find_prefix(make_sequence([2] * 10))) == 2
     tables.pool.check_integrity([taken])
 
 
@@ -165,12 +168,12 @@ def test_a_hit_makes_contents_recent() -> None:
         sequence = make_sequence([start] * 4)
         compute(tables, sequence)
         tables.release(sequence)
-    again = make_sequence([1] * 5)
+    again = make_sequence([1] * 6)
     assert compute(tables, again) == 4
     tables.release(again)
     tables.pool.allocate(3)
-    assert tables.find_prefix(make_sequence([1] * 5)) != []
-    assert tables.find_prefix(make_sequence([2] * 5)) == []
+    assert tables.find_prefix(make_sequence([1] * 6)) != []
+    assert tables.find_prefix(make_sequence([2] * 6)) == []
 
 
 def test_a_table_shrinks_to_the_tokens_that_stay() -> None:
@@ -199,24 +202,24 @@ def test_a_table_keeps_the_blocks_that_others_may_find() -> None:
 
 def test_forgotten_contents_are_not_found() -> None:
     tables = make_tables(8)
-    sequence = make_sequence(list(range(9)))
+    sequence = make_sequence(list(range(10)))
     compute(tables, sequence)
     tables.pool.forget(tables.release(sequence))
-    assert tables.find_prefix(make_sequence(list(range(9)))) == []
+    assert tables.find_prefix(make_sequence(list(range(10)))) == []
     tables.pool.check_integrity([])
 
 
 def test_without_prefix_caching_nothing_is_found() -> None:
     tables = make_tables(8, prefix_caching=False)
-    compute(tables, make_sequence(list(range(9))))
-    assert compute(tables, make_sequence(list(range(9)))) == 0
+    compute(tables, make_sequence(list(range(10))))
+    assert compute(tables, make_sequence(list(range(10)))) == 0
     assert len(tables.pool.cache) == 0
 
 
 def test_prompt_logprobs_look_nothing_up() -> None:
     tables = make_tables(8)
-    compute(tables, make_sequence(list(range(9))))
-    wanting = make_sequence(list(range(9)), params=SamplingParams(prompt_logprobs=0))
+    compute(tables, make_sequence(list(range(10))))
+    wanting = make_sequence(list(range(10)), params=SamplingParams(prompt_logprobs=0))
     assert compute(tables, wanting) == 0
 
 
