@@ -201,6 +201,10 @@ class Judged:
     detail: str = ""
 
 
+class LimitHit(Exception):
+    """llguidance gives up within a text, which is an error of that request."""
+
+
 class Oracle:
     """Compares the masks of schemas with V8."""
 
@@ -215,26 +219,27 @@ class Oracle:
         self._v8.close()
 
     def compare(self, pattern: str, r: random.Random) -> Judged:
-        texts = _texts(pattern, r)
-        found = str(self._judge(pattern, json.dumps(texts)))
+        texts = texts_for(pattern, r)
+        mode, found = self._judged(pattern, texts)
+        tree = {"kind": "json", "schema": {"type": "string", "pattern": pattern}}
         try:
-            grammar = self._compile(pattern)
+            taken = self.taken(tree, texts, '"', '"')
         except ConstraintError as error:
-            if error.keyword != "pattern" or error.pointer != "/pattern":
-                if "1" in found.partition(":")[2]:
-                    return Judged("different", f"no keyword and place: {error.message}")
-                return Judged("equal", "nothing matches")
-            return Judged("refused" if found.startswith("u:") else "invalid", error.message)
-        if found == "invalid":
+            if (error.keyword, error.pointer) == ("pattern", "/pattern"):
+                return Judged("refused" if mode == "u" else "invalid", error.message)
+            if any(found):
+                return Judged("different", f"no keyword and place: {error.message}")
+            return Judged("equal", "nothing matches")
+        except LimitHit as error:
+            return Judged("refused", f"within a text: {error}")
+        if mode == "invalid":
             return Judged("different", "V8 refuses it, with and without the u flag")
-        mode, _, wanted = found.partition(":")
         if not mode and re.search(r"\\(p|P|u\{)", pattern):
             return Judged("invalid", "means something else without the u flag")
-        taken = _taken(grammar, texts)
         wrong = [
             text
-            for text, want in zip(texts, wanted, strict=True)
-            if (want == "1") != (text in taken)
+            for text, want in zip(texts, found, strict=True)
+            if want != (text in taken)
             # Without the u flag, V8 reads halves of characters.
             and (mode == "u" or max(text, default="") <= "\uffff")
         ]
@@ -243,14 +248,23 @@ class Oracle:
             return Judged("different", f"{text!r} is {'' if text in taken else 'not '}let through")
         return Judged("equal")
 
-    def _compile(self, pattern: str) -> CompiledGrammar:
-        tree = {"kind": "json", "schema": {"type": "string", "pattern": pattern}}
+    def found(self, pattern: str, texts: list[str]) -> list[bool]:
+        """In which of the texts V8 finds the pattern."""
+        return self._judged(pattern, texts)[1]
+
+    def _judged(self, pattern: str, texts: list[str]) -> tuple[str, list[bool]]:
+        """And how it reads it: under the u flag ("u"), only without, or not at all ("invalid")."""
+        mode, _, found = str(self._judge(pattern, json.dumps(texts))).partition(":")
+        return mode, [one == "1" for one in found]
+
+    def taken(self, tree: Any, texts: list[str], before: str, behind: str) -> set[str]:
+        """Those of the texts that an answer under the tree may be, between two others."""
         compiled = self._compiler.compile(json.dumps({"tree": tree, "options": {}}))
         assert isinstance(compiled, CompiledGrammar)
-        return compiled
+        return _taken(compiled, texts, before, behind)
 
 
-def _texts(pattern: str, r: random.Random) -> list[str]:
+def texts_for(pattern: str, r: random.Random) -> list[str]:
     own = [char for char in dict.fromkeys(pattern) if char in "".join(INTERESTING)]
     alphabet = list(LETTERS) + r.sample(own, min(len(own), 1))
     alphabet += [c for c in r.sample(INTERESTING, len(INTERESTING)) if c not in alphabet]
@@ -269,27 +283,37 @@ def _in_json(char: str) -> list[int]:
     return list(json.dumps(char, ensure_ascii=False)[1:-1].encode())
 
 
-def _taken(grammar: CompiledGrammar, texts: list[str]) -> set[str]:
-    """Those of the texts that the grammar lets through, as JSON strings."""
+def _plain(char: str) -> list[int]:
+    return list(char.encode())
+
+
+def _taken(grammar: CompiledGrammar, texts: list[str], before: str, behind: str) -> set[str]:
     matcher = grammar.first.deep_copy()
+    encoded = _in_json if before else _plain
     taken: set[str] = set()
-    matcher.consume_token(ord('"'))
+    if matcher.try_consume_tokens(list(before.encode())) < len(before):
+        return taken
     branches: dict[str, Any] = {}
     for text in texts:
         at = branches
         for char in text:
             at = at.setdefault(char, {})
         at[""] = None
+    end = list(behind.encode())
 
     def visit(branch: dict[str, Any], text: str) -> None:
+        if len(text) < 3:
+            matcher.compute_bitmask()  # the lexer may work so much for one mask
         for char, more in branch.items():
             if not char:
-                # Nothing but the end stands behind the closing quote.
-                if matcher.validate_tokens([ord('"')]):
+                # Nothing but the end stands behind what is behind the text.
+                if matcher.validate_tokens(end) == len(end) if end else matcher.is_accepting():
                     taken.add(text)
                 continue
-            data = _in_json(char)
+            data = encoded(char)
             consumed = matcher.try_consume_tokens(data)
+            if matcher.is_error():
+                raise LimitHit(matcher.get_error())
             if consumed == len(data):
                 visit(more, text + char)
             matcher.rollback(consumed)

@@ -59,10 +59,10 @@ _RULES = f"""\
 - **Lengths** count code points. They hold beside `pattern` and `format`.
 - **Patterns** are ECMA-262 with the `u` flag, exactly, and match anywhere in the string unless
   anchored: `\\d` and `\\w` are ASCII, a character is a code point. Where that flag alone makes an
-  error of a pattern (`{{{{` as text, `\\-` outside of a class), it means what it does without.
+  error of a pattern (a brace as text, `\\-` outside of a class), it means what it does without.
   Anchors, word boundaries and look-aheads may stand anywhere, in repetitions too while the
-  automaton stays small. Look-behinds and back references cannot be enforced. A repetition counts to
-  {MAX_REPEAT:,}.
+  automaton stays small. Look-behinds and back references cannot be enforced. A repetition counts
+  to {MAX_REPEAT:,}.
 - **Formats** are held to the grammar of their RFCs. Where validators differ, a string of the format
   is one that all of them take, and one that must not be of it is one that none of them takes.
 - **`not`, `oneOf`, `if`** are worked out with De Morgan's laws, down to types, values, bounds,

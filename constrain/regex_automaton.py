@@ -37,7 +37,7 @@ from formgate.constrain.regex_tree import (
 
 _MOST_STATES = 100
 _MOST_CELLS = 200
-_MOST_WORK = 50_000
+_MOST_WORK = 25_000
 _MOST_PARTS = 20_000  # of the regex that comes out
 
 # What is left of a pattern: its next part and what stands behind that. None is the end.

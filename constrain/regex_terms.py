@@ -137,7 +137,7 @@ class _Writer:
     def whole(self, tree: Regex) -> Term:
         """With the quotes of JSON about it."""
         if not _is_extended(tree):
-            return term(f"{self._quote}{self._regex(tree)}{self._quote}")
+            return term(f"{self._quote}{self._regex(tree)}{self._quote}" or "(?:)")
         match tree:
             case And(parts):
                 kept = [self.whole(part) for part in parts if not isinstance(part, Not)]

@@ -182,3 +182,66 @@ def test_classes_that_llguidance_mistakes_are_not_left_to_it() -> None:
         assert native_regex(pattern, search=True) is None, pattern
     for pattern in (r"[^\n]", r"\s", ".", r'["\\]', r"[\p{L}]", "a"):
         assert native_regex(pattern, search=True) is not None, pattern
+
+
+FAMILIES = ("plain", "anchors", "looks", "boundaries", "classes")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_patterns_beside_lengths_other_patterns_and_as_names(oracle: Any, seed: int) -> None:
+    module, made = oracle
+    r = Random(seed)
+    pool = (p for family, p in module.Patterns(seed) if family in FAMILIES)
+    tried = 0
+    for one, two in islice(zip(pool, pool, strict=True), 25):
+        texts = module.texts_for(one + two, r)[:700]
+        found = [made.found(pattern, texts) for pattern in (one, two)]
+        least, most = r.randint(0, 2), r.randint(2, 4)
+        joint = {"allOf": [{"pattern": one}, {"pattern": two}], "type": "string"}
+        apart = {"pattern": one, "not": {"pattern": two}, "type": "string"}
+        sized = {"pattern": one, "minLength": least, "maxLength": most, "type": "string"}
+        of_name = {"patternProperties": {one: {"const": 1}}, "additionalProperties": False}
+        names = {"propertyNames": {"pattern": one}, "additionalProperties": {"const": 1}}
+        shapes = [
+            (joint, '"', '"', [a and b for a, b in zip(*found, strict=True)]),
+            (apart, '"', '"', [a and not b for a, b in zip(*found, strict=True)]),
+            (
+                sized,
+                *('"', '"'),
+                [a and least <= len(t) <= most for a, t in zip(found[0], texts, strict=True)],
+            ),
+            ({**of_name, "type": "object"}, '{"', '": 1}', found[0]),
+            ({**names, "type": "object"}, '{"', '": 1}', found[0]),
+        ]
+        for schema, before, behind, wanted in shapes:
+            tree = {"kind": "json", "schema": schema}
+            try:
+                taken = made.taken(tree, texts, before, behind)
+            except ConstraintError as refusal:
+                taken = None if refusal.pointer.strip("/") else set()  # nothing at all satisfies it
+            except module.LimitHit:
+                taken = None
+            if taken is None:
+                continue
+            tried += 1
+            assert taken == {t for t, want in zip(texts, wanted, strict=True) if want}, schema
+    assert tried > 60
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_regex_for_the_whole_answer(oracle: Any, seed: int) -> None:
+    module, made = oracle
+    r = Random(seed)
+    pool = (p for family, p in module.Patterns(seed + 50) if family in FAMILIES)
+    for pattern in islice(pool, 40):
+        texts = module.texts_for(pattern, r)[:700]
+        wanted = {
+            text
+            for text, found in zip(texts, made.found(f"^(?:{pattern})$", texts), strict=True)
+            if found
+        }
+        try:
+            taken = made.taken({"kind": "regex", "pattern": pattern}, texts, "", "")
+        except ConstraintError as refusal:
+            taken = wanted if refusal.message.startswith("The regex has") else set()
+        assert taken == wanted, pattern
