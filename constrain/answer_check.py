@@ -72,8 +72,8 @@ class AnswerCheck:
 
 
 def regex_failure(pattern: str, text: str) -> str | None:
-    """What is wrong with a text that a regex is to match as a whole. Such a regex names no dialect:
-    Unchecked is raised where ECMA-262 and the masks' own reading differ.
+    """What is wrong with a text that an ECMA-262 regex is to match as a whole. Raises Unchecked
+    where the engine gives up, and where the masks' own engine does not agree.
     """
     matches = found(f"^(?:{pattern})$", text)
     if matches:
