@@ -13,7 +13,7 @@ from typing import Any
 
 from formgate.constrain.alternatives import Alternatives, with_absent_members
 from formgate.constrain.array_keywords import array_clauses, with_unevaluated_items
-from formgate.constrain.clauses import Clause, not_negatable
+from formgate.constrain.clauses import Clause, Ways, not_negatable
 from formgate.constrain.constant_schemas import ConstantSchemas
 from formgate.constrain.dialect import Draft
 from formgate.constrain.emptiness import Emptiness
@@ -63,7 +63,7 @@ class Algebra:
         self._orders: dict[frozenset[Literal], Conjunction] = {}
         self._kinds: dict[Node, tuple[Kind, ...]] = {}
         self._constants = ConstantSchemas()
-        self._alternatives = Alternatives()
+        self._alternatives = Alternatives(lambda shape: self._emptiness.of_shape(shape, 2))
         self._presence = PresenceReader(
             resources.child,
             lambda node: resources.target(node, "$ref"),
@@ -93,15 +93,23 @@ class Algebra:
                 if len(schema) == 1:
                     known = self.literal(schema[0], kind)
                 else:
-                    known = self._alternatives.product(
-                        (partial(self.literal, one, kind) for one in schema), kind
-                    )
+                    known = self._alternatives.product(self._factors(schema, kind), kind)
                 if kind is Kind.OBJECT:
                     known = self._one_ofs.resolved(known)
                 self._shapes[key] = known
             except Unplaced as error:
                 raise self.placed(error, schema) from None
         return known
+
+    def _factors(self, schema: Conjunction, kind: Kind) -> list[Ways]:
+        """Of a conjunction's alternatives. Conjunctions of scalars grow literal by literal, so what
+        all but the last come to is often known.
+        """
+        before = self._shapes.get((schema[:-1], kind)) if kind not in _WITH_PARTS else None
+        last: list[Ways] = [partial(self.literal, schema[-1], kind)]
+        if before is not None:
+            return [lambda: before, *last]
+        return [*(partial(self.literal, one, kind) for one in schema[:-1]), *last]
 
     def kinds(self, schema: Conjunction) -> Sequence[Kind]:
         """The kinds of values that `type` alone does not rule out."""

@@ -12,6 +12,7 @@ from formgate.constrain.shapes import TOP, Kind, Object, Shape, meet
 
 MAX_SHAPES = 4_000  # alternatives of one schema for one kind of value
 MAX_WORK = 20_000  # pairs of alternatives that are looked at: about half a second
+MANY_PAIRS = 12  # of which those that allow nothing are left out
 MOST_COMPARED = 60  # alternatives that are compared with each other
 
 Ways = Callable[[], list[Shape]]
@@ -30,7 +31,9 @@ _FEWER = (
 class Alternatives:
     """Raises Unplaced for what is too much."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_empty: Callable[[Shape], bool]) -> None:
+        """`is_empty` tells at little cost that an alternative allows nothing, and may miss it."""
+        self._is_empty = is_empty
         self._work = 0
         self._refusal: ConstraintError | None = None
 
@@ -65,10 +68,11 @@ class Alternatives:
             if product == [TOP[kind]]:
                 product = alternatives
                 continue
-            product = self.limited(
-                [met for one in product for two in alternatives if (met := self.met(one, two))],
-                tracked=tracked,
-            )
+            pairs = [met for one in product for two in alternatives if (met := self.met(one, two))]
+            if len(pairs) > MANY_PAIRS:
+                # Conditions on one member leave one way for each of its constants, not all subsets.
+                pairs = [met for met in pairs if not self._is_empty(met)]
+            product = self.limited(pairs, tracked=tracked)
         return product
 
     def met(self, one: Shape, two: Shape) -> Shape | None:

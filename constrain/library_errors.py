@@ -21,12 +21,16 @@ def refused(message: str) -> ConstraintError:
         return ConstraintError(
             "No text at all satisfies the constraint.", code="unsupported_schema"
         )
-    if any(word in message for word in _LIMITS):
+    if is_limit(message):
         return ConstraintError(
             f"The constraint is too complex: {TOO_MUCH}.", code="schema_too_complex"
         )
     first = message.partition("\n")[0].partition(" at ")[0].strip()
     return ConstraintError(f"The constraint is not valid: {first[:200]}", code="invalid_grammar")
+
+
+def is_limit(message: str) -> bool:
+    return any(word in message for word in _LIMITS)
 
 
 def failed(message: str) -> ValueError:

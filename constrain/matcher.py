@@ -8,7 +8,7 @@ import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
-from formgate.constrain.library_errors import failed
+from formgate.constrain.library_errors import failed, is_limit
 
 # The number of a matcher's lexer, and the matcher.
 Prepared = tuple[int, LLMatcher]
@@ -47,7 +47,9 @@ class GrammarConstraint:
         """Raises ValueError if the grammar does not allow the token."""
         if not self._matcher.consume_token(token_id):
             message = self._matcher.get_error()
-            raise failed(message) if message else ValueError(f"token {token_id} is not allowed")
+            if is_limit(message):
+                raise failed(message)
+            raise ValueError(f"token {token_id} doesn't satisfy the grammar")
 
     def forced_tokens(self) -> list[int]:
         """Raises ValueError if the grammar has run into a limit."""

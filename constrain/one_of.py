@@ -126,5 +126,9 @@ class OneOfs:
             return
         for wrong in self._literal(negation, kind):
             met = self._alternatives.met(shape, wrong)
+            if isinstance(met, Object):
+                met = met.with_plain_some()
+                if met.presence is False:
+                    continue
             if met is not None and not self._emptiness.of_shape(met):
                 yield met

@@ -9,7 +9,16 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TypeVar
 
-from formgate.constrain.presence import Formula, all_of, can_hold, conjuncts, decide, names_in
+from formgate.constrain.presence import (
+    Formula,
+    Has,
+    all_of,
+    any_of,
+    can_hold,
+    conjuncts,
+    decide,
+    names_in,
+)
 from formgate.constrain.resources import Node
 from formgate.constrain.scalars import Numbers, Strings, matches
 
@@ -208,6 +217,30 @@ class Object:
     def patterns(self) -> list[str]:
         return list({pattern: None for members in self.members for pattern, _ in members.matching})
 
+    def with_plain_some(self) -> Object:
+        """Where all names are known, that there is one of some names is a matter of presence."""
+        if not self.some:
+            return self
+        closed = [
+            members for members in self.members if not members.matching and _is_false(members.rest)
+        ]
+        if not closed:
+            return self
+        names = [name for name, _ in closed[0].named]
+        formula = self.presence
+        kept = []
+        for some in self.some:
+            if some.name or some.pattern is not None or not _is_true(some.value):
+                kept.append(some)
+                continue
+            others = [
+                name
+                for name in names
+                if name not in some.but and not any(matches(p, name) for p in some.but_matching)
+            ]
+            formula = all_of(formula, any_of(*map(Has, others)))
+        return replace(self, some=tuple(kept), presence=formula)
+
     def unannotated(self) -> Object:
         return replace(
             self, members=tuple(replace(members, evaluates=False) for members in self.members)
@@ -247,6 +280,14 @@ def meet(one: Shape, two: Shape) -> Shape | None:
     """Of two shapes of one kind; None if nothing is in both."""
     assert type(one) is type(two)
     return one.meet(two)  # type: ignore[arg-type]
+
+
+def _is_true(schema: Conjunction) -> bool:
+    return all(node.schema is holds for node, holds in schema)
+
+
+def _is_false(schema: Conjunction | None) -> bool:
+    return schema is not None and any(node.schema is (not holds) for node, holds in schema)
 
 
 def _both(one: tuple[T, ...], two: tuple[T, ...]) -> tuple[T, ...]:
