@@ -19,6 +19,7 @@ from formgate.constrain.grammar_layout import Layout
 from formgate.constrain.guard_plan import GuardPlan
 from formgate.constrain.json_schema import ReadSchemas, guard_refusal, schema_grammar
 from formgate.constrain.lark_grammar import check_lark
+from formgate.constrain.lark_in_json import lark_in_json
 from formgate.constrain.regex_terms import Term, pattern_term
 from formgate.constrain.regex_tree import RegexError
 from formgate.constrain.shortest import byte_tokenizer
@@ -98,7 +99,7 @@ class _Writer:
             case "regex":
                 return self._regex(node)
             case "lark":
-                return self._rule("grammar", f"%lark {{\n{_lark_source(node['source'])}\n}}")
+                return self._rule("grammar", f"%lark {{\n{_lark_source(node)}\n}}")
             case "free":
                 return self._rule("FREE", "/(?s:.*)/" + _without(node))
             case "free_text_until":
@@ -210,8 +211,11 @@ def _literal(value: str) -> str:
     return json.dumps(value)
 
 
-def _lark_source(source: str) -> str:
-    """Users write both notations in one field."""
+def _lark_source(node: Node) -> str:
+    """Users write both notations in one field. `in_json`: for the inside of a JSON string."""
+    source: str = node["source"]
+    if node.get("in_json"):
+        return lark_in_json(source)
     if is_gbnf(source):
         return gbnf_to_lark(source)
     check_lark(source)

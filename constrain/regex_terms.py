@@ -29,6 +29,7 @@ from formgate.constrain.regex_tree import (
     common,
     factors,
     holds_any,
+    meet,
     merged,
 )
 
@@ -122,6 +123,32 @@ def _asserting_nothing(pattern: str, search: bool) -> Regex:
         return without_look(parse(pattern), search=search)
     except RecursionError:
         raise RegexError("parts that are nested too deeply") from None
+
+
+def inside_json(tree: Regex) -> str:
+    """A regex for the spellings of a tree's texts inside a JSON string, without its quotes. The
+    tree is one that a regex can say.
+    """
+    return _Writer(in_json=True)._regex(tree)
+
+
+def escapes_of(chars: Chars) -> str:
+    """A regex for the escapes of a class inside a JSON string; empty if it needs none."""
+    unsafe = [code for code in _UNSAFE if all(_has(one, code) for one in factors(chars))]
+    return _escapes(unsafe) if unsafe else ""
+
+
+def plain_part(chars: Chars) -> str:
+    """A regex for the characters of a class that a JSON string holds as they are."""
+    return _Writer(in_json=False)._chars(meet(chars, Chars(_SAFE)))
+
+
+def plain_ranges(chars: Chars) -> Ranges:
+    """The same as ranges; with properties, all that there may be."""
+    found = _SAFE
+    for one in factors(chars):
+        found = found if one.properties else common(found, one.ranges)
+    return found
 
 
 def length_term(least: int, most: int | None) -> Term:

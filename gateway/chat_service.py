@@ -176,6 +176,7 @@ class ChatService:
                 usage_in_every_chunk=request.usage_in_every_chunk,
                 token_ids=bool(request.return_token_ids),
                 trace=request.traced,
+                custom_tools=frozenset(tool.name for tool in plan.tools.tools if tool.is_custom),
             ),
             plan=plan,
             prompt_token_ids=token_ids,

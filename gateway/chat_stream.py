@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from formgate.gateway.answer_fold import AnswerFold
+from formgate.gateway.answer_fold import AnswerFold, FoldedCall
 from formgate.gateway.choice import ChoiceStep
+from formgate.gateway.custom_calls import InputText, input_text
 from formgate.gateway.logprobs import chat_logprobs
 from formgate.gateway.tokenizer import Tokenizer
 from formgate.gateway.usage import Usage
@@ -52,6 +53,7 @@ class ChatView:
     usage_in_every_chunk: bool = False
     token_ids: bool = False
     trace: bool = False
+    custom_tools: frozenset[str] = frozenset()
 
 
 class ChatChunks:
@@ -65,6 +67,7 @@ class ChatChunks:
         self._tokenizer = tokenizer
         self._usage = usage
         self._waiting: dict[int, ChoiceStep] = {}  # by choice, what no chunk has carried yet
+        self._inputs: dict[tuple[int, int], InputText] = {}  # of custom calls, by choice and index
 
     def opening(
         self, num_choices: int, echo: str = "", prompt_token_ids: Sequence[int] | None = None
@@ -84,7 +87,7 @@ class ChatChunks:
         chunks = [
             self._chunk(index, shown)
             for delta in step.deltas
-            if (shown := self._delta(delta)) is not None
+            if (shown := self._delta(index, delta)) is not None
         ]
         if step.finish_reason is not None:
             ending = self._chunk(index, {})
@@ -111,10 +114,20 @@ class ChatChunks:
             chunk["usage"] = self._usage.as_dict() if every else None
         return chunk
 
-    def _delta(self, delta: OutputDelta) -> dict[str, Any] | None:
+    def _delta(self, choice: int, delta: OutputDelta) -> dict[str, Any] | None:
         match delta:
             case ContentDelta(text):
                 return {"content": text}
+            case ToolCallStart(index, name, call_id) if name in self._view.custom_tools:
+                self._inputs[choice, index] = InputText()
+                custom = {"name": name, "input": ""}
+                call = {"index": index, "id": call_id, "type": "custom", "custom": custom}
+                return {"tool_calls": [call]}
+            case ToolCallArguments(index, text) if (choice, index) in self._inputs:
+                text = self._inputs[choice, index].feed(text)
+                return (
+                    {"tool_calls": [{"index": index, "custom": {"input": text}}]} if text else None
+                )
             case ToolCallArguments(index, text):
                 return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
             case ToolCallStart(index, name, call_id):
@@ -172,11 +185,7 @@ def chat_choice(
     }
     if fold.calls:
         message["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
+            _custom_call(call) if call.name in view.custom_tools else _function_call(call)
             for call in fold.calls
         ]
     choice: dict[str, Any] = {
@@ -195,6 +204,16 @@ def chat_choice(
     if view.trace:
         choice["trace"] = list(trace)
     return choice
+
+
+def _function_call(call: FoldedCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _custom_call(call: FoldedCall) -> dict[str, Any]:
+    custom = {"name": call.name, "input": input_text(call.arguments)}
+    return {"id": call.id, "type": "custom", "custom": custom}
 
 
 def _logprobs(positions: Sequence[Any], tokenizer: Tokenizer, num_top: int) -> dict[str, Any]:

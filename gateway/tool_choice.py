@@ -4,6 +4,7 @@ must be, and what arguments each takes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,11 @@ from formgate.gateway.protocol.chat import (
     AllowedToolsChoice,
     ChatCompletionRequest,
     Function,
-    NamedTool,
+    FunctionTool,
+    InputGrammar,
+    NamedCustomTool,
+    NamedFunction,
+    ToolDefinition,
 )
 
 _COMBINING = frozenset(
@@ -36,11 +41,16 @@ _COMBINING = frozenset(
 )
 
 
+_SLASH = re.compile(r"(?<!\\)((?:\\\\)*)/")
+
+
 @dataclass(frozen=True)
 class CallableTool:
     name: str
     schema: Mapping[str, Any]  # of the arguments, always an object
-    param: str  # the request's field that the schema came in
+    param: str  # the request's field that the schema or the grammar came in
+    is_custom: bool = False  # its only argument is a text named "input"
+    input_grammar: str | None = None  # that holds the text; in Lark
 
 
 @dataclass(frozen=True)
@@ -64,23 +74,47 @@ def tool_use(request: ChatCompletionRequest, *, auto_tool_choice: bool) -> ToolU
         return NO_TOOLS
     if choice is None and not auto_tool_choice:
         return NO_TOOLS
-    tools = tuple(
-        CallableTool(
-            name=tool.function.name,
-            schema=_arguments_schema(tool.function, f"tools[{i}].function.parameters"),
-            param=f"tools[{i}].function.parameters",
-        )
-        for i, tool in enumerate(request.tools)
-    )
+    tools = tuple(_callable(tool, f"tools[{i}]") for i, tool in enumerate(request.tools))
     parallel = request.parallel_tool_calls is not False
-    if isinstance(choice, NamedTool):
-        wanted = tuple(tool for tool in tools if tool.name == choice.function.name)
+    if isinstance(choice, NamedFunction | NamedCustomTool):
+        wanted = tuple(tool for tool in tools if tool.name == choice.name)
         return ToolUse("required", wanted, parallel=False, named=True)
     if isinstance(choice, AllowedToolsChoice):
-        names = {tool.function.name for tool in choice.allowed_tools.tools}
+        names = {tool.name for tool in choice.allowed_tools.tools}
         wanted = tuple(tool for tool in tools if tool.name in names)
         return ToolUse(choice.allowed_tools.mode, wanted, parallel)
     return ToolUse("required" if choice == "required" else "auto", tools, parallel)
+
+
+def _callable(tool: ToolDefinition, at: str) -> CallableTool:
+    if isinstance(tool, FunctionTool):
+        param = f"{at}.function.parameters"
+        return CallableTool(tool.name, _arguments_schema(tool.function, param), param)
+    grammar = tool.grammar
+    text: dict[str, Any] = {"type": "string"}
+    if grammar is None:
+        source, param = None, f"{at}.custom"
+    else:
+        source, param = _lark_of(grammar), f"{at}.custom.format.grammar.definition"
+        # What more than a schema holds is no plain text for the families that write it in tags.
+        text["minLength"] = 0
+    schema = {
+        "type": "object",
+        "properties": {"input": text},
+        "required": ["input"],
+        "additionalProperties": False,
+    }
+    return CallableTool(tool.name, schema, param, is_custom=True, input_grammar=source)
+
+
+def _lark_of(grammar: InputGrammar) -> str:
+    if grammar.syntax == "lark":
+        return grammar.definition
+    pattern = grammar.definition.removeprefix("^")
+    if pattern.endswith("$") and not pattern.endswith("\\$"):
+        pattern = pattern[:-1]
+    pattern = _SLASH.sub(r"\1\\/", pattern).replace("\n", "\\n").replace("\r", "\\r")
+    return f"start: /(?:{pattern})/\n"
 
 
 def _arguments_schema(function: Function, param: str) -> Mapping[str, Any]:

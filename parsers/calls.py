@@ -38,7 +38,7 @@ class JsonArguments:
     """The arguments as a JSON object."""
 
     def tree(self, tool: Tool, special_ids: SpecialIds) -> Node:
-        return nodes.json_value(tool.schema, pointer=tool.pointer)
+        return tool.arguments()
 
     def read(self, reader: Reader) -> Steps[bool]:
         yield from reader.skip_whitespace()
@@ -61,7 +61,7 @@ class JsonCall:
         return nodes.seq(
             [
                 nodes.text(f'{{"name": {name}, "{self.arguments_key}": '),
-                nodes.json_value(tool.schema, pointer=tool.pointer),
+                tool.arguments(),
                 nodes.text("}"),
             ]
         )

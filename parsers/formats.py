@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Protocol
 
+from formgate.parsers import nodes
 from formgate.parsers.nodes import Node, Schema
 from formgate.parsers.reader import Reader, Steps
 from formgate.parsers.symbols import Marker, Written
@@ -23,11 +24,13 @@ ReasoningState = Literal["none", "closed", "open", "optional"]
 @dataclass(frozen=True)
 class Tool:
     """`parameters` None: any JSON object. `pointer` is the schema's place in the request, such as
-    "/tools/0/function/parameters", for errors."""
+    "/tools/0/function/parameters", for errors. `input`: what stands between the quotes of the only
+    argument, a string named "input", where more than a schema holds it."""
 
     name: str
     parameters: Mapping[str, Any] | bool | None = None
     pointer: str = ""
+    input: Node | None = None
 
     @property
     def schema(self) -> Schema:
@@ -36,6 +39,16 @@ class Tool:
             schema = dict(self.parameters)
             return schema if "type" in schema or "$ref" in schema else {"type": "object", **schema}
         return {"type": "object"}
+
+    def arguments(self) -> Node:
+        """The arguments as one JSON object."""
+        if self.input is None:
+            return nodes.json_value(self.schema, pointer=self.pointer)
+        return nodes.seq([nodes.text('{"input": '), self.quoted_input(), nodes.text("}")])
+
+    def quoted_input(self) -> Node:
+        assert self.input is not None
+        return nodes.seq([nodes.text('"'), self.input, nodes.text('"')])
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class RegexNode(TypedDict):
 class LarkNode(TypedDict):
     kind: Literal["lark"]
     source: str
+    in_json: NotRequired[bool]  # as it is written inside a JSON string
 
 
 class FreeNode(TypedDict):
@@ -108,6 +109,10 @@ def json_value(schema: Schema, *, pointer: str = "") -> JsonNode:
 
 def regex(pattern: str) -> RegexNode:
     return {"kind": "regex", "pattern": pattern}
+
+
+def lark_in_json(source: str) -> LarkNode:
+    return {"kind": "lark", "source": source, "in_json": True}
 
 
 def free() -> FreeNode:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from formgate.parsers.formats import Tool, UnsupportedArguments
-from formgate.parsers.nodes import Schema
+from formgate.parsers.nodes import Node, Schema
 
 _ENFORCED = frozenset(("type", "properties", "required", "additionalProperties"))
 # What tells of a value and holds it to nothing. A description is often most of a schema.
@@ -37,6 +37,7 @@ class Parameter:
     schema: Schema  # stands by itself: the definitions it refers to are in it, remarks are not
     required: bool
     pointer: str
+    held: Node | None = None  # what its value must be, where more than the schema holds it
 
 
 def parameters_of(tool: Tool, name_pattern: str) -> list[Parameter]:
@@ -64,11 +65,9 @@ def parameters_of(tool: Tool, name_pattern: str) -> list[Parameter]:
         pointer = f"{at}/properties/{escaped}"
         if not re.fullmatch(name_pattern, name):
             raise UnsupportedArguments(tool, "properties", pointer, unwritable=name)
-        made.append(
-            Parameter(
-                name, _alone(tool, sub, root, pointer), name in required, tool.pointer + pointer
-            )
-        )
+        alone = _alone(tool, sub, root, pointer)
+        held = None if tool.input is None else tool.quoted_input()
+        made.append(Parameter(name, alone, name in required, tool.pointer + pointer, held))
     return made
 
 

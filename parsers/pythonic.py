@@ -64,9 +64,8 @@ class KeywordArguments:
 
 
 def _argument(parameter: Parameter) -> Node:
-    return nodes.seq(
-        [nodes.text(f"{parameter.name}="), _value(parameter.schema, parameter.pointer)]
-    )
+    value = parameter.held or _value(parameter.schema, parameter.pointer)
+    return nodes.seq([nodes.text(f"{parameter.name}="), value])
 
 
 def _some(parameters: Sequence[Parameter]) -> Node:

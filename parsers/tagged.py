@@ -27,6 +27,7 @@ from formgate.parsers.symbols import SYMBOL_RANGE, Written
 from formgate.parsers.transcode import json_inside, stream_literal
 
 Kind = Literal["text", "nullable", "structure", "other"]
+_OPENINGS = {"structure": "[{"}  # of values that are read as JSON to their own end
 _SYMBOL = re.compile(f"[{SYMBOL_RANGE}]")
 
 
@@ -59,7 +60,9 @@ class TaggedArguments:
         close = literals((self.trail, *self.value_close), special_ids)
         choices = text_choices(schema)
         kind = _kind(schema)
-        if choices is not None:
+        if parameter.held is not None:
+            value = nodes.seq([parameter.held, *close])
+        elif choices is not None:
             value = nodes.seq([nodes.choice([nodes.text(text) for text in choices]), *close])
         elif kind == "text":
             value = through(self.value_close, special_ids)
@@ -106,9 +109,12 @@ class TaggedArguments:
 
     def _value(self, reader: Reader, schema: Any) -> Steps[bool]:
         kind = _kind(schema)
-        if kind == "structure":
+        opening = _OPENINGS.get(kind, "")
+        if kind == "other" and _types(schema) == {"string"}:
+            opening = '"'
+        if opening:
             yield from reader.skip_whitespace()
-            if (first := (yield from reader.peek())) and first in "[{":
+            if (first := (yield from reader.peek())) and first in opening:
                 fits = yield from stream_literal(reader)
                 yield from reader.skip_whitespace()
                 return fits and (yield from self._close(reader))

@@ -19,6 +19,7 @@ from formgate.gateway.protocol.fields import (
     up_to,
 )
 from formgate.gateway.protocol.limits import (
+    MAX_CONSTRAINT_CHARS,
     MAX_DOCUMENTS,
     MAX_MESSAGES,
     MAX_NAME_CHARS,
@@ -41,10 +42,38 @@ class CalledFunction(Body):
     arguments: str | dict[str, Any] | None = None
 
 
-class ToolCall(Body):
+class CalledCustomTool(Body):
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+    input: str
+
+
+class FunctionCall(Body):
     id: Id | None = None
     type: Literal["function"] = "function"
     function: CalledFunction
+
+
+class CustomCall(Body):
+    id: Id | None = None
+    type: Literal["custom"]
+    custom: CalledCustomTool
+
+    @property
+    def function(self) -> CalledFunction:
+        """The call as formats and templates know it: a function with one argument."""
+        return CalledFunction(name=self.custom.name, arguments={"input": self.custom.input})
+
+
+def _kind_of_tool(value: object) -> str:
+    """So that an error is about the kind that was meant."""
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "custom" if kind == "custom" else "function"
+
+
+ToolCall = Annotated[
+    Annotated[CustomCall, Tag("custom")] | Annotated[FunctionCall, Tag("function")],
+    Discriminator(_kind_of_tool),
+]
 
 
 class Message(Body):
@@ -57,29 +86,126 @@ class Message(Body):
     reasoning: str | None = None
 
 
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")]
+
+
 class Function(Body):
     constraint_names = IN_A_TOOL
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")]
+    name: ToolName
     description: str | None = None
     parameters: JsonSchema | None = None
     strict: bool | None = None
 
 
-class ToolDefinition(Body):
+class FunctionTool(Body):
     constraint_names = IN_A_TOOL
 
     type: Literal["function"]
     function: Function
 
+    @property
+    def name(self) -> str:
+        return self.function.name
 
-class FunctionName(Body):
+    @property
+    def name_field(self) -> str:
+        return "function.name"
+
+
+class InputGrammar(Body):
+    syntax: Literal["lark", "regex"]
+    definition: Annotated[str, Field(max_length=MAX_CONSTRAINT_CHARS)]
+
+
+class InputFormat(Body):
+    type: Literal["text", "grammar"]
+    grammar: InputGrammar | None = None
+
+
+class Custom(Body):
+    name: ToolName
+    description: str | None = None
+    format: InputFormat | None = None
+
+
+class CustomTool(Body):
+    """A tool that takes one text."""
+
+    type: Literal["custom"]
+    custom: Custom
+
+    @property
+    def name(self) -> str:
+        return self.custom.name
+
+    @property
+    def name_field(self) -> str:
+        return "custom.name"
+
+    @property
+    def grammar(self) -> InputGrammar | None:
+        return self.custom.format.grammar if self.custom.format else None
+
+    @property
+    def function(self) -> Function:
+        """The tool as formats and templates know it."""
+        text: dict[str, Any] = {"type": "string"}
+        if self.grammar is not None:
+            kind = "Lark grammar" if self.grammar.syntax == "lark" else "regular expression"
+            text["description"] = f"Must match this {kind}:\n{self.grammar.definition}"
+        return Function(
+            name=self.custom.name,
+            description=self.custom.description,
+            parameters={
+                "type": "object",
+                "properties": {"input": text},
+                "required": ["input"],
+                "additionalProperties": False,
+            },
+        )
+
+
+ToolDefinition = Annotated[
+    Annotated[CustomTool, Tag("custom")] | Annotated[FunctionTool, Tag("function")],
+    Discriminator(_kind_of_tool),
+]
+
+
+class GivenName(Body):
     name: Name
 
 
-class NamedTool(Body):
+class NamedFunction(Body):
     type: Literal["function"] = "function"
-    function: FunctionName
+    function: GivenName
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+    @property
+    def name_field(self) -> str:
+        return "function.name"
+
+
+class NamedCustomTool(Body):
+    type: Literal["custom"]
+    custom: GivenName
+
+    @property
+    def name(self) -> str:
+        return self.custom.name
+
+    @property
+    def name_field(self) -> str:
+        return "custom.name"
+
+
+NamedTool = Annotated[
+    Annotated[NamedCustomTool, Tag("custom")] | Annotated[NamedFunction, Tag("function")],
+    Discriminator(_kind_of_tool),
+]
 
 
 class AllowedTools(Body):
@@ -93,15 +219,16 @@ class AllowedToolsChoice(Body):
 
 
 def _kind_of_choice(choice: object) -> str:
-    """So that an error is about the choice that was meant."""
     kind = choice.get("type") if isinstance(choice, dict) else getattr(choice, "type", None)
-    return "allowed" if kind == "allowed_tools" else "named"
+    return "allowed" if kind == "allowed_tools" else _kind_of_tool(choice)
 
 
 ToolChoiceField = (
     Literal["none", "auto", "required"]
     | Annotated[
-        Annotated[AllowedToolsChoice, Tag("allowed")] | Annotated[NamedTool, Tag("named")],
+        Annotated[AllowedToolsChoice, Tag("allowed")]
+        | Annotated[NamedCustomTool, Tag("custom")]
+        | Annotated[NamedFunction, Tag("function")],
         Discriminator(_kind_of_choice),
     ]
 )

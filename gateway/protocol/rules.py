@@ -9,8 +9,10 @@ from formgate.gateway.protocol.chat import (
     AllowedToolsChoice,
     ChatCompletionRequest,
     ContentPart,
+    CustomTool,
     Message,
-    NamedTool,
+    NamedCustomTool,
+    NamedFunction,
     ToolDefinition,
 )
 from formgate.gateway.protocol.completion import CompletionRequest
@@ -109,10 +111,11 @@ def check_messages(messages: list[Message]) -> None:
 def check_unique_names(tools: list[ToolDefinition]) -> None:
     seen: set[str] = set()
     for i, tool in enumerate(tools):
-        name = tool.function.name
-        if name in seen:
-            raise bad_request(f"Two tools are named '{name}'.", f"tools[{i}].function.name")
-        seen.add(name)
+        if tool.name in seen:
+            raise bad_request(
+                f"Two tools are named '{tool.name}'.", f"tools[{i}].{tool.name_field}"
+            )
+        seen.add(tool.name)
 
 
 def _check_shared(request: GenerationRequest, max_logprobs: int) -> None:
@@ -170,21 +173,33 @@ def _check_tools(request: ChatCompletionRequest) -> None:
             )
         return
     check_unique_names(request.tools)
+    for i, tool in enumerate(request.tools):
+        _check_input_format(tool, f"tools[{i}].custom.format")
     if choice is None or choice in ("none", "auto"):
         return
     if not request.tools:
         raise bad_request("'tools' is empty, but 'tool_choice' asks for a call.", "tools")
-    names = {tool.function.name for tool in request.tools}
-    if isinstance(choice, NamedTool):
-        if choice.function.name not in names:
-            raise _unknown_tool(choice.function.name, "tool_choice.function.name")
+    names = {tool.name for tool in request.tools}
+    if isinstance(choice, NamedFunction | NamedCustomTool):
+        if choice.name not in names:
+            raise _unknown_tool(choice.name, f"tool_choice.{choice.name_field}")
     elif isinstance(choice, AllowedToolsChoice):
         at = "tool_choice.allowed_tools.tools"
         if not choice.allowed_tools.tools:
             raise bad_request(f"'{at}' must not be empty.", at)
         for i, tool in enumerate(choice.allowed_tools.tools):
-            if tool.function.name not in names:
-                raise _unknown_tool(tool.function.name, f"{at}[{i}].function.name")
+            if tool.name not in names:
+                raise _unknown_tool(tool.name, f"{at}[{i}].{tool.name_field}")
+
+
+def _check_input_format(tool: ToolDefinition, at: str) -> None:
+    wanted = tool.custom.format if isinstance(tool, CustomTool) else None
+    if wanted is not None and wanted.type == "grammar" and wanted.grammar is None:
+        raise bad_request(
+            f"Missing required parameter: '{at}.grammar'.",
+            f"{at}.grammar",
+            "missing_required_parameter",
+        )
 
 
 def _unknown_tool(name: str, param: str) -> ApiError:

@@ -49,7 +49,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {}}},
         "tool_choice.function.name",
     ),
-    ({"tools": [TOOL], "tool_choice": {"type": "custom"}}, "tool_choice.type"),
+    ({"tools": [TOOL], "tool_choice": {"type": "custom"}}, "tool_choice.custom"),
     (
         {"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}},
         "tool_choice.allowed_tools",
@@ -107,7 +107,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tools": [TOOL], "tool_choice": named("g")}, "tool_choice.function.name"),
     ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
     ({"tools": [named("two words")]}, "tools[0].function.name"),
-    ({"tools": [{"type": "custom"}]}, "tools[0].type"),
+    ({"tools": [{"type": "custom"}]}, "tools[0].custom"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     (
         {"tools": [TOOL], "tool_choice": allowed("f", "g")},
         "tool_choice.allowed_tools.tools[1].function.name",
