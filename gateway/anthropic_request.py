@@ -5,7 +5,7 @@ field to its name there.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from formgate.gateway.chat_translation import FieldNames, chat_request
@@ -21,6 +21,7 @@ from formgate.gateway.protocol.anthropic import (
 )
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.constraints import refuse_unknown_constraints
+from formgate.gateway.unseen_parts import unseen_part
 
 THREAD_UNSUPPORTED = "thread_unsupported_request"
 
@@ -166,13 +167,29 @@ def _assistant(blocks: Sequence[ContentBlock], at: str) -> dict[str, Any]:
 
 
 def _text_part(block: ContentBlock | ResultBlock, at: str) -> dict[str, str]:
-    if block.type != "text":
-        raise bad_request(
-            f"This model reads text only; a block of type '{block.type[:40]}' is not supported.",
-            f"{at}.type",
-            "unsupported_content",
-        )
-    return {"type": "text", "text": _required(block.text, f"{at}.text")}
+    """Anthropic's models all see pictures and documents, and clients send them everywhere: of what
+    a model that reads text cannot see, a line of text tells.
+    """
+    if block.type == "text":
+        return {"type": "text", "text": _required(block.text, f"{at}.text")}
+    fields = block.model_dump(exclude_unset=True)
+    return {"type": "text", "text": _inner_text(fields) or unseen_part(block.type, fields)}
+
+
+def _inner_text(fields: Mapping[str, Any]) -> str:
+    """The text of a document or a search result that is made of text."""
+    source = fields.get("source")
+    if isinstance(source, dict) and source.get("type") == "text":
+        return str(source.get("data") or "")
+    inner = source.get("content") if isinstance(source, dict) else fields.get("content")
+    if isinstance(inner, str):
+        return inner
+    texts = [
+        part["text"]
+        for part in (inner if isinstance(inner, list) else ())
+        if isinstance(part, dict) and isinstance(part.get("text"), str)
+    ]
+    return "\n".join(texts)
 
 
 def _system(system: str | Sequence[ContentBlock]) -> str | list[dict[str, str]]:
@@ -181,9 +198,13 @@ def _system(system: str | Sequence[ContentBlock]) -> str | list[dict[str, str]]:
     return [_text_part(block, f"system[{i}]") for i, block in enumerate(system)]
 
 
-def _result(content: str | Sequence[ResultBlock] | None, at: str) -> str | list[dict[str, str]]:
+def _result(
+    content: str | Sequence[ResultBlock] | dict[str, Any] | None, at: str
+) -> str | list[dict[str, str]]:
     if content is None or isinstance(content, str):
         return content or ""
+    if isinstance(content, dict):
+        raise bad_request(f"'{at}' must be a string or an array.", at, "invalid_type")
     return [_text_part(block, f"{at}[{i}]") for i, block in enumerate(content)]
 
 

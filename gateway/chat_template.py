@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.meta
 from jinja2 import nodes
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -28,15 +29,25 @@ class ChatTemplate:
     arguments as an object or as JSON text. Each is asked once, with a small conversation.
     """
 
-    def __init__(self, source: str, named_tokens: Mapping[str, str]) -> None:
+    def __init__(
+        self, source: str, named_tokens: Mapping[str, str], *, tool_format: str | None = None
+    ) -> None:
+        """`tool_format`: how the model's calls are read; None: tools are the template's business
+        alone, and nobody's if it does not show them."""
         self._named_tokens = dict(named_tokens)
+        self.tool_format = tool_format
         try:
-            self._template = _environment().from_string(source)
+            environment = _environment()
+            self._template = environment.from_string(source)
+            unknown = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateError as error:
             raise ChatTemplateError(f"the chat template is not valid Jinja: {error}") from error
-        self.knows_developer = "developer" in source
+        # Firefunction's is given the tools as a text, under another name, and the time.
+        self._wants_functions = "functions" in unknown and "tools" not in unknown
+        self._wants_time = "datetime" in unknown
         self.wants_short_call_ids = "!= 9" in source  # Mistral's: exactly nine characters
         self.wants_parts = self._wants_parts()
+        self.knows_developer = "developer" in source and self._shows_developer()
         self.wants_arguments_text = self._wants_arguments_text()
 
     def render(
@@ -57,6 +68,11 @@ class ChatTemplate:
             "documents": documents,
             "add_generation_prompt": add_generation_prompt,
         }
+        if self._wants_functions:
+            functions = [tool["function"] for tool in tools or ()]
+            variables["functions"] = json.dumps(functions, ensure_ascii=False, indent=2)
+        if self._wants_time:
+            variables.setdefault("datetime", _strftime_now("%b %d %Y %H:%M:%S"))
         try:
             return self._template.render(variables)
         except jinja2.TemplateError as error:
@@ -67,6 +83,10 @@ class ChatTemplate:
             raise ChatTemplateError(
                 f"it cannot render this conversation ({type(error).__name__})"
             ) from error
+
+    def content(self, text: str) -> str | list[dict[str, str]]:
+        """A text as this template wants it."""
+        return [{"type": "text", "text": text}] if self.wants_parts else text
 
     def _wants_parts(self) -> bool:
         probe = "probe text"
@@ -80,6 +100,14 @@ class ChatTemplate:
         except ChatTemplateError:
             return False
 
+    def _shows_developer(self) -> bool:
+        probe = "probe text"
+        said = [{"role": role, "content": self.content(probe)} for role in ("developer", "user")]
+        try:
+            return self.render(said).count(probe) == 2
+        except ChatTemplateError:
+            return False
+
     def _wants_arguments_text(self) -> bool:
         arguments = {"probe": "text"}
         wanted = json.dumps(arguments)
@@ -89,9 +117,7 @@ class ChatTemplate:
         """The text of a conversation with one call, or nothing if the template refuses it."""
         function = {"name": "probe", "arguments": arguments}
         call = {"id": "probe1234", "type": "function", "function": function}
-        text: object = "text"
-        if self.wants_parts:
-            text = [{"type": "text", "text": "text"}]
+        text = self.content("text")
         try:
             return self.render(
                 [

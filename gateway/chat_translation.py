@@ -42,6 +42,7 @@ _CHAT_ONLY = frozenset(
     }
 )
 _MESSAGE = re.compile(r"messages\[(\d+)\]")
+_TOOL = re.compile(r"tools\[(\d+)\](?:\.(?:function|custom)\b)?")
 
 
 class ChatStream(Protocol):
@@ -58,6 +59,7 @@ class FieldNames:
 
     patterns: Sequence[tuple[str, str]]  # of the chat's field, with its replacement
     messages: Sequence[str] = ()  # by message of the chat, the field that it came in
+    tools: Sequence[str] = ()  # likewise
 
     @contextmanager
     def in_errors(self) -> Generator[None]:
@@ -84,6 +86,10 @@ class FieldNames:
         message = _MESSAGE.match(param)
         if message is not None and int(message[1]) < len(self.messages):
             return self.messages[int(message[1])] + param[message.end() :]
+        tool = _TOOL.match(param)
+        if tool is not None and int(tool[1]) < len(self.tools):
+            rest = param[tool.end() :].replace(".format.grammar", ".format", 1)
+            return self.tools[int(tool[1])] + rest
         for pattern, replacement in self.patterns:
             name, found = re.subn("^" + pattern, replacement, param)
             if found:

@@ -67,7 +67,11 @@ def load_model_profile(
     reasoning_name = config.reasoning_parser or detect_reasoning_format(
         source, architecture, tokenizer.special_ids
     )
-    template = None if source is None else ChatTemplate(source, tokenizer.named_tokens)
+    template = (
+        None
+        if source is None
+        else ChatTemplate(source, tokenizer.named_tokens, tool_format=tool_name)
+    )
     reasoning = _reasoning_format(reasoning_name)
     if reasoning is not None and template is not None and _prompt_decides(template, reasoning):
         reasoning = dataclasses.replace(reasoning, may_open=False)

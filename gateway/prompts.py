@@ -14,19 +14,22 @@ from typing import Any, Protocol
 from pydantic_core import from_json
 
 from formgate.gateway.chat_template import ChatTemplate, ChatTemplateError
+from formgate.gateway.conversation_rewriting import renderer_of
 from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.mistral_tokenizer import MistralTokenizer
 from formgate.gateway.protocol.chat import (
     ChatCompletionRequest,
+    ContentPart,
     Message,
     ToolCall,
     ToolDefinition,
 )
-from formgate.gateway.protocol.rules import TEXT_PARTS
+from formgate.gateway.protocol.rules import NO_TEXT_PARTS, TEXT_PARTS
 from formgate.gateway.protocol.tokenize import TokenizeRequest
 from formgate.gateway.shield import Shield
 from formgate.gateway.text_bound import TextBound
 from formgate.gateway.tokenizer import Tokenizer
+from formgate.gateway.unseen_parts import unseen_part
 
 # An assistant's past text may hold its reasoning, which templates cut away by these.
 _REASONING_MARKERS = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]"})
@@ -154,9 +157,9 @@ def _render(conversation: Conversation, template: ChatTemplate | None, shield: S
     end = _mark_end(messages[-1]) if conversation.continue_final_message else None
     kwargs = shield.hide(conversation.kwargs or {})
     try:
-        text = template.render(
+        text = renderer_of(template).render(
             messages,
-            tools=shield.hide(template_tools(conversation.tools)) or None,
+            shield.hide(template_tools(conversation.tools)),
             documents=shield.hide(conversation.documents),
             add_generation_prompt=conversation.add_generation_prompt,
             kwargs={key: value for key, value in kwargs.items() if key not in _RESERVED},
@@ -238,17 +241,21 @@ def _context_length_exceeded(
 
 
 def template_tools(tools: Sequence[ToolDefinition]) -> list[dict[str, Any]]:
-    """Tools as templates know them: what concerns the server (`strict`) is left out."""
+    """Tools as templates know them: with a description and parameters, be they empty. What concerns
+    the server (`strict`) is left out.
+    """
     shown: list[dict[str, Any]] = []
     for tool in tools:
-        function: dict[str, Any] = {"name": tool.function.name}
-        if tool.function.description is not None:
-            function["description"] = tool.function.description
-        parameters = tool.function.parameters
-        function["parameters"] = (
-            parameters if isinstance(parameters, dict) else {"type": "object", "properties": {}}
-        )
-        shown.append({"type": "function", "function": function})
+        function = tool.function
+        parameters = function.parameters
+        if not isinstance(parameters, dict):
+            parameters = {"type": "object", "properties": {}}
+        described = {
+            "name": function.name,
+            "description": function.description or "",
+            "parameters": parameters,
+        }
+        shown.append({"type": "function", "function": described})
     return shown
 
 
@@ -290,7 +297,13 @@ def message_text(message: Message) -> str:
     content = message.content
     if content is None or isinstance(content, str):
         return content or ""
-    return "\n".join(part.text or "" for part in content if part.type in TEXT_PARTS)
+    return "\n".join(map(_part_text, content))
+
+
+def _part_text(part: ContentPart) -> str:
+    if part.type in TEXT_PARTS:
+        return part.text or ""
+    return "" if part.type in NO_TEXT_PARTS else unseen_part(part.type, part.model_extra or {})
 
 
 def _texts(messages: Sequence[Message]) -> Iterator[str]:

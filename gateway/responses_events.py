@@ -6,20 +6,33 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from formgate.gateway.errors import ApiError
-from formgate.gateway.protocol.responses import ResponsesRequest
+from formgate.gateway.protocol.responses import ResponsesRequest, ResponseTool
 
 Event = dict[str, Any]
+_CALLS = {"function": "function_call", "custom": "custom_tool_call"}  # items, by kind of tool
+# By kind of item, its events, and the field that holds its text.
+_CALL_TEXTS = {
+    "function_call": ("function_call_arguments", "arguments"),
+    "custom_tool_call": ("custom_tool_call_input", "input"),
+}
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
 class ResponseEvents:
     """The events of one response. One item is open at a time: reasoning, a message or a call."""
 
-    def __init__(self, request: ResponsesRequest, model: str) -> None:
+    def __init__(
+        self,
+        request: ResponsesRequest,
+        model: str,
+        name_of: Callable[[str], tuple[str | None, str]] = lambda name: (None, name),
+    ) -> None:
+        """`name_of`: namespace and name of a tool by its name in the chat request."""
+        self._name_of = name_of
         self._key = secrets.token_hex(24)
         self._fields = _echoed(request) | {
             "id": f"resp_{self._key}",
@@ -51,11 +64,11 @@ class ResponseEvents:
             if text := delta.get("content"):
                 events += self._grow("message", text, choice["logprobs"])
             for call in delta.get("tool_calls", ()):
-                function = call["function"]
+                kind = "custom" if "custom" in call else "function"
                 if "id" in call:
-                    events += self._open_item(_call(self._id("fc"), call["id"], function["name"]))
-                if text := function["arguments"]:
-                    events += self._grow("function_call", text)
+                    events += self._open_item(self._call(kind, call))
+                if text := call[kind]["input" if kind == "custom" else "arguments"]:
+                    events += self._grow(_CALLS[kind], text)
             self._finish_reason = choice["finish_reason"] or self._finish_reason
         return events
 
@@ -89,6 +102,19 @@ class ResponseEvents:
         at = {"item_id": self._open["id"], "output_index": len(self._items) - 1}
         return at | {"content_index": 0} if part else at
 
+    def _call(self, kind: str, call: Mapping[str, Any]) -> dict[str, Any]:
+        namespace, name = self._name_of(call[kind]["name"])
+        item_type = _CALLS[kind]
+        item = {
+            "id": self._id("ctc" if kind == "custom" else "fc"),
+            "type": item_type,
+            "status": "in_progress",
+            "call_id": call["id"],
+            "name": name,
+            _CALL_TEXTS[item_type][1]: "",
+        }
+        return item if namespace is None else item | {"namespace": namespace}
+
     def _grow(self, kind: str, text: str, logprobs: Any = None) -> list[Event]:
         events: list[Event] = []
         if self._open is None or self._open["type"] != kind:
@@ -106,9 +132,8 @@ class ResponseEvents:
         elif kind == "reasoning":
             delta = self._event("response.reasoning_text.delta", **self._at(), delta=text)
         else:
-            delta = self._event(
-                "response.function_call_arguments.delta", **self._at(part=False), delta=text
-            )
+            event = f"response.{_CALL_TEXTS[kind][0]}.delta"
+            delta = self._event(event, **self._at(part=False), delta=text)
         return [*events, delta]
 
     def _open_item(self, item: dict[str, Any]) -> list[Event]:
@@ -120,7 +145,7 @@ class ResponseEvents:
         events.append(
             self._event("response.output_item.added", output_index=index, item=dict(item))
         )
-        if item["type"] != "function_call":
+        if item["type"] not in _CALL_TEXTS:
             part = _part(item["type"], "", [])
             events.append(self._event("response.content_part.added", **self._at(), part=part))
         return events
@@ -131,16 +156,13 @@ class ResponseEvents:
             return []
         text = "".join(self._pieces)
         item["status"] = status
-        if item["type"] == "function_call":
-            item["arguments"] = text
-            events = [
-                self._event(
-                    "response.function_call_arguments.done",
-                    **self._at(part=False),
-                    name=item["name"],
-                    arguments=text,
-                )
-            ]
+        if item["type"] in _CALL_TEXTS:
+            event, field = _CALL_TEXTS[item["type"]]
+            item[field] = text
+            fields = {field: text}
+            if item["type"] == "function_call":
+                fields["name"] = item["name"]
+            events = [self._event(f"response.{event}.done", **self._at(part=False), **fields)]
         else:
             part = _part(item["type"], text, self._logprobs)
             item["content"] = [part]
@@ -192,17 +214,6 @@ def _reasoning(item_id: str) -> dict[str, Any]:
     }
 
 
-def _call(item_id: str, call_id: str, name: str) -> dict[str, Any]:
-    return {
-        "id": item_id,
-        "type": "function_call",
-        "status": "in_progress",
-        "call_id": call_id,
-        "name": name,
-        "arguments": "",
-    }
-
-
 def _part(kind: str, text: str, logprobs: Sequence[Any]) -> dict[str, Any]:
     if kind == "reasoning":
         return {"type": "reasoning_text", "text": text}
@@ -221,18 +232,21 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _echoed_tool(tool: ResponseTool) -> dict[str, Any]:
+    if tool.type != "function":
+        return tool.model_dump(exclude_unset=True)
+    return {
+        "type": "function",
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "strict": bool(tool.strict),
+    }
+
+
 def _echoed(request: ResponsesRequest) -> dict[str, Any]:
     """What a response repeats of its request."""
-    tools = [
-        {
-            "type": "function",
-            "name": tool.name,
-            "description": tool.description,
-            "parameters": tool.parameters,
-            "strict": bool(tool.strict),
-        }
-        for tool in request.tools or ()
-    ]
+    tools = [_echoed_tool(tool) for tool in request.tools or ()]
     choice = request.tool_choice
     text = request.text.model_dump(by_alias=True, exclude_unset=True) if request.text else {}
     reasoning = request.reasoning
@@ -244,6 +258,7 @@ def _echoed(request: ResponsesRequest) -> dict[str, Any]:
         "metadata": request.metadata or {},
         "parallel_tool_calls": request.parallel_tool_calls is not False,
         "previous_response_id": None,
+        "prompt_cache_key": request.prompt_cache_key,
         "reasoning": {
             "effort": reasoning.effort if reasoning else None,
             "summary": reasoning.summary if reasoning else None,

@@ -14,6 +14,7 @@ from formgate.gateway.model_profile import ModelProfile
 from formgate.gateway.protocol.responses import ResponsesRequest
 from formgate.gateway.responses_events import Event, ResponseEvents
 from formgate.gateway.responses_request import chat_request_of
+from formgate.gateway.responses_tools import ResponseTools
 from formgate.gateway.text_threads import LONG_BODY, TextThreads
 
 
@@ -28,10 +29,11 @@ class ResponsesService:
     async def stream(self, request: ResponsesRequest) -> AsyncGenerator[list[Event]]:
         """The events of each engine step. What is wrong with the request is an ApiError before
         the first of them; a later error is the response's last event."""
-        events = ResponseEvents(request, request.model or self._profile.name)
+        tools = ResponseTools(request.tools or ())
+        events = ResponseEvents(request, request.model or self._profile.name, tools.name)
         opened = False
         try:
-            async with aclosing(self._chunks(request)) as steps:
+            async with aclosing(self._chunks(request, tools)) as steps:
                 async for chunks in steps:
                     new = [] if opened else events.opening()
                     opened = True
@@ -47,17 +49,20 @@ class ResponsesService:
 
     async def complete(self, request: ResponsesRequest) -> dict[str, Any]:
         """Cancelling it aborts the request."""
-        events = ResponseEvents(request, request.model or self._profile.name)
-        async with aclosing(self._chunks(request)) as steps:
+        tools = ResponseTools(request.tools or ())
+        events = ResponseEvents(request, request.model or self._profile.name, tools.name)
+        async with aclosing(self._chunks(request, tools)) as steps:
             async for chunks in steps:
                 for chunk in chunks:
                     events.of(chunk)
         response: dict[str, Any] = events.closing()[-1]["response"]
         return response
 
-    async def _chunks(self, request: ResponsesRequest) -> AsyncGenerator[list[dict[str, Any]]]:
+    async def _chunks(
+        self, request: ResponsesRequest, tools: ResponseTools
+    ) -> AsyncGenerator[list[dict[str, Any]]]:
         long = request.num_bytes > LONG_BODY
-        chat_request, names = await self._threads.run_if(long, chat_request_of, request)
+        chat_request, names = await self._threads.run_if(long, chat_request_of, request, tools)
         with names.in_errors():
             async with aclosing(self._chat.stream(chat_request)) as steps:
                 async for chunks in steps:

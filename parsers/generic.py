@@ -21,24 +21,30 @@ GENERIC = Format(
     one_per_marker=True,
 )
 
-_EXPLANATION = """\
+_LIST = """\
 You may call one or more of these functions to answer. Each is described by a JSON object on a \
 line of its own:
 <tools>
 {tools}
-</tools>
+</tools>"""
+_EXPLANATION = """
 To call a function, write nothing but the call, in exactly this form, with arguments that fit the \
 function's parameters:
 <tool_call>
-{{"name": "function name", "arguments": {{"parameter": "value"}}}}
+{"name": "function name", "arguments": {"parameter": "value"}}
 </tool_call>
 If no function is needed, answer in plain text and write no <tool_call>."""
 
 
 def describe_tools(functions: Sequence[dict[str, Any]]) -> str:
     """For the system turn; `functions` as in OpenAI's `tools[].function`."""
+    return list_tools(functions) + _EXPLANATION
+
+
+def list_tools(functions: Sequence[dict[str, Any]]) -> str:
+    """The same for a model that knows how to write a call."""
     lines = [json.dumps(function, ensure_ascii=False) for function in functions]
-    return _EXPLANATION.format(tools="\n".join(lines))
+    return _LIST.format(tools="\n".join(lines))
 
 
 def describe_calls(calls: Sequence[tuple[str, str]]) -> str:

@@ -44,7 +44,7 @@ class ContentBlock(Body):
     name: Name | None = None
     input: dict[str, Any] | None = None
     tool_use_id: Id | None = None
-    content: str | Annotated[list[ResultBlock], up_to(MAX_PARTS)] | None = None
+    content: str | Annotated[list[ResultBlock], up_to(MAX_PARTS)] | dict[str, Any] | None = None
 
 
 ContentBlocks = Annotated[list[ContentBlock], up_to(MAX_PARTS)]

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from formgate.gateway.protocol.constraint_names import IN_A_TOOL
 from formgate.gateway.protocol.fields import (
     Body,
+    ConstraintText,
     Count,
     GenerationRequest,
     Id,
@@ -19,7 +20,6 @@ from formgate.gateway.protocol.fields import (
     up_to,
 )
 from formgate.gateway.protocol.limits import (
-    MAX_CONSTRAINT_CHARS,
     MAX_DOCUMENTS,
     MAX_MESSAGES,
     MAX_NAME_CHARS,
@@ -115,7 +115,7 @@ class FunctionTool(Body):
 
 class InputGrammar(Body):
     syntax: Literal["lark", "regex"]
-    definition: Annotated[str, Field(max_length=MAX_CONSTRAINT_CHARS)]
+    definition: ConstraintText
 
 
 class InputFormat(Body):

@@ -18,6 +18,7 @@ from formgate.gateway.protocol.limits import (
     MAX_JSON_STRINGS,
     MAX_JSON_VALUES,
 )
+from formgate.gateway.protocol.surrogates import check_utf8, without_lone_surrogates
 
 # A text of this many bytes is read in a few milliseconds, whatever is in it.
 SMALL_TEXT = 64 * 1024
@@ -27,7 +28,7 @@ _MAX_DIGITS = 4_300  # of an integer that Python reads
 
 def read_json(text: bytes | str) -> Any:
     """Raises ApiError 400 for what is no JSON, or too much of it."""
-    body = text.encode() if isinstance(text, str) else text
+    body = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if len(body) > SMALL_TEXT:
         _check_size(body)
     try:
@@ -36,6 +37,10 @@ def read_json(text: bytes | str) -> Any:
         reason = str(error)
     if reason.startswith("number out of range"):
         _refuse_long_integer(body)
+    check_utf8(body)
+    whole = without_lone_surrogates(body)
+    if whole != body:
+        return read_json(whole)
     raise bad_request(f"The body of the request is not valid JSON: {reason}")
 
 

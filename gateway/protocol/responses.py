@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from formgate.gateway.protocol.constraint_names import IN_A_FORMAT, IN_A_TOOL
 from formgate.gateway.protocol.fields import (
     Body,
+    ConstraintText,
     Count,
     Finite,
     Id,
@@ -42,8 +43,16 @@ class InputItem(Body):
     call_id: Id | None = None
     name: Name | None = None
     arguments: str | None = None
-    output: str | InputParts | None = None
+    input: str | None = None
+    namespace: Name | None = None
+    output: str | InputParts | dict[str, Any] | None = None
     summary: InputParts | None = None
+
+
+class ResponseInputFormat(Body):
+    type: Literal["text", "grammar"]
+    syntax: Literal["lark", "regex"] | None = None
+    definition: ConstraintText | None = None
 
 
 class ResponseTool(Body):
@@ -54,16 +63,21 @@ class ResponseTool(Body):
     description: str | None = None
     parameters: JsonSchema | None = None
     strict: bool | None = None
+    format: ResponseInputFormat | None = None  # of a custom tool's input
+    # Of a namespace.
+    tools: Annotated[list[ResponseTool], up_to(MAX_TOOLS)] | None = None
 
 
 class ToolReference(Body):
     type: Name
     name: Name | None = None
+    namespace: Name | None = None
 
 
 class ResponseToolChoice(Body):
     type: Name
     name: Name | None = None
+    namespace: Name | None = None
     mode: Literal["auto", "required"] | None = None
     tools: Annotated[list[ToolReference], up_to(MAX_TOOLS)] | None = None
 
@@ -115,6 +129,9 @@ class ResponsesRequest(RequestBody):
     top_p: Annotated[Finite, Field(gt=0, le=1)] | None = None
     top_logprobs: Count | None = None
     include: Annotated[list[Name], up_to(MAX_INCLUDED)] | None = None
+    prompt_cache_key: Id | None = None  # of a server that spreads requests over many machines
+    safety_identifier: Id | None = None
+    client_metadata: Metadata | None = None
 
     metadata: Metadata | None = None
     user: Id | None = None

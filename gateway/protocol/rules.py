@@ -24,7 +24,7 @@ from formgate.gateway.protocol.limits import (
 )
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
-_NO_TEXT_PARTS = frozenset({"refusal", "thinking", "reasoning"})  # of an assistant's own past
+NO_TEXT_PARTS = frozenset({"refusal", "thinking", "reasoning"})  # of an assistant's own past
 
 
 def check_chat(request: ChatCompletionRequest, *, max_logprobs: int) -> None:
@@ -97,7 +97,9 @@ def check_messages(messages: list[Message]) -> None:
         at = f"messages[{i}]"
         if isinstance(message.content, list):
             for j, part in enumerate(message.content):
-                _check_part(part, f"{at}.content[{j}]")
+                # A picture that is asked about cannot be left out; one in what came before can.
+                asked = message.role == "user" and i == len(messages) - 1
+                _check_part(part, f"{at}.content[{j}]", text_only=asked)
         elif message.content is None and message.role != "assistant":
             raise bad_request(
                 f"Invalid value for '{at}.content': expected a string or text parts, got null.",
@@ -147,7 +149,7 @@ def _check_logprobs(wanted: int, param: str, limit: int) -> None:
         )
 
 
-def _check_part(part: ContentPart, at: str) -> None:
+def _check_part(part: ContentPart, at: str, *, text_only: bool) -> None:
     if part.type in TEXT_PARTS:
         if part.text is None:
             raise bad_request(
@@ -155,7 +157,7 @@ def _check_part(part: ContentPart, at: str) -> None:
                 f"{at}.text",
                 "missing_required_parameter",
             )
-    elif part.type not in _NO_TEXT_PARTS:
+    elif text_only and part.type not in NO_TEXT_PARTS:
         kind = part.type if len(part.type) <= 40 else "this type"
         raise bad_request(
             f"This model reads text only; a part of type '{kind}' is not supported.",
@@ -187,9 +189,9 @@ def _check_tools(request: ChatCompletionRequest) -> None:
         at = "tool_choice.allowed_tools.tools"
         if not choice.allowed_tools.tools:
             raise bad_request(f"'{at}' must not be empty.", at)
-        for i, tool in enumerate(choice.allowed_tools.tools):
-            if tool.name not in names:
-                raise _unknown_tool(tool.name, f"{at}[{i}].{tool.name_field}")
+        for i, named in enumerate(choice.allowed_tools.tools):
+            if named.name not in names:
+                raise _unknown_tool(named.name, f"{at}[{i}].{named.name_field}")
 
 
 def _check_input_format(tool: ToolDefinition, at: str) -> None:

@@ -246,10 +246,6 @@ BAD = [
     ({"container": "c"}, "container"),
     ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
     (
-        {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
-        "messages[0].content[0].type",
-    ),
-    (
         {"messages": [USER, {"role": "user", "content": [{"type": "tool_result"}]}]},
         "messages[1].content[0].tool_use_id",
     ),

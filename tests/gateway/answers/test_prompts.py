@@ -60,8 +60,8 @@ def test_a_whole_conversation(tokenizer: Tokenizer, template: ChatTemplate) -> N
         template,
         BOUND,
     )
-    tools = '[{"type": "function", "function": {"name": "get_weather", "parameters": '
-    tools += '{"type": "object", "properties": {}}}}]'
+    tools = '[{"type": "function", "function": {"name": "get_weather", "description": "", '
+    tools += '"parameters": {"type": "object", "properties": {}}}}]'
     text = (
         "<s>[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT]"
         f"[AVAILABLE_TOOLS]{tools}[/AVAILABLE_TOOLS][INST]Paris?[/INST]"

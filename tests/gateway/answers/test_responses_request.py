@@ -7,6 +7,7 @@ from typing import Any
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.responses import ResponsesRequest
 from formgate.gateway.responses_request import chat_request_of
+from formgate.gateway.responses_tools import ResponseTools
 
 PARAMETERS = {
     "type": "object",
@@ -21,7 +22,9 @@ def request_of(**fields: Any) -> ResponsesRequest:
 
 
 def chat_of(**fields: Any) -> dict[str, Any]:
-    return chat_request_of(request_of(**fields))[0].model_dump(exclude_unset=True)
+    request = request_of(**fields)
+    chat, _ = chat_request_of(request, ResponseTools(request.tools or ()))
+    return chat.model_dump(exclude_unset=True)
 
 
 def test_items_become_messages() -> None:

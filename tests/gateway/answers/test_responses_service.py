@@ -31,6 +31,16 @@ PARAMETERS = {
     "required": ["city"],
 }
 WEATHER = {"type": "function", "name": "get_weather", "parameters": PARAMETERS}
+PATCH = {
+    "type": "custom",
+    "name": "apply_patch",
+    "description": "Edits files.",
+    "format": {
+        "type": "grammar",
+        "syntax": "lark",
+        "definition": 'start: "*** " /[a-z]+/ LF "\\"end\\""\n%import common.LF\n',
+    },
+}
 ONE_CALL = '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}]'
 TWO_CALLS = (
     '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}, '
@@ -257,14 +267,39 @@ BAD = [
     ({"conversation": "conv_1"}, "conversation"),
     ({"background": True}, "background"),
     ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
-    ({"input": [{"type": "web_search_call", "id": "x"}]}, "input[0].type"),
+    ({"input": [{"type": "compaction", "encrypted_content": "x"}]}, "input[0].type"),
+    ({"input": [{"type": "mesage", "id": "x"}]}, "input[0].type"),
+    ({"input": [{"type": "custom_tool_call", "call_id": "c", "name": "f"}]}, "input[0].input"),
     ({"input": [{"role": "user"}]}, "input[0].content"),
     ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "input[0].call_id"),
     (
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
         "input[0].content[0].type",
     ),
-    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice"),
+    (
+        {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}},
+        "tool_choice.type",
+    ),
+    ({"tools": [{"type": "web_search"}, {"type": "function", "name": "!"}]}, "tools[1].name"),
+    ({"tools": [{"type": "namespace", "name": "n"}]}, "tools[0].tools"),
+    (
+        {"tools": [{"type": "namespace", "name": "n", "tools": [WEATHER, WEATHER]}]},
+        "tools[0].tools[1].name",
+    ),
+    (
+        {"tools": [{"type": "custom", "name": "x", "format": {"type": "grammar"}}]},
+        "tools[0].format.syntax",
+    ),
+    (
+        {
+            "tools": [
+                {"type": "web_search"},
+                {**PATCH, "format": {**PATCH["format"], "definition": "x"}},
+            ]
+        },
+        "tools[1].format.definition",
+    ),
     ({"tools": [{"type": "function"}]}, "tools[0].name"),
     ({"tools": [{"type": "function", "name": "not a name"}]}, "tools[0].name"),
     ({"tools": [WEATHER, WEATHER]}, "tools[1].name"),

@@ -1,0 +1,138 @@
+"""The tools of a Responses request as its chat request has them: names in one flat list, and only
+tools that the client itself runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from formgate.gateway.errors import ApiError, bad_request
+from formgate.gateway.protocol.responses import ResponseTool, ResponseToolChoice, ToolReference
+
+logger = logging.getLogger(__name__)
+
+MAX_NAME_CHARS = 128  # of a tool in a chat request
+_CLIENT_TOOLS = frozenset({"function", "custom"})
+
+Name = tuple[str | None, str]  # a namespace, and the name in it
+
+
+class ResponseTools:
+    """Tools that OpenAI's own servers run (`web_search`, `mcp`, ...) are left out: a client offers
+    them to every server, and works without. `origins`: the field that each chat tool came in.
+    """
+
+    def __init__(self, tools: Sequence[ResponseTool]) -> None:
+        self.definitions: list[dict[str, Any]] = []
+        self.origins: list[str] = []
+        self._chat_names: dict[Name, str] = {}
+        self._names: dict[str, Name] = {}
+        hosted: list[str] = []
+        for i, tool in enumerate(tools):
+            at = f"tools[{i}]"
+            if tool.type == "namespace":
+                namespace = required(tool.name, f"{at}.name")
+                for j, inner in enumerate(required(tool.tools, f"{at}.tools")):
+                    if inner.type in _CLIENT_TOOLS:
+                        self._add(inner, f"{at}.tools[{j}]", namespace)
+                    else:
+                        hosted.append(inner.type)
+            elif tool.type in _CLIENT_TOOLS:
+                self._add(tool, at, None)
+            else:
+                hosted.append(tool.type)
+        if hosted:
+            kinds = ", ".join(sorted({kind[:40] for kind in hosted}))
+            logger.info("Tools that this server does not run are left out: %r", kinds)
+
+    def chat_name(self, namespace: str | None, name: str) -> str:
+        """Also of a tool that is in the conversation and no longer offered."""
+        known = self._chat_names.get((namespace, name))
+        return known or (name if namespace is None else _joined(namespace, name))
+
+    def name(self, chat_name: str) -> Name:
+        return self._names.get(chat_name, (None, chat_name))
+
+    def choice(self, choice: str | ResponseToolChoice | None) -> object:
+        """Of the chat request. Raises ApiError 400 for a tool that is left out."""
+        if choice is None or isinstance(choice, str):
+            # Clients send a choice with no tools, as OpenAI's own endpoint allows.
+            return None if not self.definitions and choice in ("none", "auto") else choice
+        if choice.type in _CLIENT_TOOLS:
+            return self._reference(choice, "tool_choice")
+        if choice.type == "allowed_tools":
+            tools = [
+                self._reference(tool, f"tool_choice.tools[{i}]")
+                for i, tool in enumerate(required(choice.tools, "tool_choice.tools"))
+                if tool.type in _CLIENT_TOOLS
+            ]
+            mode = required(choice.mode, "tool_choice.mode")
+            if not tools and mode == "auto":
+                return "none" if self.definitions else None
+            return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+        raise bad_request(
+            f"A tool choice of type '{choice.type[:40]}' is not supported: this server does not "
+            "run that tool.",
+            "tool_choice.type",
+            "unsupported_parameter",
+        )
+
+    def _reference(self, choice: ResponseToolChoice | ToolReference, at: str) -> dict[str, Any]:
+        name = required(choice.name, f"{at}.name")
+        return {"type": choice.type, choice.type: {"name": self.chat_name(choice.namespace, name)}}
+
+    def _add(self, tool: ResponseTool, at: str, namespace: str | None) -> None:
+        own = required(tool.name, f"{at}.name")
+        name: Name = (namespace, own)
+        if name in self._chat_names:
+            raise bad_request(f"Two tools are named '{own[:128]}'.", f"{at}.name")
+        chat_name = own if namespace is None else _joined(namespace, own)
+        if chat_name in self._names:
+            chat_name = _shortened(f"{chat_name}_{namespace}", own)
+        self._chat_names[name] = chat_name
+        self._names[chat_name] = name
+        fields: dict[str, Any] = {"name": chat_name, "description": tool.description}
+        if tool.type == "function":
+            fields |= {"parameters": tool.parameters, "strict": tool.strict}
+        elif tool.format is not None:
+            fields["format"] = _input_format(tool, f"{at}.format")
+        given = {key: value for key, value in fields.items() if value is not None}
+        self.definitions.append({"type": tool.type, tool.type: given})
+        self.origins.append(at)
+
+
+def required(value: Any, param: str) -> Any:
+    if value is None:
+        raise missing(param)
+    return value
+
+
+def missing(param: str) -> ApiError:
+    return bad_request(
+        f"Missing required parameter: '{param}'.", param, "missing_required_parameter"
+    )
+
+
+def _input_format(tool: ResponseTool, at: str) -> dict[str, Any]:
+    assert tool.format is not None
+    if tool.format.type == "text":
+        return {"type": "text"}
+    grammar = {
+        "syntax": required(tool.format.syntax, f"{at}.syntax"),
+        "definition": required(tool.format.definition, f"{at}.definition"),
+    }
+    return {"type": "grammar", "grammar": grammar}
+
+
+def _joined(namespace: str, name: str) -> str:
+    joined = namespace + name if namespace.endswith("__") else f"{namespace}__{name}"
+    return joined if len(joined) <= MAX_NAME_CHARS else _shortened(joined, name)
+
+
+def _shortened(joined: str, name: str) -> str:
+    """A name that no other tool has, of which the end can still be read."""
+    digest = hashlib.sha256(joined.encode()).hexdigest()[:8]
+    return f"{digest}__{name}"[:MAX_NAME_CHARS]
