@@ -150,7 +150,7 @@ def _render(conversation: Conversation, template: ChatTemplate | None, shield: S
         )
     messages = []
     for message in conversation.messages:
-        shown = _template_message(message, template)
+        shown = template_message(message, template)
         content = shown.pop("content")
         keep = _REASONING_MARKERS if message.role == "assistant" else frozenset[str]()
         messages.append({**shield.hide(shown), "content": shield.hide(content, keep=keep)})
@@ -183,7 +183,7 @@ def _encode_by_mistral(conversation: Conversation, tokenizer: MistralTokenizer) 
         raise bad_request("'messages' must not be empty.", "messages", "empty_array")
     try:
         return tokenizer.encode_chat(
-            [_template_message(message, tokenizer) for message in conversation.messages],
+            [template_message(message, tokenizer) for message in conversation.messages],
             template_tools(conversation.tools),
             continue_final_message=conversation.continue_final_message,
         )
@@ -259,7 +259,7 @@ def template_tools(tools: Sequence[ToolDefinition]) -> list[dict[str, Any]]:
     return shown
 
 
-def _template_message(message: Message, template: Wishes) -> dict[str, Any]:
+def template_message(message: Message, template: Wishes) -> dict[str, Any]:
     role: str = message.role
     if role == "developer" and not template.knows_developer:
         role = "system"
