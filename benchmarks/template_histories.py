@@ -1,5 +1,5 @@
-"""Renders histories of every shape, with tools of every shape, by each chat template of a folder, and
-says which are refused. Usage: python benchmarks/template_histories.py FOLDER
+"""Renders histories of every shape, with tools of every shape, by each chat template of a folder,
+and says which are refused. Usage: python benchmarks/template_histories.py FOLDER
 """
 
 from __future__ import annotations

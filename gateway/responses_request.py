@@ -167,7 +167,9 @@ class _Conversation:
             case kind if kind in _HOSTED_ITEMS:
                 pass  # the model read of it what it wrote then, and nothing of it is left to do
             case "reasoning":
-                parts = item.content if isinstance(item.content, list) else item.summary
+                # Without `content`, what the model thought is in the summary or was encrypted.
+                parts = item.content if isinstance(item.content, list) else None
+                parts = parts or item.summary
                 text = "\n".join(part.text or "" for part in parts or ())
                 if text:
                     self._assistant(at, begins=True)["reasoning_content"] = text

@@ -25,8 +25,9 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBO
 
 def test_half_characters_are_replaced_wherever_they_are() -> None:
     body = rb"""{"messages": [{"role": "user", "content": "a\ud83d\n\ude00 \ud83d\ude00",
-        "n\ud800": 1}], "stop": ["\udfff"], "tools": [{"type": "function", "function": {"name": "f", "parameters":
-        {"type": "object", "properties": {"\uD83D": {"enum": ["\ud83dx", "\\ud83d"]}}}}}]}"""
+        "n\ud800": 1}], "stop": ["\udfff"], "tools": [{"type": "function", "function":
+        {"name": "f", "parameters": {"type": "object", "properties":
+        {"\uD83D": {"enum": ["\ud83dx", "\\ud83d"]}}}}}]}"""
     request = parse_body(ChatCompletionRequest, body)
     assert request.messages[0].content == "a\ufffd\n\ufffd \U0001f600"
     assert request.messages[0].model_extra == {"n\ufffd": 1}
