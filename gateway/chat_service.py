@@ -176,7 +176,9 @@ class ChatService:
                 usage_in_every_chunk=request.usage_in_every_chunk,
                 token_ids=bool(request.return_token_ids),
                 trace=request.traced,
-                custom_tools=frozenset(tool.name for tool in plan.tools.tools if tool.is_custom),
+                custom_tools=frozenset(
+                    tool.name for tool in plan.promise.tools.tools if tool.is_custom
+                ),
             ),
             plan=plan,
             prompt_token_ids=token_ids,

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from formgate.gateway.errors import ApiError, bad_request
-from formgate.gateway.protocol.responses import ResponseTool, ResponseToolChoice, ToolReference
+from formgate.gateway.protocol.responses import (
+    NamespacedTool,
+    ResponseTool,
+    ResponseToolChoice,
+    ToolReference,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +89,7 @@ class ResponseTools:
         name = required(choice.name, f"{at}.name")
         return {"type": choice.type, choice.type: {"name": self.chat_name(choice.namespace, name)}}
 
-    def _add(self, tool: ResponseTool, at: str, namespace: str | None) -> None:
+    def _add(self, tool: NamespacedTool, at: str, namespace: str | None) -> None:
         own = required(tool.name, f"{at}.name")
         name: Name = (namespace, own)
         if name in self._chat_names:
@@ -116,7 +121,7 @@ def missing(param: str) -> ApiError:
     )
 
 
-def _input_format(tool: ResponseTool, at: str) -> dict[str, Any]:
+def _input_format(tool: NamespacedTool, at: str) -> dict[str, Any]:
     assert tool.format is not None
     if tool.format.type == "text":
         return {"type": "text"}

@@ -55,7 +55,7 @@ class ResponseInputFormat(Body):
     definition: ConstraintText | None = None
 
 
-class ResponseTool(Body):
+class NamespacedTool(Body):
     constraint_names = IN_A_TOOL
 
     type: Name
@@ -64,8 +64,11 @@ class ResponseTool(Body):
     parameters: JsonSchema | None = None
     strict: bool | None = None
     format: ResponseInputFormat | None = None  # of a custom tool's input
+
+
+class ResponseTool(NamespacedTool):
     # Of a namespace.
-    tools: Annotated[list[ResponseTool], up_to(MAX_TOOLS)] | None = None
+    tools: Annotated[list[NamespacedTool], up_to(MAX_TOOLS)] | None = None
 
 
 class ToolReference(Body):

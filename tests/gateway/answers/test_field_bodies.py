@@ -15,8 +15,9 @@ from formgate.gateway.errors import ApiError
 from formgate.gateway.prompts import message_text
 from formgate.gateway.protocol.anthropic import MessagesRequest
 from formgate.gateway.protocol.chat import ChatCompletionRequest
-from formgate.gateway.protocol.parse import parse_body, parse_object, without_lone_surrogates
+from formgate.gateway.protocol.parse import parse_body, parse_object
 from formgate.gateway.protocol.rules import check_chat
+from formgate.gateway.protocol.surrogates import without_lone_surrogates
 from formgate.gateway.unseen_parts import unseen_part
 
 USER = {"role": "user", "content": "Go on."}
