@@ -55,9 +55,12 @@ _FIELDS = (
 
 
 def chat_request_of(
-    request: ResponsesRequest, tools: ResponseTools
+    request: ResponsesRequest, tools: ResponseTools | None = None
 ) -> tuple[ChatCompletionRequest, FieldNames]:
-    """With the names for its errors. Raises ApiError 400 for what no chat request can say."""
+    """With the names for its errors. `tools`: the request's own, where their names are needed
+    later. Raises ApiError 400 for what no chat request can say.
+    """
+    tools = tools or ResponseTools(request.tools or ())
     _refuse_stored(request)
     refuse_unknown_constraints(request, nested_only=True)
     conversation = _Conversation(request, tools)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from formgate.gateway.protocol.constraint_names import IN_A_TOOL
+from formgate.gateway.protocol.constraint_names import IN_A_FORMAT, IN_A_TOOL
 from formgate.gateway.protocol.fields import (
     Body,
     ConstraintText,
@@ -65,13 +65,14 @@ class CustomCall(Body):
 
 
 def _kind_of_tool(value: object) -> str:
-    """So that an error is about the kind that was meant."""
+    """So that an error is about the kind that was meant. No field has a kind's name, which is part
+    of pydantic's paths."""
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return "custom" if kind == "custom" else "function"
+    return "custom tool" if kind == "custom" else "function tool"
 
 
 ToolCall = Annotated[
-    Annotated[CustomCall, Tag("custom")] | Annotated[FunctionCall, Tag("function")],
+    Annotated[CustomCall, Tag("custom tool")] | Annotated[FunctionCall, Tag("function tool")],
     Discriminator(_kind_of_tool),
 ]
 
@@ -119,11 +120,15 @@ class InputGrammar(Body):
 
 
 class InputFormat(Body):
+    constraint_names = IN_A_FORMAT
+
     type: Literal["text", "grammar"]
     grammar: InputGrammar | None = None
 
 
 class Custom(Body):
+    constraint_names = IN_A_TOOL
+
     name: ToolName
     description: str | None = None
     format: InputFormat | None = None
@@ -131,6 +136,8 @@ class Custom(Body):
 
 class CustomTool(Body):
     """A tool that takes one text."""
+
+    constraint_names = IN_A_TOOL
 
     type: Literal["custom"]
     custom: Custom
@@ -167,7 +174,7 @@ class CustomTool(Body):
 
 
 ToolDefinition = Annotated[
-    Annotated[CustomTool, Tag("custom")] | Annotated[FunctionTool, Tag("function")],
+    Annotated[CustomTool, Tag("custom tool")] | Annotated[FunctionTool, Tag("function tool")],
     Discriminator(_kind_of_tool),
 ]
 
@@ -203,7 +210,7 @@ class NamedCustomTool(Body):
 
 
 NamedTool = Annotated[
-    Annotated[NamedCustomTool, Tag("custom")] | Annotated[NamedFunction, Tag("function")],
+    Annotated[NamedCustomTool, Tag("custom tool")] | Annotated[NamedFunction, Tag("function tool")],
     Discriminator(_kind_of_tool),
 ]
 
@@ -227,8 +234,8 @@ ToolChoiceField = (
     Literal["none", "auto", "required"]
     | Annotated[
         Annotated[AllowedToolsChoice, Tag("allowed")]
-        | Annotated[NamedCustomTool, Tag("custom")]
-        | Annotated[NamedFunction, Tag("function")],
+        | Annotated[NamedCustomTool, Tag("custom tool")]
+        | Annotated[NamedFunction, Tag("function tool")],
         Discriminator(_kind_of_choice),
     ]
 )

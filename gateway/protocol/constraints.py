@@ -25,7 +25,7 @@ _TOLERATED = {  # of `structured_outputs`: vLLM's switches of its own backends
 }
 # What is said to the model, and what is kept with a request: data, whatever the names in it.
 _DATA = frozenset({"messages", "input", "system", "documents", "metadata"})
-_FUNCTIONS = (None, "function", "custom")  # other tools are not called by the model
+_FUNCTIONS = (None, "function", "custom", "namespace")  # other tools are not called by the model
 
 ConstraintKind = Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
 

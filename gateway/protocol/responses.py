@@ -50,6 +50,8 @@ class InputItem(Body):
 
 
 class ResponseInputFormat(Body):
+    constraint_names = IN_A_FORMAT
+
     type: Literal["text", "grammar"]
     syntax: Literal["lark", "regex"] | None = None
     definition: ConstraintText | None = None

@@ -73,6 +73,13 @@ FORMATS = [
     {"structured_outputs": {"json": SCHEMA}},
 ]
 ALLOWED = {"mode": "auto", "tools": [NAMED]}
+GRAMMAR = {"syntax": "lark", "definition": 'start: "x"'}
+CUSTOM = {
+    "type": "custom",
+    "custom": {"name": "f", "format": {"type": "grammar", "grammar": GRAMMAR}},
+}
+NAMED_CUSTOM = {"type": "custom", "custom": {"name": "f"}}
+RESPONSE_CUSTOM = {"type": "custom", "name": "f", "format": {"type": "grammar", **GRAMMAR}}
 SOUND: list[tuple[type[RequestBody], dict[str, Any]]] = [
     *[(ChatCompletionRequest, CHAT | wanted) for wanted in FORMATS],
     *[(CompletionRequest, {"prompt": "x", **STREAMED, **wanted}) for wanted in FORMATS],
@@ -80,6 +87,23 @@ SOUND: list[tuple[type[RequestBody], dict[str, Any]]] = [
     (
         ChatCompletionRequest,
         CHAT | {"tool_choice": {"type": "allowed_tools", "allowed_tools": ALLOWED}},
+    ),
+    (ChatCompletionRequest, CHAT | {"tools": [CUSTOM], "tool_choice": NAMED_CUSTOM}),
+    (
+        ChatCompletionRequest,
+        CHAT
+        | {
+            "tools": [CUSTOM],
+            "tool_choice": {
+                "type": "allowed_tools",
+                "allowed_tools": {"mode": "auto", "tools": [NAMED_CUSTOM]},
+            },
+        },
+    ),
+    (ResponsesRequest, RESPONSE | {"tools": [RESPONSE_CUSTOM]}),
+    (
+        ResponsesRequest,
+        RESPONSE | {"tools": [{"type": "namespace", "name": "n", "tools": [RESPONSE_CUSTOM]}]},
     ),
     (ResponsesRequest, RESPONSE | {"tool_choice": {"type": "function", "name": "f"}}),
     (

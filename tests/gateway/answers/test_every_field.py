@@ -224,7 +224,15 @@ UNBOUNDED = {
     "reasoning", "reasoning_content", "refusal", "suffix", "system", "text", "thinking",
 }  # fmt: skip
 # Those of a constraint are bounded by the compiler's own limit.
-CONSTRAINTS = {"json", "guided_json", "regex", "grammar", "guided_regex", "guided_grammar"}
+CONSTRAINTS = {
+    "definition",
+    "json",
+    "guided_json",
+    "regex",
+    "grammar",
+    "guided_regex",
+    "guided_grammar",
+}
 
 
 @pytest.mark.parametrize("place", TEXTS, ids=ids(TEXTS))
