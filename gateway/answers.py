@@ -31,7 +31,7 @@ from formgate.gateway.protocol.fields import GenerationRequest
 from formgate.gateway.reasoning_start import reasoning_start
 from formgate.gateway.stop_strings import StopAutomaton, stop_automaton
 from formgate.gateway.text_threads import LONG_BODY
-from formgate.gateway.tool_choice import NO_TOOLS, CallableTool, ToolUse, tool_use
+from formgate.gateway.tool_choice import NO_TOOLS, ToolUse, tool_use
 from formgate.gateway.trace import Tracer
 from formgate.parsers import nodes
 from formgate.parsers.formats import ReasoningState, Tool, ToolChoice, UnsupportedArguments
@@ -338,13 +338,7 @@ def _parser_choice(tools: ToolUse) -> ToolChoice:
 
 
 def _parser_tools(tools: ToolUse) -> list[Tool]:
-    return [
-        Tool(tool.name, tool.schema, f"{tool.param}#", _input_node(tool)) for tool in tools.tools
-    ]
-
-
-def _input_node(tool: CallableTool) -> Node | None:
-    return None if tool.input_grammar is None else nodes.lark_in_json(tool.input_grammar)
+    return [Tool(tool.name, tool.schema, f"{tool.param}#", tool.held) for tool in tools.tools]
 
 
 def _constraint_param(content: ContentConstraint | None, tools: ToolUse) -> str | None:
@@ -367,7 +361,7 @@ def _parts(content: ContentConstraint | None, node: Node | None, tools: ToolUse)
     if content is not None and node is not None:
         parts += [_Part(*part) for part in content_parts(content, node)]
     parts += [
-        _Part(tool.param, _input_node(tool) or nodes.json_value(dict(tool.schema)), tool.name)
+        _Part(tool.param, tool.held or nodes.json_value(dict(tool.schema)), tool.name)
         for tool in tools.tools
     ]
     return parts

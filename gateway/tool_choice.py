@@ -20,6 +20,8 @@ from formgate.gateway.protocol.chat import (
     NamedFunction,
     ToolDefinition,
 )
+from formgate.parsers import nodes
+from formgate.parsers.nodes import Node
 
 _COMBINING = frozenset(
     [
@@ -50,7 +52,7 @@ class CallableTool:
     schema: Mapping[str, Any]  # of the arguments, always an object
     param: str  # the request's field that the schema or the grammar came in
     is_custom: bool = False  # its only argument is a text named "input"
-    input_grammar: str | None = None  # that holds the text; in Lark
+    held: Node | None = None  # what that text must be, where more than the schema holds it
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,10 @@ def _callable(tool: ToolDefinition, at: str) -> CallableTool:
     grammar = tool.grammar
     text: dict[str, Any] = {"type": "string"}
     if grammar is None:
-        source, param = None, f"{at}.custom"
+        held, param = None, f"{at}.custom"
     else:
-        source, param = _lark_of(grammar), f"{at}.custom.format.grammar.definition"
+        held = nodes.lark_in_json(_lark_of(grammar))
+        param = f"{at}.custom.format.grammar.definition"
         # What more than a schema holds is no plain text for the families that write it in tags.
         text["minLength"] = 0
     schema = {
@@ -104,7 +107,7 @@ def _callable(tool: ToolDefinition, at: str) -> CallableTool:
         "required": ["input"],
         "additionalProperties": False,
     }
-    return CallableTool(tool.name, schema, param, is_custom=True, input_grammar=source)
+    return CallableTool(tool.name, schema, param, is_custom=True, held=held)
 
 
 def _lark_of(grammar: InputGrammar) -> str:
