@@ -24,6 +24,7 @@ from format_walks import strict
 from jsonschema.validators import validator_for
 
 from formgate import embedded
+from formgate.constrain.blueprint import Blueprint
 from formgate.constrain.closing import Ways
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.errors import ConstraintError
@@ -53,8 +54,8 @@ class Walker:
         self.ends = {i for i, token in enumerate(self.tokens) if token in ENDS} | {*self.eos_ids}
         self.ways = Ways(self.tokens, special, self.eos_ids, tokenizer.encode_bytes)
 
-    def compiled(self, tools: list[Tool], choice: ToolChoice) -> Any:
-        """Raises ConstraintError, UnsupportedArguments."""
+    def compiled(self, tools: list[Tool], choice: ToolChoice) -> tuple[Any, Ways]:
+        """And the ways to its end. Raises ConstraintError, UnsupportedArguments."""
         tree = answer_grammar(
             self.format,
             None,
@@ -65,11 +66,15 @@ class Walker:
             reasoning_state="none",
             special_ids=self.special_ids,
         )
-        return self.compiler.compile(json.dumps({"tree": tree, "options": {}}))
+        blueprint = self.compiler.blueprint(json.dumps({"tree": tree, "options": {}}))
+        ways = self.ways.through(Blueprint.loads(blueprint).endings, ())
+        return self.compiler.build(blueprint), ways
 
-    def calls(self, compiled: Any, tools: list[Tool], r: random.Random) -> list[tuple[str, str]]:
-        """Names and arguments of a random answer."""
-        constraint = compiled.start()
+    def calls(
+        self, compiled: tuple[Any, Ways], tools: list[Tool], r: random.Random
+    ) -> list[tuple[str, str]] | None:
+        """Names and arguments of a random answer; None if it found no end."""
+        constraint = compiled[0].start()
         row = np.zeros(-(-len(self.tokens) // 32), np.int32)
         drawn: list[int] = []
         while not constraint.is_terminated() and len(drawn) < MOST_TOKENS:
@@ -85,7 +90,10 @@ class Walker:
             drawn.append(r.choice(ends if ends and r.random() < 0.5 else allowed))
             constraint.accept(drawn[-1])
         if not constraint.is_terminated():
-            drawn += self.ways.to_end(constraint.copy())
+            way = compiled[1].to_end(constraint.copy())
+            if not way:
+                return None
+            drawn += way
         return self._read(drawn, tools)
 
     def _read(self, drawn: list[int], tools: list[Tool]) -> list[tuple[str, str]]:
@@ -157,7 +165,11 @@ def run(path: Path, format_name: str, walks: int, seconds: float) -> tuple[Count
             seen["answers"] += 1
             r = random.Random(f"{server} {tools[0].name} {number}")
             try:
-                check(walker.calls(compiled, tools, r), schemas)
+                calls = walker.calls(compiled, tools, r)
+                if calls is None:
+                    seen["cut"] += 1
+                else:
+                    check(calls, schemas)
             except Exception as error:
                 seen["invalid"] += 1
                 failures.append(f"{server} {choice.mode} {tools[0].name} {number}: {error!r:.300}")
@@ -185,7 +197,8 @@ def main() -> None:
     for failure in failures:
         print(failure)
     shown = {
-        name: seen[name] for name in ("requests", "not reached", "answers", "refused", "invalid")
+        name: seen[name]
+        for name in ("requests", "not reached", "answers", "cut", "refused", "invalid")
     }
     print(json.dumps(shown | {"seconds": round(time.monotonic() - started)}))
 
