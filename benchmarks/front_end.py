@@ -34,11 +34,11 @@ from formgate.engine.messages import (
     StepOutputs,
     TokenOutput,
 )
-from formgate.gateway.engine_launch import EngineLaunch, end_with_parent
-from formgate.gateway.flags import parse_serve
-from formgate.gateway.listener import bound
-from formgate.gateway.server import run_server
-from formgate.gateway.tokenizer_folder import load_tokenizer
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
+from formgate.gateway.processes.engine_launch import EngineLaunch, end_with_parent
+from formgate.gateway.serving.flags import parse_serve
+from formgate.gateway.serving.listener import bound
+from formgate.gateway.serving.server import run_server
 
 PROGRAM = Path(__file__).resolve()
 EMBEDDED = PROGRAM.parents[1] / "embedded"

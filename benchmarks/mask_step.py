@@ -24,8 +24,8 @@ from formgate.engine.sampling.masks import MaskFiller
 from formgate.engine.sampling_params import SamplingParams
 from formgate.engine.scheduling.finish import FinishRules
 from formgate.engine.sequence import Sequence
-from formgate.gateway.grammar_setup import grammar_compiler, padded_vocab_size
-from formgate.gateway.tokenizer_folder import load_tokenizer
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
+from formgate.gateway.processes.grammar_setup import grammar_compiler, padded_vocab_size
 
 STEPS = 2000
 PARAMS = SamplingParams(max_tokens=1 << 20)

@@ -29,7 +29,7 @@ from formgate.constrain.closing import Ways
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.vocabulary import Vocabulary
-from formgate.gateway.tokenizer_folder import load_tokenizer
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
 from formgate.parsers.events import Piece, ToolCallArguments, ToolCallStart
 from formgate.parsers.formats import Tool, ToolChoice, UnsupportedArguments
 from formgate.parsers.grammar import answer_grammar

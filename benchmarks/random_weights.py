@@ -24,7 +24,7 @@ import jsonschema
 from serving import running_server
 
 from formgate import embedded
-from formgate.gateway.tokenizer_folder import load_tokenizer
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
 
 CONFIG = {
     "hidden_size": 64,

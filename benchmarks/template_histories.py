@@ -10,9 +10,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from formgate.gateway.chat_template import ChatTemplate, ChatTemplateError
-from formgate.gateway.conversation_rewriting import ConversationRenderer
-from formgate.gateway.prompts import template_message, template_tools
+from formgate.gateway.model.chat_template import ChatTemplate, ChatTemplateError
+from formgate.gateway.model.conversation_rewriting import ConversationRenderer
+from formgate.gateway.model.prompts import template_message, template_tools
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 

@@ -1,0 +1,1 @@
+"""Schemas, regexes and grammars to masks of tokens. No torch, no HTTP."""

@@ -6,7 +6,7 @@ from typing import Literal
 from outlines import types
 from pydantic import BaseModel
 
-from formgate.gateway.llm import LLM
+from formgate.gateway.library.llm import LLM
 
 
 class Person(BaseModel):

@@ -11,7 +11,8 @@ from formgate.gateway.container_init import run_as_init
 def main() -> int:
     if os.getpid() == 1:
         return run_as_init([sys.executable, *sys.orig_argv[1:]])
-    from formgate.gateway import cli, flags  # as in `entry`
+    from formgate.gateway import cli  # as in `entry`
+    from formgate.gateway.serving import flags  # as in `entry`
 
     return cli.serve(flags.parse_serve(sys.argv[1:], prog="python -m formgate.gateway"))
 

@@ -19,13 +19,13 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
-from formgate.gateway.console import open_standard_streams, say
-from formgate.gateway.flags import CommandLine, parse_serve
-from formgate.gateway.listener import ListenError, bound
-from formgate.gateway.model_hub import ModelError, check_model_folder, resolve_model
-from formgate.gateway.server import ServeError, run_server
+from formgate.gateway.http.shutdown import SIGNALS
 from formgate.gateway.server_config import ServerConfig
-from formgate.gateway.shutdown import SIGNALS
+from formgate.gateway.serving.console import open_standard_streams, say
+from formgate.gateway.serving.flags import CommandLine, parse_serve
+from formgate.gateway.serving.listener import ListenError, bound
+from formgate.gateway.serving.model_hub import ModelError, check_model_folder, resolve_model
+from formgate.gateway.serving.server import ServeError, run_server
 
 T = TypeVar("T")
 

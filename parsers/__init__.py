@@ -1,0 +1,1 @@
+"""Model text to events and back to grammars: one declarative format for each model family."""

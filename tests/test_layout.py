@@ -175,8 +175,8 @@ def test_no_catch_all_modules() -> None:
 OWN_PATTERNS = {
     ("constrain/token_bytes.py", "pattern"),
     ("constrain/gbnf.py", "f'[0-9a-fA-F]{{{_HEX[escape]}}}'"),
-    ("gateway/chat_translation.py", "'^' + pattern"),
-    ("gateway/tokenizer.py", "'|'.join(map(re.escape, texts))"),
+    ("gateway/apis/chat_translation.py", "'^' + pattern"),
+    ("gateway/model/tokenizer.py", "'|'.join(map(re.escape, texts))"),
     ("parsers/parameters.py", "name_pattern"),
     ("parsers/scanner.py", "'|'.join(map(re.escape, ordered)) or '(?!)'"),
     ("parsers/transcode.py", "f'[0-9a-fA-F]{{{digits}}}'"),

@@ -14,8 +14,8 @@ import pytest
 from formgate import embedded
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.structural_tag import structural_tag_tree
-from formgate.gateway.tokenizer import Tokenizer
-from formgate.gateway.tokenizer_folder import load_tokenizer
+from formgate.gateway.model.tokenizer import Tokenizer
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
 
 PERSON = {
     "type": "object",

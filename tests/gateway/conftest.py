@@ -34,21 +34,21 @@ from tokenizers import decoders, models, pre_tokenizers
 from formgate.engine.config import EngineConfig
 from formgate.engine.messages import AddRequest
 from formgate.engine.sampling_params import SamplingParams
-from formgate.gateway import compile_workers
-from formgate.gateway.app import create_app
-from formgate.gateway.assembly import max_in_flight
-from formgate.gateway.compile_pool import CompilePool
-from formgate.gateway.compile_worker import worker_command
-from formgate.gateway.engine_client import EngineClient
 from formgate.gateway.errors import bad_request
+from formgate.gateway.http.app import create_app
+from formgate.gateway.http.sse import Chunk, Payload
+from formgate.gateway.http.state import GatewayState
 from formgate.gateway.metrics import Metrics
+from formgate.gateway.model.text_threads import TextThreads
+from formgate.gateway.model.tokenizer import Tokenizer
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
+from formgate.gateway.processes import compile_workers
+from formgate.gateway.processes.compile_pool import CompilePool
+from formgate.gateway.processes.compile_worker import worker_command
+from formgate.gateway.processes.engine_client import EngineClient
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
-from formgate.gateway.sse import Chunk, Payload
-from formgate.gateway.state import GatewayState
-from formgate.gateway.text_threads import TextThreads
-from formgate.gateway.tokenizer import Tokenizer
-from formgate.gateway.tokenizer_folder import load_tokenizer
+from formgate.gateway.serving.assembly import max_in_flight
 
 SCRIPTED_SERVER = Path(__file__).with_name("scripted_server.py")
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"

@@ -31,7 +31,7 @@ from formgate.engine.messages import (
     StepOutputs,
     TokenOutput,
 )
-from formgate.gateway.engine_launch import EngineLaunch, end_with_parent
+from formgate.gateway.processes.engine_launch import EngineLaunch, end_with_parent
 
 STEP = 0.002  # seconds
 

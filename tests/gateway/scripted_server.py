@@ -7,10 +7,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from formgate.gateway.console import open_standard_streams
-from formgate.gateway.flags import parse_serve
-from formgate.gateway.listener import bound
-from formgate.gateway.server import ServeError, run_server
+from formgate.gateway.serving.console import open_standard_streams
+from formgate.gateway.serving.flags import parse_serve
+from formgate.gateway.serving.listener import bound
+from formgate.gateway.serving.server import ServeError, run_server
 
 
 def main() -> int:

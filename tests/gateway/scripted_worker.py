@@ -13,8 +13,8 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from formgate.gateway import compile_worker
-from formgate.gateway.compile_host import CompileHost
+from formgate.gateway.processes import compile_worker
+from formgate.gateway.processes.compile_host import CompileHost
 
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 compile_worker.CPU_SECONDS = 0.2

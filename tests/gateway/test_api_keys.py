@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from starlette.datastructures import Headers
 
+from formgate.gateway.answers.caller import Caller
 from formgate.gateway.api_keys import KeyRing, wrong_key
-from formgate.gateway.caller import Caller
-from formgate.gateway.flags import parse_serve
+from formgate.gateway.serving.flags import parse_serve
 
 
 def ring_finds(ring: KeyRing, header: str, value: bytes) -> str | None:

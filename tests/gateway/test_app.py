@@ -18,9 +18,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from formgate.gateway import engine_supervisor
+from formgate.gateway.model.text_bound import TextBound
+from formgate.gateway.processes import engine_supervisor
 from formgate.gateway.protocol.tokenize import TokenizeRequest
-from formgate.gateway.text_bound import TextBound
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}

@@ -12,8 +12,8 @@ import pytest
 
 from formgate.engine.config import EngineConfig
 from formgate.gateway import cli
-from formgate.gateway.flags import ENGINE_FLAGS, CommandLine, parse_serve, serve_parser
 from formgate.gateway.server_config import ServerConfig, share_of
+from formgate.gateway.serving.flags import ENGINE_FLAGS, CommandLine, parse_serve, serve_parser
 
 
 def parse(line: str) -> CommandLine:

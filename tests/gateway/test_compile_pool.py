@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from formgate.constrain.errors import ConstraintError
-from formgate.gateway import compile_pool as pools
-from formgate.gateway import compile_workers
-from formgate.gateway.compile_pool import CompilePool
 from formgate.gateway.errors import ApiError
+from formgate.gateway.processes import compile_pool as pools
+from formgate.gateway.processes import compile_workers
+from formgate.gateway.processes.compile_pool import CompilePool
 
 
 def test_what_nobody_waits_for_any_more_is_not_begun(

@@ -15,10 +15,10 @@ from unittest import mock
 import pytest
 
 from formgate.constrain.errors import ConstraintError
-from formgate.gateway import compile_workers
-from formgate.gateway.compile_pool import CompilePool
-from formgate.gateway.compile_workers import WorkerFailed
 from formgate.gateway.errors import ApiError
+from formgate.gateway.processes import compile_workers
+from formgate.gateway.processes.compile_pool import CompilePool
+from formgate.gateway.processes.compile_workers import WorkerFailed
 
 SCRIPTED_WORKER = Path(__file__).with_name("scripted_worker.py")
 

@@ -15,10 +15,10 @@ import pytest
 from formgate.engine.config import EngineConfig
 from formgate.engine.messages import AddRequest, LoadProgress
 from formgate.engine.sampling_params import SamplingParams
-from formgate.gateway.engine_client import EngineClient
-from formgate.gateway.engine_supervisor import EngineStartError
 from formgate.gateway.errors import ApiError, engine_died
 from formgate.gateway.metrics import Metrics
+from formgate.gateway.processes.engine_client import EngineClient
+from formgate.gateway.processes.engine_supervisor import EngineStartError
 
 COMMAND = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
 

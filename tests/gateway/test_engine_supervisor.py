@@ -25,12 +25,12 @@ import zmq.asyncio
 from formgate.engine.config import EngineConfig
 from formgate.engine.messages import AddRequest
 from formgate.engine.sampling_params import SamplingParams
-from formgate.gateway import engine_supervisor
-from formgate.gateway.engine_client import EngineClient
-from formgate.gateway.engine_watchdog import EngineWatchdog
 from formgate.gateway.errors import ApiError
 from formgate.gateway.metrics import Metrics
-from formgate.gateway.socket_folder import MAX_PATH_BYTES, SUFFIX_BYTES, socket_folder
+from formgate.gateway.processes import engine_supervisor
+from formgate.gateway.processes.engine_client import EngineClient
+from formgate.gateway.processes.engine_watchdog import EngineWatchdog
+from formgate.gateway.processes.socket_folder import MAX_PATH_BYTES, SUFFIX_BYTES, socket_folder
 
 COMMAND = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
 ENGINE_TIMEOUT = 2.0  # seconds
@@ -296,6 +296,8 @@ def look_for_sockets_in(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_folder_is_short_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("d" * 100)))
-    monkeypatch.setattr("formgate.gateway.socket_folder.OTHER_PARENTS", (str(tmp_path / "none"),))
+    monkeypatch.setattr(
+        "formgate.gateway.processes.socket_folder.OTHER_PARENTS", (str(tmp_path / "none"),)
+    )
     with pytest.raises(OSError, match="too long for a Unix socket"):
         socket_folder()

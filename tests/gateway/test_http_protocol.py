@@ -17,11 +17,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from formgate.gateway.errors import ApiError
-from formgate.gateway.http_protocol import MAX_PIPELINED, REFUSED_CONNECTIONS
+from formgate.gateway.http.http_protocol import MAX_PIPELINED, REFUSED_CONNECTIONS
+from formgate.gateway.http.middleware import BodyLimit, RequestContext, error_response
 from formgate.gateway.metrics import Metrics
-from formgate.gateway.middleware import BodyLimit, RequestContext, error_response
-from formgate.gateway.server import http_server
 from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.serving.server import http_server
 
 MAX_BODY = 100_000
 POST = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
@@ -410,7 +410,7 @@ def test_a_body_that_is_slow_but_steady_is_waited_for(serve: Callable[..., Runni
 def test_a_body_that_stops_after_its_answer_ends_the_connection(
     server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("formgate.gateway.http_protocol.UNREAD_BODY_TIMEOUT", 0.1)
+    monkeypatch.setattr("formgate.gateway.http.http_protocol.UNREAD_BODY_TIMEOUT", 0.1)
     sock = server.connect()
     sock.sendall(b"POST /early HTTP/1.1\r\nContent-Length: 5\r\n\r\nhe")
     assert [status for status, _, _ in answers(read_to_end(sock))] == [200]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from formgate.gateway.listener import ListenError, bound, url_of
 from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.serving.listener import ListenError, bound, url_of
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from outlines import types
 from pydantic import BaseModel, field_validator
 
 from formgate import embedded
-from formgate.gateway.llm import LLM
+from formgate.gateway.library.llm import LLM
 
 pytestmark = pytest.mark.serve
 
@@ -253,7 +253,7 @@ def test_flags_are_checked_before_anything_starts(tmp_path: Path) -> None:
 
 def test_a_program_that_closes_nothing_ends() -> None:
     program = """
-from formgate.gateway.llm import LLM
+from formgate.gateway.library.llm import LLM
 llm = LLM(max_num_seqs=2, kv_cache_memory_bytes=16 << 20)
 print(llm.chat("Hello", bool).value)
 """

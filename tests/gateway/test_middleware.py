@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from formgate.gateway.errors import ApiError
-from formgate.gateway.middleware import ApiKeys, BodyLimit, RequestContext
+from formgate.gateway.http.middleware import ApiKeys, BodyLimit, RequestContext
 
 LIMIT = 1000
 
@@ -98,7 +98,7 @@ def test_a_body_without_length_is_counted_and_never_held() -> None:
 
 
 def test_bodies_that_are_under_way_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("formgate.gateway.middleware.MAX_BODIES", 2)
+    monkeypatch.setattr("formgate.gateway.http.middleware.MAX_BODIES", 2)
     app = BodyLimit(echo, max_bytes=LIMIT)
 
     async def body(pause: asyncio.Event) -> AsyncIterator[Message]:

@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from formgate.gateway import model_hub
-from formgate.gateway.model_hub import ModelError, check_model_folder, resolve_model
+from formgate.gateway.serving import model_hub
+from formgate.gateway.serving.model_hub import ModelError, check_model_folder, resolve_model
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from formgate.gateway.listener import ListenError, bound
 from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.serving.listener import ListenError, bound
 
 PROGRAM = Path(__file__).with_name("scripted_server.py")
 CHAT = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0}

@@ -10,7 +10,7 @@ import httpx
 from fastapi import FastAPI
 
 from formgate.gateway.errors import ApiError, engine_died
-from formgate.gateway.sse import Chunk
+from formgate.gateway.http.sse import Chunk
 
 RESPONSES = "/v1/responses"
 MESSAGES = "/v1/messages"

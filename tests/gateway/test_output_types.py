@@ -16,7 +16,7 @@ from outlines import types
 from pydantic import BaseModel, Field, RootModel, field_validator
 from typing_extensions import TypedDict
 
-from formgate.gateway.output_types import output_type_of, parameters_of
+from formgate.gateway.library.output_types import output_type_of, parameters_of
 
 
 class Cat(BaseModel):

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from formgate.gateway.compile_pool import CompilePool
+from formgate.gateway.processes.compile_pool import CompilePool
 
 CHECK = "/v1/schema/check"
 PERSON = {

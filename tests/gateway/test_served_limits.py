@@ -20,15 +20,15 @@ import pytest
 import uvloop
 
 from formgate.engine.config import EngineConfig
-from formgate.gateway.app import create_app
-from formgate.gateway.assembly import build_state, max_in_flight
-from formgate.gateway.engine_client import EngineClient
-from formgate.gateway.listener import bound
+from formgate.gateway.http.app import create_app
+from formgate.gateway.http.shutdown import ShutdownRequest
 from formgate.gateway.metrics import Metrics
+from formgate.gateway.processes.engine_client import EngineClient
 from formgate.gateway.served_models import ServedModels
-from formgate.gateway.server import http_server
 from formgate.gateway.server_config import ServerConfig
-from formgate.gateway.shutdown import ShutdownRequest
+from formgate.gateway.serving.assembly import build_state, max_in_flight
+from formgate.gateway.serving.listener import bound
+from formgate.gateway.serving.server import http_server
 
 SCRIPTED_ENGINE = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
 CHAT = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0}

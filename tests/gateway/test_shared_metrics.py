@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from formgate.engine.messages import EngineReady, TokenOutput
 from formgate.gateway.metrics import Metrics
-from formgate.gateway.shared_metrics import END, SharedMetrics, added_up
+from formgate.gateway.serving.shared_metrics import END, SharedMetrics, added_up
 
 
 def samples(text: str) -> dict[tuple[str, str], float]:

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from starlette.types import Message
 
-from formgate.gateway.disconnect import ClientDisconnected, until_disconnect
 from formgate.gateway.errors import ApiError, bad_request
+from formgate.gateway.http.disconnect import ClientDisconnected, until_disconnect
+from formgate.gateway.http.sse import DONE, Chunk, EventStream, encode_events
 from formgate.gateway.metrics import Metrics
-from formgate.gateway.sse import DONE, Chunk, EventStream, encode_events
 
 
 class Point(msgspec.Struct):

@@ -16,9 +16,9 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from formgate.gateway.detokenizer import Detokenizer
-from formgate.gateway.tokenizer import Tokenizer
-from formgate.gateway.tokenizer_folder import load_tokenizer
+from formgate.gateway.model.detokenizer import Detokenizer
+from formgate.gateway.model.tokenizer import Tokenizer
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
 from formgate.parsers.formats import Tool
 from formgate.parsers.registry import FORMATS, REASONING
 from formgate.parsers.stream import OutputParser

@@ -22,14 +22,14 @@ from formgate.engine.messages import (
     TokenLogprob,
     TokenOutput,
 )
-from formgate.gateway.answers import AnswerPlanner
-from formgate.gateway.chat_service import ChatService
-from formgate.gateway.compile_worker import CompileTasks
+from formgate.gateway.answers.answer_plan import AnswerPlanner
+from formgate.gateway.answers.chat_service import ChatService
 from formgate.gateway.metrics import Metrics
-from formgate.gateway.model_profile import ModelProfile, load_model_profile
+from formgate.gateway.model.model_profile import ModelProfile, load_model_profile
+from formgate.gateway.model.tokenizer import Tokenizer
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
+from formgate.gateway.processes.compile_worker import CompileTasks
 from formgate.gateway.server_config import ServerConfig
-from formgate.gateway.tokenizer import Tokenizer
-from formgate.gateway.tokenizer_folder import load_tokenizer
 
 SPECIAL = [
     "<unk>",

@@ -15,13 +15,13 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from formgate.constrain.blueprint import Blueprint
-from formgate.gateway.chat_service import ChatService
-from formgate.gateway.custom_calls import InputText, input_text
+from formgate.gateway.answers.chat_service import ChatService
+from formgate.gateway.answers.custom_calls import InputText, input_text
+from formgate.gateway.apis.responses_service import ResponsesService
 from formgate.gateway.errors import ApiError
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.responses import ResponsesRequest
-from formgate.gateway.responses_service import ResponsesService
 
 TEXT = '*** a\n"end"'
 CALL = f'[TOOL_CALLS] [{{"name": "apply_patch", "arguments": {json.dumps({"input": TEXT})}}}]'

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.gateway.answers import AnswerPlan, AnswerPlanner
+from formgate.gateway.answers.answer_plan import AnswerPlan, AnswerPlanner
+from formgate.gateway.answers.tool_choice import NO_TOOLS, tool_use
 from formgate.gateway.errors import ApiError
 from formgate.gateway.metrics import Metrics
-from formgate.gateway.model_profile import ModelProfile
+from formgate.gateway.model.model_profile import ModelProfile
+from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.parse import parse_object
-from formgate.gateway.tokenizer import Tokenizer
-from formgate.gateway.tool_choice import NO_TOOLS, tool_use
 
 SCHEMA = {
     "type": "object",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from formgate.gateway.anthropic_request import chat_request_of
+from formgate.gateway.apis.anthropic_request import chat_request_of
 from formgate.gateway.protocol.anthropic import MessagesRequest
 from formgate.gateway.protocol.parse import parse_object
 

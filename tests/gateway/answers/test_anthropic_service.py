@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from formgate.constrain.blueprint import Blueprint
-from formgate.gateway.answers import AnswerPlanner
-from formgate.gateway.anthropic_service import MessagesService
-from formgate.gateway.chat_service import ChatService
+from formgate.gateway.answers.answer_plan import AnswerPlanner
+from formgate.gateway.answers.chat_service import ChatService
+from formgate.gateway.apis.anthropic_service import MessagesService
 from formgate.gateway.errors import ApiError, engine_died, queue_full
-from formgate.gateway.model_profile import ModelProfile
+from formgate.gateway.model.model_profile import ModelProfile
 from formgate.gateway.protocol.anthropic import CountTokensRequest, MessagesRequest
 from formgate.gateway.protocol.parse import parse_object
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion
 
-from formgate.gateway.chat_service import ChatService
+from formgate.gateway.answers.chat_service import ChatService
 from formgate.gateway.errors import ApiError, engine_died, queue_full
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from formgate.gateway.chat_service import ChatService
+from formgate.gateway.answers.chat_service import ChatService
 from formgate.gateway.metrics import Metrics
+from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
-from formgate.gateway.tokenizer import Tokenizer
 
 USER = {"role": "user", "content": "What is the weather in Paris?"}
 WEATHER = {

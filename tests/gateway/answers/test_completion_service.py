@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from openai.types import Completion
 
-from formgate.gateway.answers import AnswerPlanner
-from formgate.gateway.completion_service import CompletionService
+from formgate.gateway.answers.answer_plan import AnswerPlanner
+from formgate.gateway.answers.completion_service import CompletionService
 from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.metrics import Metrics
-from formgate.gateway.model_profile import ModelProfile
+from formgate.gateway.model.model_profile import ModelProfile
+from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.parse import parse_object
-from formgate.gateway.tokenizer import Tokenizer
 
 Serve = Callable[..., CompletionService]
 

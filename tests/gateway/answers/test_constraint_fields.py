@@ -12,7 +12,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from formgate.gateway.anthropic_request import chat_request_of as messages_chat
+from formgate.gateway.apis.anthropic_request import chat_request_of as messages_chat
+from formgate.gateway.apis.responses_request import chat_request_of as responses_chat
 from formgate.gateway.errors import ApiError
 from formgate.gateway.protocol.anthropic import CountTokensRequest, MessagesRequest
 from formgate.gateway.protocol.chat import ChatCompletionRequest
@@ -22,7 +23,6 @@ from formgate.gateway.protocol.fields import GenerationRequest, RequestBody
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.responses import ResponsesRequest
 from formgate.gateway.protocol.schema_check import SchemaCheckRequest
-from formgate.gateway.responses_request import chat_request_of as responses_chat
 
 Path = tuple[str | int, ...]
 

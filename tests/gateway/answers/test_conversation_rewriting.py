@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from formgate.gateway.chat_template import ChatTemplate
-from formgate.gateway.conversation_rewriting import renderer_of
-from formgate.gateway.prompts import template_message, template_tools
+from formgate.gateway.model.chat_template import ChatTemplate
+from formgate.gateway.model.conversation_rewriting import renderer_of
+from formgate.gateway.model.prompts import template_message, template_tools
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formgate.gateway.detokenizer import Detokenizer
-from formgate.gateway.tokenizer import Tokenizer
+from formgate.gateway.model.detokenizer import Detokenizer
+from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.parsers.events import Piece
 
 TEXT = "Hello, world! 你好，世界。\U0001f600\U0001f468‍\U0001f469 naïve  two  spaces\n"

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from formgate.gateway.anthropic_request import chat_request_of
+from formgate.gateway.apis.anthropic_request import chat_request_of
 from formgate.gateway.errors import ApiError
-from formgate.gateway.prompts import message_text
+from formgate.gateway.model.prompts import message_text
+from formgate.gateway.model.unseen_parts import unseen_part
 from formgate.gateway.protocol.anthropic import MessagesRequest
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_body, parse_object
 from formgate.gateway.protocol.rules import check_chat
 from formgate.gateway.protocol.surrogates import without_lone_surrogates
-from formgate.gateway.unseen_parts import unseen_part
 
 USER = {"role": "user", "content": "Go on."}
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}

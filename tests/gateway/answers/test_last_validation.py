@@ -13,15 +13,15 @@ import pytest
 
 from formgate.constrain.answer_check import UNCHECKED_REASONS, UncheckedReason
 from formgate.constrain.errors import ConstraintError
-from formgate.gateway import last_validation
-from formgate.gateway.answer_checks import Promise
-from formgate.gateway.answer_fold import AnswerFold
-from formgate.gateway.compile_workers import TOO_LARGE, TOO_LONG, WorkerFailed
+from formgate.gateway.answers import last_validation
+from formgate.gateway.answers.answer_checks import Promise
+from formgate.gateway.answers.answer_fold import AnswerFold
+from formgate.gateway.answers.last_validation import LastValidation
+from formgate.gateway.answers.tool_choice import NO_TOOLS, CallableTool, ToolUse
 from formgate.gateway.errors import compiler_unavailable
-from formgate.gateway.last_validation import LastValidation
 from formgate.gateway.metrics import Metrics
+from formgate.gateway.processes.compile_workers import TOO_LARGE, TOO_LONG, WorkerFailed
 from formgate.gateway.protocol.constraints import ContentConstraint
-from formgate.gateway.tool_choice import NO_TOOLS, CallableTool, ToolUse
 from formgate.parsers.events import ContentDelta, ToolCallArguments, ToolCallStart
 
 SCHEMA = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from formgate.engine.sampling_params import SamplingParams
-from formgate.gateway.engine_requests import engine_requests
+from formgate.gateway.answers.engine_requests import engine_requests
 from formgate.gateway.errors import ApiError
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest

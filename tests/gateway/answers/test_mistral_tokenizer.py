@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.gateway.detokenizer import Detokenizer
 from formgate.gateway.errors import ApiError
-from formgate.gateway.mistral_tokenizer import MistralTokenizer, mistral_file
-from formgate.gateway.model_hub import check_model_folder
-from formgate.gateway.model_profile import ModelProfile, load_model_profile
-from formgate.gateway.prompts import conversation_of, encode_conversation
+from formgate.gateway.model.detokenizer import Detokenizer
+from formgate.gateway.model.mistral_tokenizer import MistralTokenizer, mistral_file
+from formgate.gateway.model.model_profile import ModelProfile, load_model_profile
+from formgate.gateway.model.prompts import conversation_of, encode_conversation
+from formgate.gateway.model.text_bound import TextBound
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.server_config import ServerConfig
-from formgate.gateway.text_bound import TextBound
-from formgate.gateway.tokenizer_folder import load_tokenizer
+from formgate.gateway.serving.model_hub import check_model_folder
 from formgate.parsers.events import ToolCallArguments, ToolCallStart
 from formgate.parsers.formats import Tool, ToolChoice
 from formgate.parsers.grammar import answer_grammar

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from formgate.gateway.model_profile import load_model_profile
+from formgate.gateway.model.model_profile import load_model_profile
+from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.server_config import ServerConfig
-from formgate.gateway.tokenizer import Tokenizer
 from formgate.parsers.registry import FORMATS
 from formgate.parsers.symbols import text_of
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from formgate.gateway.answers import AnswerPlanner
-from formgate.gateway.chat_service import ChatService
-from formgate.gateway.chat_template import ChatTemplate
+from formgate.gateway.answers.answer_plan import AnswerPlanner
+from formgate.gateway.answers.chat_service import ChatService
 from formgate.gateway.errors import ApiError
 from formgate.gateway.metrics import Metrics
-from formgate.gateway.model_profile import ModelProfile
+from formgate.gateway.model.chat_template import ChatTemplate
+from formgate.gateway.model.model_profile import ModelProfile
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 from formgate.parsers.registry import FORMATS, REASONING

@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from formgate.gateway.chat_template import ChatTemplate
 from formgate.gateway.errors import ApiError
-from formgate.gateway.prompts import (
+from formgate.gateway.model.chat_template import ChatTemplate
+from formgate.gateway.model.prompts import (
     Conversation,
     conversation_of,
     encode_conversation,
     fit_prompt,
     tokenize_prompt,
 )
+from formgate.gateway.model.text_bound import TextBound
+from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.limits import MAX_TYPED_MARKERS
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.tokenize import TokenizeRequest
-from formgate.gateway.text_bound import TextBound
-from formgate.gateway.tokenizer import Tokenizer
 
 PARIS = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
 BOUND = TextBound(1_000_000)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from formgate.gateway.apis.responses_request import chat_request_of
+from formgate.gateway.apis.responses_tools import ResponseTools
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.responses import ResponsesRequest
-from formgate.gateway.responses_request import chat_request_of
-from formgate.gateway.responses_tools import ResponseTools
 
 PARAMETERS = {
     "type": "object",

@@ -16,14 +16,14 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from formgate.constrain.blueprint import Blueprint
-from formgate.gateway.answers import AnswerPlanner
-from formgate.gateway.chat_service import ChatService
+from formgate.gateway.answers.answer_plan import AnswerPlanner
+from formgate.gateway.answers.chat_service import ChatService
+from formgate.gateway.apis.responses_service import ResponsesService
 from formgate.gateway.errors import ApiError, engine_died, queue_full
-from formgate.gateway.model_profile import ModelProfile
+from formgate.gateway.model.model_profile import ModelProfile
+from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.responses import ResponsesRequest
-from formgate.gateway.responses_service import ResponsesService
-from formgate.gateway.tokenizer import Tokenizer
 
 PARAMETERS = {
     "type": "object",

@@ -13,14 +13,14 @@ import pytest
 import transformers
 
 from formgate import embedded
-from formgate.gateway.chat_template import ChatTemplate
 from formgate.gateway.errors import ApiError
-from formgate.gateway.prompts import conversation_of, encode_conversation
+from formgate.gateway.model.chat_template import ChatTemplate
+from formgate.gateway.model.prompts import conversation_of, encode_conversation
+from formgate.gateway.model.text_bound import TextBound
+from formgate.gateway.model.tokenizer import Tokenizer
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
-from formgate.gateway.text_bound import TextBound
-from formgate.gateway.tokenizer import Tokenizer
-from formgate.gateway.tokenizer_folder import load_tokenizer
 
 # Takes arguments as an object and reasoning beside the content, as Qwen3 does.
 CHATML = """

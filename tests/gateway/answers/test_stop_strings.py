@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from formgate.gateway.stop_strings import StopAutomaton, StopStrings
+from formgate.gateway.model.stop_strings import StopAutomaton, StopStrings
 
 
 def run(stops: list[str], parts: list[str], *, include: bool = False) -> tuple[str, str | None]:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formgate.gateway import tokenizer as tokenizer_module
 from formgate.gateway.errors import ApiError
-from formgate.gateway.stop_strings import StopAutomaton
-from formgate.gateway.text_bound import MIN_COUNTED_BYTES, bound_of_count, bound_of_prompt
-from formgate.gateway.tokenizer import Tokenizer
+from formgate.gateway.model import tokenizer as tokenizer_module
+from formgate.gateway.model.stop_strings import StopAutomaton
+from formgate.gateway.model.text_bound import MIN_COUNTED_BYTES, bound_of_count, bound_of_prompt
+from formgate.gateway.model.tokenizer import Tokenizer
 
 CONTEXT = 2_048
 

@@ -14,13 +14,13 @@ import pytest
 
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.engine.messages import TokenOutput
-from formgate.gateway.answers import AnswerPlan, AnswerPlanner
-from formgate.gateway.choice import Choice
+from formgate.gateway.answers.answer_plan import AnswerPlan, AnswerPlanner
+from formgate.gateway.answers.choice import Choice
 from formgate.gateway.metrics import Metrics
-from formgate.gateway.model_profile import ModelProfile
+from formgate.gateway.model.model_profile import ModelProfile
+from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
-from formgate.gateway.tokenizer import Tokenizer
 
 PARAMETERS = {
     "type": "object",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from formgate.gateway.tokenizer import Tokenizer
-from formgate.gateway.tokenizer_folder import load_tokenizer
+from formgate.gateway.model.tokenizer import Tokenizer
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
 
 TEXTS = [
     "Hello, world!",

@@ -11,18 +11,18 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from formgate.gateway.answers import AnswerPlan, AnswerPlanner
-from formgate.gateway.chat_template import ChatTemplate
+from formgate.gateway.answers.answer_plan import AnswerPlan, AnswerPlanner
 from formgate.gateway.errors import ApiError
 from formgate.gateway.metrics import Metrics
-from formgate.gateway.model_profile import ModelProfile
-from formgate.gateway.prompts import conversation_of, encode_conversation
+from formgate.gateway.model.chat_template import ChatTemplate
+from formgate.gateway.model.model_profile import ModelProfile
+from formgate.gateway.model.prompts import conversation_of, encode_conversation
+from formgate.gateway.model.text_bound import TextBound
+from formgate.gateway.model.tokenizer import Tokenizer
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.rules import check_chat
-from formgate.gateway.text_bound import TextBound
-from formgate.gateway.tokenizer import Tokenizer
-from formgate.gateway.tokenizer_folder import load_tokenizer
 from formgate.parsers.reasoning import reasoning_state_of
 from formgate.parsers.registry import FORMATS, REASONING
 

@@ -1,0 +1,1 @@
+"""From a request that is understood to the text, calls and numbers of its answer."""

@@ -1,0 +1,88 @@
+"""What the last validation of a finished answer looks at: what is plain is said at once, the rest
+is a list of texts, each with the schema or regex that it is to keep to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from formgate.constrain.answer_check import Unchecked
+from formgate.gateway.answers.answer_fold import AnswerFold
+from formgate.gateway.answers.tool_choice import NO_TOOLS, ToolUse
+from formgate.gateway.protocol.constraints import ContentConstraint
+
+CheckTask = Literal["check_json", "check_regex"]  # of `CompileTasks`
+
+
+class BrokenPromise(Exception):
+    """What is wrong with an answer, in one line that quotes nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    task: CheckTask
+    against: str  # schema or pattern, as JSON
+    text: str
+    what: str  # of the answer it is
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.against) + len(self.text)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a request was promised of each of its answers."""
+
+    content: ContentConstraint | None = None
+    tools: ToolUse = NO_TOOLS
+    _schemas: dict[str, str] = field(default_factory=dict)  # as JSON, by tool; "" is the content's
+
+    def checks(self, answer: AnswerFold) -> list[Check]:
+        """For an answer that ended by itself. Raises BrokenPromise, and Unchecked for a constraint
+        that no second engine reads.
+        """
+        self._look_at_calls(answer)
+        return [*self._of_calls(answer), *([] if answer.calls else self._of_content(answer))]
+
+    def _look_at_calls(self, answer: AnswerFold) -> None:
+        tools = self.tools
+        if tools.mode == "required" and not answer.calls:
+            raise BrokenPromise("a call was required and none was made")
+        if len(answer.calls) > 1 and not tools.parallel:
+            raise BrokenPromise("one call was allowed and more were made")
+        names = {tool.name for tool in tools.tools}
+        if any(call.name not in names for call in answer.calls):
+            raise BrokenPromise("a tool was called that the request does not have")
+
+    def _of_calls(self, answer: AnswerFold) -> Iterator[Check]:
+        schemas = {tool.name: tool.schema for tool in self.tools.tools}
+        for call in answer.calls:
+            schema = self._as_json(call.name, schemas[call.name])
+            yield Check("check_json", schema, call.arguments, "arguments of a call")
+
+    def _of_content(self, answer: AnswerFold) -> Iterator[Check]:
+        if self.content is None:
+            return
+        text, value = answer.content, self.content.value
+        match self.content.kind:
+            case "json":
+                yield Check("check_json", self._as_json("", value), text, "the content")
+            case "json_object":
+                yield Check("check_json", '{"type": "object"}', text, "the content")
+            case "choice":
+                if text not in value:
+                    raise BrokenPromise("the content is none of the choices")
+            case "regex":
+                yield Check("check_regex", self._as_json("", value), text, "the content")
+            case "grammar" | "structural_tag":
+                raise Unchecked("grammar")
+
+    def _as_json(self, name: str, value: Any) -> str:
+        """Written once for all choices of a request."""
+        if name not in self._schemas:
+            self._schemas[name] = json.dumps(value)
+        return self._schemas[name]

@@ -1,0 +1,48 @@
+"""What is known of the client behind the request that is being answered: its key, and what its
+answer has cost. The middleware makes one for each request; services, which know no HTTP, tell it.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from formgate.gateway.answers.usage import Usage
+from formgate.gateway.api_keys import ApiKey
+
+
+@dataclass(slots=True)
+class Caller:
+    key: ApiKey | None = None
+    model: str | None = None
+    usage: Usage | None = None
+
+    def cache_salt(self, given: str | None) -> str | None:
+        """The prefix cache's salt for a request that brings `given`."""
+        return given if self.key is None else self.key.cache_salt(given)
+
+    def log_fields(self) -> dict[str, Any]:
+        """What the log shows of it, without what is not known."""
+        fields: dict[str, Any] = {}
+        if self.model is not None:
+            fields["model"] = self.model
+        if self.key is not None:
+            fields["key"] = self.key.name
+        if self.usage is not None:
+            fields["prompt_tokens"] = self.usage.prompt_tokens
+            fields["completion_tokens"] = self.usage.completion_tokens
+        return fields
+
+
+_current: ContextVar[Caller] = ContextVar("caller")
+
+
+def set_caller(caller: Caller) -> None:
+    """For this task and those that it starts."""
+    _current.set(caller)
+
+
+def current_caller() -> Caller:
+    """Outside of a request, one that nobody asks for."""
+    return _current.get(None) or Caller()

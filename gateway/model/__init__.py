@@ -1,0 +1,1 @@
+"""What the gateway knows of a model: tokenizer, chat template, prompts, sampling defaults."""

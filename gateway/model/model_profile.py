@@ -1,0 +1,157 @@
+"""What the answer half of the gateway knows of the served model, put together once at start:
+tokenizer, chat template, output formats and defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from formgate.gateway.model.chat_template import ChatTemplate, ChatTemplateError
+from formgate.gateway.model.sampling import SamplingDefaults, load_sampling_defaults
+from formgate.gateway.model.tokenizer import Tokenizer
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
+from formgate.gateway.server_config import ServerConfig
+from formgate.parsers.formats import Format, ReasoningFormat, custom_reasoning
+from formgate.parsers.registry import (
+    FORMATS,
+    REASONING,
+    detect_reasoning_format,
+    detect_tool_format,
+    find_reasoning_format,
+    find_tool_format,
+)
+from formgate.parsers.symbols import text_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    name: str  # what responses call the model when a request does not
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    chat_template_kwargs: Mapping[str, Any]
+    tool_format: Format | None
+    reasoning_format: ReasoningFormat | None
+    sampling_defaults: SamplingDefaults
+    max_logprobs: int = 20
+    auto_tool_choice: bool = True
+    show_cached_tokens: bool = True
+    fingerprint: str = "fp_formgate"
+
+
+def load_model_profile(
+    model_dir: Path,
+    config: ServerConfig,
+    *,
+    name: str,
+    max_logprobs: int,
+    tokenizer_dir: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> ModelProfile:
+    """Raises OSError or ValueError with one clear line."""
+    tokenizer = tokenizer or load_tokenizer(tokenizer_dir or model_dir)
+    source = _template_source(config.chat_template, tokenizer)
+    model = _read_config(model_dir)
+    architecture = str(next(iter(model.get("architectures") or ()), ""))
+    tool_name = config.tool_call_parser or detect_tool_format(
+        source, architecture, tokenizer.special_ids
+    )
+    reasoning_name = config.reasoning_parser or detect_reasoning_format(
+        source, architecture, tokenizer.special_ids
+    )
+    template = (
+        None
+        if source is None
+        else ChatTemplate(source, tokenizer.named_tokens, tool_format=tool_name)
+    )
+    reasoning = _reasoning_format(reasoning_name)
+    if reasoning is not None and template is not None and _prompt_decides(template, reasoning):
+        reasoning = dataclasses.replace(reasoning, may_open=False)
+    return ModelProfile(
+        name=name,
+        tokenizer=tokenizer,
+        chat_template=template,
+        chat_template_kwargs=dict(config.default_chat_template_kwargs),
+        tool_format=_known(
+            find_tool_format(tool_name, tokenizer.special_ids),
+            "--tool-call-parser",
+            tool_name,
+            FORMATS,
+        ),
+        reasoning_format=reasoning,
+        sampling_defaults=load_sampling_defaults(config.generation_config, model_dir),
+        max_logprobs=max_logprobs,
+        auto_tool_choice=config.enable_auto_tool_choice,
+        show_cached_tokens=config.enable_prompt_tokens_details,
+        fingerprint=_fingerprint(model, name),
+    )
+
+
+def _prompt_decides(template: ChatTemplate, reasoning: ReasoningFormat) -> bool:
+    """True if the template opens the reasoning when, and only when, it is asked for: then a prompt
+    that leaves it closed means an answer without.
+    """
+    text: object = "text"
+    if template.wants_parts:
+        text = [{"type": "text", "text": "text"}]
+    opening = text_of(reasoning.open)
+
+    def opens(*, thinking: bool) -> bool:
+        prompt = template.render(
+            [{"role": "user", "content": text}],
+            add_generation_prompt=True,
+            kwargs={"enable_thinking": thinking},
+        )
+        return prompt.rstrip().endswith(opening)
+
+    try:
+        return opens(thinking=True) and not opens(thinking=False)
+    except ChatTemplateError:
+        return False
+
+
+def _template_source(given: str | None, tokenizer: Tokenizer) -> str | None:
+    if given is None:
+        return tokenizer.chat_templates.get("default")
+    if "{" in given or "\n" in given:  # no path has these, every template does
+        return given
+    path = Path(given)
+    if not path.is_file():
+        raise FileNotFoundError(f"the chat template {given} does not exist")
+    return path.read_text(encoding="utf-8")
+
+
+def _reasoning_format(name: str | None) -> ReasoningFormat | None:
+    """Of a name, or of two markers with a comma between them."""
+    if name is None:
+        return None
+    opening, comma, closing = name.partition(",")
+    if comma:
+        return custom_reasoning(opening.strip(), closing.strip())
+    return _known(find_reasoning_format(name), "--reasoning-parser", name, REASONING)
+
+
+def _known(found: T | None, flag: str, name: str, names: Iterable[str]) -> T:
+    if found is None:
+        raise ValueError(f"{flag} {name} is not known; there are: {', '.join(sorted(names))}")
+    return found
+
+
+def _read_config(model_dir: Path) -> dict[str, Any]:
+    path = model_dir / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return config if isinstance(config, dict) else {}
+
+
+def _fingerprint(model: Mapping[str, Any], name: str) -> str:
+    """Changes with the model and with the server, the two that may change what a seed gives."""
+    parts = [name, importlib.metadata.version("formgate"), model]
+    return "fp_" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]

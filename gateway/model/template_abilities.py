@@ -1,0 +1,100 @@
+"""What a chat template shows of the conversations that it takes, and does not leave out in silence.
+Each question is asked once, with a small conversation. A conversation that is refused answers none:
+that something is refused is seen again with each one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from formgate.gateway.model.chat_template import ChatTemplate, ChatTemplateError
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Abilities:
+    tools: bool
+    calls: bool
+    calls_beside_text: bool  # in one turn
+    results: bool
+    lone_results: bool  # without a call before
+    system: bool
+    systems: bool  # two of them at the beginning
+    late_system: bool  # behind other turns
+    system_alone: bool
+
+
+def abilities_of(template: ChatTemplate) -> Abilities:
+    probe = _Probe(template)
+    question, answer = probe.said("user", "question"), probe.said("assistant", "answer")
+    system, more = probe.said("system", "probe_system"), probe.said("system", "probe_more")
+    result = {**probe.said("tool", "probe_result"), "tool_call_id": "probe1234", "name": "f"}
+    call, silent_call = probe.call(None), probe.call("")
+    return Abilities(
+        tools=probe.shows("probe_tool", [question], [system, question], tools=True) is True,
+        calls=probe.shows(
+            "probe_call",
+            [question, call],
+            [question, silent_call],
+            [question, call, result],
+            [question, silent_call, result],
+        )
+        is not False,
+        calls_beside_text=probe.shows(
+            "probe_call", [question, probe.call("text")], [question, probe.call("text"), result]
+        )
+        is not False,
+        results=probe.shows(
+            "probe_result", [question, call, result], [question, silent_call, result]
+        )
+        is not False,
+        lone_results=probe.shows("probe_result", [question, result, question]) is not False,
+        system=probe.shows("probe_system", [system, question]) is not False,
+        systems=probe.shows("probe_system", [system, more, question]) is not False
+        and probe.shows("probe_more", [system, more, question]) is not False,
+        system_alone=probe.shows("probe_system", [system]) is not False,
+        late_system=probe.shows("probe_system", [question, answer, system, question]) is not False,
+    )
+
+
+class _Probe:
+    def __init__(self, template: ChatTemplate) -> None:
+        self._template = template
+        parameters = {
+            "type": "object",
+            "properties": {"a": {"type": "string", "description": "probe"}},
+            "required": ["a"],
+        }
+        tool = {"name": "probe_tool", "description": "probe", "parameters": parameters}
+        self._tools = [{"type": "function", "function": tool}]
+
+    def said(self, role: str, text: str) -> Message:
+        return {"role": role, "content": self._template.content(text)}
+
+    def call(self, text: str | None) -> Message:
+        arguments: Any = {"probe_argument": "probe value"}
+        if self._template.wants_arguments_text:
+            arguments = json.dumps(arguments)
+        function = {"name": "probe_call", "arguments": arguments}
+        call = {"id": "probe1234", "type": "function", "function": function}
+        content = None if text is None else self._template.content(text)
+        return {"role": "assistant", "content": content, "tool_calls": [call]}
+
+    def shows(
+        self, wanted: str, *conversations: Sequence[Mapping[str, Any]], tools: bool = False
+    ) -> bool | None:
+        """True if a word is in the text of one of these; None if all of them are refused."""
+        shown = None
+        for messages in conversations:
+            try:
+                text = self._template.render(
+                    messages, tools=self._tools if tools else None, add_generation_prompt=True
+                )
+            except ChatTemplateError:
+                continue
+            shown = bool(shown) or wanted in text
+        return shown

@@ -1,0 +1,155 @@
+"""Constraints that are compiled once for all who ask for them, in worker processes, and kept. Who
+waits for a worker waits in a queue that is bounded in number and bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from formgate.constrain.errors import ConstraintError
+from formgate.gateway.errors import compile_queue_full
+from formgate.gateway.processes.compile_workers import TOO_LARGE, TOO_LONG, Lane, Workers
+
+CACHED_BYTES = 64 << 20  # of blueprints
+REFUSED_SECONDS = 60.0  # for which what was too much is not tried again
+MOST_REFUSED = 1_000
+MOST_QUEUED = 1_000  # constraints that wait for a worker
+QUEUED_BYTES = 64 << 20  # of their texts
+CHECKERS = 1  # workers for the last validation of answers
+MOST_RETRY_SECONDS = 60
+
+Asked = tuple[str, str]  # task and text
+
+
+@dataclass(slots=True, eq=False)
+class _Compile:
+    """One that waits for a worker or has one."""
+
+    asked: Asked
+    waiting: int = 0  # requests that want to know
+    queued: bool = True
+
+
+class CompilePool:
+    """`command` and `observe` are those of `Workers` and `Lane`."""
+
+    def __init__(
+        self, command: Sequence[str], *, workers: int, observe: Callable[[float], None]
+    ) -> None:
+        self._observe = observe
+        self.workers = Workers(command, workers + CHECKERS)
+        self.compiles = Lane(self.workers, range(workers), self._observed)
+        self._checks = Lane(self.workers, range(workers, workers + CHECKERS), lambda seconds: None)
+        self._queued = 0
+        self._queued_bytes = 0
+        self._pace = 0.0  # seconds that a compile took of late
+        self._compiled: OrderedDict[Asked, str] = OrderedDict()
+        self._bytes = 0
+        self._compiling: dict[Asked, tuple[_Compile, asyncio.Task[str]]] = {}
+        self._refused: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+
+    def start(self) -> None:
+        """Start the workers, so that the first constraint finds one ready."""
+        self.workers.start()
+
+    def known(self, task: str, spec_text: str) -> str | None:
+        """What `compiled` returned before."""
+        compiled = self._compiled.get((task, spec_text))
+        if compiled is not None:
+            self._compiled.move_to_end((task, spec_text))
+        return compiled
+
+    async def compiled(self, task: str, spec_text: str) -> str:
+        """What a worker does, by the name of one of `CompileTasks`, once for all who want to know
+        it. It is dropped if all of them leave before it begins. Raises ConstraintError, ApiError
+        429 or 503, and WorkerFailed.
+        """
+        compiled = self.known(task, spec_text)
+        if compiled is not None:
+            return compiled
+        asked = task, spec_text
+        if (refused := self._refused.get(_digest(asked))) is not None:
+            until, message = refused
+            if time.monotonic() < until:
+                raise ConstraintError(message, code="schema_too_complex")
+        compiling, compile_task = self._compiling.get(asked) or self._begun(asked)
+        compiling.waiting += 1
+        try:
+            return await asyncio.shield(compile_task)
+        finally:
+            compiling.waiting -= 1
+            if compiling.waiting == 0 and compiling.queued:
+                compile_task.cancel()
+                self._forget(compiling)
+
+    async def check(self, task: str, text: str) -> str:
+        """What a worker of the last validation does: no compile waits for it. Raises as
+        `compiled`.
+        """
+        return await self._checks.ask(task, text)
+
+    def _begun(self, asked: Asked) -> tuple[_Compile, asyncio.Task[str]]:
+        """Raises ApiError 429."""
+        kind, text = asked
+        if self._queued >= MOST_QUEUED or self._queued_bytes + len(text) > QUEUED_BYTES:
+            seconds = self._queued * self._pace / self.compiles.size
+            raise compile_queue_full(retry_after=max(1, min(round(seconds), MOST_RETRY_SECONDS)))
+        self._queued += 1
+        self._queued_bytes += len(text)
+        compiling = _Compile(asked)
+        leave = partial(self._leave_queue, compiling)
+        task = asyncio.create_task(self.compiles.ask(kind, text, leave))
+        task.add_done_callback(partial(self._remember, compiling))
+        self._compiling[asked] = compiling, task
+        return compiling, task
+
+    def _leave_queue(self, compiling: _Compile) -> None:
+        if compiling.queued:
+            compiling.queued = False
+            self._queued -= 1
+            self._queued_bytes -= len(compiling.asked[1])
+
+    def _observed(self, seconds: float) -> None:
+        self._pace += (seconds - self._pace) / 8
+        self._observe(seconds)
+
+    def _forget(self, compiling: _Compile) -> None:
+        self._leave_queue(compiling)
+        if (known := self._compiling.get(compiling.asked)) is not None and known[0] is compiling:
+            del self._compiling[compiling.asked]
+
+    def _remember(self, compiling: _Compile, task: asyncio.Task[str]) -> None:
+        self._forget(compiling)
+        # To look at the exception also keeps asyncio from reporting it where all clients have left.
+        if task.cancelled():
+            return
+        asked = compiling.asked
+        if (error := task.exception()) is not None:
+            if isinstance(error, ConstraintError) and error.message in (TOO_LONG, TOO_LARGE):
+                until = time.monotonic() + REFUSED_SECONDS
+                self._refused[_digest(asked)] = until, error.message
+                if len(self._refused) > MOST_REFUSED:
+                    self._refused.popitem(last=False)
+            return
+        self._compiled[asked] = compiled = task.result()
+        self._bytes += len(asked[1]) + len(compiled)
+        while self._bytes > CACHED_BYTES and len(self._compiled) > 1:
+            (_, text), dropped = self._compiled.popitem(last=False)
+            self._bytes -= len(text) + len(dropped)
+
+    def close(self) -> None:
+        self.workers.close()
+        self.compiles.close()
+        self._checks.close()
+
+
+def _digest(asked: Asked) -> bytes:
+    """What was too large is not kept."""
+    task, text = asked
+    return hashlib.sha256(f"{task} {text}".encode()).digest()

@@ -1,0 +1,230 @@
+"""A compile worker: a process of its own, because what compiles a user's grammar may take too long,
+too much memory, or its process down. Run as a program, this is what loads the vocabulary and forks
+the workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+from formgate.constrain.answer_check import AnswerCheck, Unchecked, regex_failure
+from formgate.constrain.compiler import Backend, GrammarCompiler
+from formgate.constrain.errors import ConstraintError
+from formgate.constrain.schema_report import schema_report
+from formgate.gateway.model.tokenizer_folder import load_tokenizer
+from formgate.gateway.processes.compile_host import CLOSED, RENEWED, CompileHost, Taken
+from formgate.gateway.processes.compile_workers import TOO_DEEP, TOO_LARGE
+from formgate.gateway.processes.engine_launch import leave_signals_to_parent
+from formgate.gateway.processes.grammar_setup import grammar_compiler
+
+COMMAND = (sys.executable, "-m", "formgate.gateway.processes.compile_worker")
+MEMORY_BYTES = 4 << 30  # of address space
+KEPT_BYTES = 256 << 20  # that a worker may hold more than at its beginning, between two answers
+CPU_SECONDS = 1.0  # of one constraint: what is refused must not depend on what else runs
+CHECK_CPU_SECONDS = 0.5  # of the last validation of one answer
+WALL_SECONDS = 10.0  # but nobody waits for ever
+CACHED_CHECKS = 256  # schemas that are compiled for the last validation
+CACHED_CHECK_BYTES = 8 << 20  # of their texts
+MOST_GARBAGE = 50_000  # objects that may have become unreachable before they are looked for
+
+NICENESS = 4
+
+# The stack of a worker is smaller than the engine's: what a worker survives, the engine does.
+STACK_BYTES = 4 << 20
+
+
+def worker_command(tokenizer_dir: Path, model_dir: Path, backend: Backend) -> list[str]:
+    """For `CompilePool`."""
+    return [*COMMAND, str(tokenizer_dir), str(model_dir), backend]
+
+
+class CompileTasks:
+    """What a compile worker can be asked for. Texts in, texts out; each raises ConstraintError."""
+
+    def __init__(self, compiler: GrammarCompiler) -> None:
+        self._compiler = compiler
+        self._checks = CheckCache()
+
+    def blueprint(self, spec_text: str) -> str:
+        return self._compiler.blueprint(spec_text)
+
+    def fitting_blueprint(self, spec_text: str) -> str:
+        """`[blueprint, how many tokens are enough for an answer]` as JSON."""
+        return json.dumps(self._compiler.fitting_blueprint(spec_text))
+
+    def sized_blueprint(self, spec_text: str) -> str:
+        """`[blueprint, tokens of the shortest answer]` as JSON."""
+        blueprint, shortest = self._compiler.sized_blueprint(spec_text)
+        return json.dumps([blueprint, self._compiler.num_tokens(shortest.text)])
+
+    def closing_blueprint(self, spec_text: str) -> str:
+        """`[blueprint, tokens of the shortest answer, a Budget of no tokens]` as JSON."""
+        blueprint, shortest = self._compiler.sized_blueprint(spec_text)
+        closing = self._compiler.closing(blueprint, shortest).dumps()
+        return json.dumps([blueprint, self._compiler.num_tokens(shortest.text), closing])
+
+    def schema_report(self, schema_text: str) -> str:
+        return json.dumps(schema_report(json.loads(schema_text), self._compiler))
+
+    def check_json(self, text: str) -> str:
+        """Of `schema, newline, answer`, both JSON: `[what is wrong, why nothing is known]` as JSON,
+        null for what does not apply.
+        """
+        schema_text, _, answer = text.partition("\n")
+        return _outcome(lambda: self._checks.of(schema_text).failure(answer))
+
+    def check_regex(self, text: str) -> str:
+        """As `check_json`, of a pattern as JSON and a text as it is."""
+        pattern, _, answer = text.partition("\n")
+        return _outcome(lambda: regex_failure(json.loads(pattern), answer))
+
+
+class CheckCache:
+    """Schemas compiled for the last validation, the latest used of them."""
+
+    def __init__(self) -> None:
+        self._checks: OrderedDict[str, AnswerCheck] = OrderedDict()
+        self._bytes = 0
+
+    def of(self, schema_text: str) -> AnswerCheck:
+        """Raises Unchecked."""
+        check = self._checks.get(schema_text)
+        if check is not None:
+            self._checks.move_to_end(schema_text)
+            return check
+        self._checks[schema_text] = check = AnswerCheck(schema_text)
+        self._bytes += len(schema_text)
+        while self._bytes > CACHED_CHECK_BYTES or len(self._checks) > CACHED_CHECKS:
+            dropped, _ = self._checks.popitem(last=False)
+            self._bytes -= len(dropped)
+        return check
+
+
+def _outcome(check: Callable[[], str | None]) -> str:
+    try:
+        return json.dumps([check(), None])
+    except Unchecked as unchecked:
+        return json.dumps([None, unchecked.reason])
+
+
+def main(arguments: list[str]) -> None:
+    leave_signals_to_parent()
+    tokenizer_dir, model_dir, backend, *descriptors = arguments
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    tokenizer = load_tokenizer(Path(tokenizer_dir))
+    compiler = grammar_compiler(tokenizer, Path(model_dir), cast(Backend, backend), for_masks=False)
+    step_back(os.getpid())
+    compiler.warm_up()
+    compiler.warm_up_formats()
+    gc.freeze()  # what lives as long as the workers is not looked at, nor copied, again and again
+    gc.disable()  # but between two answers
+    threading.stack_size(STACK_BYTES)
+    serve = partial(serve_apart, CompileTasks(compiler))
+    CompileHost(serve, [Connection(int(descriptor)) for descriptor in descriptors]).run()
+
+
+def step_back(process_id: int) -> None:
+    """A step of the engine comes first: where it runs on the CPU, every other request waits for it.
+    Linux may give each session its fair share and heed niceness within it alone (man 7 sched), so
+    the session is told too.
+    """
+    os.setpriority(os.PRIO_PROCESS, process_id, NICENESS)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{process_id}/autogroup").write_text(str(NICENESS), encoding="ascii")
+
+
+def serve_apart(tasks: CompileTasks, pipe: Connection, taken: Taken) -> int:
+    """`serve` within the limits of a worker."""
+    threading.Thread(target=_end_with_server, name="end-with-server", daemon=True).start()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    with contextlib.suppress(OSError):  # where memory is short, the kernel takes a worker first
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(serve(tasks, pipe, taken)))
+    thread.start()
+    thread.join()
+    return codes[0]
+
+
+def _end_with_server() -> None:
+    """Wait until the other end of standard input is closed. What comes through it is the host's."""
+    poll = select.poll()
+    poll.register(sys.stdin.fileno(), 0)
+    poll.poll()
+    os._exit(CLOSED)
+
+
+def serve(tasks: CompileTasks, pipe: Connection, taken: Taken) -> int:
+    """Answer until the other end is closed or too much memory is kept; returns the exit code.
+    Requests and answers are JSON: `[number, task, text]`, and an object with that number and
+    `result`; or `error`, the fields of a ConstraintError; or `failed`, the place of an exception of
+    ours. The process dies of SIGPROF where one takes longer than its CPU seconds, whoever's code it
+    is in, and of SIGALRM after WALL_SECONDS.
+    """
+    at_first = _resident_bytes()
+    while True:
+        try:
+            number, task, text = json.loads(pipe.recv_bytes())
+        except EOFError:
+            return CLOSED
+        taken(number)
+        is_check = task.startswith("check_")
+        signal.setitimer(signal.ITIMER_PROF, CHECK_CPU_SECONDS if is_check else CPU_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
+        answer = json.dumps({"number": number, **_answer(tasks, task, text)}).encode()
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        del text
+        if gc.get_count()[0] > MOST_GARBAGE:
+            gc.collect()
+        # What a hostile constraint has filled allocators and caches with is given back by an end.
+        full = _resident_bytes() > at_first + KEPT_BYTES
+        pipe.send_bytes(answer)
+        if full:
+            return RENEWED
+
+
+def _resident_bytes() -> int:
+    """Of this process. Pages of the host that were not touched count too, from the first."""
+    pages = int(Path("/proc/self/statm").read_bytes().split()[1])
+    return pages * resource.getpagesize()
+
+
+def _answer(tasks: CompileTasks, task: str, text: str) -> dict[str, Any]:
+    try:
+        return {"result": getattr(tasks, task)(text)}
+    except ConstraintError as error:
+        fields = ("message", "code", "pointer", "keyword")
+        return {"error": {name: getattr(error, name) for name in fields}}
+    except MemoryError:
+        return {"error": {"message": TOO_LARGE, "code": "schema_too_complex"}}
+    except RecursionError:
+        return {"error": {"message": TOO_DEEP, "code": "schema_too_complex"}}
+    except BaseException as error:  # a panic of Rust is no Exception
+        return {"failed": _place(error)}
+
+
+def _place(error: BaseException) -> str:
+    """Where an exception came from. Its message may quote what a client wrote."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    return f"{type(error).__name__} in {', '.join(places)}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,127 @@
+"""How the HTTP process starts the engine process and how the two agree on where to talk. It
+imports neither torch nor the engine's loop, so the HTTP process stays light.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from formgate.engine.config import EngineConfig
+
+logger = logging.getLogger(__name__)
+
+ENGINE_COMMAND = (sys.executable, "-m", "formgate.gateway.processes.engine_process")
+ORPHAN_DELAY = 1.0  # seconds
+KILL_TIMEOUT = 10.0  # seconds
+
+
+class EngineLaunch(msgspec.Struct):
+    """What the engine process is told on its standard input, as one line of JSON.
+
+    The HTTP process binds both addresses and the engine process connects to them. Standard input
+    stays open after that line: its end tells the engine process that its parent is gone.
+    """
+
+    config: EngineConfig
+    tokenizer_dir: Path
+    command_address: str
+    event_address: str
+    more_clients: list[tuple[str, str]] = []  # likewise, of further HTTP processes
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self, enc_hook=encode_path) + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> EngineLaunch:
+        return msgspec.json.decode(line, type=cls, dec_hook=decode_path)
+
+
+def encode_path(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(type(value))
+
+
+def decode_path(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    raise NotImplementedError(kind)
+
+
+def leave_signals_to_parent() -> None:
+    """For a child that its parent tells when to end. A service manager sends its signal to each
+    process of a server, and answers under way need them all.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end_with_parent() -> None:
+    """For a child whose standard input is a pipe: end soon after the parent is gone, even if that
+    was killed, and not before.
+    """
+    leave_signals_to_parent()
+
+    def wait_for_end() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        # After a Shutdown the loop ends by itself; an orphan has nobody left to send it one.
+        threading.Event().wait(ORPHAN_DELAY)
+        os._exit(1)
+
+    threading.Thread(target=wait_for_end, name="end-with-parent", daemon=True).start()
+
+
+async def start_engine_process(
+    command: Sequence[str], launch: EngineLaunch
+) -> asyncio.subprocess.Process:
+    """Start the engine process in a session of its own: Ctrl-C is for the server, which then ends
+    the engine in good order.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    try:
+        # A process that dies at once is noticed by whoever waits for it.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            process.stdin.write(launch.encode())
+            await process.stdin.drain()
+    except BaseException:
+        process.kill()
+        raise
+    return process
+
+
+async def stop_engine_process(process: asyncio.subprocess.Process, timeout: float) -> None:
+    """Give it `timeout` seconds to end by itself, then kill it, which a stopped process cannot
+    escape either."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        async with asyncio.timeout(timeout):
+            await process.wait()
+    except TimeoutError:
+        pass
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+    try:
+        async with asyncio.timeout(KILL_TIMEOUT):
+            await process.wait()
+    except TimeoutError:  # it waits in the kernel, for a disk or a device
+        logger.error("The engine process %d cannot be killed.", process.pid)

@@ -1,0 +1,262 @@
+"""Starts the engine process, and starts it again when it ends, hangs, or cannot be talked to. It
+knows the process and its sockets, and nothing of requests: `EngineClient` is told what happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from formgate.engine.config import EngineConfig
+from formgate.engine.messages import (
+    EngineEvent,
+    EngineFailed,
+    EngineIdle,
+    EngineReady,
+    LoadProgress,
+    Shutdown,
+    StepOutputs,
+)
+from formgate.gateway.processes.engine_launch import (
+    ENGINE_COMMAND,
+    EngineLaunch,
+    start_engine_process,
+    stop_engine_process,
+)
+from formgate.gateway.processes.engine_watchdog import EngineWatchdog
+from formgate.gateway.processes.socket_folder import socket_folder
+
+logger = logging.getLogger(__name__)
+
+FIRST_RESTART_DELAY = 0.5  # seconds; doubles with each start that fails
+MAX_RESTART_DELAY = 30.0
+STOP_TIMEOUT = 5.0  # seconds that the engine process has to end by itself
+LAST_WORDS_TIMEOUT = 0.2  # seconds for events that a dead process may have left in the socket
+ENGINE_TIMEOUT = 60.0  # seconds that a step may take
+
+
+class EngineStartError(Exception):
+    """The first engine process did not become ready. The message is one line for the operator."""
+
+
+class EngineUser(Protocol):
+    """Whom the events of the engine are for."""
+
+    def engine_starting(self) -> None: ...
+
+    def engine_ready(self, ready: EngineReady, commands: zmq.Socket[bytes]) -> None: ...
+
+    def engine_step(self, step: StepOutputs) -> None: ...
+
+    def engine_ended(self) -> None:
+        """What was in flight is lost. May be called twice for one engine."""
+        ...
+
+    def events_lost(self) -> None:
+        """The engine goes on, and what it said of some requests is lost."""
+        ...
+
+
+class EngineSupervisor:
+    def __init__(
+        self,
+        user: EngineUser,
+        config: EngineConfig,
+        tokenizer_dir: Path,
+        *,
+        command: Sequence[str] = ENGINE_COMMAND,
+        more_clients: Sequence[tuple[str, str]] = (),
+        timeout: float = ENGINE_TIMEOUT,
+        on_progress: Callable[[LoadProgress], None] | None = None,
+        on_restart: Callable[[], None] | None = None,
+    ) -> None:
+        """`timeout`: see EngineWatchdog. `more_clients`: the two addresses of each other process
+        that the engine serves. `on_restart` is called when an engine has ended that was ready."""
+        self._user = user
+        self._config = config
+        self._tokenizer_dir = tokenizer_dir
+        self._command = tuple(command)
+        self._more_clients = list(more_clients)
+        self._timeout = timeout
+        self._on_progress = on_progress
+        self._on_restart = on_restart
+        self._was_ready = False  # the present process
+
+    async def run(self) -> None:
+        """Until it is cancelled. Raises EngineStartError if the first process is never ready."""
+        # One for all processes: libzmq aborts if it finds no descriptors for a context's threads.
+        with zmq.Context() as context:
+            delay = FIRST_RESTART_DELAY
+            first = True
+            while True:
+                self._was_ready = False
+                failure = await self._run_once(context)
+                self._user.engine_ended()  # it may not have come to that
+                if first and not self._was_ready:
+                    raise EngineStartError(failure)
+                first = False
+                delay = (
+                    FIRST_RESTART_DELAY if self._was_ready else min(2 * delay, MAX_RESTART_DELAY)
+                )
+                logger.error("%s It is started again in %.1f s.", failure, delay)
+                if self._on_restart is not None:
+                    self._on_restart()
+                await asyncio.sleep(delay)
+
+    async def _run_once(self, context: zmq.Context[zmq.Socket[bytes]]) -> str:
+        """One engine process from start to end, whatever ends it. Returns why, in one line."""
+        try:
+            return await self._run_engine(context)
+        except (OSError, zmq.ZMQError) as error:  # of memory, descriptors, disk
+            happened = "failed" if self._was_ready else "cannot be started"
+            return f"The engine process {happened}: {_in_one_line(error)}."
+        except msgspec.MsgspecError as error:
+            return f"The engine process sent what cannot be read: {_in_one_line(error)}."
+        except Exception as error:
+            logger.exception("Supervising the engine process failed")
+            return f"The engine process failed: {_in_one_line(error)}."
+
+    async def _run_engine(self, context: zmq.Context[zmq.Socket[bytes]]) -> str:
+        self._user.engine_starting()
+        with (
+            socket_folder() as folder,
+            context.socket(zmq.PUSH) as commands,
+            zmq.asyncio.Context.shadow(context).socket(zmq.PULL) as events,
+        ):
+            launch = EngineLaunch(
+                config=self._config,
+                tokenizer_dir=self._tokenizer_dir,
+                command_address=f"ipc://{folder}/commands",
+                event_address=f"ipc://{folder}/events",
+                more_clients=self._more_clients,
+            )
+            bind_sockets(commands, launch.command_address, events, launch.event_address)
+            process = await start_engine_process(self._command, launch)
+            grace = 0.0  # of a process that hangs, or is starting: it takes no Shutdown
+            try:
+                failure, hangs = await self._watch(process, commands, events)
+                if self._was_ready and not hangs:
+                    grace = STOP_TIMEOUT
+                return failure
+            except asyncio.CancelledError:
+                grace = STOP_TIMEOUT if self._was_ready else 0.0
+                raise
+            finally:
+                self._user.engine_ended()  # before the process is: that may take a while
+                with contextlib.suppress(zmq.ZMQError):
+                    commands.send(msgspec.msgpack.encode(Shutdown()), zmq.NOBLOCK)
+                await stop_engine_process(process, grace)
+
+    async def _watch(
+        self,
+        process: asyncio.subprocess.Process,
+        commands: zmq.Socket[bytes],
+        events: zmq.asyncio.Socket,
+    ) -> tuple[str, bool]:
+        """Until the process ends, says that it cannot go on, or hangs. Returns which of these, in
+        one line, and whether it hangs."""
+        watchdog = EngineWatchdog(process.pid, self._timeout)
+        reader = asyncio.create_task(self._read(events, commands, watchdog), name="engine-reader")
+        ended = asyncio.create_task(process.wait(), name="engine-process")
+        hung = asyncio.create_task(watchdog.wait_hung(), name="engine-watchdog")
+        tasks: tuple[asyncio.Task[str], asyncio.Task[int], asyncio.Task[str]] = reader, ended, hung
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done() and not reader.done():
+                await asyncio.wait((reader,), timeout=LAST_WORDS_TIMEOUT)
+            if reader.done():
+                return reader.result(), False
+            if ended.done():
+                return _exit_in_words(process.returncode), False
+            return hung.result(), True
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(
+        self,
+        events: zmq.asyncio.Socket,
+        commands: zmq.Socket[bytes],
+        watchdog: EngineWatchdog,
+    ) -> str:
+        """Hand out events until the engine says that it cannot go on."""
+        decoder = msgspec.msgpack.Decoder(EngineEvent)
+        while True:
+            event: EngineEvent = decoder.decode(await events.recv())
+            watchdog.heard()
+            match event:
+                case StepOutputs():
+                    self._user.engine_step(event)
+                    # Consumers first: a recv that need not wait never yields.
+                    await asyncio.sleep(0)
+                case LoadProgress():
+                    if self._on_progress is not None:
+                        self._on_progress(event)
+                case EngineReady():
+                    self._was_ready = True
+                    watchdog.ready(event.device)
+                    self._user.engine_ready(event, commands)
+                case EngineFailed():
+                    return event.message
+                case EngineIdle():
+                    pass
+
+
+async def follow_engine(user: EngineUser, command_address: str, event_address: str) -> None:
+    """Hand out the events of an engine that another process supervises, until cancelled."""
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.PUSH) as commands,
+        zmq.asyncio.Context.shadow(context).socket(zmq.PULL) as events,
+    ):
+        bind_sockets(commands, command_address, events, event_address)
+        decoder = msgspec.msgpack.Decoder(EngineEvent)
+        while True:
+            try:
+                event: EngineEvent = decoder.decode(await events.recv())
+                match event:
+                    case StepOutputs():
+                        user.engine_step(event)
+                        await asyncio.sleep(0)
+                    case EngineReady():
+                        user.engine_ready(event, commands)
+                    case _:  # for the process that supervises it
+                        pass
+            except Exception as error:
+                # Whose event that was cannot be told. The engine itself goes on.
+                logger.error("An event of the engine is lost: %s.", _in_one_line(error))
+                user.events_lost()
+                await asyncio.sleep(FIRST_RESTART_DELAY)
+
+
+def bind_sockets(
+    commands: zmq.Socket[bytes],
+    command_address: str,
+    events: zmq.asyncio.Socket,
+    event_address: str,
+) -> None:
+    commands.set(zmq.SNDHWM, 0)  # admission limits the queue, not the socket
+    commands.set(zmq.LINGER, 100)  # milliseconds: enough for Shutdown to leave
+    commands.bind(command_address)
+    events.set(zmq.RCVHWM, 0)
+    events.set(zmq.LINGER, 0)
+    events.bind(event_address)
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _exit_in_words(returncode: int | None) -> str:
+    if returncode is not None and returncode < 0:
+        return f"The engine process was ended by signal {-returncode}."
+    return f"The engine process ended with exit code {returncode}."

@@ -1,0 +1,121 @@
+"""A further HTTP process of a server (`--api-server-count`): the same application on the same port,
+over the engine that the first process started. It ends when that process does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+
+import uvloop
+
+from formgate.gateway.http.app import create_app
+from formgate.gateway.http.shutdown import ShutdownRequest, drain
+from formgate.gateway.logs import set_up_logging
+from formgate.gateway.metrics import Metrics
+from formgate.gateway.processes.engine_client import EngineClient
+from formgate.gateway.processes.engine_launch import leave_signals_to_parent
+from formgate.gateway.processes.heap_trimmer import HeapTrimmer
+from formgate.gateway.served_models import ServedModels
+from formgate.gateway.serving.api_fleet import (
+    DEAD_ENGINE,
+    STOP,
+    ApiLaunch,
+    client_addresses,
+    metrics_of,
+)
+from formgate.gateway.serving.assembly import build_state, max_in_flight
+from formgate.gateway.serving.console import say
+from formgate.gateway.serving.listener import limit_unsent
+from formgate.gateway.serving.server import ServeError, http_server, keep_what_is_loaded
+
+
+def main() -> int:
+    leave_signals_to_parent()
+    # Without a buffer: the lines after the first are for the event loop.
+    with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as pipe:
+        launch = ApiLaunch.decode(pipe.readline())
+    set_up_logging(launch.config.log_level, launch.config.log_format)
+    try:
+        uvloop.run(_serve(launch))
+    except (OSError, ValueError, ServeError) as error:
+        say(f"formgate: error: {error}", sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(launch: ApiLaunch) -> None:
+    config, number, folder = launch.config, launch.number, launch.folder
+    models = ServedModels.of(config)
+    metrics = Metrics(models.default)
+    engine = EngineClient(
+        launch.engine_config,
+        metrics,
+        max_in_flight=max_in_flight(config, launch.engine_config, number),
+        client=number,
+    )
+    shutdown = ShutdownRequest()
+    await engine.attach(*client_addresses(folder, number))
+    shared = metrics_of(folder, metrics, number, config.api_server_count)
+    await shared.start()
+    state = await asyncio.to_thread(
+        build_state,
+        config,
+        launch.engine_config,
+        launch.tokenizer_dir,
+        models,
+        metrics,
+        engine,
+        shared.exposition,
+        number=number,
+        shutdown=shutdown,
+    )
+    server = http_server(config, create_app(state), metrics, number=number)
+    keep_what_is_loaded()
+    HeapTrimmer().start()
+
+    listening = asyncio.create_task(_obey(engine, shutdown))
+    draining = asyncio.create_task(drain(shutdown, server, engine, config.shutdown_timeout))
+    starting = asyncio.create_task(engine.wait_ready())
+    stopping = asyncio.create_task(shutdown.asked.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if shutdown.asked.is_set():
+            return
+        with socket.socket(launch.family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            limit_unsent(listener, config.send_timeout)
+            listener.bind(launch.address)
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            while not server.started and not serving.done():
+                await asyncio.sleep(0.01)
+            print("ready", flush=True)
+            await serving
+    finally:
+        for task in (starting, stopping, draining, listening):
+            task.cancel()
+        shared.close()
+        await engine.close()
+        state.compiling.close()
+
+
+async def _obey(engine: EngineClient, shutdown: ShutdownRequest) -> None:
+    """What the first process tells, until it is gone."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    while line := await reader.readline():
+        if line == DEAD_ENGINE:
+            engine.engine_ended()
+        elif line == STOP:
+            shutdown.ask()
+    engine.engine_ended()
+    shutdown.ask()
+    shutdown.ask()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
