@@ -20,10 +20,10 @@ import jsonschema
 import numpy as np
 from format_reading import CONTENT, POOL, Case, Said, read_again
 
-from formgate.constrain.blueprint import Blueprint
-from formgate.constrain.closing import Ways
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.masks.blueprint import Blueprint
+from formgate.constrain.masks.closing import Ways
+from formgate.constrain.masks.vocabulary import Vocabulary
 from formgate.parsers.events import (
     ContentDelta,
     Piece,

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from formgate.constrain.validate import validate_json
+from formgate.constrain.schema.validate import validate_json
 
 Row = dict[str, Any]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.masks.vocabulary import Vocabulary
 
 
 class BenchTokenizer(Protocol):

@@ -24,11 +24,11 @@ from format_walks import strict
 from jsonschema.validators import validator_for
 
 from formgate import embedded
-from formgate.constrain.blueprint import Blueprint
-from formgate.constrain.closing import Ways
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.masks.blueprint import Blueprint
+from formgate.constrain.masks.closing import Ways
+from formgate.constrain.masks.vocabulary import Vocabulary
 from formgate.gateway.model.tokenizer_folder import load_tokenizer
 from formgate.parsers.events import Piece, ToolCallArguments, ToolCallStart
 from formgate.parsers.formats import Tool, ToolChoice, UnsupportedArguments

@@ -22,10 +22,10 @@ from typing import Any
 
 from py_mini_racer import MiniRacer
 
-from formgate.constrain.compiled import CompiledGrammar
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.masks.matcher_pool import CompiledGrammar
+from formgate.constrain.masks.vocabulary import Vocabulary
 
 LETTERS = "ab"
 INTERESTING = (

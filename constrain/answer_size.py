@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from formgate.constrain.grammar_layout import Layout
-from formgate.constrain.json_schema import ReadSchemas, shortest_instance
-from formgate.constrain.shortest import Shortest, terminal_text
-from formgate.constrain.some_instance import some_instance
-from formgate.constrain.witness import longest_rest
+from formgate.constrain.algebra.quick_instance import some_instance
+from formgate.constrain.grammar.shortest import Shortest, terminal_text
+from formgate.constrain.grammar.terminal_samples import longest_rest
+from formgate.constrain.rules.grammar_layout import Layout
+from formgate.constrain.rules.json_schema import ReadSchemas, shortest_instance
 
 
 def shortest_answer(

@@ -13,18 +13,25 @@ from typing import Any
 from llguidance import LLMatcher
 
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.gbnf import is_gbnf
-from formgate.constrain.gbnf_lark import gbnf_to_lark
-from formgate.constrain.grammar_layout import Layout
-from formgate.constrain.guard_plan import GuardPlan
-from formgate.constrain.json_schema import ReadSchemas, guard_refusal, schema_grammar
-from formgate.constrain.lark_grammar import check_lark
-from formgate.constrain.lark_in_json import lark_in_json
-from formgate.constrain.regex_terms import Term, pattern_term
-from formgate.constrain.regex_tree import RegexError
-from formgate.constrain.shortest import byte_tokenizer
-from formgate.constrain.text_before import AT_START, JSON_END, Befores, after, before_each, some
-from formgate.constrain.white_space import white_space
+from formgate.constrain.grammar.shortest import byte_tokenizer
+from formgate.constrain.masks.text_before import (
+    AT_START,
+    JSON_END,
+    Befores,
+    after,
+    before_each,
+    some,
+)
+from formgate.constrain.notations.gbnf import is_gbnf
+from formgate.constrain.notations.gbnf_lark import gbnf_to_lark
+from formgate.constrain.notations.lark_grammar import check_lark
+from formgate.constrain.notations.lark_in_json import lark_in_json
+from formgate.constrain.regex.regex_terms import Term, pattern_term
+from formgate.constrain.regex.regex_tree import RegexError
+from formgate.constrain.regex.white_space import white_space
+from formgate.constrain.rules.grammar_layout import Layout
+from formgate.constrain.rules.guard_plan import GuardPlan
+from formgate.constrain.rules.json_schema import ReadSchemas, guard_refusal, schema_grammar
 
 Node = Mapping[str, Any]
 

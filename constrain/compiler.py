@@ -15,25 +15,25 @@ from llguidance import LLMatcher, LLParserLimits
 
 from formgate.constrain.answer_size import shortest_answer, some_answer
 from formgate.constrain.answer_tree import to_lark
-from formgate.constrain.blueprint import Blueprint, Guards
-from formgate.constrain.closing import Budget, ClosingConstraint
-from formgate.constrain.compiled import CompiledGrammar
-from formgate.constrain.distinct import GuardedConstraint
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.filling import ParallelFiller
-from formgate.constrain.formats import FORMATS
-from formgate.constrain.fsm import CompiledFsm, FsmCompiler, FsmConstraint, regex_of
-from formgate.constrain.grammar_cache import GrammarCache
+from formgate.constrain.grammar.shortest import Shortest
 from formgate.constrain.heap import Heap
-from formgate.constrain.json_schema import ReadSchemas
 from formgate.constrain.library_errors import refused
-from formgate.constrain.matcher import GrammarConstraint
-from formgate.constrain.regex_terms import pattern_term
-from formgate.constrain.shortest import Shortest
-from formgate.constrain.thinking import ThinkingBudget, ThinkingConstraint, ThinkingTokens
-from formgate.constrain.token_bytes import TokenBytes
-from formgate.constrain.vocabulary import Vocabulary
-from formgate.constrain.ways import Ways
+from formgate.constrain.masks.blueprint import Blueprint, Guards
+from formgate.constrain.masks.closing import Budget, ClosingConstraint
+from formgate.constrain.masks.fsm import CompiledFsm, FsmCompiler, FsmConstraint, regex_of
+from formgate.constrain.masks.grammar_cache import GrammarCache
+from formgate.constrain.masks.matcher import GrammarConstraint
+from formgate.constrain.masks.matcher_pool import CompiledGrammar
+from formgate.constrain.masks.parallel_masks import ParallelFiller
+from formgate.constrain.masks.sibling_guard import GuardedConstraint
+from formgate.constrain.masks.thinking import ThinkingBudget, ThinkingConstraint, ThinkingTokens
+from formgate.constrain.masks.token_bytes import TokenBytes
+from formgate.constrain.masks.vocabulary import Vocabulary
+from formgate.constrain.masks.ways import Ways
+from formgate.constrain.regex.formats import FORMATS
+from formgate.constrain.regex.regex_terms import pattern_term
+from formgate.constrain.rules.json_schema import ReadSchemas
 
 Constraint = (
     GrammarConstraint | GuardedConstraint | FsmConstraint | ThinkingConstraint | ClosingConstraint

@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 
-from formgate.constrain.alternatives import MAX_SHAPES
-from formgate.constrain.dialect import Draft
-from formgate.constrain.formats import FORMATS
-from formgate.constrain.grammar_rules import MAX_RULES
-from formgate.constrain.keywords import LEDGER, How, Keyword
-from formgate.constrain.object_rules import MOST_IN_ANY_ORDER
-from formgate.constrain.regex_syntax import MAX_REPEAT
-from formgate.constrain.scalar_terms import MAX_STEP
-from formgate.constrain.schema_check import MAX_DEPTH
+from formgate.constrain.algebra.alternatives import MAX_SHAPES
+from formgate.constrain.algebra.scalar_terms import MAX_STEP
+from formgate.constrain.regex.formats import FORMATS
+from formgate.constrain.regex.regex_syntax import MAX_REPEAT
+from formgate.constrain.rules.grammar_rules import MAX_RULES
+from formgate.constrain.rules.object_rules import MOST_IN_ANY_ORDER
+from formgate.constrain.schema.dialect import Draft
+from formgate.constrain.schema.ledger import LEDGER, How, Keyword
+from formgate.constrain.schema.schema_check import MAX_DEPTH
 
 _HEAD = """\
 # JSON Schema in formgate

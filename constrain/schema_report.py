@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from formgate.constrain.answer_check import AnswerCheck, Unchecked
-from formgate.constrain.blueprint import Blueprint
 from formgate.constrain.compiler import GrammarCompiler, Limits
-from formgate.constrain.dialect import draft_of
 from formgate.constrain.errors import ConstraintError, pointer_of
-from formgate.constrain.formats import FORMATS
-from formgate.constrain.keywords import LEDGER, How
-from formgate.constrain.resources import Node
-from formgate.constrain.schema_check import MAX_DEPTH, checked
+from formgate.constrain.masks.blueprint import Blueprint
+from formgate.constrain.regex.formats import FORMATS
+from formgate.constrain.schema.dialect import draft_of
+from formgate.constrain.schema.ledger import LEDGER, How
+from formgate.constrain.schema.resources import Node
+from formgate.constrain.schema.schema_check import MAX_DEPTH, checked
 
 # `max_depth`: levels of schemas inside schemas. `max_spec_bytes`: of the constraint as JSON.
 LIMITS = {"max_depth": MAX_DEPTH, "max_spec_bytes": Limits.max_spec_bytes}

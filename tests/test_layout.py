@@ -173,8 +173,8 @@ def test_no_catch_all_modules() -> None:
 # or a pattern of a client must never become one, as `re` backtracks and holds the GIL meanwhile;
 # `constrain.ecma_regex` runs those.
 OWN_PATTERNS = {
-    ("constrain/token_bytes.py", "pattern"),
-    ("constrain/gbnf.py", "f'[0-9a-fA-F]{{{_HEX[escape]}}}'"),
+    ("constrain/masks/token_bytes.py", "pattern"),
+    ("constrain/notations/gbnf.py", "f'[0-9a-fA-F]{{{_HEX[escape]}}}'"),
     ("gateway/apis/chat_translation.py", "'^' + pattern"),
     ("gateway/model/tokenizer.py", "'|'.join(map(re.escape, texts))"),
     ("parsers/parameters.py", "name_pattern"),
@@ -206,5 +206,5 @@ def test_no_pattern_of_a_client_meets_a_backtracking_engine() -> None:
     modules = [path for room in ROOMS for path in modules_of(room)]
     assert set().union(*map(built_patterns, modules)) == OWN_PATTERNS
     # The oracle of the tests runs patterns by `re`, too.
-    oracle = "from formgate.constrain.validate import"
+    oracle = "from formgate.constrain.schema.validate import"
     assert not [path for path in modules if oracle in path.read_text(encoding="utf-8")]

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from formgate.constrain.closing import Budget
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.thinking import ThinkingBudget
+from formgate.constrain.masks.closing import Budget
+from formgate.constrain.masks.thinking import ThinkingBudget
 from formgate.gateway.answers.answer_checks import Promise
 from formgate.gateway.answers.choice import Choice, ChoiceSettings, Parser
 from formgate.gateway.answers.content_nodes import content_node, content_parts

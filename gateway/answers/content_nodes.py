@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from formgate.constrain.structural_tag import leaves, structural_tag_tree
+from formgate.constrain.notations.structural_tag import leaves, structural_tag_tree
 from formgate.gateway.protocol.constraints import ContentConstraint
 from formgate.parsers import nodes
 from formgate.parsers.nodes import Node

@@ -16,7 +16,7 @@ from typing import Any
 
 import tokenizers
 
-from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.masks.vocabulary import Vocabulary
 from formgate.gateway.model.plain_tokenizer import plain_json
 from formgate.gateway.model.token_bytes import (
     TokenizerKind,

@@ -13,8 +13,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.constrain.matcher import GrammarConstraint
-from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.masks.matcher import GrammarConstraint
+from formgate.constrain.masks.vocabulary import Vocabulary
 
 PIECES = (b"tr", b"true", b'{"', b'": ', b'", "', b"name", b"12", b"\xe4\xb8", b"  ")
 

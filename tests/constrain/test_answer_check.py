@@ -13,9 +13,9 @@ import pytest
 from py_mini_racer import MiniRacer
 
 from formgate.constrain.answer_check import AnswerCheck, Unchecked
-from formgate.constrain.ecma_regex import found
-from formgate.constrain.formats import FORMATS
-from formgate.constrain.validate import validate_json
+from formgate.constrain.regex.ecma_regex import found
+from formgate.constrain.regex.formats import FORMATS
+from formgate.constrain.schema.validate import validate_json
 
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 DRAFT_4 = "http://json-schema.org/draft-04/schema#"

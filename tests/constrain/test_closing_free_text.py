@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.masks.vocabulary import Vocabulary
 
 EOS, OPEN, END = 256, 257, 258
 TOKENS = [*(bytes([i]) for i in range(256)), b"</s>", b"<call>", b"<end>"]

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from formgate.constrain.closing import _STEPS, ClosingConstraint
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.constrain.shortest import Shortest
-from formgate.constrain.validate import validate_json
-from formgate.constrain.vocabulary import Vocabulary
-from formgate.constrain.ways import Walk
+from formgate.constrain.grammar.shortest import Shortest
+from formgate.constrain.masks.closing import _STEPS, ClosingConstraint
+from formgate.constrain.masks.vocabulary import Vocabulary
+from formgate.constrain.masks.ways import Walk
+from formgate.constrain.schema.validate import validate_json
 
 PIECES = (
     *(b'", "', b'": ', b", ", b'"a', b'{"', b'["', b'"}', b'"]', b', "', b"[[", b"[{", b'[{"'),

@@ -10,9 +10,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from formgate.constrain.closing import Budget
 from formgate.constrain.compiler import GrammarCompiler, Limits
 from formgate.constrain.errors import ConstraintError
+from formgate.constrain.masks.closing import Budget
 
 
 def schema_of(i: int) -> str:

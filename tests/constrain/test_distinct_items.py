@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.masks.vocabulary import Vocabulary
 
 JOINED = (b"1,", b"2, ", b'", "', b'",', b"1, 2", b"], [", b"true, ", b"}, {", b', "')
 ITEMS = [

@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from formgate.constrain.algebra import Algebra
-from formgate.constrain.dialect import Draft
-from formgate.constrain.resources import Resources
+from formgate.constrain.algebra.algebra import Algebra
+from formgate.constrain.schema.dialect import Draft
+from formgate.constrain.schema.resources import Resources
 
 LEAVES: tuple[Any, ...] = (
     *({"type": "integer"}, {"type": "string"}, {"type": "null"}, {"const": 1}, {"const": "a"}),

@@ -8,8 +8,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from formgate.constrain.closing import Budget
-from formgate.constrain.filling import ParallelFiller
+from formgate.constrain.masks.closing import Budget
+from formgate.constrain.masks.parallel_masks import ParallelFiller
 
 TREES = (
     {"kind": "json", "schema": {"type": "object", "properties": {"name": {"type": "string"}}}},

@@ -11,8 +11,8 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from formgate.constrain.formats import FORMATS
-from formgate.constrain.scalars import matches
+from formgate.constrain.algebra.scalars import matches
+from formgate.constrain.regex.formats import FORMATS
 
 HOST_63 = "a" * 63
 

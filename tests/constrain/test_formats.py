@@ -15,9 +15,9 @@ from random import Random
 import jsonschema
 import pytest
 
+from formgate.constrain.algebra.scalars import matches
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.formats import FORMATS
-from formgate.constrain.scalars import matches
+from formgate.constrain.regex.formats import FORMATS
 
 # Of each format, what is of it and what is not.
 EXAMPLES: dict[str, tuple[list[str], list[str]]] = {

@@ -9,7 +9,7 @@ import pytest
 
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.fsm import FsmConstraint, regex_of
+from formgate.constrain.masks.fsm import FsmConstraint, regex_of
 
 PATTERNS = [
     "[0-9]{2,4}",

@@ -8,8 +8,8 @@ from random import Random
 import pytest
 
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.gbnf import is_gbnf
-from formgate.constrain.gbnf_lark import gbnf_to_lark
+from formgate.constrain.notations.gbnf import is_gbnf
+from formgate.constrain.notations.gbnf_lark import gbnf_to_lark
 
 JSON = r"""
 # JSON, as llama.cpp's users write it

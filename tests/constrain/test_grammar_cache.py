@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from formgate.constrain.compiler import GrammarCompiler, Limits
-from formgate.constrain.grammar_cache import GrammarCache
 from formgate.constrain.heap import Heap
+from formgate.constrain.masks.grammar_cache import GrammarCache
 
 
 class Sized:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from formgate.constrain.validate import validate_json
+from formgate.constrain.schema.validate import validate_json
 
 DIFFERENT = {"type": "array", "uniqueItems": True, "items": {"enum": ["a", "b", 1, 2]}}
 SCHEMAS: dict[str, Any] = {

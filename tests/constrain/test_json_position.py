@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from formgate.constrain.guard_plan import GuardPlan, Place
-from formgate.constrain.json_position import JsonPosition, semantic_key
+from formgate.constrain.masks.json_position import JsonPosition, semantic_key
+from formgate.constrain.rules.guard_plan import GuardPlan, Place
 
 EVERYWHERE = GuardPlan((Place(True, True, {}, (0,), (), (0,)),))  # items and names, at any depth
 

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.validate import validate_json
+from formgate.constrain.schema.validate import validate_json
 
 PERSON = {
     "type": "object",

@@ -10,8 +10,8 @@ from llguidance import LLMatcher
 
 from formgate.constrain.answer_tree import to_lark
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.lark_in_json import lark_in_json
-from formgate.constrain.shortest import byte_tokenizer
+from formgate.constrain.grammar.shortest import byte_tokenizer
+from formgate.constrain.notations.lark_in_json import lark_in_json
 
 APPLY_PATCH = """
 start: begin_patch hunk+ end_patch

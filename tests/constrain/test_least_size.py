@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from formgate.constrain.algebra.least_size import MAX_FORCED
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.least_size import MAX_FORCED
 
 STRING = {"type": "string"}
 NULL = {"type": "null"}

@@ -7,8 +7,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from formgate.constrain.keywords import LEDGER, How
 from formgate.constrain.ledger_page import page
+from formgate.constrain.schema.ledger import LEDGER, How
 
 DOCS = Path(__file__).parents[2] / "docs"
 

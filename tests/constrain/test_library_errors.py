@@ -10,7 +10,7 @@ import pytest
 from formgate.constrain.compiler import GrammarCompiler, Limits
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.library_errors import failed, refused
-from formgate.constrain.matcher import GrammarConstraint
+from formgate.constrain.masks.matcher import GrammarConstraint
 
 LIBRARY_WORDS = ("NoExtensionBias", "non-verbose", "ff_tokens", "lexeme", "fuel", "llguidance")
 MESSAGES = [

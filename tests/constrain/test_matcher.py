@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.masks.vocabulary import Vocabulary
 
 OBJECT = {
     "kind": "json",

@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.masks.vocabulary import Vocabulary
 
 SMALL = {"enum": [0, "a"]}
 PIECES = (

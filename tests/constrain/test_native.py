@@ -12,9 +12,9 @@ import pytest
 from llguidance import LLMatcher
 
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.grammar_layout import Layout
-from formgate.constrain.json_schema import ReadSchemas, schema_grammar
-from formgate.constrain.shortest import byte_tokenizer
+from formgate.constrain.grammar.shortest import byte_tokenizer
+from formgate.constrain.rules.grammar_layout import Layout
+from formgate.constrain.rules.json_schema import ReadSchemas, schema_grammar
 
 
 def schema(r: Random, depth: int = 0) -> Any:

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from formgate.constrain.number_regex import Bounds, integer_range, integer_regex, number_regex
+from formgate.constrain.regex.number_regex import Bounds, integer_range, integer_regex, number_regex
 
 BATCHES = range(4)
 

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from formgate.constrain.presence import (
+from formgate.constrain.algebra.presence import (
     All,
     Any,
     Formula,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from formgate.constrain import grammar_rules, object_rules
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.schema_check import MAX_DEPTH
+from formgate.constrain.rules import grammar_rules, object_rules
+from formgate.constrain.schema.schema_check import MAX_DEPTH
 from formgate.constrain.schema_report import schema_report
 
 ROWS = 70  # objects in an `enum`, none of which may come

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from formgate.constrain.algebra.scalars import text_matches
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.regex_classes import with_other_cases
-from formgate.constrain.regex_terms import native_regex, pattern_term
-from formgate.constrain.regex_tree import RegexError
-from formgate.constrain.scalars import text_matches
+from formgate.constrain.regex.regex_classes import with_other_cases
+from formgate.constrain.regex.regex_terms import native_regex, pattern_term
+from formgate.constrain.regex.regex_tree import RegexError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

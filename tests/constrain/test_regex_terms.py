@@ -10,10 +10,10 @@ from random import Random
 import pytest
 from llguidance import LLMatcher
 
-from formgate.constrain.regex_terms import Term, length_term, literal_term, pattern_term
-from formgate.constrain.regex_tree import RegexError
-from formgate.constrain.scalars import text_matches
-from formgate.constrain.shortest import byte_tokenizer
+from formgate.constrain.algebra.scalars import text_matches
+from formgate.constrain.grammar.shortest import byte_tokenizer
+from formgate.constrain.regex.regex_terms import Term, length_term, literal_term, pattern_term
+from formgate.constrain.regex.regex_tree import RegexError
 
 ALPHABET = 'ab01 -_"\\\n'
 

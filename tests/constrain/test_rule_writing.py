@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher
 
-from formgate.constrain.cfg import Cfg, Repeat, Rule, Sequence, Token
-from formgate.constrain.grammar_layout import Layout
-from formgate.constrain.json_schema import ReadSchemas, schema_grammar
-from formgate.constrain.rule_merging import alike
-from formgate.constrain.rule_writing import lark_rules
-from formgate.constrain.shortest import byte_tokenizer
+from formgate.constrain.grammar.cfg import Cfg, Repeat, Rule, Sequence, Token
+from formgate.constrain.grammar.rule_merging import alike
+from formgate.constrain.grammar.rule_writing import lark_rules
+from formgate.constrain.grammar.shortest import byte_tokenizer
+from formgate.constrain.rules.grammar_layout import Layout
+from formgate.constrain.rules.json_schema import ReadSchemas, schema_grammar
 
 A, B = Token('"a"'), Token('"b"')
 

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from formgate.constrain.keywords import LEDGER, How
+from formgate.constrain.schema.ledger import LEDGER, How
 from formgate.constrain.schema_report import LIMITS, schema_report
 
 ORDER = {

@@ -13,10 +13,10 @@ from llguidance import LLMatcher
 
 from formgate.constrain.answer_tree import to_lark
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.grammar_layout import Layout
-from formgate.constrain.json_schema import ReadSchemas, shortest_instance
-from formgate.constrain.shortest import byte_tokenizer, terminal_text
-from formgate.constrain.witness import witnesses
+from formgate.constrain.grammar.shortest import byte_tokenizer, terminal_text
+from formgate.constrain.grammar.terminal_samples import witnesses
+from formgate.constrain.rules.grammar_layout import Layout
+from formgate.constrain.rules.json_schema import ReadSchemas, shortest_instance
 
 BYTES = [bytes((byte,)) for byte in range(256)]
 NUMBERS = {"type": "integer", "minimum": 95, "maximum": 120}

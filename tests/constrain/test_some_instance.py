@@ -10,7 +10,7 @@ import pytest
 
 from formgate.constrain.answer_size import some_answer
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.json_schema import ReadSchemas
+from formgate.constrain.rules.json_schema import ReadSchemas
 
 NODE = {
     "type": "object",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.structural_tag import structural_tag_tree
+from formgate.constrain.notations.structural_tag import structural_tag_tree
 
 SCHEMA = {
     "type": "object",

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.structural_tag import structural_tag_tree
+from formgate.constrain.notations.structural_tag import structural_tag_tree
 
 
 class Reader:

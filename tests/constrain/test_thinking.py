@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from formgate.constrain.closing import Budget
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.constrain.thinking import ThinkingBudget
-from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.masks.closing import Budget
+from formgate.constrain.masks.thinking import ThinkingBudget
+from formgate.constrain.masks.vocabulary import Vocabulary
 
 EOS, OPEN, CLOSE = 256, 257, 258
 WORDS = [b"think", b"</", b">\n", b"</think>", "é".encode(), b' "', b"hmm"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from formgate.constrain.vocabulary import Vocabulary
+from formgate.constrain.masks.vocabulary import Vocabulary
 from formgate.parsers.events import (
     ContentDelta,
     OutputDelta,

@@ -12,7 +12,7 @@ import pytest
 from llguidance import LLMatcher
 
 from formgate.constrain.answer_tree import to_lark
-from formgate.constrain.shortest import byte_tokenizer
+from formgate.constrain.grammar.shortest import byte_tokenizer
 from formgate.parsers import nodes
 from formgate.parsers.events import Piece, ToolCallArguments, ToolCallStart
 from formgate.parsers.formats import Tool, ToolChoice

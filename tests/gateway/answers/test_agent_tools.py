@@ -14,7 +14,7 @@ import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from formgate.constrain.blueprint import Blueprint
+from formgate.constrain.masks.blueprint import Blueprint
 from formgate.gateway.answers.chat_service import ChatService
 from formgate.gateway.answers.custom_calls import InputText, input_text
 from formgate.gateway.apis.responses_service import ResponsesService

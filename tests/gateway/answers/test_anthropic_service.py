@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from formgate.constrain.blueprint import Blueprint
+from formgate.constrain.masks.blueprint import Blueprint
 from formgate.gateway.answers.answer_plan import AnswerPlanner
 from formgate.gateway.answers.chat_service import ChatService
 from formgate.gateway.apis.anthropic_service import MessagesService

@@ -15,7 +15,7 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from formgate.constrain.blueprint import Blueprint
+from formgate.constrain.masks.blueprint import Blueprint
 from formgate.gateway.answers.answer_plan import AnswerPlanner
 from formgate.gateway.answers.chat_service import ChatService
 from formgate.gateway.apis.responses_service import ResponsesService

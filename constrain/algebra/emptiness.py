@@ -1,0 +1,168 @@
+"""Whether nothing at all satisfies some schemas together. The answer "empty" is always right; the
+answer "not empty" may be wrong where strings are told apart by patterns alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from formgate.constrain.algebra.presence import Has, Not, conjuncts, demanded, names_in
+from formgate.constrain.algebra.scalars import Numbers, Strings
+from formgate.constrain.algebra.shapes import Array, Conjunction, Kind, Object, Shape, meet
+from formgate.constrain.errors import SelfReferenceError
+
+_DEPTH = 3  # schemas inside schemas that are looked into
+
+_FEW = frozenset(("const", "enum"))
+
+ShapesOf = Callable[[Conjunction, Kind], list[Shape]]
+KindsOf = Callable[[Conjunction], Sequence[Kind]]
+
+
+class Emptiness:
+    """`spend` is told of the work as it is done, and may raise."""
+
+    def __init__(
+        self, shapes_of: ShapesOf, kinds_of: KindsOf, spend: Callable[[int], None]
+    ) -> None:
+        self._shapes_of = shapes_of
+        self._kinds_of = kinds_of
+        self._spend = spend
+        # The least depth from which on a schema is found empty, the greatest at which it is not.
+        self._empty: dict[Conjunction, int] = {}
+        self._not_empty: dict[Conjunction, int] = {}
+        # By the object's identity: to hash it takes longer than to work them out.
+        self._tags: dict[int, tuple[Object, dict[str, frozenset[str]]]] = {}
+        self._running: set[Conjunction] = set()
+
+    def of(self, schema: Conjunction, depth: int = _DEPTH) -> bool:
+        if not schema or depth == 0:
+            return False
+        if self._not_empty.get(schema, 0) >= depth:
+            return False
+        if self._empty.get(schema, depth + 1) <= depth:
+            return True
+        if schema in self._running:
+            return False
+        self._running.add(schema)
+        try:
+            empty = all(
+                self.of_shape(shape, depth)
+                for kind in self._kinds_of(schema)
+                for shape in self._shapes_of(schema, kind)
+            )
+        except SelfReferenceError:
+            return False  # it is being worked out
+        finally:
+            self._running.discard(schema)
+        if empty:
+            self._empty[schema] = depth
+        else:
+            self._not_empty[schema] = depth
+        return empty
+
+    def apart(self, one: list[Shape], two: list[Shape]) -> bool:
+        """Whether no value is in both lists of alternatives of one kind."""
+        return not any(self._overlap(a, b) for a in one for b in two)
+
+    def one_tag(self, branches: list[list[Shape]]) -> bool:
+        """Whether there is a member that all need, with other constants in each branch."""
+        things = [thing for branch in branches for thing in branch]
+        if not things or not isinstance(things[0], Object):
+            return False
+        return any(self._is_tag(name, branches) for name in self._tags_of(things[0]))
+
+    def _is_tag(self, name: str, branches: list[list[Shape]]) -> bool:
+        taken: set[str] = set()
+        for branch in branches:
+            own: set[str] = set()
+            for thing in branch:
+                assert isinstance(thing, Object)
+                constants = self._tags_of(thing).get(name)
+                if constants is None:
+                    return False
+                own |= constants
+            if not taken.isdisjoint(own):
+                return False
+            taken |= own
+        return True
+
+    def told_apart(self, one: list[Shape], two: list[Shape]) -> bool:
+        """Whether that is seen at a glance."""
+        return all(self._told_apart(a, b) for a in one for b in two)
+
+    def _overlap(self, one: Shape, two: Shape) -> bool:
+        if self._told_apart(one, two):
+            return False
+        self._spend(1)
+        met = meet(one, two)
+        return met is not None and not self.of_shape(met)
+
+    def _told_apart(self, one: Shape, two: Shape) -> bool:
+        """Whether a member that both need has other constants in each: a quick look only."""
+        if not isinstance(one, Object) or not isinstance(two, Object):
+            return False
+        tags, others = self._tags_of(one), self._tags_of(two)
+        return any(name in others and tags[name].isdisjoint(others[name]) for name in tags)
+
+    def _tags_of(self, thing: Object) -> dict[str, frozenset[str]]:
+        """The strings that needed members may be, where they can be counted."""
+        known = self._tags.get(id(thing))
+        if known is not None:
+            return known[1]
+        tags: dict[str, frozenset[str]] = {}
+        for name in demanded(thing.presence):
+            value = thing.member(name)
+            if _is_open(value):
+                continue
+            shapes = {kind: self._shapes_of(value, kind) for kind in self._kinds_of(value)}
+            strings = shapes.pop(Kind.STRING, [])
+            if any(shapes.values()):
+                continue
+            constants = [s.values for s in strings if isinstance(s, Strings)]
+            if all(values is not None for values in constants):
+                tags[name] = frozenset(v for values in constants for v in values or ())
+        self._tags[id(thing)] = thing, tags
+        return tags
+
+    def of_shape(self, shape: Shape, depth: int = _DEPTH) -> bool:
+        match shape:
+            case Numbers():
+                return shape.is_empty()
+            case Array():
+                return self._of_array(shape, depth)
+            case Object():
+                return self._of_object(shape, depth)
+        return False
+
+    def _of_array(self, array: Array, depth: int) -> bool:
+        if any(self.of(array.item(at), depth - 1) for at in range(min(array.least, 16))):
+            return True
+        return any(count.least and self.of(count.schema, depth - 1) for count in array.counts)
+
+    def _of_object(self, thing: Object, depth: int) -> bool:
+        if thing.presence is True and thing.most is None:
+            return False
+        needed = demanded(thing.presence)
+        if thing.most is not None and len(needed) > thing.most:
+            return True
+        self._spend(len(needed) * len(thing.members) // 32)
+        # Constants first: by them most alternatives are told apart.
+        values = sorted((thing.member(name) for name in sorted(needed)), key=_is_open)
+        if any(self.of(value, depth - 1) for value in values):
+            return True
+        if all(isinstance(part, Has | Not) for part in conjuncts(thing.presence)):
+            return False  # no other name must be there
+        absent = [
+            name
+            for name in sorted(names_in(thing.presence) - needed)
+            if self.of(thing.member(name), depth - 1)
+        ]
+        return thing.without(absent) is False
+
+
+def _is_open(schema: Conjunction) -> bool:
+    return not any(
+        holds and not isinstance(node.schema, bool) and not _FEW.isdisjoint(node.schema)
+        for node, holds in schema
+    )

@@ -1,0 +1,302 @@
+"""What JSON Schema can say of one kind of value, as records that meet: an alternative of a schema
+is one record, a schema a list of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TypeVar
+
+from formgate.constrain.algebra.presence import (
+    Formula,
+    Has,
+    all_of,
+    any_of,
+    can_hold,
+    conjuncts,
+    decide,
+    names_in,
+)
+from formgate.constrain.algebra.scalars import Numbers, Strings, matches
+from formgate.constrain.schema.resources import Node
+
+T = TypeVar("T")
+
+# A schema that must hold, or must not.
+Literal = tuple[Node, bool]
+# Literals that hold together, in the order in which the schema names them; () is any value.
+Conjunction = tuple[Literal, ...]
+
+
+class Kind(Enum):
+    NULL = "null"
+    BOOLEAN = "boolean"
+    NUMBER = "number"
+    STRING = "string"
+    ARRAY = "array"
+    OBJECT = "object"
+
+    __hash__ = object.__hash__  # by identity: kinds are looked up a great deal
+
+
+KINDS = tuple(Kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """Of null and the booleans."""
+
+    values: frozenset[bool | None]
+
+    def meet(self, other: Constants) -> Constants | None:
+        kept = self.values & other.values
+        return Constants(kept) if kept else None
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """What one schema says of items by their place. `rest` None says nothing."""
+
+    prefix: tuple[Conjunction, ...] = ()
+    rest: Conjunction | None = None
+    evaluates: bool = True  # whether unevaluatedItems counts what it says
+
+    def at(self, index: int) -> Conjunction:
+        if index < len(self.prefix):
+            return self.prefix[index]
+        return self.rest or ()
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Of the items from `start` on, at least `least` and at most `most` satisfy `schema`."""
+
+    schema: Conjunction
+    least: int = 1
+    most: int | None = None
+    start: int = 0
+    evaluates: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    items: tuple[Items, ...] = ()
+    least: int = 0
+    most: int | None = None
+    counts: tuple[Count, ...] = ()
+    unique: bool = False
+
+    def meet(self, other: Array) -> Array | None:
+        met = Array(
+            _both(self.items, other.items),
+            max(self.least, other.least),
+            _least_of(self.most, other.most),
+            _both(self.counts, other.counts),
+            self.unique or other.unique,
+        )
+        return None if met.most is not None and met.least > met.most else met
+
+    def item(self, index: int) -> Conjunction:
+        return joined(items.at(index) for items in self.items)
+
+    @property
+    def prefix_length(self) -> int:
+        """From this index on all items are under the same schemas."""
+        return max(
+            max((len(items.prefix) for items in self.items), default=0),
+            max((count.start for count in self.counts), default=0),
+        )
+
+    def unannotated(self) -> Array:
+        return replace(
+            self,
+            items=tuple(replace(items, evaluates=False) for items in self.items),
+            counts=tuple(replace(count, evaluates=False) for count in self.counts),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """What one schema says of members by their names: `rest` of all that it does not name or match
+    with a pattern; None says nothing.
+    """
+
+    named: tuple[tuple[str, Conjunction], ...] = ()
+    matching: tuple[tuple[str, Conjunction], ...] = ()
+    rest: Conjunction | None = None
+    evaluates: bool = True
+    _by_name: dict[str, Conjunction] = field(
+        default_factory=dict, compare=False, hash=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        self._by_name.update(self.named)
+
+    def speaks_of_only(self, name: str) -> bool:
+        return self._by_name.keys() == {name} and not self.matching and self.rest is None
+
+    def of(self, name: str) -> Conjunction:
+        found = self._by_name.get(name)
+        if not self.matching:
+            return (self.rest or ()) if found is None else found
+        parts = [] if found is None else [found]
+        parts += [schema for pattern, schema in self.matching if matches(pattern, name)]
+        if not parts and self.rest is not None:
+            return self.rest
+        return joined(parts) if len(parts) != 1 else parts[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """There is a member whose name matches `pattern` (any name: None), is none of `but` and matches
+    none of `but_matching`; its name and its value satisfy the schemas.
+    """
+
+    value: Conjunction
+    name: Conjunction = ()
+    pattern: str | None = None
+    but: frozenset[str] = frozenset()
+    but_matching: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """A `oneOf` that is still to be resolved."""
+
+    branches: tuple[Node, ...]
+    tracked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    members: tuple[Members, ...] = ()
+    presence: Formula = True
+    least: int = 0
+    most: int | None = None
+    names: Conjunction = ()
+    some: tuple[Some, ...] = ()
+    one_of: tuple[OneOf, ...] = ()
+
+    def meet(self, other: Object) -> Object | None:
+        met = Object(
+            _both(self.members, other.members),
+            all_of(self.presence, other.presence),
+            max(self.least, other.least),
+            _least_of(self.most, other.most),
+            joined((self.names, other.names)),
+            _both(self.some, other.some),
+            _both(self.one_of, other.one_of),
+        )
+        if met.presence is False or (met.most is not None and met.least > met.most):
+            return None
+        return met
+
+    @property
+    def said(self) -> frozenset[Formula | Members | Literal | Some | OneOf]:
+        """What it says, each part by itself, but for the counts."""
+        return conjuncts(self.presence).union(self.members, self.names, self.some, self.one_of)
+
+    def covers(self, other: Object) -> bool:
+        """Whether `other`, which says all that this says, counts no more than this allows."""
+        return self.least <= other.least and (
+            self.most is None or (other.most is not None and other.most <= self.most)
+        )
+
+    def known_names(self) -> list[str]:
+        """In the order of the schemas; then those that only `required` and its like speak of."""
+        known = {name: None for members in self.members for name, _ in members.named}
+        known.update(dict.fromkeys(sorted(names_in(self.presence))))
+        return list(known)
+
+    def member(self, name: str) -> Conjunction:
+        parts = [part for members in self.members if (part := members.of(name))]
+        return joined(parts) if len(parts) > 1 else parts[0] if parts else ()
+
+    def patterns(self) -> list[str]:
+        return list({pattern: None for members in self.members for pattern, _ in members.matching})
+
+    def with_plain_some(self) -> Object:
+        """Where all names are known, that there is one of some names is a matter of presence."""
+        if not self.some:
+            return self
+        closed = [
+            members for members in self.members if not members.matching and _is_false(members.rest)
+        ]
+        if not closed:
+            return self
+        names = [name for name, _ in closed[0].named]
+        formula = self.presence
+        kept = []
+        for some in self.some:
+            if some.name or some.pattern is not None or not _is_true(some.value):
+                kept.append(some)
+                continue
+            others = [
+                name
+                for name in names
+                if name not in some.but and not any(matches(p, name) for p in some.but_matching)
+            ]
+            formula = all_of(formula, any_of(*map(Has, others)))
+        return replace(self, some=tuple(kept), presence=formula)
+
+    def unannotated(self) -> Object:
+        return replace(
+            self, members=tuple(replace(members, evaluates=False) for members in self.members)
+        )
+
+    def without(self, absent: Iterable[str]) -> Formula:
+        """What the presence formula leaves when these names cannot be there."""
+        formula = self.presence
+        for name in absent:
+            formula = decide(formula, name, False)
+        return formula if can_hold(formula) else False
+
+
+Shape = Constants | Numbers | Strings | Array | Object
+
+TOP: Mapping[Kind, Shape] = {
+    Kind.NULL: Constants(frozenset((None,))),
+    Kind.BOOLEAN: Constants(frozenset((True, False))),
+    Kind.NUMBER: Numbers(),
+    Kind.STRING: Strings(),
+    Kind.ARRAY: Array(),
+    Kind.OBJECT: Object(),
+}
+
+
+def joined(parts: Iterable[Conjunction]) -> Conjunction:
+    """All of them, each literal once."""
+    all_parts = [part for part in parts if part]
+    if not all_parts:
+        return ()
+    if len(all_parts) == 1:
+        return all_parts[0]
+    return tuple(dict.fromkeys(literal for part in all_parts for literal in part))
+
+
+def meet(one: Shape, two: Shape) -> Shape | None:
+    """Of two shapes of one kind; None if nothing is in both."""
+    assert type(one) is type(two)
+    return one.meet(two)  # type: ignore[arg-type]
+
+
+def _is_true(schema: Conjunction) -> bool:
+    return all(node.schema is holds for node, holds in schema)
+
+
+def _is_false(schema: Conjunction | None) -> bool:
+    return schema is not None and any(node.schema is (not holds) for node, holds in schema)
+
+
+def _both(one: tuple[T, ...], two: tuple[T, ...]) -> tuple[T, ...]:
+    if not one or not two:
+        return one or two
+    return tuple(dict.fromkeys(one + two))
+
+
+def _least_of(one: int | None, two: int | None) -> int | None:
+    if one is None or two is None:
+        return one if two is None else two
+    return min(one, two)

@@ -1,0 +1,1 @@
+"""Context-free grammars: rules, their shortest texts, samples of their terminals."""

@@ -1,0 +1,272 @@
+"""Where in a JSON text its last byte stands. It follows texts that a grammar has let through, and
+checks nothing but that siblings and names differ.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left, insort
+from typing import Any
+
+from formgate.constrain.rules.guard_plan import GuardPlan
+
+_SPACE = b" \t\n\r"
+
+
+class Siblings:
+    """What stood beside each other in one container, and must not come again: `dead` holds the
+    beginnings that only lead to what was there, sorted.
+    """
+
+    __slots__ = ("dead", "values")
+
+    def __init__(self) -> None:
+        self.dead: list[bytes] = []
+        self.values: set[str] = set()  # of containers, whatever the order of their members
+
+    def copy(self) -> Siblings:
+        new = Siblings()
+        new.dead, new.values = self.dead[:], set(self.values)
+        return new
+
+    def add_dead(self, text: bytes) -> None:
+        at = bisect_left(self.dead, text)
+        if at == len(self.dead) or self.dead[at] != text:
+            insort(self.dead, text)
+
+    def is_dead(self, text: bytes) -> bool:
+        at = bisect_left(self.dead, text)
+        return at < len(self.dead) and self.dead[at] == text
+
+    def dead_after(self, prefix: bytes) -> list[bytes]:
+        """What may not follow `prefix`, without what another of them begins with."""
+        found: list[bytes] = []
+        at = bisect_left(self.dead, prefix)
+        while at < len(self.dead) and self.dead[at].startswith(prefix):
+            rest = self.dead[at][len(prefix) :]
+            if not found or not rest.startswith(found[-1]):
+                found.append(rest)
+            at += 1
+        return found
+
+
+class Frame:
+    """An open container, or the text itself."""
+
+    __slots__ = (
+        *("at_key", "differ", "element", "index", "is_object", "names", "names_shared"),
+        *("places", "quoted_key", "siblings"),
+    )
+
+    def __init__(self, is_object: bool, places: tuple[int, ...], differ: bool) -> None:
+        self.is_object = is_object
+        self.places = places
+        self.differ = differ
+        self.siblings = Siblings()
+        self.names: set[bytes] = set()  # that an object has had, as they were written
+        self.names_shared = False
+        self.at_key = is_object
+        self.quoted_key = b'""'
+        self.index = 0
+        self.element: int | None = None  # where the item, or the name, that must differ begins
+
+    def copy(self) -> Frame:
+        """It shares the siblings and the names: a copy only looks."""
+        new = Frame(self.is_object, self.places, self.differ)
+        new.siblings, new.at_key, new.quoted_key = self.siblings, self.at_key, self.quoted_key
+        new.index, new.element = self.index, self.element
+        new.names, new.names_shared = self.names, True
+        return new
+
+    @property
+    def key(self) -> str:
+        name: str = json.loads(self.quoted_key)
+        return name
+
+    def add_name(self, name: bytes) -> None:
+        if self.names_shared:
+            self.names, self.names_shared = set(self.names), False
+        self.names.add(name)
+
+
+_VALUE_STARTS = b'{["-0123456789tfn'
+
+
+class JsonPosition:
+    def __init__(self, plan: GuardPlan) -> None:
+        self._plan = plan
+        self.text = bytearray()
+        self.frames = [Frame(False, (0,) if plan.places else (), False)]
+        self.in_string = False
+        self.begun = False
+        self.wrong_name = False  # whether a name has come twice
+        self._num_differing = 0  # of the open containers
+        self._string = 0  # where the last string has begun
+        self._escaped = False
+        self._scalar = False
+        self.ended = False
+
+    def copy(self, *, siblings: bool = False) -> JsonPosition:
+        """Without siblings of its own, a copy may only look."""
+        new = JsonPosition(self._plan)
+        new.text = self.text[:]
+        new.frames = [frame.copy() for frame in self.frames]
+        if siblings:
+            for frame in new.frames:
+                frame.siblings = frame.siblings.copy()
+                frame.names, frame.names_shared = set(frame.names), False
+        new.in_string, new._escaped = self.in_string, self._escaped
+        new.begun = self.begun
+        new._num_differing = self._num_differing
+        new._string, new.wrong_name = self._string, self.wrong_name
+        new._scalar, new.ended = self._scalar, self.ended
+        return new
+
+    @property
+    def may_differ(self) -> bool:
+        """Whether siblings must differ anywhere in this text as the plan has it."""
+        return bool(self._plan.places)
+
+    @property
+    def differing(self) -> bool:
+        """Whether they must in a container that is open."""
+        return self._num_differing > 0
+
+    @property
+    def in_name(self) -> bool:
+        return self.in_string and self.frames[-1].at_key
+
+    @property
+    def name_text(self) -> bytes:
+        """What there is of a name, as it is written."""
+        return bytes(self.text[self._string + 1 :])
+
+    def may_begin(self, byte: int) -> bool:
+        """Whether a text that has not begun can have this byte."""
+        return byte in _VALUE_STARTS or byte in _SPACE
+
+    def feed_inside_string(self, text: bytes) -> bool:
+        """Take a text that leaves a string neither ended nor within an escape."""
+        if not self.in_string or self._escaped or b'"' in text or b"\\" in text:
+            return False
+        self.text += text
+        return True
+
+    def feed_all(self, text: bytes) -> int:
+        """How many bytes of a text are still this one's. Nothing is told of what has ended."""
+        feed = self.feed
+        for at, byte in enumerate(text, 1):
+            feed(byte)
+            if self.ended:
+                return at
+        return len(text)
+
+    def feed(self, byte: int) -> Frame | None:
+        """The frame whose element, which must differ from its siblings, has just ended."""
+        at = len(self.text)
+        self.text.append(byte)
+        if self.in_string:
+            if self._escaped:
+                self._escaped = False
+            elif byte == 0x5C:
+                self._escaped = True
+            elif byte == 0x22:
+                self.in_string = False
+                return self._string_ended()
+            return None
+        frame = self.frames[-1]
+        if byte in _SPACE:
+            return self._scalar_ended(at)
+        match byte:
+            case 0x22:  # "
+                self.in_string = True
+                self._string = at
+                self._begun(frame, at)
+            case 0x5B | 0x7B:  # [ {
+                self._begun(frame, at)
+                self._opened(frame, byte == 0x7B)
+            case 0x5D | 0x7D:  # ] }
+                ended = self._scalar_ended(at)
+                if len(self.frames) == 1:  # what follows a number that is all of the text
+                    return ended
+                self._num_differing -= self.frames.pop().differ
+                return self._value_ended(at + 1) or ended
+            case 0x2C:  # ,
+                ended = self._scalar_ended(at)
+                frame.at_key = frame.is_object
+                frame.index += 1
+                return ended
+            case 0x3A:  # :
+                frame.at_key = False
+            case _:
+                if not self._scalar:
+                    self._scalar = True
+                    self._begun(frame, at)
+        return None
+
+    def element_text(self, frame: Frame, end: int | None = None) -> bytes:
+        assert frame.element is not None
+        return bytes(self.text[frame.element : end])
+
+    def next_is_alike(self, frame: Frame) -> bool:
+        """Whether what may come next is what might have come in place of the element in hand."""
+        places = [self._plan.places[number] for number in frame.places]
+        if frame.is_object:
+            return not any(frame.key in place.members for place in places)
+        return not any(frame.index < len(place.items) for place in places)
+
+    def _begun(self, frame: Frame, at: int) -> None:
+        self.begun = True
+        if frame.differ and frame.at_key == frame.is_object:
+            frame.element = at
+
+    def _opened(self, frame: Frame, is_object: bool) -> None:
+        if len(self.frames) == 1 or not frame.places:
+            places = frame.places
+        elif frame.is_object:
+            places = self._plan.member(frame.places, frame.key)
+        else:
+            places = self._plan.item(frame.places, frame.index)
+        differ = self._plan.names_differ if is_object else self._plan.items_differ
+        opened = Frame(is_object, places, differ(places))
+        self._num_differing += opened.differ
+        self.frames.append(opened)
+
+    def _string_ended(self) -> Frame | None:
+        frame = self.frames[-1]
+        if frame.is_object and frame.at_key:
+            frame.quoted_key = bytes(self.text[self._string :])
+            name = frame.quoted_key[1:-1]
+            self.wrong_name |= name in frame.names
+            frame.add_name(name)
+            return frame if frame.differ else None
+        return self._value_ended(len(self.text))
+
+    def _scalar_ended(self, at: int) -> Frame | None:
+        if not self._scalar:
+            return None
+        self._scalar = False
+        return self._value_ended(at)
+
+    def _value_ended(self, end: int) -> Frame | None:
+        frame = self.frames[-1]
+        if len(self.frames) == 1:
+            self.ended = True
+        if frame.differ and not frame.is_object and frame.element is not None:
+            return frame
+        return None
+
+
+def semantic_key(text: bytes) -> str:
+    """The same for values that JSON Schema holds to be equal."""
+    return json.dumps(_numbers_alike(json.loads(text)), sort_keys=True)
+
+
+def _numbers_alike(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_numbers_alike(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _numbers_alike(item) for name, item in value.items()}
+    return value

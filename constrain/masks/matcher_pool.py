@@ -1,0 +1,107 @@
+"""A compiled grammar, ready for many sequences at once. Copies of one matcher share its lexer,
+which keeps the states that it has met: later masks are quick by that, but only one thread may look
+at it at a time. So a grammar that many sequences use has several matchers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from llguidance import LLMatcher
+
+from formgate.constrain.library_errors import refused
+from formgate.constrain.masks.blueprint import Guards
+from formgate.constrain.masks.json_starts import JsonStarts
+from formgate.constrain.masks.matcher import GrammarConstraint
+from formgate.constrain.masks.sibling_guard import GuardedConstraint
+from formgate.constrain.masks.token_bytes import TokenBytes
+
+SHARING = 4  # sequences of one matcher, until another one is built
+MOST_MATCHERS = 16
+QUICK = 0.03  # seconds to build a matcher that is worth it
+# A lexer's states are never forgotten; after so many sequences it starts anew.
+MOST_USES = 512
+
+
+class _Original:
+    def __init__(self, matcher: LLMatcher) -> None:
+        self.matcher = matcher
+        self.running = 0
+        self.uses = 0
+
+
+class CompiledGrammar:
+    """Thread-safe. `build` makes the matcher anew, without the GIL."""
+
+    def __init__(
+        self,
+        build: Callable[[], LLMatcher],
+        mask_bytes: int,
+        guards: Guards = (),
+        tokens: TokenBytes | None = None,
+    ) -> None:
+        started = time.perf_counter()
+        self.first = build()
+        self._is_quick = time.perf_counter() - started < QUICK
+        self._build = build
+        self._mask_bytes = mask_bytes
+        self._guards = guards
+        self._starts = JsonStarts(guards)
+        self._tokens = tokens
+        self._originals = [_Original(self.first)]
+        self._lock = threading.Lock()  # a matcher may not be borrowed twice at once
+
+    @property
+    def guarded(self) -> bool:
+        """Whether something is asked for beside the grammar and names that differ."""
+        return any(plan.places for _, plan in self._guards)
+
+    def check(self) -> None:
+        """Raises ConstraintError if it is refused, or no token can come first."""
+        with self._lock:
+            matcher = self.first if self.first.is_error() else self.first.deep_copy()
+        if not matcher.is_error():
+            matcher.compute_ff_bytes()
+        if matcher.is_error():
+            raise refused(matcher.get_error())
+
+    def takes(self, tokens: list[int]) -> bool:
+        """Whether these tokens are a whole text of the grammar."""
+        with self._lock:
+            matcher = self.first.deep_copy()
+        return bool(matcher.consume_tokens(tokens) and matcher.is_accepting())
+
+    def start(self) -> GrammarConstraint | GuardedConstraint:
+        original = self._original()
+        with self._lock:
+            original.uses += 1
+            original.running += 1
+            matcher = original.matcher.deep_copy()
+        constraint = GrammarConstraint(matcher, self._mask_bytes, lexer=id(original))
+        weakref.finalize(constraint, self._ended, original).atexit = False
+        if self._tokens is None:
+            return constraint
+        return GuardedConstraint(constraint, matcher, self._tokens, self._starts)
+
+    def _original(self) -> _Original:
+        with self._lock:
+            if self._originals[0].uses >= MOST_USES:
+                self._originals.pop(0)
+            found = min(self._originals, key=lambda one: one.running, default=None)
+            full = found is not None and found.running >= SHARING
+            if found is not None and not (
+                full and self._is_quick and len(self._originals) < MOST_MATCHERS
+            ):
+                return found
+        built = _Original(self._build())
+        with self._lock:
+            self._originals.append(built)
+        return built
+
+    def _ended(self, original: _Original) -> None:
+        # Not under the lock: the garbage collector may call it anywhere. A count that is off by one
+        # for once does no harm.
+        original.running -= 1

@@ -1,0 +1,122 @@
+"""The guard that no object gets a name twice. A name has one spelling (no escape that it does not
+need), so that names are equal where their texts are, and none is a name of the schema in disguise.
+
+It leads into no dead end where from the beginning of any name infinitely many names can be reached
+(`guard_plan.py` tells); for the others the guard of siblings looks further ahead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+
+import numpy as np
+
+from formgate.constrain.masks.json_position import JsonPosition
+from formgate.constrain.masks.token_bytes import Ids, TokenBytes, TokenSet, Words, forbid
+
+# The escapes with four digits that a name may have: of what has no shorter one.
+_ESCAPES = [b"\\u%04x" % code for code in range(0x20) if code not in (8, 9, 10, 12, 13)]
+_NO_ESCAPE = re.compile(rb"\\u[0-9A-Fa-f]{0,3}[^0-9A-Fa-f]")
+_BEGUN = re.compile(rb"(?:[^\\]|\\[^u]|\\u[0-9A-Fa-f]{4})*(\\(?:u[0-9A-Fa-f]{0,3})?)?", re.DOTALL)
+
+
+class NameGuard:
+    def __init__(self, tokens: TokenBytes) -> None:
+        self._tokens = tokens
+        ill = [
+            token_id
+            for token_id in tokens.unicode_escape
+            if not _NO_ESCAPE.search(text := tokens.of_token[token_id].partition(b'"')[0])
+            and not _is_spelled_well(text)
+        ]
+        self._ill_spelled = TokenSet(ill)
+
+    def narrow(self, words: Words, position: JsonPosition) -> None:
+        """Take away the tokens that would write a name once more, or otherwise than it is."""
+        tokens, frame = self._tokens, position.frames[-1]
+        if position.in_string:
+            if frame.at_key:
+                self._narrow_name(words, position)
+            self._try(words, position, tokens.name_behind_string)
+        elif frame.at_key:
+            for ids in _known(tokens.whole_name, frame.names, b""):
+                forbid(words, ids)
+            self._try(words, position, tokens.name_due)
+        else:
+            self._try(words, position, tokens.name_behind_value)
+
+    def breaks(self, position: JsonPosition, text: bytes) -> bool:
+        """Whether a text that the grammar allows next has such a name."""
+        position = position.copy()
+        for byte in text:
+            if position.ended:
+                return False
+            position.feed(byte)
+            if position.wrong_name:
+                return True
+        return position.in_name and not _is_spelled_well(position.name_text)
+
+    def _try(self, words: Words, position: JsonPosition, tokens: TokenSet) -> None:
+        if len(tokens):
+            wrong = [
+                token_id
+                for token_id in tokens.allowed(words).tolist()
+                if self.breaks(position, self._tokens.of_token[token_id])
+            ]
+            forbid(words, wrong)
+
+    def _narrow_name(self, words: Words, position: JsonPosition) -> None:
+        names, text, tokens = position.frames[-1].names, position.name_text, self._tokens
+        if b"\\" in text and (begun := _BEGUN.fullmatch(text)) is not None and begun[1]:
+            for name in names:
+                if name.startswith(text):
+                    forbid(words, tokens.beginning_with(name[len(text) :] + b'"'))
+            self._narrow_escape(words, begun[1])
+            return
+        if len(self._ill_spelled):
+            self._ill_spelled.forbid(words)
+        if names:
+            for ids in _known(tokens.ending, names, text):
+                forbid(words, ids)
+
+    def _narrow_escape(self, words: Words, begun: bytes) -> None:
+        kept = [ids for rest in _rests(begun) for ids in self._leading_to(rest)]
+        right = np.unique(np.concatenate(kept)) if kept else np.array([], dtype=np.int64)
+        if begun == b"\\":
+            forbid(words, np.setdiff1d(self._tokens.beginning_with(b"u"), right))
+            return
+        only = np.zeros_like(words)
+        np.bitwise_or.at(only, right >> 5, np.uint32(1) << (right & 31).astype(np.uint32))
+        words &= only
+
+    def _leading_to(self, rest: bytes) -> Iterator[Ids]:
+        for end in range(1, len(rest)):
+            yield self._tokens.exactly(rest[:end])
+        yield self._tokens.beginning_with(rest)
+
+
+def _known(
+    by_rest: Mapping[bytes, list[int]], names: Collection[bytes], text: bytes
+) -> list[list[int]]:
+    """Of tokens by what they write, those that end `text` as one of the names."""
+    if len(names) > len(by_rest):
+        return [ids for rest, ids in by_rest.items() if text + rest in names]
+    at = len(text)
+    rests = [name[at:] for name in names if name.startswith(text)] if at else names
+    return [by_rest[rest] for rest in rests if rest in by_rest]
+
+
+def _rests(begun: bytes) -> list[bytes]:
+    return [escape[len(begun) :] for escape in _ESCAPES if escape.startswith(begun)]
+
+
+def _is_spelled_well(text: bytes) -> bool:
+    """So far."""
+    at = text.find(b"\\")
+    while at >= 0:
+        escape = text[at : at + 6]
+        if escape[1:2] == b"u" and not any(one.startswith(escape) for one in _ESCAPES):
+            return False
+        at = text.find(b"\\", at + 2)
+    return True

@@ -1,0 +1,385 @@
+"""The guard for what no context-free mask can say: that siblings differ (`uniqueItems`, and the
+names of one object). It takes away the tokens that would complete a sibling once more, and those
+after which nothing else could be completed, so that it never leads into a dead end.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llguidance import LLMatcher
+from numpy.typing import NDArray
+
+from formgate.constrain.masks.json_position import Frame, JsonPosition, Siblings, semantic_key
+from formgate.constrain.masks.json_starts import JsonStarts
+from formgate.constrain.masks.matcher import GrammarConstraint, Prepared
+from formgate.constrain.masks.names import NameGuard
+from formgate.constrain.masks.text_before import JSON_END
+from formgate.constrain.masks.token_bytes import TokenBytes, forbid
+
+_LIKELY = b"a0"  # to come next in a text or a number
+_TERMINATORS = (b",", b"]", b" ", b"\n", b"\t", b"\r")
+_MAX_LOOKBACK = 64  # bytes of an element that are searched for another way
+
+
+class GuardedConstraint:
+    """Satisfies the engine's `TokenConstraint`. `starts` tells where guarded JSON texts begin."""
+
+    closed = False  # it never ends an answer early
+
+    def __init__(
+        self,
+        grammar: GrammarConstraint,
+        matcher: LLMatcher,
+        tokens: TokenBytes,
+        starts: JsonStarts,
+    ) -> None:
+        self._grammar = grammar
+        self._matcher = matcher  # the same that `grammar` moves
+        self._tokens = tokens
+        self._names = NameGuard(tokens)
+        self._starts = starts
+        self._accepted: list[int] = []
+        self._no_anchors: set[tuple[int, int]] = set()  # tokens accepted, bytes of the last one
+        # What must not come behind an item: by tokens accepted, its beginning and its text.
+        self._last: dict[tuple[int, int, bytes], Siblings | None] = {}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._before = b""  # text in which an anchor may be found
+        self._position: JsonPosition | None = None
+        self._element_starts: dict[int, LLMatcher | None] = {}  # by depth
+        if self._starts.at_once is not None:
+            self._position = JsonPosition(self._starts.at_once)
+
+    def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
+        """As the grammar fills it, less the tokens that would repeat a sibling. Raises ValueError
+        if the grammar has run into a limit, or nothing is left.
+        """
+        self._grammar.fill_bitmask(row)
+        return self._guarded(row)
+
+    def prepared(self) -> Prepared:
+        return self._grammar.prepared()
+
+    def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
+        self._grammar.finish_bitmask(row)
+        return self._guarded(row)
+
+    def _guarded(self, row: NDArray[np.int32]) -> bool:
+        position = self._position
+        if position is None:
+            return True
+        words = row.view(np.uint32)
+        self._names.narrow(words, position)
+        if not position.differing:
+            return True  # there are always more names
+        for depth, frame in enumerate(position.frames):
+            if frame.differ and (frame.siblings.dead or frame.siblings.values):
+                self._forbid_in(words, position, frame, depth)
+        crossing = self._tokens.crossing_string if position.in_string else self._tokens.crossing
+        for token_id in crossing.allowed(words).tolist():
+            if self._repeats(position, self._tokens.of_token[token_id]):
+                forbid(words, (token_id,))
+        if not words.any():
+            raise ValueError("no value is left that differs from its siblings")
+        return True
+
+    def _forbid_in(
+        self, words: NDArray[np.uint32], position: JsonPosition, frame: Frame, depth: int
+    ) -> None:
+        if frame.element is None:
+            if depth == len(position.frames) - 1:
+                self._forbid_next(words, frame.siblings)
+            return
+        text = position.element_text(frame)
+        for rest in frame.siblings.dead_after(text):
+            if rest:
+                forbid(words, self._tokens.beginning_with(rest))
+        if depth == len(position.frames) - 2 and not position.in_string:
+            for closing in (b"}", b"]"):
+                if frame.siblings.values and _equals_one(frame.siblings, text + closing):
+                    forbid(words, self._tokens.beginning_with(closing))
+
+    def _forbid_next(self, words: NDArray[np.uint32], siblings: Siblings) -> None:
+        """Before an element has begun."""
+        if siblings.is_dead(b""):
+            forbid(words, self._tokens.beginning_with(b","))
+            return
+        for dead in siblings.dead_after(b""):
+            for lead in (b"", b" "):
+                forbid(words, self._tokens.beginning_with(lead + dead))
+
+    def _repeats(self, position: JsonPosition, token: bytes) -> bool:
+        """Whether a token that runs over the end of an element repeats one, or asks for another
+        where none is left.
+        """
+        base = len(position.text)
+        position = position.copy()
+        fresh: dict[int, set[bytes]] = {}
+        then: dict[int, Siblings] = {}  # once what has ended in the token counts too
+        last: tuple[Frame, int] | None = None  # whose element has ended, and where it began
+        for byte in token:
+            if position.ended:
+                return False
+            ended = position.feed(byte)
+            if ended is not None and ended.element is not None:
+                last = (ended, ended.element)
+            if byte == 0x2C and last is not None and not position.in_string:
+                begun = token[: last[1] - base] if last[1] >= base else None
+                behind = self._behind(position, *last, begun)
+                if behind is not None:
+                    if behind.is_dead(b""):
+                        return True  # it is the last
+                    then[id(last[0].siblings)] = behind
+                last = None
+            if ended is not None:
+                text = position.element_text(ended).rstrip(b", \n\t\r")
+                text = text[:-1] if byte == 0x5D and not text.startswith(b"[") else text
+                ended.element = None
+                if text[:1] in (b"[", b"{") and _equals_one(ended.siblings, text):
+                    return True
+                seen = fresh.setdefault(id(ended.siblings), set())
+                if text in seen or ended.siblings.is_dead(text):
+                    return True
+                if any(ended.siblings.is_dead(text + end) for end in (b",", b"]")):
+                    return True
+                seen.add(text)
+            for frame in position.frames:
+                if frame.differ and frame.element is not None:
+                    begun = position.element_text(frame)
+                    known = then.get(id(frame.siblings), frame.siblings)
+                    if known.is_dead(begun) or frame.siblings.is_dead(begun):
+                        return True
+        return False
+
+    def _behind(
+        self, position: JsonPosition, frame: Frame, began: int, begun: bytes | None
+    ) -> Siblings | None:
+        """What must not come behind an item that has just ended with a comma; None if that is not
+        known. `begun` is what stands before it of the token in hand; None: it began before that.
+        """
+        depth = next((i for i, one in enumerate(position.frames) if one is frame), -1)
+        if frame.is_object or depth < 0 or not position.next_is_alike(frame):
+            return None
+        text = bytes(position.text[began:]).rstrip(b", \n\t\r")
+        place = (len(self._accepted), began, text)
+        if place not in self._last:
+            if self._last and next(iter(self._last))[0] != len(self._accepted):
+                self._last.clear()  # of other masks
+            self._last[place] = self._with_ended(frame, depth, text, begun)
+        return self._last[place]
+
+    def _with_ended(
+        self, frame: Frame, depth: int, text: bytes, begun: bytes | None
+    ) -> Siblings | None:
+        start = self._matcher if begun is not None else self._element_starts.get(depth)
+        if start is None:
+            return None
+        matcher = start.deep_copy()
+        for byte in begun or b"":
+            token_id = self._tokens.single.get(byte)
+            if token_id is None or not matcher.consume_token(token_id):
+                return None
+        siblings = frame.siblings.copy()
+        bare = text[:1] not in (b'"', b"[", b"{")
+        siblings.add_dead(text)
+        if bare:
+            for end in _TERMINATORS:
+                siblings.add_dead(text + end)
+        self._find_dead(matcher, siblings, text, bare=bare)
+        return siblings
+
+    def accept(self, token_id: int) -> None:
+        """Raises ValueError if the grammar does not allow the token."""
+        self._grammar.accept(token_id)
+        self._accepted.append(token_id)
+        self._follow(token_id)
+
+    def _follow(self, token_id: int, *, replayed: bool = False) -> None:
+        token = self._tokens.of_token[token_id]
+        position = self._position
+        if position is not None and position.feed_inside_string(token):
+            return
+        if position is not None and token_id in self._tokens.special_ids:
+            self._before = self._starts.kept(self._before + bytes(position.text))
+            position = self._position = None
+        begun = 0  # bytes that have been followed
+        if position is None:
+            if not self._starts.may_end_in(self._before, token):
+                self._before = self._starts.kept(self._before + token)
+                return
+        elif (
+            position.begun and not position.may_differ and len(position.text) > self._starts.longest
+        ):
+            begun = position.feed_all(token)
+            self._look_behind(position)
+        for at, byte in enumerate(token[begun:], begun):
+            position = self._position
+            if position is not None and not position.begun and not position.may_begin(byte):
+                position = self._position = None
+            if position is None:
+                self._look_for_anchor(byte, token[: at + 1], replayed=replayed)
+                continue
+            if (ended := position.feed(byte)) is not None:
+                self._element_ended(position, ended, replayed=replayed)
+            if position.differing and not replayed:
+                for depth, frame in enumerate(position.frames[-2:], len(position.frames[:-2])):
+                    if frame.element == len(position.text) - 1:
+                        self._element_starts[depth] = self._state_before(token[:at])
+            self._look_behind(position)
+
+    def _look_behind(self, position: JsonPosition) -> None:
+        """Whether the text in hand is over, or turns out to be the beginning of a call."""
+        if position.ended:
+            # It may have been the beginning of a marker that looks like JSON.
+            self._before = self._starts.kept(self._before + bytes(position.text))
+            plan = self._starts.behind(JSON_END)
+            self._position = None if plan is None else JsonPosition(plan)
+        elif (plan := self._starts.inside(self._before, position.text)) is not None:
+            self._before = self._starts.kept(self._before + bytes(position.text))
+            self._position = JsonPosition(plan)
+
+    def _state_before(self, begun: bytes) -> LLMatcher | None:
+        """The grammar's state inside the token that it has just taken."""
+        matcher = self._matcher.deep_copy()
+        matcher.rollback(1)
+        single = self._tokens.single
+        for byte in begun:
+            if byte not in single or not matcher.consume_token(single[byte]):
+                return None
+        return matcher
+
+    def _look_for_anchor(self, byte: int, begun: bytes, *, replayed: bool) -> None:
+        before = self._before + bytes((byte,))
+        self._before = self._starts.kept(before)
+        plan = self._starts.behind(before)
+        if plan is None:
+            return
+        place = (len(self._accepted), len(begun))
+        if not replayed and self._is_free_text(begun):
+            self._no_anchors.add(place)
+        if place not in self._no_anchors:
+            self._position = JsonPosition(plan)
+
+    def _is_free_text(self, begun: bytes) -> bool:
+        """Whether what an anchor says stands in a text that may say anything: there the grammar
+        goes on with what begins no JSON.
+        """
+        whole = begun == self._tokens.of_token[self._accepted[-1]]  # a special one is not its bytes
+        matcher = self._matcher if whole else self._state_before(begun)
+        single = self._tokens.single
+        return matcher is not None and all(
+            byte in single and matcher.validate_tokens([single[byte]]) == 1 for byte in b"xQ#"
+        )
+
+    def _element_ended(self, position: JsonPosition, frame: Frame, *, replayed: bool) -> None:
+        text = position.element_text(frame)
+        bare = text[:1] not in (b'"', b"[", b"{")  # ended by what comes behind it
+        if bare:
+            text = text[:-1]
+        frame.element = None
+        siblings = frame.siblings
+        if text[:1] in (b"[", b"{"):
+            siblings.values.add(semantic_key(text))
+        if bare:
+            for end in _TERMINATORS:
+                siblings.add_dead(text + end)
+        else:
+            siblings.add_dead(text)
+        depth = next((i for i, one in enumerate(position.frames) if one is frame), -1)
+        start = None if replayed else self._element_starts.get(depth)
+        if start is not None and position.next_is_alike(frame):
+            self._find_dead(start.deep_copy(), siblings, text, bare=bare)  # copies share it
+
+    def _find_dead(
+        self, matcher: LLMatcher, siblings: Siblings, text: bytes, *, bare: bool
+    ) -> None:
+        """Mark the beginnings of `text` after which only dead texts are left, from its end up."""
+        single = self._tokens.single
+        mask = np.zeros(-(-len(self._tokens.of_token) // 32), dtype=np.uint32)
+        for byte in text:
+            if byte not in single or not matcher.consume_token(single[byte]):
+                return
+        end = len(text) if bare else len(text) - 1
+        if not bare:
+            matcher.rollback(1)
+        for length in range(end, max(-1, end - _MAX_LOOKBACK), -1):
+            prefix = text[:length]
+            if self._goes_on(matcher, siblings, prefix):
+                return
+            following = self._first_bytes(matcher, mask)
+            ways = [
+                byte
+                for byte in following
+                if not siblings.is_dead(prefix + bytes((byte,)))
+                and not (bare and length == end and bytes((byte,)) in _TERMINATORS)
+            ]
+            if ways:
+                return
+            siblings.add_dead(prefix)
+            if length:
+                matcher.rollback(1)
+
+    def _goes_on(self, matcher: LLMatcher, siblings: Siblings, prefix: bytes) -> bool:
+        """Whether one of a few likely bytes may come next, which is quicker found out than all."""
+        return any(
+            (token_id := self._tokens.single.get(byte)) is not None
+            and not siblings.is_dead(prefix + bytes((byte,)))
+            and matcher.validate_tokens([token_id]) == 1
+            for byte in _LIKELY
+        )
+
+    def _first_bytes(self, matcher: LLMatcher, mask: NDArray[np.uint32]) -> NDArray[np.uint8]:
+        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
+        return np.unique(self._tokens.first[np.flatnonzero(bits[: len(self._tokens.first)])])
+
+    def forced_tokens(self) -> list[int]:
+        """None where siblings must differ: what the grammar forces may be a repetition."""
+        position = self._position
+        if position is not None and position.differing:
+            return []
+        return self._grammar.forced_tokens()
+
+    def rollback(self, num_tokens: int) -> None:
+        self._grammar.rollback(num_tokens)
+        kept = self._accepted[: len(self._accepted) - num_tokens]
+        self._accepted = []
+        self._last.clear()
+        self._no_anchors = {place for place in self._no_anchors if place[0] <= len(kept)}
+        self._begin()
+        for token_id in kept:  # without the grammar's states of then: only exact repeats are known
+            self._accepted.append(token_id)
+            self._follow(token_id, replayed=True)
+
+    def copy(self) -> GuardedConstraint:
+        matcher = self._matcher.deep_copy()
+        grammar = GrammarConstraint(matcher, self._grammar.mask_bytes)
+        new = GuardedConstraint(grammar, matcher, self._tokens, self._starts)
+        new._accepted = self._accepted[:]
+        new._before = self._before
+        new._no_anchors = set(self._no_anchors)
+        new._position = None if self._position is None else self._position.copy(siblings=True)
+        new._element_starts = dict(self._element_starts)
+        return new
+
+    def follows(self, token_ids: list[int]) -> bool:
+        if not self._grammar.follows(token_ids):
+            return False
+        if self._position is None:
+            return True
+        text = b"".join(self._tokens.of_token[token_id] for token_id in token_ids)
+        position = self._position
+        return not (position.may_differ and self._repeats(position, text)) and not (
+            self._names.breaks(position, text)
+        )
+
+    def is_terminated(self) -> bool:
+        return self._grammar.is_terminated()
+
+
+def _equals_one(siblings: Siblings, text: bytes) -> bool:
+    try:
+        return semantic_key(text) in siblings.values
+    except ValueError:
+        return False

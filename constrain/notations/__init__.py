@@ -1,0 +1,1 @@
+"""Grammars as users write them: Lark, GBNF, structural tags."""

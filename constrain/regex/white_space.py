@@ -1,0 +1,31 @@
+"""What a request may ask to stand between the parts of a JSON text: white space, by a regex."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from llguidance import LLMatcher
+
+from formgate.constrain.errors import ConstraintError
+from formgate.constrain.grammar.shortest import byte_tokenizer
+
+_ANY_SPACE = re.compile(r"(?<!\\)((?:\\\\)*)\\s")
+
+
+@lru_cache(maxsize=256)
+def white_space(pattern: str) -> str:
+    r"""The pattern, with `\s` as JSON's own white space. Raises ConstraintError if it lets anything
+    else through: the answer would be no JSON.
+    """
+    pattern = _ANY_SPACE.sub(r"\1[ \\t\\r\\n]", pattern)
+    slashed = re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", pattern).replace("\n", "\\n")
+    grammar = f"start: T\nT: /(?:{slashed})/ & ~/[ \\t\\r\\n]*/\n"
+    matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(grammar), log_level=0)
+    if matcher.is_error():
+        raise ConstraintError("The pattern of white space is no regex.", code="invalid_grammar")
+    if any(matcher.compute_bitmask()[:32]):  # any byte begins such a text
+        raise ConstraintError(
+            "The pattern of white space matches other text too.", code="unsupported_schema"
+        )
+    return slashed

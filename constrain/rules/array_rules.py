@@ -1,0 +1,118 @@
+"""The rules for arrays: items by their place, and automata that count what `contains` matches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from formgate.constrain.algebra.shapes import Array, Conjunction, joined
+from formgate.constrain.errors import Unplaced
+from formgate.constrain.grammar.cfg import Repeat, Rule, Symbol, Token
+from formgate.constrain.rules.grammar_layout import Grammar
+
+MAX_STEPS = 20_000  # from one state of an automaton that counts to another
+
+_COUNTED = ("contains", "maxContains", "minContains", "oneOf", "not", "if", "anyOf", "items")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """How many items that match one `contains` are still needed, and how many may still come."""
+
+    need: int
+    room: int | None
+
+
+class ArrayRules:
+    def __init__(self, grammar: Grammar, array: Array, canonical: bool) -> None:
+        self._grammar = grammar
+        self._array = array
+        self._canonical = canonical or array.unique
+        grammar.guarded |= array.unique
+        self._states: dict[tuple[int, tuple[_Tally, ...]], Rule] = {}
+        self._steps = 0
+
+    def add(self, rule: Rule) -> None:
+        layout = self._grammar.layout
+        opened: list[Symbol] = [Token('"["'), *layout.gap]
+        start = self._after(0, tuple(_Tally(c.least, c.most) for c in self._array.counts))
+        self._grammar.cfg.add(rule, (*opened, start, *layout.gap, Token('"]"')))
+
+    def _after(self, index: int, tallies: tuple[_Tally, ...]) -> Rule:
+        """The rule for what may come behind `index` items."""
+        array = self._array
+        first_rest = array.prefix_length
+        idle = all(t.need == 0 and t.room is None for t in tallies)
+        at = index
+        if index > max(first_rest, array.least) and array.most is None:
+            at = max(first_rest, array.least, 1)  # nothing changes from here on
+        key = (at, tallies)
+        rule = self._states.get(key)
+        if rule is not None:
+            return rule
+        rule = self._states[key] = self._grammar.cfg.rule()
+        cfg, layout = self._grammar.cfg, self._grammar.layout
+        if index >= array.least and all(t.need == 0 for t in tallies):
+            cfg.add(rule, ())
+        if array.most is not None and index >= array.most:
+            return rule
+        comma = layout.comma if index else ()
+        if idle and index >= first_rest:
+            item = self._grammar.value(array.item(index), canonical=self._canonical)
+            least = max(array.least - index, 0)
+            most = None if array.most is None else array.most - index
+            if index:
+                cfg.alternatives(rule).clear()
+                cfg.add(rule, (Repeat((*comma, item), least, most),))
+            else:
+                more = Repeat(
+                    (*layout.comma, item), max(least - 1, 0), None if most is None else most - 1
+                )
+                cfg.add(rule, (item, more))
+            return rule
+        for schema, left in self._items(index, tallies):
+            item = self._grammar.value(schema, canonical=self._canonical)
+            cfg.add(rule, (*comma, item, self._after(index + 1, left)))
+        return rule
+
+    def _items(
+        self, index: int, tallies: tuple[_Tally, ...]
+    ) -> Iterable[tuple[Conjunction, tuple[_Tally, ...]]]:
+        """What the next item may be, and the tallies behind it."""
+        ways: list[tuple[list[Conjunction], list[_Tally]]] = [([self._array.item(index)], [])]
+        for count, tally in zip(self._array.counts, tallies, strict=True):
+            if index < count.start or (tally.need == 0 and tally.room is None):
+                for _, left in ways:
+                    left.append(tally)
+                continue
+            matching = replace(
+                tally,
+                need=max(tally.need - 1, 0),
+                room=None if tally.room is None else tally.room - 1,
+            )
+            new = []
+            for parts, left in ways:
+                if tally.room != 0:
+                    new.append(([*parts, count.schema], [*left, matching]))
+                if count.most is None:  # whether it matches does not matter
+                    new.append((parts, [*left, tally]))
+                else:
+                    new += [([*parts, other], [*left, tally]) for other in negations(count.schema)]
+            ways = new
+            self._check_steps(len(ways))
+        self._steps += len(ways)
+        return [(joined(parts), tuple(left)) for parts, left in ways]
+
+    def _check_steps(self, more: int) -> None:
+        if self._steps + more > MAX_STEPS:
+            raise Unplaced(
+                "items are counted in too many ways at once. Lower `minContains` and "
+                "`maxContains`, or ask for fewer things that an array is to contain",
+                code="schema_too_complex",
+                keywords=_COUNTED,
+            )
+
+
+def negations(schema: Conjunction) -> list[Conjunction]:
+    """What fails a conjunction: what fails one of its parts."""
+    return [((node, not holds),) for node, holds in schema]

@@ -1,0 +1,62 @@
+"""Why a schema allows no value at all, as far as that can be said: the innermost schema that allows
+none and must hold, and a keyword without which it would allow some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from formgate.constrain.algebra.algebra import Algebra
+from formgate.constrain.errors import ConstraintError
+from formgate.constrain.schema.resources import Node, Resources
+
+_WHY = (
+    "no value at all satisfies it. Look for bounds, types or constants that contradict each other, "
+    "and for a `required` member that holds its own schema once more"
+)
+
+
+def no_value(algebra: Algebra, resources: Resources) -> ConstraintError:
+    node, seen = resources.root, set()
+    try:
+        while node not in seen:
+            seen.add(node)
+            needed = _needed(node, resources)
+            node = next((sub for sub in needed if algebra.is_empty(((sub, True),))), node)
+        keyword = _at_fault(node, algebra)
+    except ConstraintError:
+        keyword = None
+    path = node.path if keyword is None else (*node.path, keyword)
+    return ConstraintError.at(path, _WHY, keyword=keyword)
+
+
+def _needed(node: Node, resources: Resources) -> Iterator[Node]:
+    """The schemas below that a value needs to satisfy."""
+    schema = node.schema
+    if isinstance(schema, bool):
+        return
+    if "$ref" in schema:
+        yield resources.target(node, "$ref")
+    for at in range(len(schema.get("allOf", ()))):
+        yield resources.child(node, "allOf", at)
+    if schema.get("type") == "object":
+        for name in schema.get("required", ()):
+            if name in schema.get("properties", {}):
+                yield resources.child(node, "properties", name)
+    if schema.get("type") == "array" and schema.get("minItems", 0) > 0:
+        for at in range(min(len(schema.get("prefixItems", ())), int(schema["minItems"]))):
+            yield resources.child(node, "prefixItems", at)
+        if "items" in schema and not isinstance(schema["items"], list):
+            yield resources.child(node, "items")
+
+
+def _at_fault(node: Node, algebra: Algebra) -> str | None:
+    """`type` last: any other that is taken away says more."""
+    schema = node.schema
+    if isinstance(schema, bool) or not algebra.is_empty(((node, True),)):
+        return None
+    for keyword in sorted(schema, key=lambda keyword: keyword == "type"):
+        less = {name: value for name, value in schema.items() if name != keyword}
+        if not algebra.is_empty(((Node(less, node.path, node.base), True),)):
+            return str(keyword)
+    return None

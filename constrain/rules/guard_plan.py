@@ -1,0 +1,174 @@
+"""Where in a JSON text siblings must be watched: items under `uniqueItems`, and names where there
+are only so many of them. A plan follows a text down its members and items; where several
+alternatives are possible it takes all of them, so that a guard may ask for more than it must, never
+for less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from formgate.constrain.algebra.algebra import Algebra
+from formgate.constrain.algebra.shapes import Array, Conjunction, Kind, Object, joined
+from formgate.constrain.rules.llguidance_schemas import NativeSchemas
+from formgate.constrain.rules.open_names import names_may_end
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What may stand at one place of a text, and the places below."""
+
+    items_differ: bool
+    names_differ: bool
+    members: dict[str, tuple[int, ...]]
+    other_members: tuple[int, ...]
+    items: tuple[tuple[int, ...], ...]
+    other_items: tuple[int, ...]
+
+    def moved(self, by: int) -> Place:
+        """For a plan whose places have other numbers."""
+
+        def numbers(at: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(number + by for number in at)
+
+        return Place(
+            self.items_differ,
+            self.names_differ,
+            {name: numbers(at) for name, at in self.members.items()},
+            numbers(self.other_members),
+            tuple(map(numbers, self.items)),
+            numbers(self.other_items),
+        )
+
+    def beside(self, other: Place) -> Place:
+        length = max(len(self.items), len(other.items))
+        names = {**self.members, **other.members}
+        return Place(
+            self.items_differ or other.items_differ,
+            self.names_differ or other.names_differ,
+            {
+                name: self.members.get(name, self.other_members)
+                + other.members.get(name, other.other_members)
+                for name in names
+            },
+            self.other_members + other.other_members,
+            tuple(
+                (self.items[at] if at < len(self.items) else self.other_items)
+                + (other.items[at] if at < len(other.items) else other.other_items)
+                for at in range(length)
+            ),
+            self.other_items + other.other_items,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GuardPlan:
+    """Whatever the places, no object may have a name twice."""
+
+    places: tuple[Place, ...]  # the first is the text's own
+
+    def beside(self, other: GuardPlan) -> GuardPlan:
+        """One plan for texts of either: behind a first place that is both, the places of both."""
+        if not self.places or not other.places:
+            return self if self.places else other
+        if self == other:
+            return self
+        there = [place.moved(1) for place in self.places]
+        there += [place.moved(1 + len(self.places)) for place in other.places]
+        return GuardPlan((there[0].beside(there[len(self.places)]), *there))
+
+    def items_differ(self, at: Iterable[int]) -> bool:
+        return any(self.places[number].items_differ for number in at)
+
+    def names_differ(self, at: Iterable[int]) -> bool:
+        return any(self.places[number].names_differ for number in at)
+
+    def member(self, at: Iterable[int], name: str) -> tuple[int, ...]:
+        found: set[int] = set()
+        for number in at:
+            place = self.places[number]
+            found.update(place.members.get(name, place.other_members))
+        return tuple(sorted(found))
+
+    def item(self, at: Iterable[int], index: int) -> tuple[int, ...]:
+        found: set[int] = set()
+        for number in at:
+            place = self.places[number]
+            found.update(place.items[index] if index < len(place.items) else place.other_items)
+        return tuple(sorted(found))
+
+
+def guard_plan(
+    algebra: Algebra, schema: Conjunction, natives: NativeSchemas | None = None
+) -> GuardPlan | None:
+    """None if no guard is needed. What llguidance does by itself (`natives`) needs none."""
+    plan = _Planner(algebra, natives).plan(schema)
+    if any(place.items_differ or place.names_differ for place in plan.places):
+        return plan
+    return None
+
+
+class _Planner:
+    def __init__(self, algebra: Algebra, natives: NativeSchemas | None) -> None:
+        self._algebra = algebra
+        self._natives = natives
+        self._numbers: dict[Conjunction, int] = {}
+        self._waiting: list[Conjunction] = []
+
+    def plan(self, schema: Conjunction) -> GuardPlan:
+        self._number(schema)
+        # The list grows while it is walked.
+        return GuardPlan(tuple(self._place(waiting) for waiting in self._waiting))
+
+    def _number(self, schema: Conjunction) -> tuple[int, ...]:
+        schema = self._algebra.without_aliases(schema)
+        if not schema or self._needs_none(schema):
+            return ()
+        number = self._numbers.get(schema)
+        if number is None:
+            number = self._numbers[schema] = len(self._waiting)
+            self._waiting.append(schema)
+        return (number,)
+
+    def _needs_none(self, schema: Conjunction) -> bool:
+        natives = self._natives
+        return natives is not None and all(
+            holds and natives.of(node) is not None for node, holds in schema
+        )
+
+    def _place(self, schema: Conjunction) -> Place:
+        members: dict[str, set[int]] = {}
+        others: set[int] = set()
+        items: list[set[int]] = []
+        other_items: set[int] = set()
+        items_differ = names_differ = False
+        for shape in self._algebra.shapes(schema, Kind.ARRAY):
+            assert isinstance(shape, Array)
+            items_differ |= shape.unique
+            wanted = joined(count.schema for count in shape.counts)
+            for index in range(shape.prefix_length + 1):
+                here = set(self._number(shape.item(index))) | set(self._number(wanted))
+                if index == shape.prefix_length:
+                    other_items |= here
+                elif index < len(items):
+                    items[index] |= here
+                else:
+                    items.append(here)
+        for thing in self._algebra.shapes(schema, Kind.OBJECT):
+            assert isinstance(thing, Object)
+            names_differ = names_differ or names_may_end(self._algebra, thing)
+            for name in thing.known_names():
+                members.setdefault(name, set()).update(self._number(thing.member(name)))
+            for group in thing.members:
+                for _, value in group.matching:
+                    others.update(self._number(value))
+                others.update(self._number(group.rest or ()))
+        return Place(
+            items_differ,
+            names_differ,
+            {name: tuple(found | others) for name, found in members.items()},
+            tuple(others),
+            tuple(tuple(found | other_items) for found in items),
+            tuple(other_items),
+        )

@@ -1,0 +1,354 @@
+"""The schemas that llguidance enforces exactly by itself, written so that it does: one draft, local
+references, formats and regexes as anchored patterns. It is the quick way, taken where it can be.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Mapping
+from typing import Any
+
+from formgate.constrain.algebra.algebra import Algebra
+from formgate.constrain.algebra.scalar_terms import MAX_STEP, may_contradict, string_token
+from formgate.constrain.algebra.scalars import Strings
+from formgate.constrain.grammar.shortest import token_text
+from formgate.constrain.regex.formats import FORMATS
+from formgate.constrain.regex.regex_terms import native_regex
+from formgate.constrain.regex.regex_tree import RegexError
+from formgate.constrain.rules.open_names import endless_names
+from formgate.constrain.schema.dialect import Draft
+from formgate.constrain.schema.resources import Node, Resources
+
+_AS_THEY_ARE = frozenset(
+    {
+        *("type", "enum", "const", "required", "minimum", "maximum", "multipleOf"),
+        *("minItems", "maxItems", "minLength", "maxLength"),
+    }
+)
+# What the algebra alone enforces.
+_NOT_HERE = frozenset(
+    {
+        *("$dynamicRef", "$recursiveRef", "contains", "dependencies", "dependentRequired"),
+        *("dependentSchemas", "if", "maxProperties", "minProperties", "not", "propertyNames"),
+        *("unevaluatedItems", "unevaluatedProperties"),
+    }
+)
+_REWRITTEN = frozenset(
+    {
+        *("properties", "patternProperties", "additionalProperties", "uniqueItems"),
+        *("$ref", "anyOf", "allOf", "oneOf"),
+    }
+)
+_OF_STRINGS = frozenset(("minLength", "maxLength", "minItems", "maxItems", "pattern", "format"))
+_OF_NUMBERS = frozenset(("multipleOf", "exclusiveMinimum", "exclusiveMaximum"))
+_OF_ITEMS = frozenset(("items", "prefixItems"))
+_SELDOM = _NOT_HERE | _OF_STRINGS | _OF_NUMBERS | _OF_ITEMS
+
+# A schema of strings alone with a pattern of so many characters is written once, and referred to:
+# llguidance compiles a pattern wherever it stands.
+_LONG = 60
+_STRING_ALONE = frozenset(("type", "pattern", "minLength", "maxLength"))
+
+
+class _NotNative(Exception):
+    pass
+
+
+class NativeSchemas:
+    """Each schema of a document by itself."""
+
+    def __init__(self, resources: Resources, draft: Draft, algebra: Algebra) -> None:
+        self._resources = resources
+        self._ref_alone = draft.ref_hides_siblings
+        self._algebra = algebra
+        self._names: dict[Node, str] = {}  # of the targets of references
+        self._known: dict[Node, Any] = {}  # None for what llguidance cannot do
+        self._references: dict[Node, list[Node]] = {}  # targets, of each schema and its parts
+        self._gathered: dict[Node, None] = {}  # of the schema in hand
+        self._by_text: dict[str, Node] = {}  # what is written once, by its text
+        self._written_once: dict[Node, Node] = {}
+
+    def of(self, node: Node) -> Any | None:
+        """The schema for llguidance, or None if it needs more than that."""
+        whole = self._rewritten(node)
+        if (there := self._written_once.get(node)) is not None:
+            return there.schema
+        if whole is None or not (needed := self._needed(node)):
+            return whole
+        definitions = {}
+        for target in needed:
+            definition = self._rewritten(target)
+            if definition is None:
+                return None
+            definitions[self._names[target]] = definition
+        if not _all_end(definitions):
+            return None
+        return {**whole, "$defs": definitions}
+
+    def refers(self, node: Node) -> bool:
+        """Whether it holds a reference of the document's own."""
+        written_once = set(self._by_text.values())
+        return any(target not in written_once for target in self._needed(node))
+
+    def _needed(self, node: Node) -> list[Node]:
+        """All that a schema refers to, and what that refers to."""
+        needed = dict.fromkeys(self._references[node])
+        waiting = list(needed)
+        while waiting:
+            target = waiting.pop()
+            if self._rewritten(target) is None:
+                break
+            new = [each for each in self._references[target] if each not in needed]
+            needed |= dict.fromkeys(new)
+            waiting += new
+        return list(needed)
+
+    def _rewritten(self, node: Node) -> Any | None:
+        if node not in self._known:
+            outer, self._gathered = self._gathered, {}
+            try:
+                self._known[node] = self._schema(node)
+            except _NotNative:
+                self._known[node] = None
+            self._references[node] = list(self._gathered)
+            self._gathered = outer
+        if references := self._references[node]:
+            self._gathered |= dict.fromkeys(references)
+        return self._known[node]
+
+    def _once(self, node: Node, schema: dict[str, Any]) -> dict[str, Any]:
+        if len(schema.get("pattern", "")) < _LONG or not _STRING_ALONE.issuperset(schema):
+            return schema
+        text = json.dumps(schema, sort_keys=True)
+        there = self._by_text.get(text)
+        if there is None:
+            there = self._by_text[text] = Node(schema, node.path, node.base)
+            self._known[there], self._references[there] = schema, []
+            self._names[there] = f"d{len(self._names)}"
+        self._written_once[node] = there
+        self._gathered[there] = None
+        return {"$ref": f"#/$defs/{self._names[there]}"}
+
+    def _sub(self, node: Node) -> Any:
+        schema = self._rewritten(node)
+        if schema is None:
+            raise _NotNative
+        return schema
+
+    def _schema(self, node: Node) -> Any:
+        schema = node.schema
+        if isinstance(schema, bool):
+            return schema
+        plain = _SELDOM.isdisjoint(schema)
+        if not plain and not _NOT_HERE.isdisjoint(schema):
+            raise _NotNative
+        if "$ref" in schema and self._ref_alone:
+            return {"$ref": self._reference(node)}
+        child = self._resources.child
+        new: dict[str, Any] = {}
+        for keyword, value in schema.items():
+            if keyword in _AS_THEY_ARE:
+                new[keyword] = value
+                if keyword in ("enum", "const") and _holds_container(value, keyword):
+                    raise _NotNative  # written with other separators
+            elif keyword not in _REWRITTEN:
+                continue
+            elif keyword == "properties":
+                if not all(map(_needs_no_escape, value)):
+                    raise _NotNative
+                new[keyword] = {name: self._sub(child(node, keyword, name)) for name in value}
+            elif keyword == "patternProperties":
+                new[keyword] = {
+                    _anchored(pattern, search=True): self._sub(child(node, keyword, pattern))
+                    for pattern in value
+                }
+                if len(new[keyword]) < len(value) or not _have_no_end(schema):
+                    raise _NotNative  # two patterns that mean the same, or names that run out
+            elif keyword == "additionalProperties":
+                new[keyword] = self._sub(child(node, keyword))
+            elif keyword == "$ref":
+                new[keyword] = self._reference(node)
+            elif keyword in ("anyOf", "allOf", "oneOf"):
+                if keyword == "oneOf" and not self._algebra.branches_apart(node):
+                    raise _NotNative
+                subs = [self._sub(child(node, keyword, at)) for at in range(len(value))]
+                name = "anyOf" if keyword == "oneOf" else keyword
+                if name in new:
+                    raise _NotNative
+                new[name] = subs
+            elif keyword == "uniqueItems" and value:
+                raise _NotNative
+        if plain:
+            return new
+        if not _OF_STRINGS.isdisjoint(schema):
+            self._strings(schema, new)
+        if not _OF_NUMBERS.isdisjoint(schema):
+            self._numbers(schema, new)
+        if not _OF_ITEMS.isdisjoint(schema):
+            self._items(node, new)
+        return self._once(node, new)
+
+    def _reference(self, node: Node) -> str:
+        target = self._resources.target(node, "$ref")
+        name = self._names.get(target)
+        if name is None:
+            self._refuse_circle(target)
+            name = self._names[target] = f"d{len(self._names)}"
+        self._gathered[target] = None
+        return f"#/$defs/{name}"
+
+    def _refuse_circle(self, target: Node) -> None:
+        """llguidance takes references that lead only to each other, and then allows no token."""
+        seen = set()
+        while isinstance(target.schema, Mapping) and "$ref" in target.schema:
+            if target in seen:
+                raise _NotNative  # the algebra says why
+            seen.add(target)
+            target = self._resources.target(target, "$ref")
+
+    def _strings(self, schema: Any, new: dict[str, Any]) -> None:
+        for keyword in ("minLength", "maxLength", "minItems", "maxItems"):
+            if keyword in new:
+                new[keyword] = int(new[keyword])
+        name = schema.get("format", "")
+        has_format = name in FORMATS
+        if "pattern" not in schema and not has_format:
+            return
+        if has_format and "pattern" in schema:
+            raise _NotNative
+        limited = "minLength" in schema or "maxLength" in schema
+        if (limited or may_contradict(schema.get("pattern", ""))) and not _holds_some(schema):
+            raise _NotNative  # the algebra says why
+        if has_format:
+            new["pattern"] = _anchored(FORMATS[name].narrow, search=False)
+        else:
+            new["pattern"] = _anchored(schema["pattern"], search=True)
+
+    def _numbers(self, schema: Any, new: dict[str, Any]) -> None:
+        step = new.get("multipleOf")
+        if step is not None and not (isinstance(step, int) and step <= MAX_STEP):
+            raise _NotNative
+        for exclusive, inclusive in (
+            ("exclusiveMinimum", "minimum"),
+            ("exclusiveMaximum", "maximum"),
+        ):
+            value = schema.get(exclusive)
+            if isinstance(value, bool):
+                if value and inclusive in new:
+                    new[exclusive] = new.pop(inclusive)
+            elif value is not None:
+                new[exclusive] = value
+
+    def _items(self, node: Node, new: dict[str, Any]) -> None:
+        schema, child = node.schema, self._resources.child
+        items = schema.get("items")
+        prefix = "prefixItems"
+        if isinstance(items, list):
+            prefix = "items"
+            if "additionalItems" in schema:
+                new["items"] = self._sub(child(node, "additionalItems"))
+        elif items is not None:
+            new["items"] = self._sub(child(node, "items"))
+        if schema.get(prefix) and (prefix == "prefixItems" or isinstance(items, list)):
+            new["prefixItems"] = [
+                self._sub(child(node, prefix, at)) for at in range(len(schema[prefix]))
+            ]
+
+
+def _all_end(definitions: dict[str, Any]) -> bool:
+    """Whether each has a value that ends. llguidance begins those of a schema that must hold itself
+    once more, and never finds a way out.
+    """
+    ending: set[str] = set()
+    waiting = list(reversed(definitions))  # who is referred to stands behind
+    while waiting:
+        found = [name for name in waiting if _ends(definitions[name], ending)]
+        if not found:
+            return False
+        ending.update(found)
+        waiting = [name for name in waiting if name not in ending]
+    return True
+
+
+def _ends(schema: Any, ending: Container[str]) -> bool:
+    """As far as references go."""
+    if isinstance(schema, bool):
+        return True
+    if "$ref" in schema and schema["$ref"].removeprefix("#/$defs/") not in ending:
+        return False
+    if "anyOf" in schema and not any(_ends(sub, ending) for sub in schema["anyOf"]):
+        return False
+    if not all(_ends(sub, ending) for sub in schema.get("allOf", ())):
+        return False
+    types = schema.get("type", "null")
+    types = {types} if isinstance(types, str) else set(types)
+    if "enum" in schema or "const" in schema or types - {"array", "object"}:
+        return True
+    return ("array" in types and _items_end(schema, ending)) or (
+        "object" in types and _members_end(schema, ending)
+    )
+
+
+def _items_end(schema: Any, ending: Container[str]) -> bool:
+    least = schema.get("minItems", 0)
+    first = schema.get("prefixItems", ())
+    rest = schema.get("items", True) if least > len(first) else True
+    return _ends(rest, ending) and all(_ends(item, ending) for item in first[:least])
+
+
+def _members_end(schema: Any, ending: Container[str]) -> bool:
+    properties = schema.get("properties", {})
+    others = [
+        schema.get("additionalProperties", True),
+        *schema.get("patternProperties", {}).values(),
+    ]
+    return all(
+        _ends(properties[name], ending)
+        if name in properties
+        else all(_ends(other, ending) for other in others)
+        for name in schema.get("required", ())
+    )
+
+
+def _holds_container(value: Any, keyword: str) -> bool:
+    values = value if keyword == "enum" else [value]
+    return any(isinstance(one, list | Mapping) for one in values)
+
+
+def _have_no_end(schema: Any) -> bool:
+    """Whether there are always more names that the patterns allow."""
+    patterns = schema["patternProperties"]
+    chosen = [(pattern,) for pattern, value in patterns.items() if value is not False]
+    rest = [()] if schema.get("additionalProperties") is not False else []
+    return endless_names(list(patterns), [*chosen, *rest])
+
+
+def _needs_no_escape(name: str) -> bool:
+    return '"' not in name and "\\" not in name and name.isprintable()
+
+
+def _holds_some(schema: Any) -> bool:
+    """Whether a string is found that has the right length and matches."""
+    most = schema.get("maxLength")
+    has_format = schema.get("format", "") in FORMATS
+    strings = Strings(
+        least=int(schema.get("minLength", 0)),
+        most=None if most is None else int(most),
+        patterns=frozenset(() if has_format else [schema["pattern"]]),
+        formats=frozenset([schema["format"]] if has_format else ()),
+    )
+    try:
+        token = string_token(strings)
+    except RegexError:
+        return False
+    return token is not None and token_text(token) is not None
+
+
+def _anchored(pattern: str, *, search: bool) -> str:
+    try:
+        regex = native_regex(pattern, search=search)
+    except RegexError:
+        raise _NotNative from None  # the algebra says why
+    if regex is None:
+        raise _NotNative
+    return f"^(?:{regex})$"

@@ -1,0 +1,366 @@
+"""The rules for objects: an automaton over the members in the order of the schema, whose state is
+what is left of the presence formula; behind it, the members that the schema does not name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+from formgate.constrain.algebra.presence import Formula, Has, all_of, decide
+from formgate.constrain.algebra.scalar_terms import quoted, string_token
+from formgate.constrain.algebra.scalars import Strings, matches, num_texts
+from formgate.constrain.algebra.shapes import Conjunction, Kind, Members, Object, Some, joined
+from formgate.constrain.errors import Unplaced
+from formgate.constrain.grammar.cfg import Repeat, Rule, Symbol, Token
+from formgate.constrain.rules.grammar_layout import Grammar
+from formgate.constrain.rules.open_names import names_may_end, unnamed
+
+MAX_STATES = 20_000
+MOST_COUNTED = 1_000  # names; as many are taken to be enough
+_WORK_OF_AN_OBJECT = 40  # as of so many pairs of alternatives
+MOST_IN_ANY_ORDER = 4  # names that have no place in `properties`; more of them are in one order
+
+_CONDITIONS = (
+    *("dependentRequired", "dependencies", "dependentSchemas", "if", "oneOf", "anyOf", "not"),
+    *("maxProperties", "minProperties", "properties"),
+)
+_COUNTED = (
+    *("minProperties", "maxProperties", "not", "oneOf", "if"),
+    *("additionalProperties", "patternProperties", "propertyNames"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """One class of names that the schema does not name, and what their values must be."""
+
+    names: Strings
+    value: Conjunction
+
+
+class _State(NamedTuple):
+    """Behind the first `at` names; `free` are those that may still come in any order. `need` and
+    `room`: members still needed and still allowed, each as far as it can matter.
+    """
+
+    at: int
+    free: tuple[str, ...]
+    presence: Formula
+    need: int
+    room: int | None
+    first: bool
+
+
+def add_object(grammar: Grammar, rule: Rule, thing: Object, canonical: bool) -> None:
+    for resolved in _without_named_some(grammar, thing):
+        _OneObject(grammar, resolved, canonical).add(rule)
+
+
+def _without_named_some(grammar: Grammar, thing: Object) -> Iterator[Object]:
+    """Alternatives in which each `Some` speaks of members that the schema does not name."""
+    grammar.algebra.spend(_WORK_OF_AN_OBJECT)
+    for at, some in enumerate(thing.some):
+        others = thing.some[:at] + thing.some[at + 1 :]
+        for name in thing.known_names():
+            if _speaks_of(grammar, some, name):
+                yield from _without_named_some(
+                    grammar,
+                    replace(
+                        thing,
+                        some=others,
+                        members=(*thing.members, Members(((name, some.value),), evaluates=False)),
+                        presence=all_of(thing.presence, Has(name)),
+                    ),
+                )
+    yield thing
+
+
+def _speaks_of(grammar: Grammar, some: Some, name: str) -> bool:
+    return (
+        name not in some.but
+        and (some.pattern is None or matches(some.pattern, name))
+        and not any(matches(pattern, name) for pattern in some.but_matching)
+        and _allows(grammar, some.name, name)
+    )
+
+
+def _allows(grammar: Grammar, names: Conjunction, name: str) -> bool:
+    return not names or any(
+        isinstance(strings, Strings) and strings.holds(name)
+        for strings in grammar.algebra.shapes(names, Kind.STRING)
+    )
+
+
+class _OneObject:
+    def __init__(self, grammar: Grammar, thing: Object, canonical: bool) -> None:
+        self._grammar = grammar
+        self._thing = thing
+        self._canonical = canonical
+        self._names_may_end = names_may_end(grammar.algebra, thing)
+        grammar.guarded |= self._names_may_end
+        self._names = thing.known_names()
+        declared = {name for members in thing.members for name, _ in members.named}
+        free = tuple(name for name in self._names if name not in declared)
+        self._free = free if len(free) <= MOST_IN_ANY_ORDER else ()
+        self._ordered = [name for name in self._names if name not in self._free]
+        self._values = {
+            name: value
+            for name in self._names
+            if _allows(grammar, thing.names, name)
+            and not grammar.algebra.is_empty(value := thing.member(name))
+        }
+        self._states: dict[_State, Rule] = {}
+        self._texts: dict[tuple[str, bool], tuple[Symbol, ...]] = {}
+        # Behind the first names, when no presence and no count is left to be looked at.
+        self._tails: list[tuple[Symbol, ...]] = []  # of one name after another, from the last on
+        self._heads: dict[int, Rule] = {}
+        self._rests: dict[tuple[frozenset[Some], int, int | None, bool], Rule] = {}
+        self._steps = 0  # from one of these to another
+        self._classes = list(self._rest_classes())
+        grammar.has_open_names |= bool(self._classes)
+
+    def add(self, rule: Rule) -> None:
+        thing = self._thing
+        presence = thing.without(name for name in self._names if name not in self._values)
+        if presence is False:
+            return
+        room = thing.most
+        if room is not None and not self._classes and room >= len(self._values):
+            room = None
+        layout = self._grammar.layout
+        start = self._members(_State(0, self._free, presence, thing.least, room, True))
+        self._grammar.cfg.add(rule, (Token('"{"'), *layout.gap, *start, *layout.gap, Token('"}"')))
+
+    def _members(self, state: _State) -> tuple[Symbol, ...]:
+        """The symbols for what comes in `state`; decisions that are none stay in the same rule."""
+        symbols: list[Symbol] = []
+        while state.at < len(self._ordered):
+            if self._is_plain(state):
+                return (*symbols, *self._plain(state.at, first=state.first))
+            name = self._ordered[state.at]
+            there = self._decided(state, name, present=True)
+            absent = self._decided(state, name, present=False)
+            if there is not None and absent is not None:
+                return (*symbols, self._choice(state, there, absent))
+            if there is None:
+                if absent is None:
+                    return (*symbols, self._grammar.cfg.rule())  # a rule that nothing comes of
+                state = absent
+                continue
+            symbols += self._member(name, first=state.first)
+            state = there
+        if state.free:
+            return (*symbols, self._in_any_order(state))
+        if state.presence is not True:
+            return (*symbols, self._grammar.cfg.rule())
+        return (*symbols, *self._others(state))
+
+    @staticmethod
+    def _is_plain(state: _State) -> bool:
+        """Whether each member that is left may be there or not, whatever the others do."""
+        return state.presence is True and not state.need and state.room is None and not state.free
+
+    def _plain(self, at: int, *, first: bool) -> tuple[Symbol, ...]:
+        """The symbols for the members from `at` on. The first of them has no comma before it, so
+        that one rule has an alternative for each that may be the first.
+        """
+        names, tails, cfg = self._ordered, self._tails, self._grammar.cfg
+        end = len(names)
+        if not tails:
+            tails.append(self._others(_State(end, (), True, 0, None, False)))
+        for name in reversed(names[at : end + 1 - len(tails)]):
+            tail = tails[-1]
+            if name in self._values:
+                rule = cfg.rule()
+                cfg.add(rule, (*self._member(name, first=False), *tail))
+                cfg.add(rule, tail)
+                tail = (rule,)
+            tails.append(tail)
+        if not first:
+            return tails[end - at]
+        if at not in self._heads:
+            rule = self._heads[at] = cfg.rule()
+            for place in range(at, end):
+                if (name := names[place]) in self._values:
+                    tail = tails[end - place - 1]
+                    cfg.add(rule, (*self._member(name, first=True), *tail))
+            cfg.add(rule, self._others(_State(end, (), True, 0, None, True)))
+        return (self._heads[at],)
+
+    def _in_any_order(self, state: _State) -> Rule:
+        rule, new = self._rule_of(state)
+        if new:
+            cfg = self._grammar.cfg
+            none: _State | None = state
+            for name in state.free:
+                if (there := self._decided(state, name, present=True)) is not None:
+                    member = self._member(name, first=state.first)
+                    cfg.add(rule, (*member, *self._members(there)))
+                none = none and self._decided(none, name, present=False)
+            if none is not None:
+                cfg.add(rule, self._members(none))
+        return rule
+
+    def _choice(self, state: _State, there: _State, absent: _State) -> Rule:
+        rule, new = self._rule_of(state)
+        if new:
+            member = self._member(self._ordered[state.at], first=state.first)
+            cfg = self._grammar.cfg
+            cfg.add(rule, (*member, *self._members(there)))
+            cfg.add(rule, self._members(absent))
+        return rule
+
+    def _rule_of(self, state: _State) -> tuple[Rule, bool]:
+        """And whether it is new, and still empty."""
+        rule = self._states.get(state)
+        if rule is not None:
+            return rule, False
+        if len(self._states) > MAX_STATES:
+            raise Unplaced(
+                "it makes too many conditions on which members come together. Make some of "
+                "the members `required`, or put groups of members into objects of their own",
+                code="schema_too_complex",
+                keywords=_CONDITIONS,
+            )
+        rule = self._states[state] = self._grammar.cfg.rule()
+        return rule, True
+
+    def _decided(self, state: _State, name: str, *, present: bool) -> _State | None:
+        """The state behind a name; None if it cannot be reached."""
+        if present and (name not in self._values or state.room == 0):
+            return None
+        presence = state.presence
+        if presence is not True:
+            presence = decide(presence, name, present)
+            if presence is False:
+                return None
+        at, free = state.at, state.free
+        if name in free:
+            free = tuple(other for other in free if other != name)
+        else:
+            at += 1
+        if not present:
+            return _State(at, free, presence, state.need, state.room, state.first)
+        room = None if state.room is None else state.room - 1
+        return _State(at, free, presence, max(state.need - 1, 0), room, False)
+
+    def _member(self, name: str, *, first: bool) -> tuple[Symbol, ...]:
+        text = self._texts.get((name, first))
+        if text is None:
+            value = self._grammar.value(self._values[name], canonical=self._canonical)
+            text = (*self._grammar.layout.key(quoted(name), first=first), value)
+            self._texts[name, first] = text
+        return text
+
+    # The members that the schema does not name.
+
+    def _others(self, state: _State) -> tuple[Symbol, ...]:
+        room = state.room
+        if not self._classes:
+            some = self._thing.some
+            return () if state.need == 0 and not some else (self._grammar.cfg.rule(),)
+        if state.need and self._names_may_end and state.need > self._num_unnamed:
+            return (self._grammar.cfg.rule(),)
+        return (self._rest(frozenset(self._thing.some), state.need, room, state.first),)
+
+    @cached_property
+    def _num_unnamed(self) -> int:
+        """How many other names there are, counted as far as it matters."""
+        most = min(self._thing.least, MOST_COUNTED)
+        found = 0
+        for rest in self._classes:
+            if rest.names.values is not None:
+                found += len(rest.names.values)
+            elif (token := string_token(rest.names, canonical=True)) is not None:
+                found += num_texts(token.text, most)
+        return found if found < MOST_COUNTED else self._thing.least
+
+    def _rest(self, some: frozenset[Some], need: int, room: int | None, first: bool) -> Rule:
+        key = (some, need, room, first)
+        rule = self._rests.get(key)
+        if rule is not None:
+            return rule
+        self._steps += len(self._classes) * (1 + 3 * len(some))
+        if self._steps > MAX_STATES:
+            raise Unplaced(
+                "members that the schema does not name are too many to be counted. Name them in "
+                "`properties`, or lower the count",
+                code="schema_too_complex",
+                keywords=_COUNTED,
+            )
+        rule = self._rests[key] = self._grammar.cfg.rule()
+        cfg = self._grammar.cfg
+        if need == 0 and not some:
+            if room is None and not first:
+                members = cfg.rule()
+                for rest in self._classes:
+                    self._add_rest(members, rest, first=False, then=())
+                cfg.add(rule, (Repeat((members,), 0, None),))
+                return rule
+            cfg.add(rule, ())
+        if room == 0:
+            return rule
+        left = None if room is None else room - 1
+        then = (self._rest(some, max(need - 1, 0), left, False),)
+        for rest in self._classes:
+            self._add_rest(rule, rest, first=first, then=then)
+            for one in some:
+                met = rest.names.meet(
+                    Strings(
+                        patterns=frozenset(() if one.pattern is None else (one.pattern,)),
+                        not_patterns=one.but_matching,
+                        without=one.but,
+                    )
+                )
+                if met is None:
+                    continue
+                fewer = (self._rest(some - {one}, max(need - 1, 0), left, False),)
+                for names in self._names_under(met, one.name):
+                    both = _Rest(names, joined((rest.value, one.value)))
+                    self._add_rest(rule, both, first=first, then=fewer)
+        return rule
+
+    def _add_rest(self, rule: Rule, rest: _Rest, *, first: bool, then: tuple[Symbol, ...]) -> None:
+        layout = self._grammar.layout
+        before: tuple[Symbol, ...] = ()
+        if layout.whitespace is None:
+            # One terminal from the comma on, as a name of the schema is: a lexer that has gone
+            # into `, "name": ` does not come back to a comma alone.
+            name = string_token(
+                rest.names, prefix="" if first else ", ", suffix=": ", canonical=True
+            )
+            after: tuple[Symbol, ...] = ()
+        else:
+            name = string_token(rest.names, canonical=True)
+            before = () if first else layout.comma
+            after = layout.colon
+        if name is None:
+            return
+        value = self._grammar.value(rest.value, canonical=self._canonical)
+        self._grammar.cfg.add(rule, (*before, name, *after, value, *then))
+
+    def _names_under(self, names: Strings, schema: Conjunction) -> Iterator[Strings]:
+        if not schema:
+            yield names
+            return
+        for strings in self._grammar.algebra.shapes(schema, Kind.STRING):
+            assert isinstance(strings, Strings)
+            if (met := names.meet(strings)) is not None:
+                yield met
+
+    def _rest_classes(self) -> Iterator[_Rest]:
+        """Names are told apart by the patterns that they match."""
+        thing = self._thing
+        patterns = thing.patterns()
+        known = frozenset(self._names)
+        for chosen, value in unnamed(self._grammar.algebra, thing):
+            names = Strings(
+                patterns=frozenset(chosen),
+                not_patterns=frozenset(patterns).difference(chosen),
+                without=known,
+            )
+            for allowed in self._names_under(names, thing.names):
+                yield _Rest(allowed, value)

@@ -1,0 +1,155 @@
+"""Members that no schema names: in which objects they may be, what they are by the patterns that
+their names match, and whether there are always more of them, so that whatever of a name is written,
+infinitely many names begin so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from itertools import combinations, pairwise
+from typing import Any
+
+from formgate.constrain.algebra.algebra import Algebra
+from formgate.constrain.algebra.scalars import Strings
+from formgate.constrain.algebra.shapes import Conjunction, Kind, Object, Shape, joined
+from formgate.constrain.regex.regex_syntax import parse
+from formgate.constrain.regex.regex_tree import Alt, Chars, Edge, Regex, RegexError, Repeat, Seq
+
+MAX_PATTERNS = 4  # names that match several of more patterns than these are left out
+
+_PREFIX = re.compile(r"\^([A-Za-z0-9 _/:@#%&,;=~<>!-]+)")
+
+
+def unnamed(algebra: Algebra, thing: Object) -> Iterator[tuple[tuple[str, ...], Conjunction]]:
+    """Classes of members that are not named: the patterns that their names match, and what their
+    values must be. Only those of which there may be some.
+    """
+    patterns = thing.patterns()
+    most = len(patterns) if len(patterns) <= MAX_PATTERNS else 1
+    for size in range(most + 1):
+        for chosen in combinations(patterns, size):
+            value = joined(_values(thing, chosen))
+            if not algebra.is_empty(value):
+                yield chosen, value
+
+
+def _values(thing: Object, chosen: tuple[str, ...]) -> Iterator[Conjunction]:
+    for members in thing.members:
+        found = [schema for pattern, schema in members.matching if pattern in chosen]
+        if found:
+            yield joined(found)
+        elif members.rest is not None:
+            yield members.rest
+
+
+def names_may_end(algebra: Algebra, thing: Object) -> bool:
+    """Whether the names that are not said may be used up, or those that begin as a text does."""
+    if thing.some:
+        return True
+    chosen = [patterns for patterns, _ in unnamed(algebra, thing)]
+    if not chosen:
+        return False
+    names = algebra.shapes(thing.names, Kind.STRING) if thing.names else ()
+    return not _endless(thing.patterns(), chosen, names)
+
+
+def _endless(
+    patterns: Sequence[str], chosen: Collection[tuple[str, ...]], names: Sequence[Shape]
+) -> bool:
+    """False where it is not plain to see."""
+    if len(names) > 1:
+        return False
+    if names and isinstance(names[0], Strings) and names[0] != Strings():
+        limit = names[0]
+        if patterns or limit != Strings(least=limit.least, patterns=limit.patterns):
+            return False
+        patterns, chosen = tuple(limit.patterns), [tuple(limit.patterns)]
+    return endless_names(patterns, chosen)
+
+
+def endless_names(patterns: Sequence[str], chosen: Collection[tuple[str, ...]]) -> bool:
+    """`chosen`: the patterns that a name may match, and no others of `patterns`, class by class.
+    False where it is not plain to see.
+    """
+    if not patterns or len(set(chosen)) == 2 ** len(patterns):
+        return True  # all strings
+    prefixes = [found[1] for pattern in patterns if (found := _PREFIX.fullmatch(pattern))]
+    if len(prefixes) == len(patterns):
+        prefixes.sort()
+        return not any(two.startswith(one) for one, two in pairwise(prefixes))
+    if len(patterns) > 1:
+        return False
+    return () not in chosen and _is_endless(patterns[0])
+
+
+def _is_endless(pattern: str) -> bool:
+    """Whether what is found by a pattern, however far it is written, may go on in endless ways."""
+    try:
+        tree = parse(pattern)
+    except RegexError:
+        return False
+    parts = list(tree.parts) if isinstance(tree, Seq) else [tree]
+    if parts and parts[0] == Edge(start=True):
+        parts = parts[1:]
+    if not parts or parts[-1] != Edge(start=False):
+        return not any(map(_holds_back, parts))
+    body = Seq(tuple(parts[:-1]))
+    return not _holds_back(body) and _goes_on(body)
+
+
+def _holds_back(tree: Regex) -> bool:
+    """Whether it looks about, or knows where the text ends."""
+    match tree:
+        case Chars():
+            return False
+        case Seq(parts) | Alt(parts):
+            return not parts or any(map(_holds_back, parts))
+        case Repeat(part, _, most):
+            return most == 0 or _holds_back(part)
+    return True
+
+
+def _goes_on(tree: Regex) -> bool:
+    match tree:
+        case Repeat(_, _, None):
+            return True
+        case Repeat(part, _, _):
+            return _goes_on(part)
+        case Seq(parts):
+            return _goes_on(parts[-1])
+        case Alt(options):
+            return all(map(_goes_on, options))
+    return False
+
+
+def has_open_names(schema: Any) -> bool:
+    """Whether a value under a schema that is left to llguidance may have unnamed members."""
+    if isinstance(schema, bool):
+        return schema
+    if "$ref" in schema and len(schema) == 1:
+        return False  # the definition is looked at by itself
+    below = [
+        *schema.get("$defs", {}).values(),
+        *schema.get("anyOf", ()),
+        *schema.get("allOf", ()),
+        *schema.get("properties", {}).values(),
+        *schema.get("patternProperties", {}).values(),
+        *schema.get("prefixItems", ()),
+    ]
+    below += [schema[keyword] for keyword in ("items", "additionalProperties") if keyword in schema]
+    if any(has_open_names(sub) for sub in below if sub is not True):
+        return True
+    if "enum" in schema or "const" in schema:
+        return False
+    kinds = schema.get("type")
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    if kinds is None:
+        if not schema.keys().isdisjoint(("anyOf", "allOf", "$ref")):
+            return "properties" in schema  # what is said there may be all
+        return True
+    if "object" in kinds and (
+        schema.get("additionalProperties", True) is not False or "patternProperties" in schema
+    ):
+        return True
+    return "array" in kinds and schema.get("items", True) is True
