@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from formgate.parsers.formats import Tool, ToolChoice
-from formgate.parsers.registry import FORMATS, REASONING
+from formgate.parsers.families.registry import FORMATS, REASONING
+from formgate.parsers.formats.format import Tool, ToolChoice
 
 TEXT = {"type": "string"}
 CLOSED = {"type": "object", "additionalProperties": False}

@@ -24,17 +24,17 @@ from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.masks.blueprint import Blueprint
 from formgate.constrain.masks.closing import Ways
 from formgate.constrain.masks.vocabulary import Vocabulary
-from formgate.parsers.events import (
+from formgate.parsers.families.registry import FORMATS, REASONING
+from formgate.parsers.grammar import answer_grammar
+from formgate.parsers.stream import OutputParser
+from formgate.parsers.text.events import (
     ContentDelta,
     Piece,
     ReasoningDelta,
     ToolCallArguments,
     ToolCallStart,
 )
-from formgate.parsers.grammar import answer_grammar
-from formgate.parsers.nodes import json_value
-from formgate.parsers.registry import FORMATS, REASONING
-from formgate.parsers.stream import OutputParser
+from formgate.parsers.tree.nodes import json_value
 
 EOS = 256
 MERGES = [

@@ -30,11 +30,11 @@ from formgate.constrain.masks.blueprint import Blueprint
 from formgate.constrain.masks.closing import Ways
 from formgate.constrain.masks.vocabulary import Vocabulary
 from formgate.gateway.model.tokenizer_folder import load_tokenizer
-from formgate.parsers.events import Piece, ToolCallArguments, ToolCallStart
-from formgate.parsers.formats import Tool, ToolChoice, UnsupportedArguments
+from formgate.parsers.families.registry import FORMATS
+from formgate.parsers.formats.format import Tool, ToolChoice, UnsupportedArguments
 from formgate.parsers.grammar import answer_grammar
-from formgate.parsers.registry import FORMATS
 from formgate.parsers.stream import OutputParser
+from formgate.parsers.text.events import Piece, ToolCallArguments, ToolCallStart
 
 MOST_TOKENS = 400  # of an answer; from there on it takes a short way to the end
 ENDS = frozenset((b'"', b'"}', b'"]', b"}", b"]", b"}}", b'",', b"}]", b"0"))

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from formgate.parsers import nodes
-from formgate.parsers.formats import (
+from formgate.parsers.formats.format import (
     Format,
     ReasoningFormat,
     ReasoningState,
@@ -17,10 +16,11 @@ from formgate.parsers.formats import (
     Tool,
     ToolChoice,
 )
-from formgate.parsers.literals import literal, literals, through
-from formgate.parsers.nodes import Node
-from formgate.parsers.patterns import text_avoiding, text_not_beginning, text_without
-from formgate.parsers.symbols import Marker, text_of
+from formgate.parsers.formats.literals import literal, literals, through
+from formgate.parsers.text.symbols import Marker, text_of
+from formgate.parsers.tree import nodes
+from formgate.parsers.tree.nodes import Node
+from formgate.parsers.tree.patterns import text_avoiding, text_not_beginning, text_without
 
 
 def answer_grammar(

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from formgate.parsers.call_ids import call_id_maker
-from formgate.parsers.events import OutputDelta, Piece
-from formgate.parsers.formats import Format, ReasoningFormat, ReasoningState, Tool
-from formgate.parsers.layout import Layout
-from formgate.parsers.reader import Reader, Steps
-from formgate.parsers.scanner import WHITESPACE
-from formgate.parsers.symbols import Marker
+from formgate.parsers.families.call_ids import call_id_maker
+from formgate.parsers.formats.format import Format, ReasoningFormat, ReasoningState, Tool
+from formgate.parsers.formats.layout import Layout
+from formgate.parsers.text.events import OutputDelta, Piece
+from formgate.parsers.text.reader import Reader, Steps
+from formgate.parsers.text.scanner import WHITESPACE
+from formgate.parsers.text.symbols import Marker
 
 _NEWLINES = "\r\n"
 

@@ -177,10 +177,10 @@ OWN_PATTERNS = {
     ("constrain/notations/gbnf.py", "f'[0-9a-fA-F]{{{_HEX[escape]}}}'"),
     ("gateway/apis/chat_translation.py", "'^' + pattern"),
     ("gateway/model/tokenizer.py", "'|'.join(map(re.escape, texts))"),
-    ("parsers/parameters.py", "name_pattern"),
-    ("parsers/scanner.py", "'|'.join(map(re.escape, ordered)) or '(?!)'"),
-    ("parsers/transcode.py", "f'[0-9a-fA-F]{{{digits}}}'"),
-    ("parsers/transcode.py", "f'[{quote}\\\\\\\\{SYMBOL_RANGE}]'"),
+    ("parsers/formats/parameters.py", "name_pattern"),
+    ("parsers/text/scanner.py", "'|'.join(map(re.escape, ordered)) or '(?!)'"),
+    ("parsers/text/transcode.py", "f'[0-9a-fA-F]{{{digits}}}'"),
+    ("parsers/text/transcode.py", "f'[{quote}\\\\\\\\{SYMBOL_RANGE}]'"),
 }
 TAKE_PATTERNS = {"compile", "match", "fullmatch", "search", "sub", "subn", "split", "findall"} | {
     "finditer"

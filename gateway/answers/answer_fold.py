@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from formgate.parsers.events import (
+from formgate.parsers.text.events import (
     ContentDelta,
     OutputDelta,
     ReasoningDelta,

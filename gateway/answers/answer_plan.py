@@ -33,11 +33,11 @@ from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.constraints import ContentConstraint, content_constraint
 from formgate.gateway.protocol.fields import GenerationRequest
-from formgate.parsers import nodes
-from formgate.parsers.formats import ReasoningState, Tool, ToolChoice, UnsupportedArguments
+from formgate.parsers.formats.format import ReasoningState, Tool, ToolChoice, UnsupportedArguments
 from formgate.parsers.grammar import answer_grammar
-from formgate.parsers.nodes import Node
 from formgate.parsers.stream import OutputParser
+from formgate.parsers.tree import nodes
+from formgate.parsers.tree.nodes import Node
 
 FEW_TOKENS = 256
 MANY_TOOLS = 50

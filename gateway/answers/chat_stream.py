@@ -14,7 +14,7 @@ from formgate.gateway.answers.custom_calls import InputText, input_text
 from formgate.gateway.answers.logprobs import chat_logprobs
 from formgate.gateway.answers.usage import Usage
 from formgate.gateway.model.tokenizer import Tokenizer
-from formgate.parsers.events import (
+from formgate.parsers.text.events import (
     ContentDelta,
     OutputDelta,
     ReasoningDelta,

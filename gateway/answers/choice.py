@@ -17,7 +17,7 @@ from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.model.detokenizer import Detokenizer
 from formgate.gateway.model.stop_strings import StopAutomaton, StopStrings
 from formgate.gateway.model.tokenizer import Tokenizer
-from formgate.parsers.events import (
+from formgate.parsers.text.events import (
     ContentDelta,
     OutputDelta,
     Piece,

@@ -28,7 +28,7 @@ from formgate.gateway.model.text_bound import bound_of_prompt
 from formgate.gateway.model.text_threads import LONG_BODY, TextThreads
 from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.rules import check_completion
-from formgate.parsers.events import ContentDelta
+from formgate.parsers.text.events import ContentDelta
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 FEW_PROMPTS = 20  # and words: more are encoded off the event loop

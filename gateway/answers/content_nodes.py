@@ -7,8 +7,8 @@ from typing import cast
 
 from formgate.constrain.notations.structural_tag import leaves, structural_tag_tree
 from formgate.gateway.protocol.constraints import ContentConstraint
-from formgate.parsers import nodes
-from formgate.parsers.nodes import Node
+from formgate.parsers.tree import nodes
+from formgate.parsers.tree.nodes import Node
 
 
 def content_node(content: ContentConstraint, special_ids: Mapping[str, int]) -> Node:

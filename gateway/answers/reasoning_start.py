@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from formgate.gateway.model.model_profile import ModelProfile
 from formgate.gateway.model.prompts import conversation_of, end_of_prompt, message_text
 from formgate.gateway.protocol.chat import ChatCompletionRequest
-from formgate.parsers.formats import ReasoningState
-from formgate.parsers.reasoning import reasoning_state_of
-from formgate.parsers.symbols import text_of
+from formgate.parsers.families.reasoning import reasoning_state_of
+from formgate.parsers.formats.format import ReasoningState
+from formgate.parsers.text.symbols import text_of
 
 END_OF_PROMPT = 32  # tokens in which a marker of the reasoning may be spelled out
 END_OF_PROMPT_TEXT = 256  # characters, likewise

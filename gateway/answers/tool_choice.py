@@ -20,8 +20,8 @@ from formgate.gateway.protocol.chat import (
     NamedFunction,
     ToolDefinition,
 )
-from formgate.parsers import nodes
-from formgate.parsers.nodes import Node
+from formgate.parsers.tree import nodes
+from formgate.parsers.tree.nodes import Node
 
 _COMBINING = frozenset(
     [

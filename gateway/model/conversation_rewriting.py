@@ -13,7 +13,12 @@ from typing import Any
 
 from formgate.gateway.model.chat_template import ChatTemplate, ChatTemplateError
 from formgate.gateway.model.template_abilities import abilities_of
-from formgate.parsers.generic import describe_calls, describe_result, describe_tools, list_tools
+from formgate.parsers.families.generic import (
+    describe_calls,
+    describe_result,
+    describe_tools,
+    list_tools,
+)
 
 logger = logging.getLogger(__name__)
 

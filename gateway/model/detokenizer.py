@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Collection, Sequence
 
 from formgate.gateway.model.tokenizer import Tokenizer
-from formgate.parsers.events import Piece
+from formgate.parsers.text.events import Piece
 
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 

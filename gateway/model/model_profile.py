@@ -18,8 +18,7 @@ from formgate.gateway.model.sampling import SamplingDefaults, load_sampling_defa
 from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.model.tokenizer_folder import load_tokenizer
 from formgate.gateway.server_config import ServerConfig
-from formgate.parsers.formats import Format, ReasoningFormat, custom_reasoning
-from formgate.parsers.registry import (
+from formgate.parsers.families.registry import (
     FORMATS,
     REASONING,
     detect_reasoning_format,
@@ -27,7 +26,8 @@ from formgate.parsers.registry import (
     find_reasoning_format,
     find_tool_format,
 )
-from formgate.parsers.symbols import text_of
+from formgate.parsers.formats.format import Format, ReasoningFormat, custom_reasoning
+from formgate.parsers.text.symbols import text_of
 
 T = TypeVar("T")
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from formgate.constrain.masks.vocabulary import Vocabulary
-from formgate.parsers.events import (
+from formgate.parsers.stream import OutputParser
+from formgate.parsers.text.events import (
     ContentDelta,
     OutputDelta,
     Piece,
@@ -24,7 +25,6 @@ from formgate.parsers.events import (
     ToolCallArguments,
     ToolCallStart,
 )
-from formgate.parsers.stream import OutputParser
 
 
 @dataclass

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.parsers.events import Piece
-from formgate.parsers.formats import Tool, ToolChoice
+from formgate.parsers.families.registry import FORMATS, REASONING
+from formgate.parsers.formats.format import Tool, ToolChoice
 from formgate.parsers.grammar import answer_grammar
-from formgate.parsers.nodes import json_value
-from formgate.parsers.registry import FORMATS, REASONING
 from formgate.parsers.stream import OutputParser
+from formgate.parsers.text.events import Piece
+from formgate.parsers.tree.nodes import json_value
 
 WALKS = int(os.environ.get("FORMGATE_WALKS", "100"))
 TEXT = {"type": "string"}

@@ -8,11 +8,9 @@ from collections.abc import Collection
 
 import pytest
 
-from formgate.parsers.call_ids import call_id_maker
-from formgate.parsers.events import Piece, ToolCallStart
-from formgate.parsers.formats import Tool, custom_reasoning
-from formgate.parsers.reasoning import reasoning_state_of
-from formgate.parsers.registry import (
+from formgate.parsers.families.call_ids import call_id_maker
+from formgate.parsers.families.reasoning import reasoning_state_of
+from formgate.parsers.families.registry import (
     FORMATS,
     REASONING,
     detect_reasoning_format,
@@ -20,7 +18,9 @@ from formgate.parsers.registry import (
     find_reasoning_format,
     find_tool_format,
 )
+from formgate.parsers.formats.format import Tool, custom_reasoning
 from formgate.parsers.stream import OutputParser
+from formgate.parsers.text.events import Piece, ToolCallStart
 
 # The lines of each family's chat template that give it away.
 V3_CALL = "'<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>'"

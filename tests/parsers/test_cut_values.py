@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from formgate.parsers.formats import Tool
-from formgate.parsers.registry import FORMATS
+from formgate.parsers.families.registry import FORMATS
+from formgate.parsers.formats.format import Tool
 from formgate.parsers.stream import OutputParser
 
 

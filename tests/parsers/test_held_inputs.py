@@ -13,12 +13,12 @@ from llguidance import LLMatcher
 
 from formgate.constrain.answer_tree import to_lark
 from formgate.constrain.grammar.shortest import byte_tokenizer
-from formgate.parsers import nodes
-from formgate.parsers.events import Piece, ToolCallArguments, ToolCallStart
-from formgate.parsers.formats import Tool, ToolChoice
+from formgate.parsers.families.registry import FORMATS
+from formgate.parsers.formats.format import Tool, ToolChoice
 from formgate.parsers.grammar import answer_grammar
-from formgate.parsers.registry import FORMATS
 from formgate.parsers.stream import OutputParser
+from formgate.parsers.text.events import Piece, ToolCallArguments, ToolCallStart
+from formgate.parsers.tree import nodes
 
 # Texts that could be taken for the ends of every family's arguments.
 SOURCE = r"""

@@ -9,13 +9,13 @@ from typing import Any
 import jsonschema
 import pytest
 
-from formgate.parsers.events import Piece, ReasoningDelta, ToolCallArguments, ToolCallStart
-from formgate.parsers.formats import Tool, ToolChoice
+from formgate.parsers.families.reasoning import reasoning_state_of
+from formgate.parsers.families.registry import FORMATS, REASONING
+from formgate.parsers.formats.format import Tool, ToolChoice
 from formgate.parsers.grammar import answer_grammar
-from formgate.parsers.nodes import json_value
-from formgate.parsers.reasoning import reasoning_state_of
-from formgate.parsers.registry import FORMATS, REASONING
 from formgate.parsers.stream import OutputParser
+from formgate.parsers.text.events import Piece, ReasoningDelta, ToolCallArguments, ToolCallStart
+from formgate.parsers.tree.nodes import json_value
 
 CITY = {
     "type": "object",

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.parsers.formats import Tool, ToolChoice
+from formgate.parsers.families.registry import FORMATS, REASONING
+from formgate.parsers.formats.format import Tool, ToolChoice
 from formgate.parsers.grammar import answer_grammar
-from formgate.parsers.nodes import json_value
-from formgate.parsers.registry import FORMATS, REASONING
 from formgate.parsers.stream import OutputParser
+from formgate.parsers.tree.nodes import json_value
 
 CITY = {
     "type": "object",

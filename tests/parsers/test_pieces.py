@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formgate.parsers import nodes
-from formgate.parsers.formats import Tool, ToolChoice, UnsupportedArguments
-from formgate.parsers.generic import describe_calls, describe_result, describe_tools
+from formgate.parsers.families.generic import describe_calls, describe_result, describe_tools
+from formgate.parsers.families.pythonic import KeywordArguments
+from formgate.parsers.families.registry import FORMATS
+from formgate.parsers.formats.format import Tool, ToolChoice, UnsupportedArguments
+from formgate.parsers.formats.parameters import parameters_of
 from formgate.parsers.grammar import answer_grammar
-from formgate.parsers.parameters import parameters_of
-from formgate.parsers.patterns import text_avoiding, text_not_beginning, text_without
-from formgate.parsers.pythonic import KeywordArguments
-from formgate.parsers.registry import FORMATS
-from formgate.parsers.scanner import JsonScanner, MarkerScanner
+from formgate.parsers.text.scanner import JsonScanner, MarkerScanner
+from formgate.parsers.tree import nodes
+from formgate.parsers.tree.patterns import text_avoiding, text_not_beginning, text_without
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

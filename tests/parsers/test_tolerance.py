@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from formgate.parsers.events import Piece
-from formgate.parsers.formats import Tool
-from formgate.parsers.registry import FORMATS, REASONING
+from formgate.parsers.families.registry import FORMATS, REASONING
+from formgate.parsers.formats.format import Tool
 from formgate.parsers.stream import OutputParser
+from formgate.parsers.text.events import Piece
 
 TOOLS = [
     Tool("f", {"type": "object", "properties": {"a": {"type": "string"}}}),

@@ -19,8 +19,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from formgate.gateway.model.detokenizer import Detokenizer
 from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.model.tokenizer_folder import load_tokenizer
-from formgate.parsers.formats import Tool
-from formgate.parsers.registry import FORMATS, REASONING
+from formgate.parsers.families.registry import FORMATS, REASONING
+from formgate.parsers.formats.format import Tool
 from formgate.parsers.stream import OutputParser
 
 TEXT = {"type": "string"}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from formgate.parsers.registry import FORMATS
+from formgate.parsers.families.registry import FORMATS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

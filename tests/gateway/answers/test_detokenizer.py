@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from formgate.gateway.model.detokenizer import Detokenizer
 from formgate.gateway.model.tokenizer import Tokenizer
-from formgate.parsers.events import Piece
+from formgate.parsers.text.events import Piece
 
 TEXT = "Hello, world! 你好，世界。\U0001f600\U0001f468‍\U0001f469 naïve  two  spaces\n"
 

@@ -22,7 +22,7 @@ from formgate.gateway.errors import compiler_unavailable
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.processes.compile_workers import TOO_LARGE, TOO_LONG, WorkerFailed
 from formgate.gateway.protocol.constraints import ContentConstraint
-from formgate.parsers.events import ContentDelta, ToolCallArguments, ToolCallStart
+from formgate.parsers.text.events import ContentDelta, ToolCallArguments, ToolCallStart
 
 SCHEMA = {
     "type": "object",

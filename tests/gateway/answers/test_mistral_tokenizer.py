@@ -25,10 +25,10 @@ from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.serving.model_hub import check_model_folder
-from formgate.parsers.events import ToolCallArguments, ToolCallStart
-from formgate.parsers.formats import Tool, ToolChoice
+from formgate.parsers.formats.format import Tool, ToolChoice
 from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.stream import OutputParser
+from formgate.parsers.text.events import ToolCallArguments, ToolCallStart
 
 BOUND = TextBound(1_000_000)
 FILES = {

@@ -10,8 +10,8 @@ import pytest
 from formgate.gateway.model.model_profile import load_model_profile
 from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.server_config import ServerConfig
-from formgate.parsers.registry import FORMATS
-from formgate.parsers.symbols import text_of
+from formgate.parsers.families.registry import FORMATS
+from formgate.parsers.text.symbols import text_of
 
 
 @pytest.mark.parametrize(

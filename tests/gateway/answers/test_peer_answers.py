@@ -21,7 +21,7 @@ from formgate.gateway.model.chat_template import ChatTemplate
 from formgate.gateway.model.model_profile import ModelProfile
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
-from formgate.parsers.registry import FORMATS, REASONING
+from formgate.parsers.families.registry import FORMATS, REASONING
 
 PATH = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
 LIST = {"type": "function", "function": {"name": "getWorkspaceFileList", "parameters": PATH}}

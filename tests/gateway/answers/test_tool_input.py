@@ -23,8 +23,8 @@ from formgate.gateway.model.tokenizer_folder import load_tokenizer
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.rules import check_chat
-from formgate.parsers.reasoning import reasoning_state_of
-from formgate.parsers.registry import FORMATS, REASONING
+from formgate.parsers.families.reasoning import reasoning_state_of
+from formgate.parsers.families.registry import FORMATS, REASONING
 
 BOUND = TextBound(10_000_000)
 MARKERS = sorted(

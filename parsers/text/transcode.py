@@ -7,8 +7,8 @@ from __future__ import annotations
 import json
 import re
 
-from formgate.parsers.reader import Reader, Steps
-from formgate.parsers.symbols import SYMBOL_RANGE
+from formgate.parsers.text.reader import Reader, Steps
+from formgate.parsers.text.symbols import SYMBOL_RANGE
 
 _MAX_DEPTH = 64
 _WORD_END = re.compile(rf"[\s,:=(){{}}\[\]\"'{SYMBOL_RANGE}]")

@@ -6,7 +6,7 @@ import secrets
 import string
 from collections.abc import Callable
 
-from formgate.parsers.formats import Format
+from formgate.parsers.formats.format import Format
 
 _ALPHANUMERIC = string.ascii_letters + string.digits
 

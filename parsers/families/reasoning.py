@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from formgate.parsers.formats import ReasoningFormat, ReasoningState
-from formgate.parsers.symbols import Marker, text_of
+from formgate.parsers.formats.format import ReasoningFormat, ReasoningState
+from formgate.parsers.text.symbols import Marker, text_of
 
 DEEPSEEK_R1 = ReasoningFormat("deepseek_r1", (Marker("<think>"),), (Marker("</think>"),))
 QWEN3 = ReasoningFormat("qwen3", (Marker("<think>"),), (Marker("</think>"),))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from formgate.parsers.calls import Name
-from formgate.parsers.formats import Format
-from formgate.parsers.symbols import Marker
-from formgate.parsers.tagged import TaggedArguments
+from formgate.parsers.formats.calls import Name
+from formgate.parsers.formats.format import Format
+from formgate.parsers.formats.tagged import TaggedArguments
+from formgate.parsers.text.symbols import Marker
 
 QWEN3_CODER = Format(
     name="qwen3_coder",

@@ -10,21 +10,21 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from formgate.parsers import nodes
-from formgate.parsers.formats import SpecialIds, Tool
-from formgate.parsers.literals import literals, through
-from formgate.parsers.nodes import Node
-from formgate.parsers.parameters import (
+from formgate.parsers.formats.format import SpecialIds, Tool
+from formgate.parsers.formats.literals import literals, through
+from formgate.parsers.formats.parameters import (
     Parameter,
     is_nullable_text,
     is_text,
     parameters_of,
     text_choices,
 )
-from formgate.parsers.reader import Reader, Steps
-from formgate.parsers.scanner import WHITESPACE, MarkerScanner
-from formgate.parsers.symbols import SYMBOL_RANGE, Written
-from formgate.parsers.transcode import json_inside, stream_literal
+from formgate.parsers.text.reader import Reader, Steps
+from formgate.parsers.text.scanner import WHITESPACE, MarkerScanner
+from formgate.parsers.text.symbols import SYMBOL_RANGE, Written
+from formgate.parsers.text.transcode import json_inside, stream_literal
+from formgate.parsers.tree import nodes
+from formgate.parsers.tree.nodes import Node
 
 Kind = Literal["text", "nullable", "structure", "other"]
 _OPENINGS = {"structure": "[{"}  # of values that are read as JSON to their own end

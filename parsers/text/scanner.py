@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from formgate.parsers.symbols import SYMBOL_RANGE
+from formgate.parsers.text.symbols import SYMBOL_RANGE
 
 WHITESPACE = " \t\r\n"
 _IN_STRING = re.compile(rf'["\\{SYMBOL_RANGE}]')

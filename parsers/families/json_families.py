@@ -4,7 +4,7 @@ Each is one definition, as its chat template writes it.
 
 from __future__ import annotations
 
-from formgate.parsers.calls import (
+from formgate.parsers.formats.calls import (
     Expected,
     JsonArguments,
     JsonCall,
@@ -12,8 +12,8 @@ from formgate.parsers.calls import (
     NumberedName,
     Tolerated,
 )
-from formgate.parsers.formats import Format
-from formgate.parsers.symbols import Marker
+from formgate.parsers.formats.format import Format
+from formgate.parsers.text.symbols import Marker
 
 # Up to tokenizer v7: one marker, then all calls as one array. A SentencePiece text begins with a
 # space, one of Tekken does not: the model writes what it was trained on.

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from formgate.parsers import nodes
-from formgate.parsers.calls import Name
-from formgate.parsers.formats import Format, SpecialIds, Tool
-from formgate.parsers.nodes import Node
-from formgate.parsers.parameters import Parameter, branches, is_text, parameters_of
-from formgate.parsers.reader import Reader, Steps
-from formgate.parsers.symbols import Marker
-from formgate.parsers.transcode import stream_literal
+from formgate.parsers.formats.calls import Name
+from formgate.parsers.formats.format import Format, SpecialIds, Tool
+from formgate.parsers.formats.parameters import Parameter, branches, is_text, parameters_of
+from formgate.parsers.text.reader import Reader, Steps
+from formgate.parsers.text.symbols import Marker
+from formgate.parsers.text.transcode import stream_literal
+from formgate.parsers.tree import nodes
+from formgate.parsers.tree.nodes import Node
 
 # A single-quoted string without escapes: what these models like to write.
 _QUOTED = r"'[^'\\\x00-\x1f]*'"

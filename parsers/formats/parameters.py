@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from formgate.parsers.formats import Tool, UnsupportedArguments
-from formgate.parsers.nodes import Node, Schema
+from formgate.parsers.formats.format import Tool, UnsupportedArguments
+from formgate.parsers.tree.nodes import Node, Schema
 
 _ENFORCED = frozenset(("type", "properties", "required", "additionalProperties"))
 # What tells of a value and holds it to nothing. A description is often most of a schema.

@@ -7,30 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from formgate.parsers import families, reasoning, xml_families
-from formgate.parsers.formats import Format, ReasoningFormat
-from formgate.parsers.generic import GENERIC
-from formgate.parsers.pythonic import PYTHONIC
+from formgate.parsers.families import json_families, reasoning, xml_families
+from formgate.parsers.families.generic import GENERIC
+from formgate.parsers.families.pythonic import PYTHONIC
+from formgate.parsers.formats.format import Format, ReasoningFormat
 
 FORMATS: dict[str, Format] = {
     format.name: format
     for format in (
-        families.MISTRAL,
-        families.MISTRAL_V11,
-        families.LLAMA3_JSON,
+        json_families.MISTRAL,
+        json_families.MISTRAL_V11,
+        json_families.LLAMA3_JSON,
         PYTHONIC,
-        families.HERMES,
-        families.DEEPSEEK_V3,
-        families.DEEPSEEK_V31,
+        json_families.HERMES,
+        json_families.DEEPSEEK_V3,
+        json_families.DEEPSEEK_V31,
         xml_families.QWEN3_CODER,
         xml_families.GLM45,
-        families.KIMI_K2,
-        families.GRANITE,
-        families.INTERNLM,
-        families.JAMBA,
-        families.PHI4_MINI_JSON,
-        families.XLAM,
-        families.HARMONY,
+        json_families.KIMI_K2,
+        json_families.GRANITE,
+        json_families.INTERNLM,
+        json_families.JAMBA,
+        json_families.PHI4_MINI_JSON,
+        json_families.XLAM,
+        json_families.HARMONY,
         GENERIC,
     )
 }

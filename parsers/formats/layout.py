@@ -7,15 +7,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from formgate.parsers.formats import (
+from formgate.parsers.formats.format import (
     Format,
     ReasoningFormat,
     ReasoningState,
     SpecialIds,
     markers_in,
 )
-from formgate.parsers.scanner import MarkerScanner
-from formgate.parsers.symbols import Alphabet, Marker, Written
+from formgate.parsers.text.scanner import MarkerScanner
+from formgate.parsers.text.symbols import Alphabet, Marker, Written
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal, Protocol
 
-from formgate.parsers import nodes
-from formgate.parsers.nodes import Node, Schema
-from formgate.parsers.reader import Reader, Steps
-from formgate.parsers.symbols import Marker, Written
+from formgate.parsers.text.reader import Reader, Steps
+from formgate.parsers.text.symbols import Marker, Written
+from formgate.parsers.tree import nodes
+from formgate.parsers.tree.nodes import Node, Schema
 
 CallIds = Literal["openai", "mistral", "written"]
 SpecialIds = Mapping[str, int]

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from formgate.parsers import nodes
-from formgate.parsers.formats import SpecialIds, Tool
-from formgate.parsers.literals import literals
-from formgate.parsers.nodes import Node
-from formgate.parsers.reader import Reader, Steps
-from formgate.parsers.symbols import Marker, Written
+from formgate.parsers.formats.format import SpecialIds, Tool
+from formgate.parsers.formats.literals import literals
+from formgate.parsers.text.reader import Reader, Steps
+from formgate.parsers.text.symbols import Marker, Written
+from formgate.parsers.tree import nodes
+from formgate.parsers.tree.nodes import Node
 
 
 @dataclass(frozen=True)

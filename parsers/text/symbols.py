@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from formgate.parsers.events import Piece
+from formgate.parsers.text.events import Piece
 
 _FIRST, _LAST = 0xD800, 0xDFFF
 _SURROGATE = re.compile("[\ud800-\udfff]")

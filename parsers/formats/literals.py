@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from formgate.parsers import nodes
-from formgate.parsers.nodes import Node
-from formgate.parsers.symbols import Marker, Written
+from formgate.parsers.text.symbols import Marker, Written
+from formgate.parsers.tree import nodes
+from formgate.parsers.tree.nodes import Node
 
 
 def literal(part: Written, special_ids: Mapping[str, int]) -> Node:

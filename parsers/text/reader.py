@@ -17,15 +17,15 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeVar
 
-from formgate.parsers.events import (
+from formgate.parsers.text.events import (
     ContentDelta,
     OutputDelta,
     ReasoningDelta,
     ToolCallArguments,
     ToolCallStart,
 )
-from formgate.parsers.scanner import WHITESPACE, JsonScanner
-from formgate.parsers.symbols import Alphabet, Written
+from formgate.parsers.text.scanner import WHITESPACE, JsonScanner
+from formgate.parsers.text.symbols import Alphabet, Written
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]

@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from formgate.parsers.calls import JsonCall
-from formgate.parsers.formats import Format
+from formgate.parsers.formats.calls import JsonCall
+from formgate.parsers.formats.format import Format
 
 GENERIC = Format(
     name="generic",

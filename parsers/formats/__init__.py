@@ -1,0 +1,1 @@
+"""What a format is made of: regions, markers, calls, parameters."""

@@ -1,0 +1,1 @@
+"""Reading text that comes in parts: symbols, scanners, literals."""

@@ -1,0 +1,1 @@
+"""The answer tree: what a model may write, as plain dicts."""
