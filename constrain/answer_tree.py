@@ -26,9 +26,8 @@ from formgate.constrain.notations.gbnf import is_gbnf
 from formgate.constrain.notations.gbnf_lark import gbnf_to_lark
 from formgate.constrain.notations.lark_grammar import check_lark
 from formgate.constrain.notations.lark_in_json import lark_in_json
-from formgate.constrain.regex.regex_terms import Term, pattern_term
-from formgate.constrain.regex.regex_tree import RegexError
 from formgate.constrain.regex.white_space import white_space
+from formgate.constrain.regex.whole_regex import regex_term
 from formgate.constrain.rules.grammar_layout import Layout
 from formgate.constrain.rules.guard_plan import GuardPlan
 from formgate.constrain.rules.json_schema import ReadSchemas, guard_refusal, schema_grammar
@@ -178,14 +177,6 @@ class _Writer:
         name = f"{kind}_{len(self.rules)}"
         self.rules.append(f"{name}{attributes}: {body}")
         return name
-
-
-def regex_term(pattern: str) -> Term:
-    """The texts that the pattern matches as a whole, as a terminal. Raises ConstraintError."""
-    try:
-        return pattern_term(pattern, search=False, in_json=False)
-    except RegexError as error:
-        raise ConstraintError(f"The regex has {error}.", code="invalid_grammar") from None
 
 
 def _check_matches(term: str, pattern: str) -> None:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from outlines_core import Guide, Index
 from outlines_core import Vocabulary as IndexVocabulary
 
-from formgate.constrain.answer_tree import regex_term
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.masks.vocabulary import Vocabulary
+from formgate.constrain.regex.whole_regex import regex_term
 
 MAX_ROLLBACK = 256  # tokens that can be taken back
 

@@ -1,0 +1,1 @@
+"""The request and response bodies, and the limits of each field."""

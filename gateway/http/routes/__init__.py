@@ -1,0 +1,1 @@
+"""The endpoints: what each reads, asks and answers."""
