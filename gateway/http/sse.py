@@ -5,6 +5,7 @@ chunks travel, not what is in them.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -44,7 +45,10 @@ def encode_json(payload: Payload) -> bytes:
         case BaseModel():
             return payload.model_dump_json(exclude_unset=True).encode()
         case _:
-            return orjson.dumps(payload)
+            try:
+                return orjson.dumps(payload)
+            except TypeError:  # integers of more than 64 bits, where a request's values are echoed
+                return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def encode_events(chunk: Chunk) -> bytes:

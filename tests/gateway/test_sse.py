@@ -5,6 +5,7 @@ leave.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
@@ -13,7 +14,14 @@ from starlette.types import Message
 
 from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.http.disconnect import ClientDisconnected, until_disconnect
-from formgate.gateway.http.sse import DONE, Chunk, EventStream, encode_events
+from formgate.gateway.http.sse import (
+    DONE,
+    Chunk,
+    EventStream,
+    encode_events,
+    encode_json,
+    encode_named_events,
+)
 from formgate.gateway.metrics import Metrics
 
 
@@ -139,3 +147,10 @@ def test_work_is_cancelled_and_cleaned_up_before_the_client_is_given_up() -> Non
 
     asyncio.run(test())
     assert steps == ["cleaned up", "given up"]
+
+
+def test_integers_of_any_size_are_written() -> None:
+    payload = {"metadata": {"id": 10**30, "text": "é\u2028"}, "small": -1}
+    assert json.loads(encode_json(payload)) == payload
+    events = encode_named_events({"type": "response.created", "response": payload})
+    assert json.loads(events.split(b"data: ")[1])["response"] == payload

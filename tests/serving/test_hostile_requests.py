@@ -4,16 +4,14 @@ was wrong with one is told beside it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import jsonschema_rs
 import pytest
 
 from tests.fuzz.bodies import DIGITS, Case, encode
-from tests.fuzz.judge import BACKTRACK_LIMIT, Answer, wrong
+from tests.fuzz.judge import Answer, invalid, wrong
 from tests.fuzz.watch import children
 
 pytestmark = pytest.mark.serve
@@ -85,7 +83,6 @@ CASES: list[tuple[str, str, dict[str, Any], set[int]]] = [
     # It took 2^40 steps, with the lock of the interpreter held.
     ("a slow pattern", CHAT, under(SLOW, temperature=0), EITHER),
     ("allOf of allOf", CHAT, under(doubling(40, "allOf")), EITHER),
-    ("a doubling tool", CHAT, tool(doubling(40, "members"), tool_choice="required"), REFUSED),
     (
         "two formats",
         CHAT,
@@ -100,8 +97,6 @@ CASES: list[tuple[str, str, dict[str, Any], set[int]]] = [
         REFUSED,
     ),
     # llguidance's own words, or a 500.
-    ("a grammar without an end", CHAT, asked(guided_grammar='start: start "a"'), REFUSED),
-    ("a grammar of many", CHAT, asked(guided_grammar='start: "a"{100000}'), EITHER),
     ("counts of counts", CHAT, asked(guided_regex="(a{1,1000}){1,1000}" * 20), EITHER),
     # Fields without a limit.
     ("a stop string of 1 MB", CHAT, asked(stop=["x" * 1_000_000]), REFUSED),
@@ -161,12 +156,9 @@ def test_a_hostile_request_gets_its_own_answer(
     answer = Answer(response.status_code, response.headers, response.text)
     assert list(wrong(case, answer)) == []
     if response.status_code == 200 and (schema := schema_of(body)) is not None:
-        options = jsonschema_rs.FancyRegexOptions(backtrack_limit=BACKTRACK_LIMIT)
         for choice in response.json()["choices"]:
             assert choice["finish_reason"] == "stop"
-            if "allOf" not in json.dumps(schema):  # exponential in this validator, too
-                validator = jsonschema_rs.validator_for(schema, pattern_options=options)
-                validator.validate(json.loads(choice["message"]["content"]))
+            assert not invalid(choice["message"]["content"], schema)
     assert http.get("/health").status_code == 200
     assert children(server.process.pid) == parents
 
