@@ -49,6 +49,19 @@ from formgate.gateway.processes.engine_client import EngineClient
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.serving.assembly import max_in_flight
+from tests.gateway.replay_fixtures import (  # noqa: F401
+    any_tokenizer,
+    compiler,
+    local_check,
+    metrics,
+    model_dir,
+    planner,
+    profile,
+    replay,
+    sentencepiece,
+    serve,
+    tokenizer,
+)
 
 SCRIPTED_SERVER = Path(__file__).with_name("scripted_server.py")
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
@@ -157,14 +170,14 @@ def obedient(obedient_of: Callable[[int], CompilePool]) -> CompilePool:
 
 @asynccontextmanager
 async def _gateway(
-    tokenizer: Tokenizer, config: ServerConfig, compiling: CompilePool
+    byte_level: Tokenizer, config: ServerConfig, compiling: CompilePool
 ) -> AsyncIterator[FastAPI]:
     models = ServedModels.of(config)
-    metrics = Metrics(models.default)
+    counted = Metrics(models.default)
     engine_config = EngineConfig(model_dir=Path("any"), max_num_seqs=4)
     engine = EngineClient(
         engine_config,
-        metrics,
+        counted,
         max_in_flight=max_in_flight(config, engine_config, 0),
         command=SCRIPTED_ENGINE,
     )
@@ -176,17 +189,17 @@ async def _gateway(
             GatewayState(
                 config=config,
                 models=models,
-                metrics=metrics,
+                metrics=counted,
                 engine=engine,
-                tokenizer=tokenizer,
+                tokenizer=byte_level,
                 chat=service,
                 completions=service,
                 responses=service,
                 messages=service,
-                tokenize=lambda request, bound: tokenizer.encode(request.prompt or ""),
+                tokenize=lambda request, bound: byte_level.encode(request.prompt or ""),
                 threads=TextThreads(),
                 compiling=compiling,
-                exposition=metrics.own_exposition,
+                exposition=counted.own_exposition,
             )
         )
     finally:

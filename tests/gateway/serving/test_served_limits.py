@@ -30,7 +30,7 @@ from formgate.gateway.serving.assembly import build_state, max_in_flight
 from formgate.gateway.serving.listener import bound
 from formgate.gateway.serving.server import http_server
 
-SCRIPTED_ENGINE = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
+SCRIPTED_ENGINE = (sys.executable, str(Path(__file__).parents[1].joinpath("scripted_engine.py")))
 CHAT = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0}
 FEW = CHAT | {"max_tokens": 3}
 ENDLESS = CHAT | {"max_tokens": 1900, "ignore_eos": True, "stream": True, "logprobs": True}

@@ -21,7 +21,7 @@ import pytest
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.serving.listener import ListenError, bound
 
-PROGRAM = Path(__file__).with_name("scripted_server.py")
+PROGRAM = Path(__file__).parents[1].joinpath("scripted_server.py")
 CHAT = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0}
 ENDLESS = CHAT | {"max_tokens": 1900, "ignore_eos": True, "stream": True}
 KEY = "first-key"

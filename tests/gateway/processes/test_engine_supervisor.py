@@ -32,7 +32,7 @@ from formgate.gateway.processes.engine_client import EngineClient
 from formgate.gateway.processes.engine_watchdog import EngineWatchdog
 from formgate.gateway.processes.socket_folder import MAX_PATH_BYTES, SUFFIX_BYTES, socket_folder
 
-COMMAND = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
+COMMAND = (sys.executable, str(Path(__file__).parents[1].joinpath("scripted_engine.py")))
 ENGINE_TIMEOUT = 2.0  # seconds
 DIES, STOPS, GARBLES = 666, 777, 888  # prompts of the scripted engine
 

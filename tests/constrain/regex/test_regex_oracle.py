@@ -18,7 +18,7 @@ from formgate.constrain.regex.regex_classes import with_other_cases
 from formgate.constrain.regex.regex_terms import native_regex, pattern_term
 from formgate.constrain.regex.regex_tree import RegexError
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 ENFORCED = [
     r"^(?!^a)[ab]{1,3}$",

@@ -20,7 +20,7 @@ from formgate.gateway.processes import compile_workers
 from formgate.gateway.processes.compile_pool import CompilePool
 from formgate.gateway.processes.compile_workers import WorkerFailed
 
-SCRIPTED_WORKER = Path(__file__).with_name("scripted_worker.py")
+SCRIPTED_WORKER = Path(__file__).parents[1].joinpath("scripted_worker.py")
 
 
 def process_of(answer: str) -> str:

@@ -20,7 +20,7 @@ from formgate.gateway.metrics import Metrics
 from formgate.gateway.processes.engine_client import EngineClient
 from formgate.gateway.processes.engine_supervisor import EngineStartError
 
-COMMAND = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
+COMMAND = (sys.executable, str(Path(__file__).parents[1].joinpath("scripted_engine.py")))
 
 
 def add(request_id: str, prompt: int = 1, max_tokens: int = 5) -> AddRequest:
