@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import http
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -46,12 +46,16 @@ from formgate.gateway.protocol.schema_check import SchemaCheckRequest
 from formgate.gateway.protocol.tokenize import DetokenizeRequest, TokenizeRequest
 
 TITLE = "formgate"
+BEARER = {"type": "http", "scheme": "bearer"}
 
 
 class Gateway(FastAPI):
-    """FastAPI, with the request models that the routes read by themselves in its OpenAPI schema."""
+    """FastAPI whose OpenAPI schema also holds the request models that the routes parse themselves,
+    and the API key, if one is needed.
+    """
 
     request_models: Sequence[type[BaseModel]] = ()
+    open_paths: Set[str] | None = None  # need no key; None: no path does
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -64,6 +68,11 @@ class Gateway(FastAPI):
             )
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(definitions["$defs"])
+            if self.open_paths is not None:
+                schema["components"]["securitySchemes"] = {"key": BEARER}
+                for path in schema["paths"].keys() - self.open_paths:
+                    for operation in schema["paths"][path].values():
+                        operation["security"] = [{"key": []}]
             self.openapi_schema = schema
         return self.openapi_schema
 
@@ -73,7 +82,7 @@ def create_app(state: GatewayState) -> FastAPI:
     app = Gateway(
         title=TITLE,
         version=importlib.metadata.version("formgate"),
-        docs_url=None,  # ours needs no network
+        docs_url=None,  # FastAPI's own page loads Swagger UI from a CDN
         redoc_url=None,
     )
     app.request_models = (
@@ -108,8 +117,8 @@ def create_app(state: GatewayState) -> FastAPI:
     # The last one added is the first to see a request.
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
     if config.api_key:
-        open_paths = OPEN - INSIGHTS if config.protect_metrics else OPEN
-        app.add_middleware(ApiKeys, keys=config.api_key, open_paths=open_paths)
+        app.open_paths = OPEN - INSIGHTS if config.protect_metrics else OPEN
+        app.add_middleware(ApiKeys, keys=config.api_key, open_paths=app.open_paths)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=config.allowed_origins,

@@ -25,11 +25,13 @@ from formgate.gateway.errors import (
     invalid_api_key,
     too_many_bodies,
 )
+from formgate.gateway.http.routes import docs
 from formgate.gateway.http.sse import encode_json
 
 logger = logging.getLogger(__name__)
 
-INSIGHTS = frozenset({"/metrics", "/docs", "/openapi.json"})  # see `protect_metrics`
+# Need a key if `protect_metrics` is set.
+INSIGHTS = frozenset({"/metrics", "/openapi.json", "/docs", docs.SCRIPT, docs.STYLE})
 OPEN = frozenset({"/", "/health", "/ping", "/ready", "/version"}) | INSIGHTS  # need no key
 QUIET = frozenset({"/health", "/ping", "/ready", "/metrics"})  # probes and scrapers, every second
 MAX_REQUEST_ID_CHARS = 128

@@ -151,6 +151,11 @@ def test_keys_guard_the_api_only(with_gateway: Run) -> None:
         del client.headers["Authorization"]
         for path in ("/health", "/ping", "/metrics", "/version", "/docs", "/openapi.json"):
             assert (await client.get(path)).status_code == 200
+        # Swagger UI asks for the key, and sends it to these paths.
+        api = (await client.get("/openapi.json")).json()
+        [name] = api["components"]["securitySchemes"]
+        assert api["paths"][CHAT]["post"]["security"] == [{name: []}]
+        assert "security" not in api["paths"]["/health"]["get"]
 
     with_gateway(test, api_key=("k",))
 
@@ -178,8 +183,15 @@ def test_server_pages(with_gateway: Run) -> None:
         assert (await client.get("/version")).json() == version
         assert "/docs" in (await client.get("/")).text
         page = (await client.get("/docs")).text
+        assert "SwaggerUIBundle" in page
+        links = re.findall(r'(?:src|href)="([^"]*)"', page)
+        assert links == ["docs/swagger-ui.css", "data:,", "docs/swagger-ui-bundle.js"]
         assert "http://" not in page
         assert "https://" not in page
+        for link, kind in ((links[0], "text/css"), (links[2], "text/javascript")):
+            asset = await client.get(f"/{link}")
+            assert asset.headers["content-type"].startswith(kind)
+            assert len(asset.content) > 100_000
         api = (await client.get("/openapi.json")).json()
         assert {CHAT, "/v1/completions", "/tokenize", "/metrics"} <= set(api["paths"])
         text = json.dumps(api)
