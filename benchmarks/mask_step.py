@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from formgate.constrain.errors import ConstraintError
+from formgate.constrain.masks.constraint import Constraint
 from formgate.engine.sampling.masks import MaskFiller
 from formgate.engine.sampling_params import SamplingParams
 from formgate.engine.scheduling.finish import FinishRules
@@ -32,7 +33,7 @@ PARAMS = SamplingParams(max_tokens=1 << 20)
 
 
 def instances(path: Path, compiler: Any, encode: Any, rng: random.Random) -> Iterator[Any]:
-    """Blueprints and the tokens of their instances, over and over in any order."""
+    """Constraints and the tokens of their instances, over and over in any order."""
     found = []
     with gzip.open(path, "rt") as lines:
         for line in lines:
@@ -45,7 +46,9 @@ def instances(path: Path, compiler: Any, encode: Any, rng: random.Random) -> Ite
             for test in record["tests"]:
                 if test["valid"]:
                     text = json.dumps(test["data"], ensure_ascii=False)
-                    found.append((blueprint, encode(text, add_special_tokens=False)))
+                    found.append(
+                        (Constraint.of(blueprint).dumps(), encode(text, add_special_tokens=False))
+                    )
     print(f"{len(found)} instances")
     while True:
         yield from rng.sample(found, len(found))
@@ -70,8 +73,9 @@ def main() -> None:
     answers: list[list[int]] = []
 
     def start(row: int) -> None:
-        blueprint, tokens = next(supply)
-        sequences[row] = Sequence(str(row), [0], 1, PARAMS, constraint=compiler.factory(blueprint))
+        constraint, tokens = next(supply)
+        masks = compiler.factory(constraint)
+        sequences[row] = Sequence(str(row), [0], 1, PARAMS, constraint=masks)
         answers[row] = tokens
 
     for row in range(options.rows):

@@ -21,13 +21,14 @@ from formgate.constrain.heap import Heap
 from formgate.constrain.library_errors import refused
 from formgate.constrain.masks.blueprint import Blueprint, Guards
 from formgate.constrain.masks.closing import Budget, ClosingConstraint
+from formgate.constrain.masks.constraint import Constraint
 from formgate.constrain.masks.fsm import CompiledFsm, FsmCompiler, FsmConstraint, regex_of
 from formgate.constrain.masks.grammar_cache import GrammarCache
 from formgate.constrain.masks.matcher import GrammarConstraint
 from formgate.constrain.masks.matcher_pool import CompiledGrammar
 from formgate.constrain.masks.parallel_masks import ParallelFiller
 from formgate.constrain.masks.sibling_guard import GuardedConstraint
-from formgate.constrain.masks.thinking import ThinkingBudget, ThinkingConstraint, ThinkingTokens
+from formgate.constrain.masks.thinking import ThinkingConstraint, ThinkingTokens
 from formgate.constrain.masks.token_bytes import TokenBytes
 from formgate.constrain.masks.vocabulary import Vocabulary
 from formgate.constrain.masks.ways import Ways
@@ -35,7 +36,7 @@ from formgate.constrain.regex.formats import FORMATS
 from formgate.constrain.regex.regex_terms import pattern_term
 from formgate.constrain.rules.json_schema import ReadSchemas
 
-Constraint = (
+TokenConstraint = (
     GrammarConstraint | GuardedConstraint | FsmConstraint | ThinkingConstraint | ClosingConstraint
 )
 Backend = Literal["llguidance", "outlines"]
@@ -146,7 +147,7 @@ class GrammarCompiler:
         is made at a first use.
         """
         spec_text = json.dumps({"tree": {"kind": "json", "schema": _OF_ALL_SORTS}})
-        self.factory(self.blueprint(spec_text))
+        self.factory(Constraint.of(self.blueprint(spec_text)).dumps())
         self.num_tokens(self.shortest(spec_text).text)
         _ = self._tokens, self._ways
 
@@ -218,26 +219,22 @@ class GrammarCompiler:
             self._built.put(blueprint_text, built, size)
         return built
 
-    def factory(self, blueprint_text: str) -> Constraint:
-        """A fresh constraint for one sequence. A blueprint behind a line `close ...` ends within a
-        `Budget`; behind a line `think ...`, its reasoning has one. Raises ConstraintError.
-        """
-        *heads, text = blueprint_text.split("\n")
-        constraint: Constraint = self.build(text).start()
-        for head in reversed(heads):
-            if isinstance(constraint, FsmConstraint | ClosingConstraint):
-                return constraint  # has neither reasoning nor a way to its end
-            kind, _, arguments = head.partition(" ")
-            if kind == "think":
-                budget = ThinkingBudget.loads(arguments)
-                encode = self._tokenizer.tokenize_str
-                tokens = ThinkingTokens(budget, self._vocabulary, encode)
-                constraint = ThinkingConstraint(constraint, tokens)
-            else:
-                closing = Budget.loads(arguments)
-                ways = self._ways.through(Blueprint.loads(text).endings, closing.endings)
-                constraint = ClosingConstraint(constraint, ways, closing)
-        return constraint
+    def factory(self, text: str) -> TokenConstraint:
+        """The masks of one sequence, from the text of a `Constraint`. Raises ConstraintError."""
+        constraint = Constraint.loads(text)
+        blueprint = constraint.blueprint_text
+        started = self.build(blueprint).start()
+        if isinstance(started, FsmConstraint):
+            return started  # has neither reasoning nor a way to its end
+        masks: GrammarConstraint | GuardedConstraint | ThinkingConstraint = started
+        if constraint.thinking is not None:
+            encode = self._tokenizer.tokenize_str
+            tokens = ThinkingTokens(constraint.thinking, self._vocabulary, encode)
+            masks = ThinkingConstraint(masks, tokens)
+        if (closing := constraint.closing) is not None:
+            ways = self._ways.through(Blueprint.loads(blueprint).endings, closing.endings)
+            return ClosingConstraint(masks, ways, closing)
+        return masks
 
     def filler(self, num_threads: int) -> ParallelFiller:
         """For the masks of many of its constraints at once."""

@@ -21,6 +21,7 @@ ALLOWED: dict[str, frozenset[str] | None] = {
     "constrain": frozenset(
         {
             "numpy",
+            "msgspec",
             "llguidance",
             "outlines",
             "outlines_core",

@@ -4,9 +4,7 @@ way to the end stay allowed. A step does a bounded part of the search for that w
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +25,6 @@ class Budget:
     largest_part: int  # tokens that one token more may cost at the most
     endings: tuple[str, ...] = ()  # that strings under a pattern may need
     way: tuple[int, ...] = ()  # tokens of a short answer, its end included, if one is known
-
-    def dumps(self) -> str:
-        """One line of JSON."""
-        return json.dumps([self.tokens, self.largest_part, self.endings, self.way])
-
-    @classmethod
-    def loads(cls, text: str) -> Self:
-        tokens, largest_part, endings, way = json.loads(text)
-        return cls(tokens, largest_part, tuple(endings), tuple(way))
 
 
 class ClosingConstraint:

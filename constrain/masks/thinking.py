@@ -5,10 +5,8 @@ come anywhere in the reasoning.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +27,6 @@ class ThinkingBudget:
     tokens: int
     opening: tuple[Part, ...]
     closing: tuple[Part, ...]
-
-    def dumps(self) -> str:
-        """One line of JSON."""
-        return json.dumps([self.tokens, self.opening, self.closing])
-
-    @classmethod
-    def loads(cls, text: str) -> Self:
-        tokens, opening, closing = json.loads(text)
-        return cls(tokens, tuple(opening), tuple(closing))
 
 
 class ThinkingTokens:

@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.masks.closing import Budget
+from formgate.constrain.masks.constraint import Constraint, SizedConstraint
 from formgate.constrain.masks.thinking import ThinkingBudget
 from formgate.gateway.answers.answer_checks import Promise
 from formgate.gateway.answers.choice import Choice, ChoiceSettings, Parser
@@ -125,14 +127,15 @@ class AnswerPlanner:
                 budget=_budget(request, max_tokens),
                 meanwhile=meanwhile,
             )
-            constraint = self._with_thinking_budget(constraint, request, state)
+            thinking = self._thinking_budget(request, state)
+            constraint = msgspec.structs.replace(constraint, thinking=thinking)
         if request.thinking_token_budget == 0 and state == "optional":
             state = "none"
         if constraint is None:
             _refuse_trace(request)
         parses = tools.mode != "none" or state in ("open", "optional")
         return AnswerPlan(
-            constraint=constraint,
+            constraint=constraint.dumps() if constraint is not None else None,
             settings=ChoiceSettings(
                 tokenizer=profile.tokenizer,
                 new_parser=(
@@ -152,16 +155,14 @@ class AnswerPlanner:
             promise=Promise(content, tools),
         )
 
-    def _with_thinking_budget(
-        self, constraint: str, request: ChatCompletionRequest, state: ReasoningState
-    ) -> str:
+    def _thinking_budget(
+        self, request: ChatCompletionRequest, state: ReasoningState
+    ) -> ThinkingBudget | None:
         reasoning, tokens = self._profile.reasoning_format, request.thinking_token_budget
         if reasoning is None or not tokens or state not in ("open", "optional"):
-            return constraint
+            return None
         opening, closing = reasoning.written(self._profile.tokenizer.special_ids)
-        budget = ThinkingBudget(tokens, () if state == "open" else opening, closing)
-        head, newline, blueprint = constraint.rpartition("\n")
-        return f"{head}{newline}think {budget.dumps()}\n{blueprint}"
+        return ThinkingBudget(tokens, () if state == "open" else opening, closing)
 
     async def plan_completion(
         self,
@@ -185,7 +186,7 @@ class AnswerPlanner:
                 meanwhile=meanwhile,
             )
         return AnswerPlan(
-            constraint=constraint,
+            constraint=constraint.dumps() if constraint is not None else None,
             settings=self._plain_settings(
                 request, content, await stop_automaton(request.stops), drop_tokens=drop_tokens
             ),
@@ -242,8 +243,8 @@ class AnswerPlanner:
         *,
         budget: _Budget,
         meanwhile: Callable[[], Awaitable[None]],
-    ) -> str:
-        """The constraint as the engine takes it, once it is known to compile."""
+    ) -> Constraint:
+        """The constraint, once it is known to compile."""
         spec = _spec(tree, parts)
 
         async def ask(task: str) -> str:
@@ -260,27 +261,26 @@ class AnswerPlanner:
 
         tokens = budget.tokens
         if tokens is None or not (budget.close or _may_not_fit(tree, tokens)):
-            return await ask("blueprint")
-        blueprint: str
+            return Constraint.loads(await ask("constraint"))
         if not budget.close:
-            blueprint, enough = json.loads(await ask("fitting_blueprint"))
-            if enough <= tokens:
-                return blueprint
-        closing = ""
-        if budget.close:
-            blueprint, shortest, closing = json.loads(await ask("closing_blueprint"))
-        else:
-            blueprint, shortest = json.loads(await ask("sized_blueprint"))
-        if shortest > tokens:
+            fitting = SizedConstraint.loads(await ask("fitting_constraint"))
+            if fitting.tokens <= tokens:
+                return fitting.constraint
+        task = "closing_constraint" if budget.close else "sized_constraint"
+        sized = SizedConstraint.loads(await ask(task))
+        if sized.tokens > tokens:
             raise bad_request(
-                f"The shortest answer that the constraint allows has {shortest} tokens, and the "
-                f"request allows {tokens}. Raise the limit.",
+                f"The shortest answer that the constraint allows has {sized.tokens} tokens, and "
+                f"the request allows {tokens}. Raise the limit.",
                 budget.param,
                 "max_tokens_too_small",
             )
-        if not budget.close:
-            return blueprint
-        return f"close {replace(Budget.loads(closing), tokens=tokens).dumps()}\n{blueprint}"
+        constraint = sized.constraint
+        if constraint.closing is None:
+            return constraint
+        return msgspec.structs.replace(
+            constraint, closing=replace(constraint.closing, tokens=tokens)
+        )
 
     async def _compiled(self, task: str, spec: str, parts: Sequence[_Part]) -> str:
         """A refused whole is looked at part by part, to name the field."""
@@ -291,7 +291,7 @@ class AnswerPlanner:
         if len(parts) > 1:
             for part in parts:
                 try:
-                    await self._compiling.compiled("blueprint", _spec(part.node, parts))
+                    await self._compiling.compiled("constraint", _spec(part.node, parts))
                 except ConstraintError as error:
                     raise self._refusal(error, part.param, part.tool) from None
         if len(parts) == 1:

@@ -16,7 +16,7 @@ from formgate.constrain.errors import ConstraintError
 from formgate.gateway.errors import compile_queue_full
 from formgate.gateway.processes.compile_workers import TOO_LARGE, TOO_LONG, Lane, Workers
 
-CACHED_BYTES = 64 << 20  # of blueprints
+CACHED_BYTES = 64 << 20  # of constraints
 REFUSED_SECONDS = 60.0  # for which what was too much is not tried again
 MOST_REFUSED = 1_000
 MOST_QUEUED = 1_000  # constraints that wait for a worker

@@ -25,6 +25,7 @@ from typing import Any, cast
 from formgate.constrain.answer_check import AnswerCheck, Unchecked, regex_failure
 from formgate.constrain.compiler import Backend, GrammarCompiler
 from formgate.constrain.errors import ConstraintError
+from formgate.constrain.masks.constraint import Constraint, SizedConstraint
 from formgate.constrain.schema_report import schema_report
 from formgate.gateway.model.tokenizer_folder import load_tokenizer
 from formgate.gateway.processes.compile_host import CLOSED, RENEWED, CompileHost, Taken
@@ -60,23 +61,27 @@ class CompileTasks:
         self._compiler = compiler
         self._checks = CheckCache()
 
-    def blueprint(self, spec_text: str) -> str:
-        return self._compiler.blueprint(spec_text)
+    def constraint(self, spec_text: str) -> str:
+        """A `Constraint`, as JSON."""
+        return Constraint.of(self._compiler.blueprint(spec_text)).dumps()
 
-    def fitting_blueprint(self, spec_text: str) -> str:
-        """`[blueprint, how many tokens are enough for an answer]` as JSON."""
-        return json.dumps(self._compiler.fitting_blueprint(spec_text))
+    def fitting_constraint(self, spec_text: str) -> str:
+        """A `SizedConstraint` whose tokens are enough for an answer, as JSON."""
+        blueprint, enough = self._compiler.fitting_blueprint(spec_text)
+        return SizedConstraint(Constraint.of(blueprint), enough).dumps()
 
-    def sized_blueprint(self, spec_text: str) -> str:
-        """`[blueprint, tokens of the shortest answer]` as JSON."""
+    def sized_constraint(self, spec_text: str) -> str:
+        """A `SizedConstraint` with the tokens of the shortest answer, as JSON."""
         blueprint, shortest = self._compiler.sized_blueprint(spec_text)
-        return json.dumps([blueprint, self._compiler.num_tokens(shortest.text)])
+        tokens = self._compiler.num_tokens(shortest.text)
+        return SizedConstraint(Constraint.of(blueprint), tokens).dumps()
 
-    def closing_blueprint(self, spec_text: str) -> str:
-        """`[blueprint, tokens of the shortest answer, a Budget of no tokens]` as JSON."""
+    def closing_constraint(self, spec_text: str) -> str:
+        """As `sized_constraint`, with a closing budget whose tokens are still to be set."""
         blueprint, shortest = self._compiler.sized_blueprint(spec_text)
-        closing = self._compiler.closing(blueprint, shortest).dumps()
-        return json.dumps([blueprint, self._compiler.num_tokens(shortest.text), closing])
+        closing = self._compiler.closing(blueprint, shortest)
+        tokens = self._compiler.num_tokens(shortest.text)
+        return SizedConstraint(Constraint.of(blueprint, closing), tokens).dumps()
 
     def schema_report(self, schema_text: str) -> str:
         return json.dumps(schema_report(json.loads(schema_text), self._compiler))

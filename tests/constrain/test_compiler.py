@@ -13,6 +13,7 @@ import pytest
 from formgate.constrain.compiler import GrammarCompiler, Limits
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.masks.closing import Budget
+from formgate.constrain.masks.constraint import Constraint
 
 
 def schema_of(i: int) -> str:
@@ -40,7 +41,7 @@ def test_a_blueprint_says_all_that_another_process_needs(masks) -> None:
     schema = {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True}
     blueprint = masks.compiler.blueprint(masks.spec({"kind": "json", "schema": schema}))
     elsewhere = GrammarCompiler(masks.vocabulary, padded_vocab_size=masks.size)
-    constraint = elsewhere.factory(blueprint)
+    constraint = elsewhere.factory(Constraint.of(blueprint).dumps())
     for byte in b'["a", "':
         constraint.accept(byte)
     assert masks.allowed(constraint) == {ord("b")}
@@ -53,8 +54,8 @@ def test_after_the_warm_up_no_table_of_the_vocabulary_is_made(masks, monkeypatch
         monkeypatch.delattr(f"formgate.constrain.compiler.{made_once}")
     schema = {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True}
     blueprint = compiler.blueprint(masks.spec({"kind": "json", "schema": schema}))
-    budget = Budget(30, largest_part=8).dumps()
-    constraint = compiler.factory(f"close {budget}\n{blueprint}")
+    budget = Budget(30, largest_part=8)
+    constraint = compiler.factory(Constraint.of(blueprint, budget).dumps())
     assert masks.allowed(constraint) == {ord("[")}
 
 

@@ -38,7 +38,7 @@ class Panic(BaseException):
 
 
 class Tasks:
-    def blueprint(self, text):
+    def constraint(self, text):
         while text == "work":
             pass
         if text == "hang":
@@ -55,14 +55,14 @@ class Tasks:
         if text == "panic":
             raise Panic("secret")
         if text == "recurse":
-            return self.blueprint(text)
+            return self.constraint(text)
         if text == "grow":
             self.kept = bytearray(b"x") * (16 << 20)
         if text.startswith("slow"):
             time.sleep(0.3)
         return f"{os.getpid()} {text}"
 
-    sized_blueprint = blueprint
+    sized_constraint = constraint
 
 
 serve = partial(compile_worker.serve, Tasks())

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from formgate.constrain.compiler import GrammarCompiler
+from formgate.constrain.masks.constraint import Constraint
 from formgate.constrain.masks.vocabulary import Vocabulary
 
 EOS, OPEN, END = 256, 257, 258
@@ -50,7 +51,7 @@ def test_a_free_text_is_closed_in_time(name: str, compiler: GrammarCompiler) -> 
     spec = json.dumps({"tree": tree, "options": {}})
     budget, blueprint = 150, compiler.blueprint(spec)
     closing = compiler.closing(blueprint, compiler.shortest(spec), budget)
-    constraint = compiler.factory(f"close {closing.dumps()}\n{blueprint}")
+    constraint = compiler.factory(Constraint.of(blueprint, closing).dumps())
     row = np.zeros(-(-len(TOKENS) // 32), np.int32)
     written: list[int] = []
     while not constraint.is_terminated():

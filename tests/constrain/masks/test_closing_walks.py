@@ -16,6 +16,7 @@ import pytest
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.grammar.shortest import Shortest
 from formgate.constrain.masks.closing import _STEPS, ClosingConstraint
+from formgate.constrain.masks.constraint import Constraint
 from formgate.constrain.masks.vocabulary import Vocabulary
 from formgate.constrain.masks.ways import Walk
 from formgate.constrain.schema.validate import validate_json
@@ -112,7 +113,7 @@ def spec_of(made: Schema) -> str:
 def start(compiler: GrammarCompiler, spec: str, short: Shortest, tokens: int) -> ClosingConstraint:
     blueprint = compiler.blueprint(spec)
     budget = compiler.closing(blueprint, short, tokens)
-    constraint = compiler.factory(f"close {budget.dumps()}\n{blueprint}")
+    constraint = compiler.factory(Constraint.of(blueprint, budget).dumps())
     assert isinstance(constraint, ClosingConstraint)
     return constraint
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from formgate.constrain.masks.closing import Budget
+from formgate.constrain.masks.constraint import Constraint
 from formgate.constrain.masks.parallel_masks import ParallelFiller
 
 TREES = (
@@ -24,8 +25,11 @@ TREES = (
 
 def specs(masks) -> list[str]:
     blueprints = [masks.compiler.blueprint(masks.spec(tree)) for tree in TREES]
-    closing = [f"close {Budget(12, 4).dumps()}\n{blueprint}" for blueprint in blueprints]
-    return (blueprints + closing) * 2
+    return [
+        Constraint.of(blueprint, closing).dumps()
+        for closing in (None, Budget(12, 4))
+        for blueprint in blueprints
+    ] * 2
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])

@@ -11,6 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from formgate.constrain.errors import ConstraintError
+from formgate.constrain.masks.constraint import Constraint
 from formgate.constrain.masks.vocabulary import Vocabulary
 
 SMALL = {"enum": [0, "a"]}
@@ -251,7 +252,7 @@ def test_answers_that_are_closed_in_time(joined, schema: Any) -> None:
         most = 4 * compiler.num_tokens(short.text) + 30 + r.randint(0, 30)
         blueprint = compiler.blueprint(spec)
         budget = compiler.closing(blueprint, short, most)
-        constraint = compiler.factory(f"close {budget.dumps()}\n{blueprint}")
+        constraint = compiler.factory(Constraint.of(blueprint, budget).dumps())
         written: list[bytes] = []
         while not constraint.is_terminated():
             allowed = sorted(joined.allowed(constraint) - {joined.EOS})

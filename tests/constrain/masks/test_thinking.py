@@ -11,6 +11,7 @@ import pytest
 
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.masks.closing import Budget
+from formgate.constrain.masks.constraint import Constraint
 from formgate.constrain.masks.thinking import ThinkingBudget
 from formgate.constrain.masks.vocabulary import Vocabulary
 
@@ -45,9 +46,11 @@ def compiler() -> GrammarCompiler:
     return GrammarCompiler(vocabulary, padded_vocab_size=SIZE)
 
 
-def start(compiler: GrammarCompiler, tree: Any, budget: ThinkingBudget, head: str = "") -> Any:
+def start(
+    compiler: GrammarCompiler, tree: Any, budget: ThinkingBudget, closing: Budget | None = None
+) -> Any:
     blueprint = compiler.blueprint(json.dumps({"tree": tree, "options": {}}))
-    return compiler.factory(f"{head}think {budget.dumps()}\n{blueprint}")
+    return compiler.factory(Constraint.of(blueprint, closing, budget).dumps())
 
 
 def allowed_by(constraint: Any) -> list[int]:
@@ -159,9 +162,7 @@ def test_rolling_back_gives_the_tokens_back(compiler: Any) -> None:
 
 def test_the_budget_of_the_whole_answer_goes_around_it(compiler: Any) -> None:
     tree = seq(*SPECIAL, GAP, ANSWER)
-    constraint = start(
-        compiler, tree, ThinkingBudget(30, (), (CLOSE,)), f"close {Budget(60, 20).dumps()}\n"
-    )
+    constraint = start(compiler, tree, ThinkingBudget(30, (), (CLOSE,)), Budget(60, 20))
     characters = tuple(range(0x80, 0x100))  # one that has begun is finished first
     written = write(constraint, random.Random(1), avoid=(CLOSE, *characters))
     assert written.index(CLOSE) <= 30

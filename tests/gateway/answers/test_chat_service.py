@@ -320,7 +320,7 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
 def test_a_constraint_goes_with_the_request(serve: Serve, replay: Any) -> None:
     engine = replay('{"a": 1}')
     complete(serve(engine), response_format=FORMAT)
-    blueprint = json.loads(engine.requests[0].constraint)
+    blueprint = json.loads(engine.requests[0].constraint)["blueprint"]
     assert '"properties": {"a": {"type": "integer"}}' in blueprint["source"]
     complete(serve(engine))
     assert engine.requests[1].constraint is None

@@ -141,7 +141,7 @@ def test_the_best_of_several(serve: Serve, replay: Any) -> None:
 def test_a_constraint_and_too_long_a_prompt(serve: Serve, replay: Any) -> None:
     engine = replay("yes")
     complete(serve(engine), guided_choice=["yes", "no"])
-    assert '"yes" | "no"' in json.loads(engine.requests[0].constraint)["source"]
+    assert '"yes" | "no"' in json.loads(engine.requests[0].constraint)["blueprint"]["source"]
     with pytest.raises(ApiError) as refused:
         complete(serve(engine), prompt=[5] * 2048)
     assert refused.value.code == "context_length_exceeded"

@@ -15,6 +15,7 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from formgate.constrain.masks.blueprint import Blueprint
+from formgate.constrain.masks.constraint import Constraint
 from formgate.gateway.answers.chat_service import ChatService
 from formgate.gateway.answers.custom_calls import InputText, input_text
 from formgate.gateway.apis.responses_service import ResponsesService
@@ -74,7 +75,8 @@ def test_a_custom_call_is_its_text(chat_of: Callable[..., ChatService], replay: 
         "type": "custom",
         "custom": {"name": "apply_patch", "input": TEXT},
     }
-    source = Blueprint.loads(engine.requests[0].constraint).source
+    constraint = Constraint.loads(engine.requests[0].constraint)
+    source = Blueprint.loads(constraint.blueprint_text).source
     assert "escaped-lf" in source, "the grammar is part of the mask"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from formgate.constrain.masks.blueprint import Blueprint
+from formgate.constrain.masks.constraint import Constraint
 from formgate.gateway.answers.answer_plan import AnswerPlanner
 from formgate.gateway.answers.chat_service import ChatService
 from formgate.gateway.apis.anthropic_service import MessagesService
@@ -226,7 +227,8 @@ def test_a_schema_is_the_engines_constraint(serve: Serve, replay: Any) -> None:
     engine = replay('{"city": "Paris"}')
     output = {"format": {"type": "json_schema", "schema": PARAMETERS}}
     complete(serve(engine), output_config=output)
-    assert json.dumps(PARAMETERS)[:-1] in Blueprint.loads(engine.requests[0].constraint).source
+    constraint = Constraint.loads(engine.requests[0].constraint)
+    assert json.dumps(PARAMETERS)[:-1] in Blueprint.loads(constraint.blueprint_text).source
 
 
 def test_a_last_message_of_the_assistant_is_continued(

@@ -16,6 +16,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from formgate.constrain.masks.blueprint import Blueprint
+from formgate.constrain.masks.constraint import Constraint
 from formgate.gateway.answers.answer_plan import AnswerPlanner
 from formgate.gateway.answers.chat_service import ChatService
 from formgate.gateway.apis.responses_service import ResponsesService
@@ -257,7 +258,8 @@ def test_a_schema_is_the_engines_constraint(serve: Serve, replay: Any) -> None:
     engine = replay('{"city": "Paris"}')
     text = {"format": {"type": "json_schema", "name": "x", "schema": PARAMETERS}}
     answer = complete(serve(engine), text=text)
-    assert json.dumps(PARAMETERS)[:-1] in Blueprint.loads(engine.requests[0].constraint).source
+    constraint = Constraint.loads(engine.requests[0].constraint)
+    assert json.dumps(PARAMETERS)[:-1] in Blueprint.loads(constraint.blueprint_text).source
     assert answer["text"]["format"]["schema"] == PARAMETERS
 
 

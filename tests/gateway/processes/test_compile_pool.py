@@ -17,18 +17,18 @@ def test_what_nobody_waits_for_any_more_is_not_begun(
     obedient: CompilePool, busy: list[float]
 ) -> None:
     async def main() -> None:
-        await obedient.compiled("blueprint", "fine")
-        slow = asyncio.create_task(obedient.compiled("blueprint", "slow"))
-        leaving = [asyncio.create_task(obedient.compiled("blueprint", text)) for text in "aabb"]
-        staying = asyncio.create_task(obedient.compiled("blueprint", "b"))
+        await obedient.compiled("constraint", "fine")
+        slow = asyncio.create_task(obedient.compiled("constraint", "slow"))
+        leaving = [asyncio.create_task(obedient.compiled("constraint", text)) for text in "aabb"]
+        staying = asyncio.create_task(obedient.compiled("constraint", "b"))
         await asyncio.sleep(0)
         for task in leaving:
             task.cancel()
         await asyncio.gather(slow, staying, *leaving, return_exceptions=True)
-        assert obedient.known("blueprint", "b") is not None
-        assert obedient.known("blueprint", "a") is None
+        assert obedient.known("constraint", "b") is not None
+        assert obedient.known("constraint", "a") is None
         assert len(busy) == 3
-        assert (await obedient.compiled("blueprint", "a")).endswith("a")
+        assert (await obedient.compiled("constraint", "a")).endswith("a")
 
     asyncio.run(asyncio.wait_for(main(), 30))
 
@@ -39,20 +39,20 @@ def test_the_queue_is_bounded(
 ) -> None:
     async def main() -> None:
         begun = asyncio.Event()
-        await obedient.compiled("blueprint", "fine")
-        slow = asyncio.create_task(obedient.compiles.ask("blueprint", "slow", begun.set))
+        await obedient.compiled("constraint", "fine")
+        slow = asyncio.create_task(obedient.compiles.ask("constraint", "slow", begun.set))
         await begun.wait()
         monkeypatch.setattr(pools, limit, value)
         waiting = [
-            asyncio.create_task(obedient.compiled("blueprint", text)) for text in ("aa", "bb")
+            asyncio.create_task(obedient.compiled("constraint", text)) for text in ("aa", "bb")
         ]
         await asyncio.sleep(0)
         with pytest.raises(ApiError) as raised:
-            await obedient.compiled("blueprint", "cc")
+            await obedient.compiled("constraint", "cc")
         assert (raised.value.status, raised.value.code) == (429, "rate_limit_exceeded")
         assert int(raised.value.headers["Retry-After"]) >= 1
-        assert (await obedient.compiled("blueprint", "aa")).endswith("aa")  # it has its place
-        assert (await obedient.compiled("blueprint", "cc")).endswith("cc")
+        assert (await obedient.compiled("constraint", "aa")).endswith("aa")  # it has its place
+        assert (await obedient.compiled("constraint", "cc")).endswith("cc")
         await asyncio.gather(slow, *waiting)
 
     asyncio.run(asyncio.wait_for(main(), 30))
@@ -60,9 +60,9 @@ def test_the_queue_is_bounded(
 
 def test_checks_of_answers_do_not_wait_for_compiles(obedient: CompilePool) -> None:
     async def main() -> None:
-        await obedient.compiles.ask("blueprint", "fine")
-        slow = [asyncio.create_task(obedient.compiled("blueprint", f"slow{i}")) for i in range(3)]
-        await obedient.check("blueprint", "fine")
+        await obedient.compiles.ask("constraint", "fine")
+        slow = [asyncio.create_task(obedient.compiled("constraint", f"slow{i}")) for i in range(3)]
+        await obedient.check("constraint", "fine")
         assert not slow[-1].done()
         await asyncio.gather(*slow)
 
@@ -75,13 +75,13 @@ def test_what_was_too_much_is_not_tried_again_soon(
     async def main() -> None:
         for _ in range(3):
             with pytest.raises(ConstraintError) as raised:
-                await obedient.compiled("blueprint", "crash")
+                await obedient.compiled("constraint", "crash")
             assert raised.value.message == compile_workers.TOO_LARGE
         assert len(busy) == 1
         monkeypatch.setattr(pools, "REFUSED_SECONDS", 0.0)
         for _ in range(2):
             with pytest.raises(ConstraintError):
-                await obedient.compiled("sized_blueprint", "crash")
+                await obedient.compiled("sized_constraint", "crash")
         assert len(busy) == 3
 
     asyncio.run(asyncio.wait_for(main(), 30))
@@ -94,8 +94,8 @@ def test_blueprints_are_kept_within_their_bytes(
         monkeypatch.setattr(pools, "CACHED_BYTES", 1000)
         texts = [letter * 200 for letter in "abc"]
         for text in texts:
-            await obedient.compiled("blueprint", text)
-        known = [obedient.known("blueprint", text) is not None for text in texts]
+            await obedient.compiled("constraint", text)
+        known = [obedient.known("constraint", text) is not None for text in texts]
         assert known == [False, True, True]
 
     asyncio.run(asyncio.wait_for(main(), 30))
@@ -105,19 +105,19 @@ def test_who_asks_for_the_same_at_once_shares_one_compile(
     obedient: CompilePool, busy: list[float]
 ) -> None:
     async def main() -> None:
-        waiting = [asyncio.create_task(obedient.compiled("blueprint", "slow")) for _ in range(3)]
+        waiting = [asyncio.create_task(obedient.compiled("constraint", "slow")) for _ in range(3)]
         await asyncio.sleep(0)
         waiting[0].cancel()  # whose compile the others wait for
         answers = await asyncio.gather(
             *waiting[1:],
-            obedient.compiled("blueprint", "crash"),
-            obedient.compiled("blueprint", "crash"),
+            obedient.compiled("constraint", "crash"),
+            obedient.compiled("constraint", "crash"),
             return_exceptions=True,
         )
         assert [str(answer).split()[-1] for answer in answers[:2]] == ["slow", "slow"]
         assert all(isinstance(answer, ConstraintError) for answer in answers[2:])
         assert len(busy) == 2
         assert busy[0] >= 0.3
-        assert obedient.known("blueprint", "crash") is None
+        assert obedient.known("constraint", "crash") is None
 
     asyncio.run(asyncio.wait_for(main(), 30))
