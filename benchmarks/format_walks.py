@@ -84,7 +84,7 @@ class Walker:
             reasoning_state=case.state,
             special_ids=ids,
         )
-        blueprint = self.compiler.blueprint(json.dumps({"tree": self.tree, "options": {}}))
+        blueprint = self.compiler.blueprint(json.dumps({"tree": self.tree}))
         self.compiled = self.compiler.build(blueprint)
         ways = Ways(tokens, special, (EOS,), list)  # a byte is its own token
         self.ways = ways.through(Blueprint.loads(blueprint).endings, ())

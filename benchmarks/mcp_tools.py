@@ -66,7 +66,7 @@ class Walker:
             reasoning_state="none",
             special_ids=self.special_ids,
         )
-        blueprint = self.compiler.blueprint(json.dumps({"tree": tree, "options": {}}))
+        blueprint = self.compiler.blueprint(json.dumps({"tree": tree}))
         ways = self.ways.through(Blueprint.loads(blueprint).endings, ())
         return self.compiler.build(blueprint), ways
 

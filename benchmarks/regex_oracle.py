@@ -259,7 +259,7 @@ class Oracle:
 
     def taken(self, tree: Any, texts: list[str], before: str, behind: str) -> set[str]:
         """Those of the texts that an answer under the tree may be, between two others."""
-        compiled = self._compiler.compile(json.dumps({"tree": tree, "options": {}}))
+        compiled = self._compiler.compile(json.dumps({"tree": tree}))
         assert isinstance(compiled, CompiledGrammar)
         return _taken(compiled, texts, before, behind)
 

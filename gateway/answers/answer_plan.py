@@ -394,7 +394,7 @@ def _may_not_fit(tree: Node, max_tokens: int) -> bool:
 
 def _spec(tree: Node, parts: Sequence[_Part]) -> str:
     try:
-        return json.dumps({"tree": tree, "options": {}}, allow_nan=False)
+        return json.dumps({"tree": tree}, allow_nan=False)
     except ValueError as error:
         raise bad_request(
             "A schema must not hold NaN or Infinity.",

@@ -31,7 +31,7 @@ class Masks:
 
     @staticmethod
     def spec(tree: Mapping[str, Any]) -> str:
-        return json.dumps({"tree": tree, "options": {}})
+        return json.dumps({"tree": tree})
 
     def start(self, tree: Mapping[str, Any]) -> GrammarConstraint:
         return self.compiler.compile(self.spec(tree)).start()

@@ -264,7 +264,7 @@ def test_masks_let_through_what_the_tree_does_and_end_where_it_ends(
                 reasoning_state="optional",
                 special_ids=special_ids,
             )
-            compiled = compiler.compile(json.dumps({"tree": tree, "options": {}}))
+            compiled = compiler.compile(json.dumps({"tree": tree}))
             for _ in range(6):
                 pieces = streams.walk(tree, rng, None, False)
                 constraint = compiled.start()
@@ -308,7 +308,7 @@ def test_the_worst_model_there_is_makes_no_invalid_call(
             reasoning_state="optional",
             special_ids=special_ids,
         )
-        compiled = compiler.compile(json.dumps({"tree": tree, "options": {}}))
+        compiled = compiler.compile(json.dumps({"tree": tree}))
         for _ in range(4):
             drawn = draw(compiled.start(), size, rng, closings)
             if drawn is None:  # still not over

@@ -35,7 +35,7 @@ class Masks:
     def __init__(self, tree: Any, vocabulary: Any) -> None:
         self._size = len(vocabulary.token_bytes)
         compiler = GrammarCompiler(vocabulary, padded_vocab_size=self._size)
-        self._constraint = compiler.compile(json.dumps({"tree": tree, "options": {}})).start()
+        self._constraint = compiler.compile(json.dumps({"tree": tree})).start()
 
     def allowed(self) -> set[int]:
         row = np.zeros((self._size + 31) // 32, np.int32)

@@ -50,7 +50,7 @@ LONG = {
 
 
 def spec(schema: Any) -> str:
-    return json.dumps({"tree": {"kind": "json", "schema": schema}, "options": {}})
+    return json.dumps({"tree": {"kind": "json", "schema": schema}})
 
 
 @pytest.mark.parametrize("white_space", [None, r"[ \n]*"])
@@ -97,4 +97,4 @@ def test_a_text_that_references_double_is_not_written(masks) -> None:
 def test_other_answers_than_of_one_schema(masks) -> None:
     node = {"kind": "regex", "pattern": "a{3}"}
     assert some_answer(node, ReadSchemas()) is None
-    assert masks.compiler.fitting_blueprint(json.dumps({"tree": node, "options": {}}))[1] == 3
+    assert masks.compiler.fitting_blueprint(json.dumps({"tree": node}))[1] == 3

@@ -48,7 +48,7 @@ TREES = {
 @pytest.mark.parametrize("name", TREES)
 def test_a_free_text_is_closed_in_time(name: str, compiler: GrammarCompiler) -> None:
     tree = {"kind": "seq", "items": TREES[name]}
-    spec = json.dumps({"tree": tree, "options": {}})
+    spec = json.dumps({"tree": tree})
     budget, blueprint = 150, compiler.blueprint(spec)
     closing = compiler.closing(blueprint, compiler.shortest(spec), budget)
     constraint = compiler.factory(Constraint.of(blueprint, closing).dumps())

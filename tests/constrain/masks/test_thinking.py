@@ -49,7 +49,7 @@ def compiler() -> GrammarCompiler:
 def start(
     compiler: GrammarCompiler, tree: Any, budget: ThinkingBudget, closing: Budget | None = None
 ) -> Any:
-    blueprint = compiler.blueprint(json.dumps({"tree": tree, "options": {}}))
+    blueprint = compiler.blueprint(json.dumps({"tree": tree}))
     return compiler.factory(Constraint.of(blueprint, closing, budget).dumps())
 
 

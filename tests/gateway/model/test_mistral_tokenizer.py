@@ -166,7 +166,7 @@ def test_the_profile_knows_the_format(profile: ModelProfile, folder: Path) -> No
 def test_masks_and_forced_tokens(mistral: MistralTokenizer) -> None:
     compiler = GrammarCompiler(mistral.vocabulary(), padded_vocab_size=mistral.size)
     tree = {"kind": "json", "schema": {"const": {"city": "Paris, 北京"}}}
-    constraint = compiler.compile(json.dumps({"tree": tree, "options": {}})).start()
+    constraint = compiler.compile(json.dumps({"tree": tree})).start()
     forced = constraint.forced_tokens()
     written = b"".join(mistral.token_bytes[i] for i in forced).decode()
     assert json.dumps({"city": "Paris, 北京"}, ensure_ascii=False).startswith(written)
@@ -188,7 +188,7 @@ class Masks:
             special_ids=mistral.special_ids,
         )
         compiler = GrammarCompiler(mistral.vocabulary(), padded_vocab_size=mistral.size)
-        self._constraint = compiler.compile(json.dumps({"tree": tree, "options": {}})).start()
+        self._constraint = compiler.compile(json.dumps({"tree": tree})).start()
         self._row = np.zeros((mistral.size + 31) // 32, np.int32)
 
     def let_through(self, token_id: int) -> bool:
