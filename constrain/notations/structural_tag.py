@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from formgate.constrain.errors import ConstraintError, pointer_of
 from formgate.constrain.notations.structural_fields import (
     Path,
+    StructuralTagError,
     check_begins,
     check_fields,
     check_object,
@@ -19,6 +19,7 @@ from formgate.constrain.notations.structural_fields import (
     excluded_texts,
     flag,
     items,
+    pointer_of,
     schema_of,
     string,
     strings,
@@ -47,8 +48,8 @@ _FIELDS: dict[str, frozenset[str]] = {
 
 
 def structural_tag_tree(value: Any, special_ids: Mapping[str, int]) -> Node:
-    """`special_ids`: the texts of special tokens, which are matched by id. Raises ConstraintError,
-    whose pointer says where in `value` something is wrong.
+    """`special_ids`: the texts of special tokens, which are matched by id. Raises
+    StructuralTagError, whose pointer says where in `value` something is wrong.
     """
     if isinstance(value, str):
         try:
@@ -66,7 +67,7 @@ def structural_tag_tree(value: Any, special_ids: Mapping[str, int]) -> Node:
             return writer.format(value["format"], ("format",), "")
         return writer.legacy(value)
     except RecursionError:
-        raise ConstraintError(
+        raise StructuralTagError(
             "The structural tag is nested too deeply.", code="schema_too_complex"
         ) from None
 
@@ -116,7 +117,7 @@ class _Writer:
         if not isinstance(kind, str):
             raise wrong((*path, "type"), "is missing" if kind is None else "must be a string")
         if kind not in _FIELDS:
-            raise ConstraintError(
+            raise StructuralTagError(
                 f"The structural tag format {kind!r:.60} at {pointer_of(path)} is not supported.",
                 code="unsupported_schema",
                 pointer=pointer_of((*path, "type")),

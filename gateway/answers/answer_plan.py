@@ -19,6 +19,7 @@ import msgspec
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.masks.constraint import Constraint, SizedConstraint
 from formgate.constrain.masks.thinking import ThinkingBudget
+from formgate.constrain.notations.structural_fields import StructuralTagError
 from formgate.gateway.answers.answer_checks import Promise
 from formgate.gateway.answers.choice import Choice, ChoiceSettings, Parser
 from formgate.gateway.answers.content_nodes import content_node, content_parts
@@ -233,8 +234,9 @@ class AnswerPlanner:
             return None
         try:
             return content_node(content, self._profile.tokenizer.special_ids)
-        except ConstraintError as error:
-            raise self._refusal(error, content.param) from None
+        except StructuralTagError as error:
+            refused = ConstraintError(error.message, code=error.code, pointer=error.pointer)
+            raise self._refusal(refused, content.param) from None
 
     async def _admit(
         self,

@@ -12,7 +12,7 @@ from formgate.parsers.tree.nodes import Node
 
 
 def content_node(content: ContentConstraint, special_ids: Mapping[str, int]) -> Node:
-    """Raises ConstraintError for a structural tag that is none."""
+    """Raises StructuralTagError."""
     match content.kind:
         case "json":
             node = nodes.json_value(content.value)
