@@ -19,7 +19,6 @@ import msgspec
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.masks.constraint import Constraint, SizedConstraint
 from formgate.constrain.masks.thinking import ThinkingBudget
-from formgate.constrain.notations.structural_fields import StructuralTagError
 from formgate.gateway.answers.answer_checks import Promise
 from formgate.gateway.answers.choice import Choice, ChoiceSettings, Parser
 from formgate.gateway.answers.content_nodes import content_node, content_parts
@@ -39,6 +38,7 @@ from formgate.gateway.protocol.fields import GenerationRequest
 from formgate.parsers.formats.format import ReasoningState, Tool, ToolChoice, UnsupportedArguments
 from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.stream import OutputParser
+from formgate.parsers.structural.fields import StructuralTagError
 from formgate.parsers.tree import nodes
 from formgate.parsers.tree.nodes import Node
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from formgate.constrain.notations.structural_tag import leaves, structural_tag_tree
 from formgate.gateway.protocol.constraints import ContentConstraint
+from formgate.parsers.structural.tag import leaves, structural_tag_tree
 from formgate.parsers.tree import nodes
 from formgate.parsers.tree.nodes import Node
 

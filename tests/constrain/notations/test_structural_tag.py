@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from formgate.constrain.notations.structural_fields import StructuralTagError
-from formgate.constrain.notations.structural_tag import structural_tag_tree
+from formgate.parsers.structural.fields import StructuralTagError
+from formgate.parsers.structural.tag import structural_tag_tree
 
 SCHEMA = {
     "type": "object",

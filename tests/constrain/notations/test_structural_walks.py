@@ -12,8 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from formgate.constrain.notations.structural_fields import StructuralTagError
-from formgate.constrain.notations.structural_tag import structural_tag_tree
+from formgate.parsers.structural.fields import StructuralTagError
+from formgate.parsers.structural.tag import structural_tag_tree
 
 
 class Reader:

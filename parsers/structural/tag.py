@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from formgate.constrain.notations.structural_fields import (
+from formgate.parsers.structural.fields import (
     Path,
     StructuralTagError,
     check_begins,
@@ -26,7 +26,7 @@ from formgate.constrain.notations.structural_fields import (
     unsupported,
     wrong,
 )
-from formgate.constrain.notations.structural_nodes import Node, Texts, choice, seq
+from formgate.parsers.structural.texts import Node, Texts, choice, seq
 
 # What a number may go on with: behind a value that may be one, nobody could tell its end.
 _NUMBER_CHARS = frozenset("0123456789.eE+-")
