@@ -103,7 +103,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "parsers": (
         ("stream", "grammar"),
-        ("families",),
+        ("families", "structural"),
         ("formats",),
         ("text", "tree"),
     ),

@@ -1,1 +1,1 @@
-"""Grammars as users write them: Lark, GBNF, structural tags."""
+"""Grammars as users write them: Lark and GBNF."""

@@ -38,6 +38,7 @@ from formgate.gateway.protocol.fields import GenerationRequest
 from formgate.parsers.formats.format import ReasoningState, Tool, ToolChoice, UnsupportedArguments
 from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.stream import OutputParser
+from formgate.parsers.structural.fields import StructuralTagError
 from formgate.parsers.tree import nodes
 from formgate.parsers.tree.nodes import Node
 
@@ -233,8 +234,9 @@ class AnswerPlanner:
             return None
         try:
             return content_node(content, self._profile.tokenizer.special_ids)
-        except ConstraintError as error:
-            raise self._refusal(error, content.param) from None
+        except StructuralTagError as error:
+            refused = ConstraintError(error.message, code=error.code, pointer=error.pointer)
+            raise self._refusal(refused, content.param) from None
 
     async def _admit(
         self,

@@ -97,7 +97,7 @@ def _callable(tool: ToolDefinition, at: str) -> CallableTool:
     if grammar is None:
         held, param = None, f"{at}.custom"
     else:
-        held = nodes.lark_in_json(_lark_of(grammar))
+        held = nodes.lark(_lark_of(grammar), in_json=True)
         param = f"{at}.custom.format.grammar.definition"
         # What more than a schema holds is no plain text for the families that write it in tags.
         text["minLength"] = 0

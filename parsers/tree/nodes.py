@@ -4,7 +4,7 @@ reads the same dicts; nothing here knows how they become token masks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NotRequired, TypedDict
 
 Schema = dict[str, Any] | bool
@@ -36,27 +36,40 @@ class JsonObjectNode(TypedDict):
 
 
 class RegexNode(TypedDict):
+    """Text of a pattern that holds none of `without`, and behind it `until`: the first that comes
+    if `lazy`, otherwise the last.
+    """
+
     kind: Literal["regex"]
     pattern: str
+    without: NotRequired[list[str]]
+    until: NotRequired[str]
+    lazy: NotRequired[bool]
+    pointer: NotRequired[str]
 
 
 class LarkNode(TypedDict):
     kind: Literal["lark"]
     source: str
     in_json: NotRequired[bool]  # as it is written inside a JSON string
+    pointer: NotRequired[str]
 
 
 class FreeNode(TypedDict):
-    """Any ordinary tokens, up to the next node's special token or the end."""
+    """Any ordinary tokens, up to the next node's special token or the end, that hold none of
+    `without`.
+    """
 
     kind: Literal["free"]
+    without: NotRequired[list[str]]
 
 
 class FreeTextUntilNode(TypedDict):
-    """Any text that ends with the first occurrence of `text`."""
+    """Any text that ends with the first occurrence of `text` and holds none of `without`."""
 
     kind: Literal["free_text_until"]
     text: str
+    without: NotRequired[list[str]]
 
 
 class SeqNode(TypedDict):
@@ -100,27 +113,56 @@ def token(token_id: int, value: str) -> TokenNode:
     return {"kind": "token", "id": token_id, "text": value}
 
 
-def json_value(schema: Schema, *, pointer: str = "") -> JsonNode:
+def json_value(
+    schema: Schema, *, whitespace_pattern: str | None = None, pointer: str = ""
+) -> JsonNode:
     node: JsonNode = {"kind": "json", "schema": schema}
+    if whitespace_pattern is not None:
+        node["whitespace_pattern"] = whitespace_pattern
     if pointer:
         node["pointer"] = pointer
     return node
 
 
-def regex(pattern: str) -> RegexNode:
-    return {"kind": "regex", "pattern": pattern}
+def json_object(whitespace_pattern: str | None = None) -> JsonObjectNode:
+    if whitespace_pattern is None:
+        return {"kind": "json_object"}
+    return {"kind": "json_object", "whitespace_pattern": whitespace_pattern}
 
 
-def lark_in_json(source: str) -> LarkNode:
-    return {"kind": "lark", "source": source, "in_json": True}
+def regex(pattern: str, *, without: Iterable[str] = (), pointer: str = "") -> RegexNode:
+    node: RegexNode = {"kind": "regex", "pattern": pattern}
+    if texts := list(without):
+        node["without"] = texts
+    if pointer:
+        node["pointer"] = pointer
+    return node
 
 
-def free() -> FreeNode:
-    return {"kind": "free"}
+def regex_until(node: RegexNode, until: str, *, lazy: bool) -> RegexNode:
+    """The text of `node` and then `until`."""
+    return {**node, "until": until, "lazy": lazy}
 
 
-def free_text_until(value: str) -> FreeTextUntilNode:
-    return {"kind": "free_text_until", "text": value}
+def lark(source: str, *, in_json: bool = False, pointer: str = "") -> LarkNode:
+    node: LarkNode = {"kind": "lark", "source": source}
+    if in_json:
+        node["in_json"] = True
+    if pointer:
+        node["pointer"] = pointer
+    return node
+
+
+def free(without: Iterable[str] = ()) -> FreeNode:
+    texts = list(without)
+    return {"kind": "free", "without": texts} if texts else {"kind": "free"}
+
+
+def free_text_until(value: str, without: Iterable[str] = ()) -> FreeTextUntilNode:
+    node: FreeTextUntilNode = {"kind": "free_text_until", "text": value}
+    if texts := list(without):
+        node["without"] = texts
+    return node
 
 
 def seq(items: Iterable[Node]) -> Node:
@@ -157,6 +199,19 @@ def repeat(item: Node, least: int, most: int | None, separator: Node | None = No
     if separator is not None and separator != EMPTY:
         node["separator"] = separator
     return node
+
+
+def with_pointers(node: Node) -> Iterator[tuple[str, Node]]:
+    """The parts that have a pointer, which compile on their own, each behind it."""
+    match node["kind"]:
+        case "json" | "regex" | "lark":
+            if "pointer" in node:
+                yield node["pointer"], node
+        case "seq" | "choice":
+            for item in node["items"]:
+                yield from with_pointers(item)
+        case "repeat":
+            yield from with_pointers(node["item"])
 
 
 EMPTY: TextNode = {"kind": "text", "value": ""}

@@ -32,7 +32,7 @@ SCHEMA = {
     "required": ["input"],
     "additionalProperties": False,
 }
-TOOL = Tool("apply_patch", SCHEMA, "", nodes.lark_in_json(SOURCE))
+TOOL = Tool("apply_patch", SCHEMA, "", nodes.lark(SOURCE, in_json=True))
 OTHER = Tool("list", {"type": "object", "properties": {}, "additionalProperties": False})
 MOST = 600
 

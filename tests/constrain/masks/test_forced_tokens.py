@@ -13,9 +13,9 @@ import pytest
 
 from formgate import embedded
 from formgate.constrain.compiler import GrammarCompiler
-from formgate.constrain.notations.structural_tag import structural_tag_tree
 from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.model.tokenizer_folder import load_tokenizer
+from formgate.parsers.structural.tag import structural_tag_tree
 
 PERSON = {
     "type": "object",

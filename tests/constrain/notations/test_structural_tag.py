@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from formgate.constrain.errors import ConstraintError
-from formgate.constrain.notations.structural_tag import structural_tag_tree
+from formgate.parsers.structural.fields import StructuralTagError
+from formgate.parsers.structural.tag import structural_tag_tree
 
 SCHEMA = {
     "type": "object",
@@ -193,14 +193,14 @@ def test_items_that_must_differ_do_so_inside_a_tag(masks) -> None:
     ],
 )  # fmt: skip
 def test_a_bad_tag_is_refused_at_its_place(value: Any, pointer: str, says: str) -> None:
-    with pytest.raises(ConstraintError, match=says) as refused:
+    with pytest.raises(StructuralTagError, match=says) as refused:
         structural_tag_tree(value, {})
     assert refused.value.pointer == pointer
 
 
 def test_a_trigger_may_not_cut_a_special_token() -> None:
     value = {"structures": [{"begin": "<mark>", "schema": {}, "end": "x"}], "triggers": ["<ma"]}
-    with pytest.raises(ConstraintError, match="cuts"):
+    with pytest.raises(StructuralTagError, match="cuts"):
         structural_tag_tree(value, {"<mark>": 3})
 
 
@@ -208,5 +208,5 @@ def test_nesting_without_end_is_refused() -> None:
     value: Any = ANY
     for _ in range(5000):
         value = {"type": "sequence", "elements": [value]}
-    with pytest.raises(ConstraintError, match="deep"):
+    with pytest.raises(StructuralTagError, match="deep"):
         structural_tag_tree({"format": value}, {})

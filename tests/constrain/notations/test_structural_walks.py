@@ -12,8 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from formgate.constrain.errors import ConstraintError
-from formgate.constrain.notations.structural_tag import structural_tag_tree
+from formgate.parsers.structural.fields import StructuralTagError
+from formgate.parsers.structural.tag import structural_tag_tree
 
 
 class Reader:
@@ -328,7 +328,7 @@ def test_special_tokens_in_texts_are_matched_by_id(masks) -> None:
 
 def test_a_regex_that_could_swallow_what_follows_is_refused() -> None:
     form = {"type": "sequence", "elements": [regex("[^}]*"), PAIR]}
-    with pytest.raises(ConstraintError, match="fixed text behind it"):
+    with pytest.raises(StructuralTagError, match="fixed text behind it"):
         structural_tag_tree({"type": "structural_tag", "format": form}, {})
 
 
@@ -343,7 +343,7 @@ def test_a_regex_that_could_swallow_what_follows_is_refused() -> None:
     ids=["begin", "separator"],
 )  # fmt: skip
 def test_what_could_not_be_told_apart_is_refused(form: dict[str, Any], why: str) -> None:
-    with pytest.raises(ConstraintError, match=why):
+    with pytest.raises(StructuralTagError, match=why):
         structural_tag_tree({"type": "structural_tag", "format": form}, {})
 
 

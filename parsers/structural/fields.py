@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from formgate.constrain.errors import ConstraintCode, ConstraintError, pointer_of
-
+ErrorCode = Literal["invalid_grammar", "unsupported_schema", "schema_too_complex"]
 Path = tuple[str | int, ...]
 
 JSON_FIRST = frozenset('{["-0123456789tfn')  # what a JSON text may begin with
 
 
-def wrong(path: Path, why: str) -> ConstraintError:
+class StructuralTagError(ValueError):
+    """The structural tag is none, or cannot be enforced exactly. `pointer` is the JSON Pointer of
+    the offending place in it.
+    """
+
+    def __init__(self, message: str, *, code: ErrorCode, pointer: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code: ErrorCode = code
+        self.pointer = pointer
+
+
+def wrong(path: Path, why: str) -> StructuralTagError:
     return _error(path, why, "invalid_grammar")
 
 
-def unsupported(path: Path, why: str) -> ConstraintError:
+def unsupported(path: Path, why: str) -> StructuralTagError:
     return _error(path, why, "unsupported_schema")
 
 
-def _error(path: Path, why: str, code: ConstraintCode) -> ConstraintError:
+def _error(path: Path, why: str, code: ErrorCode) -> StructuralTagError:
     where = f"{pointer_of(path)} " if path else ""
-    return ConstraintError(
+    return StructuralTagError(
         f"In the structural tag: {where or 'it '}{why}.", code=code, pointer=pointer_of(path)
     )
+
+
+def pointer_of(path: Path) -> str:
+    """RFC 6901: `~` is `~0` and `/` is `~1` inside a part."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 def check_object(value: Any, path: Path) -> None:

@@ -6,12 +6,12 @@ first comes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from formgate.constrain.errors import ConstraintError, pointer_of
-from formgate.constrain.notations.structural_fields import (
+from formgate.parsers.structural.fields import (
     Path,
+    StructuralTagError,
     check_begins,
     check_fields,
     check_object,
@@ -19,13 +19,16 @@ from formgate.constrain.notations.structural_fields import (
     excluded_texts,
     flag,
     items,
+    pointer_of,
     schema_of,
     string,
     strings,
     unsupported,
     wrong,
 )
-from formgate.constrain.notations.structural_nodes import Node, Texts, choice, seq
+from formgate.parsers.structural.texts import Texts
+from formgate.parsers.tree import nodes
+from formgate.parsers.tree.nodes import Node
 
 # What a number may go on with: behind a value that may be one, nobody could tell its end.
 _NUMBER_CHARS = frozenset("0123456789.eE+-")
@@ -47,8 +50,8 @@ _FIELDS: dict[str, frozenset[str]] = {
 
 
 def structural_tag_tree(value: Any, special_ids: Mapping[str, int]) -> Node:
-    """`special_ids`: the texts of special tokens, which are matched by id. Raises ConstraintError,
-    whose pointer says where in `value` something is wrong.
+    """`special_ids`: the texts of special tokens, which are matched by id. Raises
+    StructuralTagError, whose pointer says where in `value` something is wrong.
     """
     if isinstance(value, str):
         try:
@@ -57,7 +60,7 @@ def structural_tag_tree(value: Any, special_ids: Mapping[str, int]) -> Node:
             raise wrong((), "is not valid JSON") from None
     if not isinstance(value, dict):
         raise wrong((), "must be an object")
-    writer = _Writer(special_ids)
+    writer = _TreeWriter(special_ids)
     try:
         if "format" in value:
             if "structures" in value or "triggers" in value:
@@ -66,22 +69,12 @@ def structural_tag_tree(value: Any, special_ids: Mapping[str, int]) -> Node:
             return writer.format(value["format"], ("format",), "")
         return writer.legacy(value)
     except RecursionError:
-        raise ConstraintError(
+        raise StructuralTagError(
             "The structural tag is nested too deeply.", code="schema_too_complex"
         ) from None
 
 
-def leaves(tree: Node) -> Iterator[Node]:
-    """The parts of a tree that compile on their own, each with a `pointer` to where it was."""
-    if "pointer" in tree:
-        yield tree
-    for item in tree.get("items", ()):
-        yield from leaves(item)
-    if "item" in tree:
-        yield from leaves(tree["item"])
-
-
-class _Writer:
+class _TreeWriter:
     """`then` is the text that stands right behind a format and is written with it: "" where the
     answer ends, None where it is no fixed text.
     """
@@ -116,7 +109,7 @@ class _Writer:
         if not isinstance(kind, str):
             raise wrong((*path, "type"), "is missing" if kind is None else "must be a string")
         if kind not in _FIELDS:
-            raise ConstraintError(
+            raise StructuralTagError(
                 f"The structural tag format {kind!r:.60} at {pointer_of(path)} is not supported.",
                 code="unsupported_schema",
                 pointer=pointer_of((*path, "type")),
@@ -141,7 +134,7 @@ class _Writer:
                 return self._free_until(then, excluded, path)
             case "or":
                 elements = items(value, "elements", path)
-                return choice(
+                return nodes.choice(
                     self.format(item, (*path, "elements", i), then)
                     for i, item in enumerate(elements)
                 )
@@ -185,27 +178,27 @@ class _Writer:
 
     def _sequence(self, parts: Sequence[tuple[Any, Path]], then: str | None) -> Node:
         parts = [part for part in parts if part[0] != ""]
-        nodes: list[Node] = []
+        written: list[Node] = []
         i = 0
         while i < len(parts):
             part, path = parts[i]
             i += 1
             if isinstance(part, str):
-                nodes.append(self._texts.node(part))
+                written.append(self._texts.node(part))
                 if i == len(parts):
-                    nodes.append(self._texts.node(then or ""))
+                    written.append(self._texts.node(then or ""))
             elif i == len(parts):
-                nodes.append(self.format(part, path, then))
+                written.append(self.format(part, path, then))
             elif isinstance(following := parts[i][0], str):
-                nodes.append(self.format(part, path, following))
+                written.append(self.format(part, path, following))
                 i += 1
                 if i == len(parts):
-                    nodes.append(self._texts.node(then or ""))
+                    written.append(self._texts.node(then or ""))
             else:
-                nodes.append(self.format(part, path, None))
+                written.append(self.format(part, path, None))
         if not parts:
             return self._texts.node(then or "")
-        return seq(nodes)
+        return nodes.seq(written)
 
     def _tag(self, value: Any, path: Path) -> tuple[Path, str, Any, str]:
         check_object(value, path)
@@ -245,35 +238,33 @@ class _Writer:
                 'may be a number, and what follows does not tell its end: give it a "type" that '
                 "is none, or fixed text behind it",
             )
-        node = {"kind": "json", "schema": schema, "pointer": pointer_of(path)}
-        return seq([node, self._texts.node(then or "")])
+        node = nodes.json_value(schema, pointer=pointer_of(path))
+        return nodes.seq([node, self._texts.node(then or "")])
 
     def _regex(self, value: dict[str, Any], path: Path, then: str | None) -> Node:
         at = (*path, "pattern")
-        node: Node = {"kind": "regex", "pattern": string(value, "pattern", path)}
-        node["pointer"] = pointer_of(at)
-        if value.get("excludes"):
-            node["without"] = strings(value, "excludes", path)
+        pattern = string(value, "pattern", path)
+        excluded = strings(value, "excludes", path) if value.get("excludes") else ()
+        node = nodes.regex(pattern, without=excluded, pointer=pointer_of(at))
         if then == "":
             return node
         if then is None:
             raise unsupported(at, "needs fixed text behind it, which says where it ends")
         head, token, rest = self._texts.cut(then)
-        node["until"] = head
-        node["lazy"] = token is None
-        return node if token is None else seq([node, token, self._texts.node(rest)])
+        node = nodes.regex_until(node, head, lazy=token is None)
+        return node if token is None else nodes.seq([node, token, self._texts.node(rest)])
 
     def _grammar(self, value: dict[str, Any], path: Path, then: str | None) -> Node:
         at = (*path, "grammar")
         source = string(value, "grammar", path)
         if then != "":
             raise unsupported(at, "is supported only where the answer ends with it")
-        return {"kind": "lark", "source": source, "pointer": pointer_of(at)}
+        return nodes.lark(source, pointer=pointer_of(at))
 
     def _free_until(self, then: str | None, excluded: Sequence[str], path: Path) -> Node:
         """Free text, and then what is behind it."""
         if then == "":
-            return {"kind": "free", "without": list(excluded)}
+            return nodes.free(excluded)
         if then is None:
             raise unsupported(path, "needs fixed text behind it, which says where it ends")
         head, token, rest = self._texts.cut(then)
@@ -281,11 +272,11 @@ class _Writer:
             if text in then:
                 raise wrong(path, f"excludes {text!r:.60}, which is part of what ends it")
         if token is None:
-            return {"kind": "free_text_until", "text": head, "without": list(excluded)}
+            return nodes.free_text_until(head, excluded)
         # A special token ends it; its characters alone are text, and must not be there either.
-        free: Node = {"kind": "regex", "pattern": "(?s:.*)", "until": head, "lazy": False}
-        free["without"] = [*excluded, then]
-        return seq([free, token, self._texts.node(rest)])
+        anything = nodes.regex("(?s:.*)", without=[*excluded, then])
+        free = nodes.regex_until(anything, head, lazy=False)
+        return nodes.seq([free, token, self._texts.node(rest)])
 
     def _triggered(
         self,
@@ -311,7 +302,7 @@ class _Writer:
             if self._texts.cuts_token(tag[1], len(found[0])):
                 raise unsupported((*tag[0], "begin"), "has a special token that the trigger cuts")
             by_trigger[found[0]].append(tag)
-        first = choice(self._written(tag, 0, then if once else None) for tag in tags)
+        first = nodes.choice(self._written(tag, 0, then if once else None) for tag in tags)
         if at_least_one and once:
             return first
         behind = then if once else None
@@ -320,13 +311,13 @@ class _Writer:
             others = [t for t in [*triggers, *ends] if t != trigger]
             if its_tags:
                 text = self._free_until(trigger, [*excluded, *others], path)
-                rest = choice(self._written(tag, len(trigger), behind) for tag in its_tags)
-                triggered.append(seq([text, rest]))
+                rest = nodes.choice(self._written(tag, len(trigger), behind) for tag in its_tags)
+                triggered.append(nodes.seq([text, rest]))
         tail = self._free_until(then, [*excluded, *triggers], path)
         if once:
-            return choice([tail, *triggered])
-        loop = {"kind": "repeat", "item": choice(triggered), "min": 0, "max": None}
-        return seq([first, loop, tail] if at_least_one else [loop, tail])
+            return nodes.choice([tail, *triggered])
+        loop = nodes.repeat(nodes.choice(triggered), 0, None)
+        return nodes.seq([first, loop, tail] if at_least_one else [loop, tail])
 
     def _separated(self, value: dict[str, Any], path: Path, then: str | None) -> Node:
         tags = self._tags(value, path)
@@ -334,15 +325,13 @@ class _Writer:
         once = flag(value, "stop_after_first", path)
         check_begins(tags)
         check_separator(separator, then or "", (tag[1] for tag in tags), path)
-        node: Node = {
-            "kind": "repeat",
-            "item": choice(self._written(tag, 0, None) for tag in tags),
-            "min": int(flag(value, "at_least_one", path)),
-            "max": 1 if once else None,
-        }
-        if separator:
-            node["separator"] = self._texts.node(separator)
-        return seq([node, self._texts.node(then or "")])
+        node = nodes.repeat(
+            nodes.choice(self._written(tag, 0, None) for tag in tags),
+            int(flag(value, "at_least_one", path)),
+            1 if once else None,
+            self._texts.node(separator),
+        )
+        return nodes.seq([node, self._texts.node(then or "")])
 
 
 class _Schema:

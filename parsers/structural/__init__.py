@@ -1,0 +1,1 @@
+"""Structural tags, in the forms that vLLM takes, to answer trees."""
