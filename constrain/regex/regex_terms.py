@@ -45,6 +45,7 @@ _CONTROLS = frozenset(range(0x20))
 _LINE_SPACES = frozenset(range(9, 14))
 _NO_CHAR = r"[^\x00-\u{10FFFF}]"
 _LONGEST = 200_000  # characters of a terminal
+_AROUND = 5  # characters that a group takes around its parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,13 +203,15 @@ class _Writer:
                 text = f"{self._term(part)}{_TIMES.get((least, most), times)}"
             case _:
                 raise AssertionError(tree)
-        self._count(text)
+        self._count(_AROUND)
         return f"({text})"
 
     def _regex(self, tree: Regex) -> str:
         match tree:
             case Chars():
-                return self._chars(tree)
+                text = self._chars(tree)
+                self._count(len(text))
+                return text
             case Seq(parts):
                 text = "".join(map(self._regex, parts))
             case Alt(options):
@@ -225,13 +228,14 @@ class _Writer:
                 return f"(?:{inner}){times}" if len(inner) > 1 else inner + times
             case _:
                 raise AssertionError(tree)
-        self._count(text)
+        self._count(_AROUND)
         return text
 
-    def _count(self, text: str) -> None:
-        self._length += len(text)
+    def _count(self, characters: int) -> None:
+        """Each character counts once, however deeply it is nested."""
+        self._length += characters
         if self._length > _LONGEST:
-            raise RegexError("too many ways through its look-aheads and anchors")
+            raise RegexError(f"a written-out form of more than {_LONGEST} characters")
 
     def _chars(self, chars: Chars) -> str:
         if not chars.properties:

@@ -1,5 +1,6 @@
 """Regular expressions for text that must not hold something, which regular expressions cannot say
-outright. Plain enough for every engine: literals, classes, groups and stars.
+outright. Plain enough for every engine: literals, classes, groups and stars, and at most one
+look-ahead, at the beginning.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ class _Trie:
 def text_not_beginning(beginnings: Iterable[Sequence[str]]) -> str:
     """Any text that begins neither with whitespace nor with the words of one of these, whatever
     the whitespace between them. Text may end inside the words: it is then no such beginning yet.
+
+    A look-ahead keeps the pattern as short as the words are: hundreds of tools may be among them.
     """
     root = _Trie()
     for words in beginnings:
@@ -110,19 +113,13 @@ def text_not_beginning(beginnings: Iterable[Sequence[str]]) -> str:
             for char in word:
                 node = node.children.setdefault(char, _Trie())
         node.forbidden = True
-    return _avoiding(root, f"[^{_SPACE}{_known(root)}]")
+    known = f"|{_words_of(root)}" if root.children else ""
+    return f"(?![{_SPACE}]{known}){ANYTHING}"
 
 
-def _avoiding(node: _Trie, other: str) -> str:
-    ways = [other + ANYTHING]
-    for char, child in node.children.items():
-        if child.forbidden:
-            continue
-        spaces = _SPACE if child.spaces else ""
-        before = f"[{spaces}]*" if spaces else ""
-        ways.append(quoted(char) + before + _avoiding(child, f"[^{spaces}{_known(child)}]"))
-    return f"(?:{'|'.join(ways)})?"
-
-
-def _known(node: _Trie) -> str:
-    return "".join(map(quoted, node.children))
+def _words_of(node: _Trie) -> str:
+    if node.forbidden:
+        return ""
+    ways = [quoted(char) + _words_of(child) for char, child in node.children.items()]
+    spaces = f"[{_SPACE}]*" if node.spaces else ""
+    return spaces + (ways[0] if len(ways) == 1 else f"(?:{'|'.join(ways)})")

@@ -169,7 +169,11 @@ def instance(schema: Any, rng: random.Random, root: Any = None) -> Any:
 
 
 def sample_regex(pattern: str, rng: random.Random) -> str:
-    return _sample(sre_parser.parse(pattern), rng)
+    parsed = sre_parser.parse(pattern)
+    made = _sample(parsed, rng)
+    while "(?!" in pattern and re.fullmatch(pattern, made) is None:
+        made = _sample(parsed, rng)
+    return made
 
 
 _ALPHABET = string.ascii_letters + string.digits + " \n'\"<>[](){}=,.:;/_-\\北"
@@ -194,6 +198,9 @@ def _sample(parsed: Any, rng: random.Random) -> str:
             made += _sample(arg[3], rng)
         elif op is sre.BRANCH:
             made += _sample(rng.choice(arg[1]), rng)
+        elif op is sre.ASSERT_NOT:  # a part of what it refuses, often as long as may be
+            refused = _sample(arg[1], rng)
+            made += refused[: rng.choice([0, len(refused) - 1, rng.randrange(len(refused))])]
         elif op is not sre.AT:
             raise AssertionError(op)
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -202,11 +203,14 @@ def test_a_parameter_that_the_format_cannot_write_is_named(
     assert plan(planner_of("hermes"), [tool("g", odd)]).constraint is not None
 
 
+@pytest.mark.parametrize("length", [8, 64])
 @pytest.mark.parametrize("name", FORMATS)
-def test_five_hundred_tools(name: str, planner_of: Any) -> None:
-    tools = [tool(f"tool_{i}", SCHEMA, description="Does it. " * 20) for i in range(500)]
+def test_five_hundred_tools(name: str, length: int, planner_of: Any) -> None:
+    rng = random.Random(length)
+    names = [f"tool_{i}".ljust(length, rng.choice("abcd")) for i in range(500)]
+    tools = [tool(name, SCHEMA, description="Does it. " * 20) for name in names]
     assert plan(planner_of(name), tools).constraint is not None
-    only = {"type": "function", "function": {"name": "tool_499"}}
+    only = {"type": "function", "function": {"name": names[-1]}}
     assert len(plan(planner_of(name), tools, tool_choice=only).constraint or "") < 10_000
 
 
