@@ -67,6 +67,7 @@ FREE: dict[str, Callable[[Random], Any]] = {
     "guided_grammar": lambda r: r.choice(GRAMMARS),
 }
 OPTIONAL = 4  # optional fields of an object that are set, on average
+MANY = 40  # items, of arrays in arrays; `_inflate` makes longer ones
 BYTES = b'"\\{}[],:0-9eE.\x00\xff\xc3\xf0\n tfn'
 
 
@@ -243,7 +244,8 @@ class Bodies:
             case "object":
                 return self._object(r, described, depth, set())
             case "array":
-                count = r.choice([0, 1, 1, 1, 2, 3, described.get("maxItems", 3) + 1])
+                most = min(MANY, described.get("maxItems", 3))
+                count = r.choice([0, 1, 1, 1, 2, 3, most + 1])
                 return [self._value(r, described.get("items", {}), depth, "") for _ in range(count)]
             case "string":
                 return r.choice(TEXTS)
