@@ -80,6 +80,7 @@ CASES: list[tuple[str, str, dict[str, Any], set[int]]] = [
     ("^+", CHAT, member({"pattern": "^+[a-z]$"}), EITHER),
     ("^{2}", CHAT, member({"pattern": "^{2}times$"}), EITHER),
     ("^*", CHAT, member({"pattern": "^*"}), EITHER),
+    ("a doubling tool", CHAT, tool(doubling(40, "members"), tool_choice="required"), REFUSED),
     # It took 2^40 steps, with the lock of the interpreter held.
     ("a slow pattern", CHAT, under(SLOW, temperature=0), EITHER),
     ("allOf of allOf", CHAT, under(doubling(40, "allOf")), EITHER),
@@ -97,6 +98,7 @@ CASES: list[tuple[str, str, dict[str, Any], set[int]]] = [
         REFUSED,
     ),
     # llguidance's own words, or a 500.
+    ("a grammar without an end", CHAT, asked(guided_grammar='start: start "a"'), REFUSED),
     ("counts of counts", CHAT, asked(guided_regex="(a{1,1000}){1,1000}" * 20), EITHER),
     # Fields without a limit.
     ("a stop string of 1 MB", CHAT, asked(stop=["x" * 1_000_000]), REFUSED),
