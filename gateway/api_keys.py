@@ -1,5 +1,5 @@
-"""API keys: which are sound, which one a request carries, and what keeps the clients of one from
-learning what those of another have asked.
+"""API keys: validation, lookup of a request's key, and a cache salt for each key, so that clients
+of different keys share no prefix cache.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 
 
 def wrong_key(key: str) -> str | None:
-    """Why no client could send this key, without telling the key."""
+    """The reason why no client can send this key, or None. Does not quote the key."""
     if not key.strip():
         return "a key is empty (is a variable not set?)"
     if key != key.strip():
@@ -25,21 +25,21 @@ def wrong_key(key: str) -> str | None:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """`name` is for logs. `forms` are the bytes of a header that holds it: clients send UTF-8 or,
-    if they follow the letter of HTTP, Latin-1."""
+    """`name` is for logs. `forms` are the key's encodings in a header: UTF-8, and Latin-1, which
+    HTTP prescribes."""
 
     name: str
     forms: tuple[bytes, ...] = field(repr=False)
     salted: bool = True
 
     def matches(self, given: bytes) -> bool:
-        # Each form is compared, so the time tells nothing about which one was near.
+        # Compares every form, so that the time reveals nothing about a near match.
         found = [hmac.compare_digest(given, form) for form in self.forms]
         return any(found)
 
     def cache_salt(self, given: str | None) -> str | None:
-        """Another for each key, so that neither the time to the first token nor `cached_tokens`
-        tells what the clients of another key have asked."""
+        """The salt `given` by the client, made distinct for each key: neither the time to first
+        token nor `cached_tokens` reveals the prompts of another key's clients."""
         if not self.salted:
             return given
         text = b"" if given is None else b"+" + given.encode()
@@ -48,8 +48,7 @@ class ApiKey:
 
 class KeyRing:
     def __init__(self, keys: Sequence[str]) -> None:
-        """Where there is one key only, all its clients share the prefix cache as if there were
-        none."""
+        """A single key adds no salt: all clients share the prefix cache."""
         distinct = dict.fromkeys(keys)
         self._keys = [
             ApiKey(f"key#{number}", _forms(key), salted=len(distinct) > 1)
@@ -58,12 +57,12 @@ class KeyRing:
 
     def find(self, headers: Headers) -> ApiKey | None:
         given = given_key(headers)
-        found = [key for key in self._keys if key.matches(given)]  # all are compared
+        found = [key for key in self._keys if key.matches(given)]  # no early exit: see `matches`
         return found[0] if found else None
 
 
 def given_key(headers: Headers) -> bytes:
-    """The key that a request carries, or nothing."""
+    """The key in a request's headers, or empty bytes."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip().encode("latin-1")

@@ -1,6 +1,6 @@
-"""`formgate serve`, `formgate --version`: reads the command line, finds the model and runs the
-server until it is told to stop. Every failure that the user can mend is one line and exit code 1;
-a signal before the server is ready, or a second one, is 128 and its number.
+"""`formgate serve`, `formgate --version`: parses the command line, finds the model and runs the
+server until a signal stops it. A failure that the user can mend prints one line and exits with 1.
+A signal before the server is ready, or a second signal, exits with 128 + its number.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def serve(command: CommandLine) -> int:
     open_standard_streams()
     config = command.server
     if any(os.environ.get(name) != value for name, value in config.env.items()):
-        # Libraries read some variables when they are imported, which has happened already.
+        # Imported libraries have already read some of these variables, so start again.
         os.execve(sys.executable, sys.orig_argv, os.environ | config.env)
     for note in command.notes:
         say(f"formgate: note: {note}", sys.stderr)
@@ -72,14 +72,14 @@ def serve(command: CommandLine) -> int:
         say(f"formgate: error: {error}", sys.stderr)
         return 1
     except Interrupted as interrupted:
-        # Not `return`: the interpreter would wait until the threads of a download are done.
+        # Not `return`: the interpreter would wait for the threads of a download.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(128 + interrupted.number)
 
 
 class Interrupted(BaseException):
-    """A signal that came before the server has its own handlers."""
+    """A signal arrived before the server installed its handlers."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -102,7 +102,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 def _serve_on(listener: socket.socket, command: CommandLine) -> int:
     config = command.server
-    # In a thread: a download waits for its own threads, and then for nothing else.
+    # In a thread: a download in the main thread would hold signals back.
     model_dir, tokenizer_dir = _result_of_thread(partial(_model_folders, config))
     engine = command.engine(model_dir)
     check_model_folder(model_dir, tokenizer_dir, weights=engine.load_format != "dummy")
@@ -110,7 +110,7 @@ def _serve_on(listener: socket.socket, command: CommandLine) -> int:
 
 
 def _model_folders(config: ServerConfig) -> tuple[Path, Path]:
-    """Of the model and of its tokenizer."""
+    """(model folder, tokenizer folder); downloads what is missing."""
     model_dir = resolve_model(
         config.model,
         revision=config.revision,
@@ -128,7 +128,7 @@ def _model_folders(config: ServerConfig) -> tuple[Path, Path]:
 
 
 def _result_of_thread(work: Callable[[], T]) -> T:
-    """What `work` returns or raises, with a main thread that signals can interrupt."""
+    """Return or raise the result of `work`. Signals can interrupt the waiting main thread."""
     future: Future[T] = Future()
 
     def run() -> None:

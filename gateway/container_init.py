@@ -1,6 +1,6 @@
-"""The server as the first process of a container. Process 1 has no default signal handlers, and
-inherits every orphan; so it runs the server as its child, passes signals on, and reaps. It imports
-next to nothing, so that signals work from the first moment.
+"""Runs the server under a minimal init process when formgate is process 1 of a container. Process 1
+has no default signal handlers and inherits every orphan, so this one forwards signals to the server
+and reaps children. It imports next to nothing, so that signals work at once.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ FORWARDED: tuple[int, ...] = (
 
 
 def run_as_init(command: list[str]) -> int:
-    """Run `command`, a program's path and its arguments, until it ends. Returns its exit code, as a
-    shell tells it."""
+    """Run `command`, a program's path and its arguments, until it exits. Returns its exit code;
+    128 + N after signal N."""
     child: int | None = None
-    early: list[int] = []  # signals that came before there was a child
+    early: list[int] = []  # signals that arrived before the child started
 
     def forward(number: int, frame: FrameType | None) -> None:
         if child is not None:
@@ -34,7 +34,7 @@ def run_as_init(command: list[str]) -> int:
 
     for number in FORWARDED:
         signal.signal(number, forward)
-    # A group of its own: the terminal's Ctrl-C must not reach it twice.
+    # A process group of its own: otherwise Ctrl-C would reach the server twice.
     child = os.posix_spawn(command[0], command, os.environ, setpgroup=0)
     _give_terminal(child)
     for number in early:
@@ -49,6 +49,6 @@ def run_as_init(command: list[str]) -> int:
 def _give_terminal(process_group: int) -> None:
     if not os.isatty(0):
         return
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # of whoever changes this from the background
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # sent to a background process that does this
     with contextlib.suppress(OSError):  # the terminal belongs to another session
         os.tcsetpgrp(0, process_group)

@@ -1,5 +1,5 @@
-"""Errors as clients see them: OpenAI's shape, and the one exception that carries it. It knows
-HTTP's numbers but no framework; `error_handlers` hangs it on the application.
+"""Errors as clients see them, in OpenAI's shape, and the one exception that carries them. It knows
+HTTP status codes but no framework; `http.app` registers the handlers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DEFAULT_TYPES = {
 class ApiError(Exception):
     """Ends a request with `status` and OpenAI's error object.
 
-    Raised before the first byte it is the HTTP response; after it, an error event in the stream.
+    Before the first byte of an answer it becomes the HTTP response, later an event of the stream.
     `param` names the offending field (`messages[0].content`, or a schema's JSON Pointer).
     """
 
@@ -76,7 +76,7 @@ def invalid_api_key(*, given: bool) -> ApiError:
 
 
 def body_too_large(limit: int) -> ApiError:
-    # The rest of the body may be unread, so this connection cannot carry another request.
+    # The rest of the body may be unread, so the connection cannot be reused.
     return ApiError(
         413,
         f"The request body is larger than the limit of {limit} bytes.",
@@ -87,7 +87,7 @@ def body_too_large(limit: int) -> ApiError:
 
 
 def malformed_http(reason: str) -> ApiError:
-    return ApiError(400, f"This is not sound HTTP: {reason}.", None, "malformed_http")
+    return ApiError(400, f"Malformed HTTP: {reason}.", None, "malformed_http")
 
 
 def uri_too_long(limit: int) -> ApiError:
@@ -106,14 +106,14 @@ def headers_too_large(limit: int) -> ApiError:
 
 
 def request_timeout(part: str) -> ApiError:
-    """For a request whose `part`, headers or body, did not arrive in time."""
+    """`part`: headers or body."""
     return ApiError(408, f"The request's {part} did not arrive in time.", None, "request_timeout")
 
 
 def too_many_connections() -> ApiError:
     return ApiError(
         503,
-        "The server has as many connections as it takes. Please retry later.",
+        "The server has reached its limit of connections. Please retry later.",
         None,
         "too_many_connections",
         headers={"Retry-After": "1"},
@@ -121,7 +121,7 @@ def too_many_connections() -> ApiError:
 
 
 def answer_timeout(seconds: float) -> ApiError:
-    # The official clients would ask again at once, and wait as long for nothing.
+    # The official clients would retry at once, and time out again.
     return ApiError(
         504,
         f"The answer was not complete within the limit of {seconds:g} seconds.",
@@ -134,7 +134,7 @@ def answer_timeout(seconds: float) -> ApiError:
 def queue_timeout() -> ApiError:
     return ApiError(
         503,
-        "The request has waited too long for its turn. Please retry later.",
+        "The request has waited too long in the queue. Please retry later.",
         None,
         "queue_timeout",
         headers={"Retry-After": "1"},
@@ -142,7 +142,7 @@ def queue_timeout() -> ApiError:
 
 
 def too_many_bodies() -> ApiError:
-    # The rest of the body is unread, as above.
+    # The rest of the body is unread, as in `body_too_large`.
     return ApiError(
         503,
         "Too many large requests are under way. Please retry later.",
@@ -195,8 +195,7 @@ def engine_not_ready() -> ApiError:
 def engine_died() -> ApiError:
     return ApiError(
         503,
-        "The engine stopped while it worked on this request, and is being started again. "
-        "Please retry.",
+        "The engine stopped while it worked on this request and is restarting. Please retry.",
         None,
         "engine_died",
         headers={"Retry-After": "5"},
@@ -204,10 +203,10 @@ def engine_died() -> ApiError:
 
 
 def server_stopping() -> ApiError:
-    # The next connection may reach another server behind the same name.
+    # A new connection may reach another server behind the same name.
     return ApiError(
         503,
-        "The server is being stopped.",
+        "The server is shutting down.",
         None,
         "server_stopping",
         headers={"Connection": "close", "Retry-After": "1"},

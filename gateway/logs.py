@@ -1,5 +1,5 @@
-"""Log lines that nobody outside can write or forge: as text or as JSON, one for each record, and
-without the messages of exceptions, which may quote a request or an answer.
+"""Log lines as text or JSON, one for each record. Control characters are escaped, so that no client
+can forge a line. Exception messages are left out, since they may quote a request or an answer.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-MAX_CHAIN = 10  # exceptions that led to another, and are shown with it
+MAX_CHAIN = 10  # causes shown with an exception
 
 
 def set_up_logging(level: str = "info", style: str = "text", *, process: str = "") -> None:
-    """`style` is text or json. `process` is shown with each message."""
+    """`style` is text or json. `process` is a prefix of each message."""
     formatter = (JsonFormatter if style == "json" else TextFormatter)(
         prefix=process, with_messages=level == "debug"
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    logging.raiseExceptions = False  # a full disk under the log is nobody's request's problem
+    logging.raiseExceptions = False  # a full disk under the log fails no request
     for noisy in ("httpx", "httpcore", "uvicorn", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.root.level))
 
 
 def printable(text: str) -> str:
-    """`text` with escapes for whatever is not to be seen as it is: ends of lines, terminal
-    sequences, marks of direction, lone surrogates."""
+    """`text` with unprintable characters escaped: line ends, terminal sequences, direction marks,
+    lone surrogates."""
     if text.isprintable():
         return text
     return "".join(
@@ -39,7 +39,7 @@ def printable(text: str) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """A stack follows its line, indented, so that none of its lines looks like one of the log."""
+    """Indents the lines of a stack, so that none looks like a log line of its own."""
 
     def __init__(self, *, prefix: str = "", with_messages: bool = False) -> None:
         super().__init__(datefmt="%m-%d %H:%M:%S")
@@ -78,7 +78,7 @@ def _stack(record: logging.LogRecord, *, with_messages: bool) -> Iterator[str]:
 
 
 def _exception(error: BaseException, *, with_messages: bool, depth: int = 0) -> Iterator[str]:
-    """The first cause first, as Python shows it."""
+    """Lines for an exception and its causes, the first cause first, as Python prints them."""
     earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if earlier is not None and depth < MAX_CHAIN:
         yield from _exception(earlier, with_messages=with_messages, depth=depth + 1)
@@ -87,6 +87,6 @@ def _exception(error: BaseException, *, with_messages: bool, depth: int = 0) -> 
         yield f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
     kind = type(error)
     name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-    # The system's errors quote nothing of a request, and their reason is what one looks for.
+    # An OSError quotes nothing of a request, and its reason is needed.
     shown = with_messages or isinstance(error, OSError)
     yield f"{name}: {error}" if shown else name

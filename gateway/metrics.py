@@ -1,5 +1,5 @@
-"""What the server counts, in Prometheus' terms: vLLM's names, so that existing dashboards work,
-and formgate's own. It is told what happened; it asks nobody.
+"""The server's Prometheus metrics: vLLM's names, so that existing dashboards work, and formgate's
+own. Other parts report events here; this module calls none of them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class TallyHistogram(Collector):
-    """A histogram that one thread observes once for every token: counts in a list, and no lock."""
+    """A histogram without a lock, for one thread that observes a value for every token."""
 
     def __init__(
         self, name: str, text: str, buckets: Sequence[float], labels: Sequence[str]
@@ -154,7 +154,7 @@ class Metrics:
         )
         self.request_max_tokens = self._histogram(
             "vllm:request_params_max_tokens",
-            "Tokens that each choice might have had.",
+            "Token limit of each choice.",
             COUNT_BUCKETS,
         )
         self._choices = self._histogram(
@@ -177,7 +177,7 @@ class Metrics:
         self._lora_info.labels(*self._labels, "0", "", "").set(1)
         self._cache_info = Gauge(
             "vllm:cache_config_info",
-            "How the KV cache is laid out.",
+            "Layout of the KV cache.",
             (*LABELS, "block_size", "num_gpu_blocks", "cache_dtype", "enable_prefix_caching"),
             registry=self.registry,
         )
@@ -187,27 +187,27 @@ class Metrics:
         )
         self._mask_wait = self._histogram(
             "formgate:mask_wait_seconds",
-            "Time for which sampling waited for the bitmasks after the forward pass.",
+            "Time that sampling waited for the bitmasks after the forward pass.",
             MASK_BUCKETS,
         )
         self._forced_tokens = self._counter(
-            "formgate:forced_tokens", "Tokens that a grammar left no choice for."
+            "formgate:forced_tokens", "Tokens that the grammar forced."
         )
         self._compile_time = self._histogram(
             "formgate:grammar_compile_seconds",
-            "Compiling one grammar, once for all requests that wait for it.",
+            "Time to compile one grammar, shared by all requests that wait for it.",
             COMPILE_BUCKETS,
         )
         self._compile_wait = self._histogram(
             "formgate:grammar_wait_seconds",
-            "Time for which a request waited for its grammar.",
+            "Time that a request waited for its grammar.",
             COMPILE_BUCKETS,
         )
         self._grammar_queries = self._counter(
-            "formgate:grammar_cache_queries", "Grammars asked for."
+            "formgate:grammar_cache_queries", "Grammars looked up."
         )
         self._grammar_hits = self._counter(
-            "formgate:grammar_cache_hits", "Grammars found compiled."
+            "formgate:grammar_cache_hits", "Grammars found in the cache."
         )
         self._refused_keywords: set[str] = set()
         self._refused = Counter(
@@ -217,27 +217,29 @@ class Metrics:
             registry=self.registry,
         )
         self._checked = self._counter(
-            "formgate:structured_answers_checked", "Structured answers validated at their end."
+            "formgate:structured_answers_checked", "Finished structured answers validated."
         )
         self._invalid = self._counter(
-            "formgate:structured_answers_invalid", "Those that were found invalid. Stays 0."
+            "formgate:structured_answers_invalid",
+            "Validated answers that were invalid. Must stay 0.",
         )
         self._unchecked = Counter(
             "formgate:structured_answers_unchecked",
-            "Structured answers that could not be validated, and why.",
+            "Structured answers not validated, by reason.",
             (*LABELS, "reason"),
             registry=self.registry,
         )
         for reason in UNCHECKED_REASONS:
             self._unchecked.labels(*self._labels, reason)
         self._validating = self._gauge(
-            "formgate:structured_answers_waiting", "Structured answers about to be validated."
+            "formgate:structured_answers_waiting", "Structured answers waiting for validation."
         )
         self._disconnects = self._counter(
-            "formgate:requests_aborted_by_disconnect", "Requests whose client went away."
+            "formgate:requests_aborted_by_disconnect",
+            "Requests aborted because the client disconnected.",
         )
         self._engine_starts = self._counter(
-            "formgate:engine_restarts", "Times the engine process was started again."
+            "formgate:engine_restarts", "Restarts of the engine process."
         )
 
     def _gauge(self, name: str, text: str) -> Gauge:
@@ -255,7 +257,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     async def own_exposition(self) -> bytes:
-        """Where one process speaks HTTP, its metrics are the server's."""
+        """`exposition` for a server of one HTTP process; see `SharedMetrics` for several."""
         return self.exposition()
 
     # What the engine reports.
@@ -287,8 +289,8 @@ class Metrics:
             self._mask_time.observe(stats.mask_time)
             self._mask_wait.observe(stats.mask_wait)
 
-    def engine_died(self) -> None:
-        """What the dead engine held is gone; its gauges would show it for ever."""
+    def engine_restarting(self) -> None:
+        """Reset the gauges, which still show the requests of the dead engine."""
         self._running.set(0)
         self._waiting.set(0)
         self._cache_usage.set(0)
@@ -297,8 +299,8 @@ class Metrics:
     # What the services report.
 
     def http_response(self, handler: str, method: str, status: int) -> None:
-        """`handler`: the route as it was declared, or "none": a client's path would make series
-        without end."""
+        """`handler`: the route's template, or "none". A client's path would create any number of
+        series."""
         method = method if method in METHODS else "other"
         self._responses.labels(handler, method, str(status)).inc()
 
@@ -307,7 +309,7 @@ class Metrics:
         return RequestRecord(self, num_prompt_tokens, max_tokens, arrival=now, first=now, last=now)
 
     def choices_ended(self, num_tokens: Sequence[int]) -> None:
-        """The choices of one prompt, by their tokens."""
+        """Record one prompt's choices; `num_tokens` has an entry for each."""
         self._choices.observe(len(num_tokens))
         self._longest_choice.observe(max(num_tokens))
 
@@ -327,7 +329,7 @@ class Metrics:
         self._compile_wait.observe(seconds)
 
     def schema_refused(self, keyword: str) -> None:
-        # The keyword comes from a client, who must not be able to make series without end.
+        # A client chooses the keyword and must not create any number of series.
         if keyword not in self._refused_keywords:
             if len(self._refused_keywords) >= MAX_REFUSED_KEYWORDS or len(keyword) > 40:
                 keyword = "other"
@@ -352,7 +354,7 @@ class Metrics:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """The times of one sequence, from its outputs as they arrive."""
+    """The latencies of one sequence, measured as its outputs arrive."""
 
     metrics: Metrics
     num_prompt_tokens: int

@@ -1,4 +1,4 @@
-"""The names under which the model is served, and what `/v1/models` says about them."""
+"""The names of the served model, and their entries in `/v1/models`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EMBEDDED_NAME = "formgate-embedded"
 
 @dataclass(frozen=True)
 class ServedModels:
-    names: tuple[str, ...]  # the first is the one that answers and metrics show
+    names: tuple[str, ...]  # answers and metrics show the first
     root: str
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -28,7 +28,7 @@ class ServedModels:
         return self.names[0]
 
     def resolve(self, name: str | None) -> str:
-        """The served name for a request's `model`, which may be left out. Raises ApiError 404."""
+        """The served name for a request's `model`, which may be None. Raises ApiError 404."""
         if not name:
             return self.default
         if name not in self.names:

@@ -1,5 +1,5 @@
-"""Everything the HTTP process can be told, in one frozen dataclass. The command line is made from
-its fields, their defaults and the help that each carries; the engine's half is `EngineConfig`.
+"""The configuration of the HTTP process, as one frozen dataclass. Its fields, defaults and help
+texts make the command line; the engine's half is `EngineConfig`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ ANSWERS = "chat, tools and answers"
 
 
 def about(group: str, text: str, *, metavar: str | None = None) -> dict[str, str | None]:
-    """How the command line shows a field: under `group`, with `text` as its help."""
+    """A field's metadata for the command line: its help `group` and help `text`."""
     return {"group": group, "help": text, "metavar": metavar}
 
 
 def share_of(total: int, number: int, count: int) -> int:
-    """What the process `number` of `count` may use of what the whole server has; at least 1."""
+    """The share of process `number` of `count` in a server-wide limit `total`; at least 1."""
     return max(1, total // count + (number < total % count))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """Field names are the command line's (`root_path` is `--root-path`)."""
+    """Each field is a flag: `root_path` is `--root-path`."""
 
     model: str | None = field(
         default=None,
@@ -39,7 +39,8 @@ class ServerConfig:
         ),
     )
     tokenizer: str | None = field(
-        default=None, metadata=about(MODEL, "folder or hub name of the tokenizer, if elsewhere")
+        default=None,
+        metadata=about(MODEL, "folder or hub name of the tokenizer, if it is not the model's"),
     )
     revision: str | None = field(
         default=None, metadata=about(MODEL, "branch, tag or commit on the hub")
@@ -56,9 +57,9 @@ class ServerConfig:
     )
 
     host: str | None = field(
-        default=None, metadata=about(HTTP, "address to listen on (all of this machine's)")
+        default=None, metadata=about(HTTP, "address to listen on (default: all of them)")
     )
-    port: int = field(default=8000, metadata=about(HTTP, "port to listen on; 0 takes a free one"))
+    port: int = field(default=8000, metadata=about(HTTP, "port to listen on; 0 picks a free one"))
     uds: Path | None = field(
         default=None, metadata=about(HTTP, "listen on this Unix socket instead", metavar="PATH")
     )
@@ -67,16 +68,16 @@ class ServerConfig:
         repr=False,
         metadata=about(
             HTTP,
-            "accept only these keys (or that of VLLM_API_KEY in the environment)",
+            "accept only these keys (or the one in VLLM_API_KEY)",
             metavar="KEY",
         ),
     )
     protect_metrics: bool = field(
         default=False,
-        metadata=about(HTTP, "ask for a key at /metrics, /docs and /openapi.json too"),
+        metadata=about(HTTP, "require a key for /metrics, /docs and /openapi.json too"),
     )
     root_path: str = field(
-        default="", metadata=about(HTTP, "path prefix that a proxy strips before it calls")
+        default="", metadata=about(HTTP, "path prefix that a reverse proxy strips")
     )
     allowed_origins: tuple[str, ...] = field(
         default=("*",),
@@ -93,13 +94,13 @@ class ServerConfig:
     )
     max_connections: int = field(
         default=8192,
-        metadata=about(HTTP, "connections that may be open; more get 503 and are closed"),
+        metadata=about(HTTP, "open connections; more get 503 and are closed"),
     )
     client_header_timeout: float = field(
         default=10.0,
         metadata=about(
             HTTP,
-            "time for a request's headers, and for a TLS handshake; then 408 and closed",
+            "time limit for a request's headers and for a TLS handshake; then 408 and closed",
             metavar="SECONDS",
         ),
     )
@@ -107,8 +108,8 @@ class ServerConfig:
         default=60.0,
         metadata=about(
             HTTP,
-            "time for a request's body; a body that takes longer, at less than 4096 bytes a "
-            "second, gets 408",
+            "time limit for a request's body; a body that takes longer, at less than 4096 bytes "
+            "per second, gets 408",
             metavar="SECONDS",
         ),
     )
@@ -116,7 +117,7 @@ class ServerConfig:
         default=30.0,
         metadata=about(
             HTTP,
-            "time in which a client has to read something of its answer; then its request is "
+            "time within which a client must read some of its answer; otherwise its request is "
             "aborted and its connection closed",
             metavar="SECONDS",
         ),
@@ -125,7 +126,7 @@ class ServerConfig:
         default=0.0,
         metadata=about(
             HTTP,
-            "longest time for an answer; then 504, or an error event in a stream (0: no limit)",
+            "time limit for an answer; then 504, or an error event in a stream (0: no limit)",
             metavar="SECONDS",
         ),
     )
@@ -137,7 +138,7 @@ class ServerConfig:
         default=1,
         metadata=about(
             HTTP,
-            "processes that speak HTTP, over one engine; each has an equal share of "
+            "HTTP processes in front of one engine; each has an equal share of "
             "--max-num-seqs, --max-queue-size and the workers that compile schemas",
         ),
     )
@@ -145,8 +146,8 @@ class ServerConfig:
         default=60.0,
         metadata=about(
             HTTP,
-            "a step of the engine that takes longer ends it and starts it again; on a CPU, ten "
-            "times as long if the engine is at work; 0: never",
+            "restart the engine if a step takes longer; on a CPU, ten times as long while it "
+            "computes (0: never)",
             metavar="SECONDS",
         ),
     )
@@ -154,49 +155,51 @@ class ServerConfig:
         default=30.0,
         metadata=about(
             HTTP,
-            "time that answers under way have after SIGTERM or SIGINT; a second signal ends them",
+            "time to finish running answers after SIGTERM or SIGINT; a second signal ends them",
             metavar="SECONDS",
         ),
     )
     log_level: Literal["debug", "info", "warning", "error", "critical"] = field(
         default="info",
         metadata=about(
-            HTTP, "least level to log; only debug shows the messages of exceptions, which may quote"
+            HTTP, "lowest level to log; only debug shows exception messages, which may quote inputs"
         ),
     )
     log_format: Literal["text", "json"] = field(
-        default="text", metadata=about(HTTP, "log lines, or a JSON object a line")
+        default="text", metadata=about(HTTP, "plain log lines, or one JSON object per line")
     )
     disable_log_requests: bool = field(
-        default=False, metadata=about(HTTP, "no log line for each request")
+        default=False, metadata=about(HTTP, "do not log each request")
     )
     env: Mapping[str, str] = field(
         default_factory=dict,
-        metadata=about(HTTP, "set environment variables of the server", metavar="NAME=VALUE"),
+        metadata=about(HTTP, "set environment variables for the server", metavar="NAME=VALUE"),
     )
 
     chat_template: str | None = field(
         default=None,
-        metadata=about(ANSWERS, "a Jinja file or template text, instead of the model's own"),
+        metadata=about(ANSWERS, "Jinja file or template text, instead of the model's own"),
     )
     default_chat_template_kwargs: Mapping[str, Any] = field(
         default_factory=dict,
         metadata=about(
-            ANSWERS, "arguments for the chat template that requests may override", metavar="JSON"
+            ANSWERS,
+            "default arguments of the chat template; requests may override them",
+            metavar="JSON",
         ),
     )
     enable_auto_tool_choice: bool = field(
-        default=True, metadata=about(ANSWERS, "let the model choose whether to call a tool")
+        default=True, metadata=about(ANSWERS, "let the model decide whether to call a tool")
     )
     tool_call_parser: str | None = field(
         default=None,
-        metadata=about(ANSWERS, "format of tool calls; without it, chosen from the model"),
+        metadata=about(ANSWERS, "format of tool calls (default: chosen from the model)"),
     )
     reasoning_parser: str | None = field(
         default=None,
         metadata=about(
             ANSWERS,
-            "format of reasoning, or its markers as OPEN,CLOSE; without it, chosen from the model",
+            "format of reasoning, or its markers as OPEN,CLOSE (default: chosen from the model)",
         ),
     )
     generation_config: str = field(
@@ -207,5 +210,5 @@ class ServerConfig:
         ),
     )
     enable_prompt_tokens_details: bool = field(
-        default=True, metadata=about(ANSWERS, "tell the number of cached prompt tokens in usage")
+        default=True, metadata=about(ANSWERS, "report the number of cached prompt tokens in usage")
     )

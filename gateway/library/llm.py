@@ -1,5 +1,5 @@
-"""formgate without a server: one model for a Python program. It runs the engine process and the
-services that the HTTP server runs, and adds what HTTP cannot carry: types in, values out.
+"""The Python API: one model for a Python program. It runs the HTTP server's engine process and
+services without HTTP, and accepts output types and returns Python values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Prompt = str | list[int]
 Conversation = str | list[dict[str, Any]]
 Tool = Mapping[str, Any] | Callable[..., Any]
 
-# Fields of a request that have no meaning here, and what to do instead.
+# Request fields that the Python API does not take, with the reason or the alternative.
 _ELSEWHERE: Mapping[str, str] = {
     "stream": "answers come whole",
     "stream_options": "answers come whole",
@@ -49,16 +49,15 @@ _HTTP_FLAGS = frozenset(
 
 
 class LLM:
-    """A model, ready when the constructor returns; `close()` or `with` ends its process.
-
-    Methods block, and may be called from several threads at once.
+    """A loaded model. The constructor returns once it is ready; `close()` or `with` ends its
+    process. Methods block and are thread-safe.
     """
 
     def __init__(self, model: str | Path | None = None, **flags: Any) -> None:
         """`flags` are those of `formgate serve`, as Python names (`max_model_len=4096`).
 
-        Raises ValueError for a model or flag that cannot be used, TypeError for an unknown flag,
-        RuntimeError when the engine does not start.
+        Raises ValueError for an unusable model or flag value, TypeError for an unknown flag,
+        RuntimeError if the engine does not start.
         """
         config, options = _configs(None if model is None else str(model), flags)
         try:
@@ -69,7 +68,7 @@ class LLM:
         except ModelError as error:
             raise ValueError(str(error)) from None
         runtime = LocalRuntime(config, engine_config, tokenizer_dir)
-        # Also when the last reference goes and when the interpreter ends.
+        # Also runs when the object is collected and when the interpreter exits.
         self._close = weakref.finalize(self, runtime.close)
         self._runtime = runtime
         try:
@@ -89,11 +88,11 @@ class LLM:
     def generate(
         self, prompts: Prompt | Sequence[Prompt], output_type: Any = None, **sampling: Any
     ) -> Result | list[Result]:
-        """Continue one prompt (text or token ids) or each of a list, all at once.
+        """Continue one prompt (text or token ids), or the prompts of a list in parallel.
 
-        `sampling` are the fields of `/v1/completions`. Without `max_tokens`, an answer may be as
-        long as the context. Raises ValueError where the server would answer 400, TypeError for
-        what is no output type or field.
+        `sampling` are the fields of `/v1/completions`; without `max_tokens`, the context is the
+        limit. Raises ValueError where the server would answer 400, TypeError for an unknown field
+        or an unsupported output type.
         """
         wanted = output_type_of(output_type)
         fields = _fields(CompletionRequest, sampling, wanted)
@@ -132,10 +131,11 @@ class LLM:
         tools: Sequence[Tool] | None = None,
         **sampling: Any,
     ) -> Result | list[Result]:
-        """Answer one conversation or each of a list, all at once. A text is a user's message.
+        """Answer one conversation, or the conversations of a list in parallel. A string is a user
+        message.
 
-        `tools` are functions with annotations, or definitions as in OpenAI's API; they are never
-        run here. `sampling` are the other fields of `/v1/chat/completions`. Raises as `generate`.
+        `tools` are annotated functions or OpenAI tool definitions; they are never called here.
+        `sampling` are the other fields of `/v1/chat/completions`. Raises as `generate` does.
         """
         wanted = output_type_of(output_type)
         fields = _fields(ChatCompletionRequest, sampling, wanted)
@@ -152,7 +152,7 @@ class LLM:
         return results[0] if one else results
 
     def close(self) -> None:
-        """End the engine's process. Again does nothing."""
+        """End the engine process. Idempotent."""
         self._close()
 
     def __enter__(self) -> Self:
@@ -162,13 +162,13 @@ class LLM:
         self.close()
 
     def _length(self, prompt: Prompt) -> dict[str, int]:
-        """A completion's own default would cut a structured answer after 16 tokens."""
+        """`max_tokens` for the whole context: the API's default of 16 would cut answers."""
         room = self._runtime.room_after(prompt)
         return {"max_tokens": room} if room > 0 else {}
 
 
 def _configs(model: str | None, flags: Mapping[str, Any]) -> tuple[ServerConfig, dict[str, Any]]:
-    """The server's half, and the engine's as options: its folder is not known yet."""
+    """(server config, engine options). The engine config needs the folder, still unknown."""
     server_names = {each.name for each in dataclasses.fields(ServerConfig)} - {"model"}
     for name in flags:
         if name in _HTTP_FLAGS:
@@ -184,7 +184,7 @@ def _configs(model: str | None, flags: Mapping[str, Any]) -> tuple[ServerConfig,
 
 
 def _checked_numbers(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be compared; the rest is refused with its type's message later."""
+    """The numeric flags. Others are refused later, with a message about their type."""
     return {name: value for name, value in flags.items() if isinstance(value, int | float)}
 
 
@@ -197,7 +197,7 @@ def _checked(kind: type[C], values: Mapping[str, Any]) -> C:
 
 
 def _folders(config: ServerConfig) -> tuple[Path, Path]:
-    """Of the model and of the tokenizer. Raises ModelError."""
+    """(model folder, tokenizer folder). Raises ModelError."""
     token, download_dir = config.hf_token, config.download_dir
     model_dir = resolve_model(
         config.model, revision=config.revision, token=token, download_dir=download_dir
@@ -210,7 +210,7 @@ def _folders(config: ServerConfig) -> tuple[Path, Path]:
 
 
 def _fields(kind: type[R], sampling: Mapping[str, Any], wanted: OutputType) -> dict[str, Any]:
-    """The request's fields beside its prompt."""
+    """The request's fields other than its prompt."""
     known = [name for name in kind.model_fields if name not in _ELSEWHERE]
     for name in sampling:
         if name in _ELSEWHERE:
@@ -233,7 +233,7 @@ def _request(kind: type[R], fields: Mapping[str, Any]) -> R:
 
 
 def _about_num_bytes(value: object) -> int:
-    """Of a request, had it come as JSON text."""
+    """Approximate size of a request as JSON text."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):
@@ -258,7 +258,7 @@ def _tool(tool: Tool) -> Any:
     if isinstance(tool, Mapping):
         return tool
     if not callable(tool) or not hasattr(tool, "__name__"):
-        raise TypeError(f"{tool!r} is no tool: pass a function, or a definition as in OpenAI's API")
+        raise TypeError(f"{tool!r} is no tool: pass a function or an OpenAI tool definition")
     function: dict[str, Any] = {"name": tool.__name__, "parameters": parameters_of(tool)}
     if tool.__doc__:
         function["description"] = " ".join(tool.__doc__.split())

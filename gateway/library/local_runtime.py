@@ -1,5 +1,5 @@
-"""A server's parts without the application, for one program: the engine client and the services on
-an event loop of their own. It knows requests and their answers, not how callers write either.
+"""The engine client and the services on an event loop of their own, for callers in the same
+process. It takes parsed requests and returns complete answers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ R = TypeVar("R", bound=GenerationRequest)
 
 
 class LocalRuntime:
-    """Methods may be called from any thread but the loop's own."""
+    """Thread-safe, but must not be called from its own loop's thread."""
 
     def __init__(
         self, config: ServerConfig, engine_config: EngineConfig, tokenizer_dir: Path
@@ -46,7 +46,7 @@ class LocalRuntime:
 
     def start(self) -> None:
         progress = StartupProgress()
-        # Lines in a program's log would be noise; a bar in a terminal is not.
+        # Without a terminal, progress lines would clutter the program's log.
         with progress if sys.stderr.isatty() else contextlib.nullcontext():
             self._loop.run(self._start(progress))
 
@@ -85,8 +85,8 @@ class LocalRuntime:
     def answer(
         self, service: Callable[[GatewayState], AnswerService[R]], requests: Sequence[R]
     ) -> list[dict[str, Any]]:
-        """The whole answers, in order. Raises ValueError or RuntimeError for the first that
-        fails; the others are aborted."""
+        """The complete answers, in the order of `requests`. The first failure aborts the others and
+        raises ValueError or RuntimeError."""
         if self._state is None:
             raise RuntimeError("This LLM is closed.")
         try:
@@ -107,7 +107,7 @@ class LocalRuntime:
         return await _all([answer(request) for request in requests])
 
     def room_after(self, prompt: str | list[int]) -> int:
-        """Tokens that may follow a prompt; 0 where its request will be refused."""
+        """Number of tokens that fit after a prompt; 0 if its request will be refused."""
         state = self._state
         if state is None or (ready := state.engine.ready) is None:
             return 0

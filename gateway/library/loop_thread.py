@@ -1,6 +1,4 @@
-"""An asyncio event loop in a thread of its own, for callers that are not asynchronous. It knows
-nothing of what runs on it.
-"""
+"""An asyncio event loop in a thread of its own, for synchronous callers."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """A daemon thread: an interpreter that ends does not wait for it."""
+    """Runs the loop in a daemon thread, for which the interpreter does not wait at exit."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -21,7 +19,8 @@ class LoopThread:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Its result. An exception in the waiting thread, such as KeyboardInterrupt, cancels it."""
+        """Run `coroutine` and return its result. An exception in the waiting thread, such as
+        KeyboardInterrupt, cancels it."""
         assert threading.current_thread() is not self._thread, "the loop cannot wait for itself"
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
@@ -31,7 +30,7 @@ class LoopThread:
             raise
 
     def close(self) -> None:
-        """Stop the loop. What is still on it is cancelled first."""
+        """Cancel all tasks, then stop the loop."""
         if self._loop.is_closed():
             return
         self.run(_cancel_all())

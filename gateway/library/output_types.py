@@ -1,6 +1,6 @@
-"""From what a caller of the Python API asks an answer to be (an Outlines term, a Python type, a
-JSON Schema) to the constraint that says so in a request, and from the answer's text back to a
-value. Outlines reads its own terms, pydantic reads types; nothing here knows models or tokens.
+"""Output types of the Python API (an Outlines term, a Python type, a JSON Schema): each becomes a
+request's constraint, and parses the answer's text to a value. Outlines reads its own terms and
+pydantic reads types; nothing here knows models or tokens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _INSTEAD = (
     "(Regex, Choice, JsonSchema, CFG, email, ...)"
 )
 
-# Every day of the Gregorian calendar and no other: 30 February is text that no `date` can hold.
+# Exactly the days of the Gregorian calendar: `date` cannot hold 30 February.
 _LEAP_YEAR = r"(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
 _DATE = (
     r"(?:(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)-"
@@ -44,10 +44,10 @@ _PATTERNS: Mapping[object, str] = {
 
 @dataclass(frozen=True)
 class OutputType:
-    """`constraint` is the value of a request's `structured_outputs`, None where any text will do.
+    """`constraint` is the value of a request's `structured_outputs`; None allows any text.
 
-    `parse` makes the value of a whole answer; it raises ValueError for a text that the type's own
-    code refuses (a validator knows more than a schema can say).
+    `parse` turns a complete answer into a value. It raises ValueError if the type's own validators
+    refuse the text: they may check more than a schema expresses.
     """
 
     constraint: Mapping[str, Any] | None
@@ -55,10 +55,10 @@ class OutputType:
 
 
 def output_type_of(kind: Any) -> OutputType:
-    """Raises TypeError, which says what to use instead, for what is no type of an answer.
+    """The output type for `kind`. Raises TypeError, which names alternatives, for any other object.
 
-    Text-like types come as bare text: a Literal or an Enum as one of its values, a date in ISO
-    8601, a regex as what it matches. Everything else is JSON.
+    Text-like types are answered as bare text: a Literal or Enum as one of its values, a date in ISO
+    8601, a regex as a match. All others are answered as JSON.
     """
     if kind is None or kind is str:
         return OutputType(None, str)
@@ -69,7 +69,7 @@ def output_type_of(kind: Any) -> OutputType:
     if is_genson_schema_builder(kind):
         return OutputType({"json": kind.to_schema()}, json.loads)
     if inspect.isfunction(kind) or inspect.ismethod(kind):
-        # Its arguments, ready for `function(**value)`; pydantic's own parsing would call it.
+        # The arguments for `function(**value)`; pydantic's own parsing would call the function.
         return OutputType({"json": parameters_of(kind)}, json.loads)
     if get_origin(kind) is Literal:
         return _of_values(((value, value) for value in get_args(kind)), kind)
@@ -84,7 +84,7 @@ def output_type_of(kind: Any) -> OutputType:
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The JSON Schema of a function's arguments, by its annotations. Raises TypeError."""
+    """The JSON Schema of a function's arguments, from its annotations. Raises TypeError."""
     schema = _schema(_adapter(function), function)
     if schema.get("type") != "object":
         raise TypeError(f"{_shown(function)} takes arguments that have no names.")
@@ -117,7 +117,7 @@ def _of_term(term: Term) -> OutputType:
 
 
 def _parts(term: Term) -> Iterable[Term]:
-    """All terms inside one."""
+    """The terms nested in `term`, at any depth."""
     for inner in (getattr(term, "term", None), *getattr(term, "terms", ())):
         if isinstance(inner, Term):
             yield inner
@@ -125,7 +125,7 @@ def _parts(term: Term) -> Iterable[Term]:
 
 
 def _of_values(pairs: Iterable[tuple[Any, Any]], kind: Any) -> OutputType:
-    """One of some values. `pairs` holds what is written and what it stands for."""
+    """A choice between values. `pairs` holds (written value, Python value)."""
     written: dict[str, Any] = {}
     count = 0
     for value, meaning in pairs:
@@ -166,8 +166,8 @@ def _schema(adapter: TypeAdapter[Any], kind: Any) -> dict[str, Any]:
 
 
 class _AnswerSchema(GenerateJsonSchema):
-    """Pydantic's schema of a type, closed where pydantic leaves it open: an answer has the fields
-    that the type names and no others."""
+    """Pydantic's schema of a type with `additionalProperties: false` where pydantic leaves objects
+    open: an answer has only the fields of the type."""
 
     ignored_warning_kinds: set[JsonSchemaWarningKind] = {  # noqa: RUF012 - pydantic's declaration
         "skipped-choice",
@@ -181,7 +181,7 @@ class _AnswerSchema(GenerateJsonSchema):
             if isinstance(term, JsonSchema):
                 raise TypeError("JsonSchema cannot be a field. Use a type")
             if isinstance(term, Term):
-                # Outlines means the whole text, JSON Schema's `pattern` any part of it.
+                # An Outlines regex matches the whole text, JSON Schema's `pattern` any part.
                 return {**shown, "pattern": f"^(?:{shown['pattern']})$"}
         return shown
 
@@ -195,7 +195,7 @@ class _AnswerSchema(GenerateJsonSchema):
         return _closed(super().typed_dict_schema(schema))
 
     def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
-        """The tag makes the members exclude each other, so `anyOf` says the same as `oneOf`."""
+        """Uses `anyOf` for `oneOf`: the tag already makes the members exclusive."""
         shown = super().tagged_union_schema(schema)
         if "discriminator" in shown and "oneOf" in shown:
             del shown["discriminator"]
@@ -210,7 +210,7 @@ def _closed(schema: JsonSchemaValue) -> JsonSchemaValue:
 
 
 def _is_special_form(kind: Any) -> bool:
-    """Such as Any, a union written with `|`, a NewType."""
+    """True for a type that is no class: Any, a union written with `|`, a NewType."""
     return kind is Any or isinstance(kind, types.UnionType) or hasattr(kind, "__supertype__")
 
 

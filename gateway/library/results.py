@@ -1,6 +1,4 @@
-"""What the Python API gives back: one answer of a service, with its value as the type that the
-caller asked for.
-"""
+"""Results of the Python API: one answer, with its value in the caller's output type."""
 
 from __future__ import annotations
 
@@ -31,8 +29,8 @@ class CalledTool:
 class Result:
     """One answer.
 
-    `value` is the answer as its output type; without one, it is the text. It is None where there
-    is no whole answer: tools were called instead, or `error` says why.
+    `value` is the answer in its output type, or the text if none was given. It is None if the
+    answer calls tools instead, or is incomplete or refused by the type; `error` then says why.
     """
 
     text: str
@@ -46,7 +44,7 @@ class Result:
 
     @property
     def message(self) -> dict[str, Any]:
-        """The assistant's turn, for the next call's messages."""
+        """The assistant message, to append to the next call's messages."""
         return dict(self.choice.get("message") or {"role": "assistant", "content": self.text})
 
 
@@ -82,11 +80,11 @@ def chatted(answer: Mapping[str, Any], wanted: OutputType) -> Result:
 
 
 def _value(text: str, finish_reason: str, wanted: OutputType) -> tuple[Any, str | None]:
-    """The value, or why there is none."""
+    """(value, error): one of them is None."""
     if wanted.constraint is None:
         return text, None
     if finish_reason != "stop":
-        return None, "The answer was cut before its end: 'max_tokens' or the context is too short."
+        return None, "The answer is incomplete: 'max_tokens' or the context is too short."
     try:
         return wanted.parse(text), None
     except (ValueError, KeyError, RecursionError) as error:
@@ -94,14 +92,14 @@ def _value(text: str, finish_reason: str, wanted: OutputType) -> tuple[Any, str 
 
 
 def _called(calls: Sequence[Mapping[str, Any]], finish_reason: str) -> tuple[CalledTool, ...]:
-    """The whole ones: a call that `max_tokens` has cut has no arguments that could be read."""
+    """The complete calls. A call cut by `max_tokens` has no readable arguments and is left out."""
     called: list[CalledTool] = []
     for call in calls:
         function = call["function"]
         try:
             arguments = json.loads(function["arguments"])
         except ValueError:
-            assert finish_reason == "length", "a whole call has arguments that are JSON"
+            assert finish_reason == "length", "a complete call has JSON arguments"
             break
         called.append(CalledTool(call["id"], function["name"], arguments))
     return tuple(called)

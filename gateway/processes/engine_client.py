@@ -98,7 +98,7 @@ class EngineClient:
             more_clients=more_clients,
             timeout=timeout,
             on_progress=on_progress,
-            on_restart=metrics.engine_died,
+            on_restart=metrics.engine_restarting,
         )
         self._events: asyncio.Task[None] | None = None
         self._stopping = False

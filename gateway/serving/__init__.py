@@ -1,1 +1,1 @@
-"""A server from its command line to its end: flags, sockets, processes that speak HTTP."""
+"""A server's life: command line, listening socket, HTTP processes, start and stop."""

@@ -1,6 +1,6 @@
-"""The HTTP processes of a server: how the first, which owns the engine, starts the others, tells
-them of the engine's end, and ends them. The kernel shares connections out between their sockets on
-one port.
+"""The further HTTP processes of a server. The first process, which owns the engine, starts them,
+reports the engine's death to them, and stops them. The kernel distributes connections between
+their sockets on one port.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.serving.shared_metrics import SharedMetrics
 
 COMMAND = (sys.executable, "-m", "formgate.gateway.serving.api_server")
-STOP_TIMEOUT = 10.0  # seconds beyond those that answers under way are given
+STOP_TIMEOUT = 10.0  # seconds beyond `shutdown_timeout`
 DEAD_ENGINE = b"dead\n"
-STOP = b"stop\n"  # again: at once
+STOP = b"stop\n"  # a second one: at once
 
 
 class ApiLaunch(msgspec.Struct):
-    """What a further process is told on its standard input, as one line of JSON. A later line
-    tells that the engine has died or that the process is to stop, and the end of the input that the
-    first process is gone."""
+    """The first line, JSON, of a further process' standard input. A later line is `DEAD_ENGINE` or
+    `STOP`; the end of input means that the first process is gone."""
 
     number: int  # from 1
     folder: Path  # of the sockets that the processes share
@@ -48,7 +47,7 @@ class ApiLaunch(msgspec.Struct):
 
 
 def client_addresses(folder: Path, number: int) -> tuple[str, str]:
-    """Where a process takes the engine's end of its commands and of its events."""
+    """The addresses of a process' command socket and event socket."""
     return f"ipc://{folder}/commands-{number}", f"ipc://{folder}/events-{number}"
 
 
@@ -57,17 +56,17 @@ def metrics_path(folder: Path, number: int) -> Path:
 
 
 def metrics_of(folder: Path, metrics: Metrics, number: int, count: int) -> SharedMetrics:
-    """One process' metrics among those of `count`."""
+    """The metrics of process `number` of `count`."""
     peers = [metrics_path(folder, peer) for peer in range(count) if peer != number]
     return SharedMetrics(metrics, metrics_path(folder, number), peers)
 
 
 class ApiFleet:
-    """The processes beside the first. Where that one is all there is, it starts and tells none."""
+    """The HTTP processes other than the first; none if `api_server_count` is 1."""
 
     def __init__(self, folder: Path, config: ServerConfig, on_lost: Callable[[], None]) -> None:
-        """`folder`: of the sockets between the processes. `on_lost` is called when a process ends
-        though nobody asked it to; `lost` then says so in a line."""
+        """`folder` holds the sockets between the processes. `on_lost` is called when a process
+        exits unasked; `lost` then holds the reason in one line."""
         self.lost: str | None = None
         self._folder = folder
         self._config = config
@@ -85,11 +84,11 @@ class ApiFleet:
         self, engine_config: EngineConfig, tokenizer_dir: Path, listener: socket.socket
     ) -> None:
         for number in self._numbers:
-            # Let its socket be bound where this one is. After this one was bound, so that a port
-            # which another server has is still refused.
+            # Lets the process bind the same port. Set only after the listener was bound, so that
+            # a port in use by another server was refused.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             host, port = listener.getsockname()[:2]
-            # In a session of its own: Ctrl-C is for the first process, which ends the others.
+            # A session of its own: Ctrl-C must reach the first process only, which stops this one.
             process = await asyncio.create_subprocess_exec(
                 *COMMAND,
                 stdin=asyncio.subprocess.PIPE,
@@ -110,17 +109,17 @@ class ApiFleet:
             self._watchers.append(asyncio.create_task(self._watch(number, process)))
 
     async def wait_ready(self) -> None:
-        """Until each has said that it serves, or has ended."""
+        """Return once each process is ready or has exited."""
         for process in self._processes:
             assert process.stdout is not None
             await process.stdout.readline()
 
-    def engine_died(self) -> None:
+    def report_engine_death(self) -> None:
         for process in self._processes:
             self._tell(process, DEAD_ENGINE)
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Let each finish its answers, or end them; see `wait_stopped`."""
+        """Ask each process to finish its answers, or with `at_once` to abort them."""
         if self._stopping and not at_once:
             return
         self._stopping = True
@@ -151,5 +150,5 @@ class ApiFleet:
 
     def _tell(self, process: asyncio.subprocess.Process, line: bytes) -> None:
         assert process.stdin is not None
-        with contextlib.suppress(OSError, RuntimeError):  # its watcher tells of its end
+        with contextlib.suppress(OSError, RuntimeError):  # it has exited: its watcher reports that
             process.stdin.write(line)

@@ -1,5 +1,5 @@
 """A further HTTP process of a server (`--api-server-count`): the same application on the same port,
-over the engine that the first process started. It ends when that process does.
+with the engine of the first process. It exits when that process does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from formgate.gateway.serving.server import ServeError, http_server, keep_what_i
 
 def main() -> int:
     leave_signals_to_parent()
-    # Without a buffer: the lines after the first are for the event loop.
+    # Unbuffered: the event loop reads the lines after the first.
     with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as pipe:
         launch = ApiLaunch.decode(pipe.readline())
     set_up_logging(launch.config.log_level, launch.config.log_format)
@@ -102,7 +102,7 @@ async def _serve(launch: ApiLaunch) -> None:
 
 
 async def _obey(engine: EngineClient, shutdown: ShutdownRequest) -> None:
-    """What the first process tells, until it is gone."""
+    """Follow the commands of the first process until it is gone."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin

@@ -1,6 +1,4 @@
-"""Where a server's parts are put together, once, from the bottom up: everything is given what it
-needs when it is made.
-"""
+"""Builds a server's parts, once, from the bottom up: each gets its dependencies when it is made."""
 
 from __future__ import annotations
 
@@ -44,8 +42,8 @@ def build_state(
     number: int,
     shutdown: ShutdownRequest | None = None,
 ) -> GatewayState:
-    """`number`: of this among the HTTP processes. Raises OSError or ValueError, with one clear
-    line, for files that cannot be used."""
+    """`number`: index of this HTTP process. Raises OSError or ValueError, with a one-line message,
+    for unusable files."""
     model_dir = engine_config.model_dir
     profile = load_model_profile(
         model_dir,
@@ -89,14 +87,15 @@ def build_state(
 
 
 def max_in_flight(config: ServerConfig, engine_config: EngineConfig, number: int) -> int:
-    """Requests that an HTTP process lets run or wait."""
+    """Maximum number of running and waiting requests of an HTTP process."""
     whole = engine_config.max_num_seqs + config.max_queue_size
     return share_of(whole, number, config.api_server_count)
 
 
 def _compile_workers() -> int:
-    """Of the whole server: not all cores, so that a burst of new schemas leaves the engine its own;
-    but some in any case, so that small schemas need not wait until a large one is done.
+    """Number of compile workers of the whole server: fewer than the cores, so that a burst of new
+    schemas leaves some to the engine; at least a few, so that a large schema does not delay small
+    ones.
     """
     most = (os.cpu_count() or 1) * 3 // 4
     return max(MIN_COMPILE_WORKERS, min(MAX_COMPILE_WORKERS, most))

@@ -1,5 +1,5 @@
-"""What the operator sees beside the log: a line when the server is ready, and while it starts a
-progress bar, or one line for each stage where no terminal is.
+"""Console output besides the log: a line when the server is ready, and a progress bar while it
+starts, or one line for each stage without a terminal.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from formgate.engine.messages import LoadProgress
 
 
 def say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line at once, on standard output. A stream that takes nothing (a full disk, a reader
-    that has left) is given up."""
+    """Print and flush a line, by default on standard output. A stream that fails (a full disk, a
+    closed pipe) is replaced by /dev/null."""
     stream = stream or sys.stdout
     try:
         print(line, file=stream, flush=True)
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, stream.fileno())  # what it still holds would fail again at the end
+            os.dup2(null, stream.fileno())  # its buffer would fail again at exit
             os.close(null)
 
 
 def open_standard_streams() -> None:
-    """Where the server was started with a standard stream closed, what it opens next would get its
-    number, and whatever is printed."""
+    """Open closed standard streams on /dev/null. Otherwise the next file opened would get their
+    descriptor, and receive all printed text."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -42,7 +42,7 @@ def open_standard_streams() -> None:
 
 
 class StartupProgress:
-    """Shows LoadProgress messages between `with` and its end, and drops them outside."""
+    """Shows LoadProgress messages inside its `with` block and ignores them outside."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)

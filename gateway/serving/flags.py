@@ -1,5 +1,5 @@
-"""The command line, made from the fields of `ServerConfig` and `EngineConfig`. It turns arguments
-into those two and starts nothing.
+"""The command line, made from the fields of `ServerConfig` and `EngineConfig`. It parses arguments
+to these two and starts nothing.
 """
 
 from __future__ import annotations
@@ -24,33 +24,39 @@ KEY_VARIABLE = "VLLM_API_KEY"
 ENGINE = "engine"
 MEMORY = "memory and batching"
 
-# How the engine's fields read on the command line: group, help.
+# Help group and text of the engine's fields.
 ENGINE_FLAGS: Mapping[str, tuple[str, str]] = {
     "dtype": (ENGINE, "type of weights and activations"),
     "device": (ENGINE, "where to run"),
-    "load_format": (ENGINE, "dummy: random weights, for measuring"),
-    "quantization": (ENGINE, "how the weights are stored, if the model does not say"),
+    "load_format": (ENGINE, "dummy: random weights, for benchmarks"),
+    "quantization": (ENGINE, "format of the weights, if the model does not declare it"),
     "tensor_parallel_size": (ENGINE, "GPUs to spread the model over"),
-    "forced_tokens": (ENGINE, "append what a grammar forces instead of sampling it"),
-    "structured_outputs_backend": (ENGINE, "outlines: its finite-state index for what is regular"),
+    "forced_tokens": (ENGINE, "append the tokens that a grammar forces instead of sampling them"),
+    "structured_outputs_backend": (
+        ENGINE,
+        "outlines: its finite-state index, for regular constraints",
+    ),
     "enforce_eager": (ENGINE, "no CUDA graphs"),
     "max_cudagraph_capture_size": (ENGINE, "largest decode batch with a CUDA graph"),
     "async_scheduling": (ENGINE, "launch a step before the last one's tokens are known"),
     "seed": (ENGINE, "of the sampler"),
     "max_logprobs": (ENGINE, "most logprobs that a request may ask for"),
-    "max_model_len": (MEMORY, "longest prompt and answer together, in tokens (8192, 8k, 8K)"),
+    "max_model_len": (
+        MEMORY,
+        "context length: prompt and answer together, in tokens (8192, 8k, 8K)",
+    ),
     "max_num_seqs": (MEMORY, "sequences that run at once"),
-    "max_num_batched_tokens": (MEMORY, "tokens of one step"),
-    "gpu_memory_utilization": (MEMORY, "part of the GPU's memory to use, 0 to 1"),
-    "kv_cache_memory_bytes": (MEMORY, "size of the KV cache, instead of what is left"),
-    "kv_cache_dtype": (MEMORY, "type of cached keys and values"),
+    "max_num_batched_tokens": (MEMORY, "most tokens in one step"),
+    "gpu_memory_utilization": (MEMORY, "fraction of the GPU's memory to use, 0 to 1"),
+    "kv_cache_memory_bytes": (MEMORY, "size of the KV cache, instead of the remaining memory"),
+    "kv_cache_dtype": (MEMORY, "data type of cached keys and values"),
     "block_size": (MEMORY, "tokens in a block of the KV cache"),
-    "enable_prefix_caching": (MEMORY, "share the KV cache between equal beginnings of prompts"),
+    "enable_prefix_caching": (MEMORY, "share the KV cache between prompts with a common prefix"),
     "max_queue_seconds": (
         MEMORY,
-        "longest time that a request may wait to run; then it gets 503 (0: no limit)",
+        "time limit for a request in the queue; then it gets 503 (0: no limit)",
     ),
-    "scheduling_policy": (MEMORY, "order in which waiting requests start"),
+    "scheduling_policy": (MEMORY, "order of waiting requests"),
 }
 SHORT_FLAGS: Mapping[str, str] = {"tensor_parallel_size": "-tp", "quantization": "-q"}
 POSITIVE = (
@@ -68,7 +74,7 @@ POSITIVE = (
     "kv_cache_memory_bytes",
     "block_size",
 )
-# Of what may also be 0. An engine without requests gives a sign of life every second.
+# Minimums of options that may also be 0. An idle engine sends an event every second.
 LEAST_SECONDS: Mapping[str, float] = {
     "engine_timeout": 2.0,
     "shutdown_timeout": 0.0,
@@ -76,13 +82,13 @@ LEAST_SECONDS: Mapping[str, float] = {
     "max_queue_seconds": 0.0,
 }
 
-# Flags of other releases and servers that change nothing here; saying so beats silence.
+# Accepted flags of other releases and servers that have no effect here; each prints a note.
 NO_EFFECT: Mapping[str, tuple[bool, str]] = {  # flag: (takes a value, why)
     "--enable-chunked-prefill": (False, "prompts are always computed in chunks"),
     "--guided-decoding-backend": (True, "see --structured-outputs-backend"),
-    "--enable-reasoning": (False, "reasoning is recognised by itself"),
-    "--trust-remote-code": (False, "formgate never runs code of a model repository"),
-    "--swap-space": (True, "preempted requests are computed again, not swapped"),
+    "--enable-reasoning": (False, "reasoning is detected automatically"),
+    "--trust-remote-code": (False, "formgate never runs code from a model repository"),
+    "--swap-space": (True, "preempted requests are recomputed, not swapped"),
     "--disable-log-stats": (False, "statistics are in /metrics only"),
 }
 NOT_SUPPORTED: Mapping[str, str] = {
@@ -99,8 +105,8 @@ NOT_SUPPORTED: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What the user asked for. The model's folder is not known before it is resolved, so the
-    engine's half is kept as options.
+    """The parsed command line. The engine's half stays as options until the model's folder is
+    resolved.
     """
 
     server: ServerConfig
@@ -117,7 +123,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.HelpFormatter):
-    """Switches as `--[no-]name`, and the default of what takes a value."""
+    """Shows switches as `--[no-]name`, and defaults of options that take a value."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34, width=100)
@@ -152,7 +158,7 @@ class _NoEffect(argparse.Action):
 
 
 def parse_serve(arguments: Sequence[str], *, prog: str) -> CommandLine:
-    """Exits with a message (code 2) when the arguments are wrong."""
+    """Parse `arguments`. Exits with a message and code 2 if they are wrong."""
     parser = serve_parser(prog)
     words = [_with_dashes(argument) for argument in arguments]
     _refuse_unsupported(parser, words)
@@ -171,7 +177,7 @@ def parse_serve(arguments: Sequence[str], *, prog: str) -> CommandLine:
             parser.error(f"--api-key: {reason}")
     server = ServerConfig(**{name: values[name] for name in _names(ServerConfig)})
     if server.protect_metrics and not server.api_key:
-        parser.error("--protect-metrics: there is no --api-key to ask for")
+        parser.error("--protect-metrics needs an --api-key")
     if (server.ssl_certfile is None) != (server.ssl_keyfile is None):
         parser.error("--ssl-certfile and --ssl-keyfile go together")
     if server.api_server_count > 1 and server.uds is not None:
@@ -183,7 +189,7 @@ def parse_serve(arguments: Sequence[str], *, prog: str) -> CommandLine:
 
 
 def wrong_option(values: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The first option whose value cannot be meant, and what is wrong with it."""
+    """(name, reason) of the first option with an invalid value, or None."""
     for name in POSITIVE:
         if (number := values.get(name)) is not None and not number > 0:
             return name, f"{number} is not positive"
@@ -191,7 +197,7 @@ def wrong_option(values: Mapping[str, Any]) -> tuple[str, str] | None:
         if not (seconds := values.get(name, 0.0)) >= least and seconds != 0:
             return name, f"{seconds} is neither 0 nor at least {least}"
     if values.get("gpu_memory_utilization", 0.9) > 1:
-        return "gpu_memory_utilization", "a part of the memory, at most 1"
+        return "gpu_memory_utilization", "a fraction of the memory is at most 1"
     if values.get("tensor_parallel_size", 1) != 1:
         return "tensor_parallel_size", "more than one GPU is not supported yet"
     return None
@@ -246,7 +252,7 @@ def serve_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def _argument(name: str, kind: Any, default: Any, metavar: str | None) -> dict[str, Any]:
-    """add_argument's keywords for a field of this type."""
+    """Keyword arguments of `add_argument` for a field of type `kind`."""
     if get_origin(kind) in (Union, types.UnionType):
         kind = next(part for part in get_args(kind) if part is not type(None))
     if kind is bool:
@@ -270,7 +276,7 @@ def _argument(name: str, kind: Any, default: Any, metavar: str | None) -> dict[s
 
 
 class _Several(argparse.Action):
-    """`--flag a b`, `--flag a --flag b` and, as other servers take it, `--flag '["a", "b"]'`."""
+    """Takes `--flag a b`, `--flag a --flag b` and, as vLLM does, `--flag '["a", "b"]'`."""
 
     def __call__(
         self,
@@ -290,9 +296,9 @@ class _Several(argparse.Action):
             else:
                 texts.append(value)
         if not texts and self.dest == "api_key":
-            parser.error(f"{option_string}: the list has no key")  # it would open the server
+            parser.error(f"{option_string}: the list has no key")  # the server would be open to all
         before = getattr(namespace, self.dest)
-        # The default is replaced by the first use and extended by the next ones.
+        # The first use replaces the default, later ones extend the value.
         kept = () if before is self.default else before
         setattr(namespace, self.dest, (*kept, *texts))
 
@@ -325,7 +331,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def _token_count(text: str) -> int | None:
-    """8192, 8k (8000), 8K (8192), 1.5k; auto and -1 leave it to the model."""
+    """Parse 8192, 8k (8000), 8K (8192) or 1.5k; auto and -1 give None, the model's own."""
     if text in ("auto", "-1"):
         return None
     units = {"k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
@@ -342,7 +348,7 @@ def _names(config: type) -> list[str]:
 
 
 def _with_dashes(argument: str) -> str:
-    """`--max_model_len=8` is `--max-model-len=8`."""
+    """`--max_model_len=8` becomes `--max-model-len=8`."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument.partition("=")

@@ -1,6 +1,4 @@
-"""The socket that the server listens on, bound before anything slow begins, so that a taken port
-is told at once.
-"""
+"""The listening socket, bound before anything slow starts, so that a port in use fails at once."""
 
 from __future__ import annotations
 
@@ -15,16 +13,16 @@ from pathlib import Path
 from formgate.gateway.server_config import ServerConfig
 
 BACKLOG = 2048
-MAX_UNSENT = 64 * 1024  # bytes that the kernel takes for one client
+MAX_UNSENT = 64 * 1024  # bytes that the kernel buffers for one client
 
 
 class ListenError(Exception):
-    """The address cannot be had. The message is one line for the operator."""
+    """The address cannot be bound. The message is one line for the operator."""
 
 
 @contextlib.contextmanager
 def bound(config: ServerConfig) -> Iterator[socket.socket]:
-    """A listening socket. Connections wait until the server takes them. Raises ListenError."""
+    """A listening socket. Connections queue until the server accepts them. Raises ListenError."""
     if config.uds is None:
         with _bind_port(config) as listener:
             yield listener
@@ -51,7 +49,7 @@ def _bind_port(config: ServerConfig) -> socket.socket:
     limit_unsent(listener, config.send_timeout)
     try:
         listener.bind(address)
-        # Before the model is loaded: two sockets can be bound to a port while neither listens.
+        # Listen now: two sockets may bind one port as long as neither listens.
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
@@ -65,8 +63,8 @@ def _bind_port(config: ServerConfig) -> socket.socket:
 
 
 def limit_unsent(listener: socket.socket, timeout: float) -> None:
-    """Have the kernel keep little of what a client does not read, and end the connection of one
-    that has taken nothing for `timeout` seconds. Accepted sockets inherit both."""
+    """Limit the unsent bytes that the kernel buffers for a client, and close the connection of a
+    client that acknowledges nothing for `timeout` seconds. Accepted sockets inherit both."""
     if sys.platform == "linux":
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout * 1000))
@@ -97,7 +95,7 @@ def _reason(error: OSError) -> str:
 
 
 def url_of(listener: socket.socket, config: ServerConfig) -> str:
-    """Where a browser on this machine finds the server."""
+    """The server's URL for a browser on this machine."""
     if config.uds is not None:
         return f"unix:{config.uds}"
     host, port = listener.getsockname()[:2]

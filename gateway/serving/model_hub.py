@@ -1,5 +1,5 @@
-"""From a model's name to a folder on this disk: the embedded model, a local folder, or a download
-from the Hugging Face hub. It looks at which files there are, never into the weights.
+"""Resolves a model's name to a local folder: the embedded model's, a given one, or a download from
+the Hugging Face hub. It checks which files exist and never reads weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ IGNORED = ["original/*", "metal/*", "consolidated*"]  # the same weights in othe
 
 
 class ModelError(Exception):
-    """A model that cannot be served. The message is one line that says what to do."""
+    """The model cannot be served. The message is one line that says what to do."""
 
 
 def resolve_model(
@@ -39,7 +39,7 @@ def resolve_model(
     download_dir: Path | None = None,
     tokenizer_only: bool = False,
 ) -> Path:
-    """The folder of model `name`; without a name, the embedded model's. May download, with
+    """The folder of model `name`, or of the embedded model if None. Downloads what is missing, with
     progress bars. Raises ModelError.
     """
     if name is None:
@@ -107,12 +107,10 @@ def _download(
 
 
 def check_model_folder(model_dir: Path, tokenizer_dir: Path, *, weights: bool) -> None:
-    """Raise a ModelError that names the first file that a Hugging Face folder must have and this
-    one lacks.
-    """
+    """Raise a ModelError that names the first missing file, if the folder lacks a required one."""
     config = model_dir / "config.json"
     if not config.is_file():
-        raise ModelError(f"{model_dir} has no config.json: it is no Hugging Face model folder.")
+        raise ModelError(f"{model_dir} has no config.json: it is not a Hugging Face model folder.")
     try:
         readable = isinstance(json.loads(config.read_bytes()), dict)
     except ValueError:

@@ -1,23 +1,23 @@
-"""File descriptors: as many as the system allows, some of them kept for the server itself."""
+"""The limit on file descriptors: raised to its maximum, some reserved for the server itself."""
 
 from __future__ import annotations
 
 import contextlib
 import resource
 
-RESERVED = 256  # for the engine's sockets and pipes, compile workers, and connections refused
+RESERVED = 256  # for the engine's sockets and pipes, compile workers, and refused connections
 
 
 def raise_open_files() -> None:
-    """Raise the soft limit to the hard one; the processes that are started later inherit it."""
+    """Raise the soft limit to the hard one; child processes inherit it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # some systems count the limit otherwise
+    with contextlib.suppress(OSError, ValueError):  # some systems allow less than the hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def connections_within(wanted: int) -> int:
-    """`wanted`, or what the limit on descriptors leaves: out of them, an engine could not be
-    started again."""
+    """`wanted` connections, or fewer if the descriptor limit is lower: without free descriptors the
+    engine could not be restarted."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted

@@ -1,5 +1,5 @@
-"""One server from start to end: the listening socket, the engine client, the application and
-uvicorn, in one event loop. It owns the order of starting and stopping.
+"""One server's life: the listening socket, the engine client, the application and uvicorn, in one
+event loop. It owns the order of starting and stopping.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from formgate.gateway.serving.console import StartupProgress, say
 from formgate.gateway.serving.listener import url_of
 from formgate.gateway.serving.open_files import connections_within, raise_open_files
 
-CLOSE_TIMEOUT = 5  # seconds that connections have to close once no answer is under way
+CLOSE_TIMEOUT = 5  # seconds for connections to close once no answer is running
 
-GC_THRESHOLD = 20_000  # objects made and not freed between two looks at the young ones
+GC_THRESHOLD = 20_000  # allocations minus frees that start a young collection
 
 
 class ServeError(Exception):
@@ -73,7 +73,7 @@ async def _serve(
     try:
         folder = socket_folder()
     except OSError as error:
-        raise ServeError(f"the server's sockets have no place: {error}.") from None
+        raise ServeError(f"cannot create a folder for the server's sockets: {error}.") from None
     with folder:
         fleet = ApiFleet(Path(folder.name), config, shutdown.ask)
 
@@ -104,8 +104,8 @@ async def _serve_in(
     shutdown: ShutdownRequest,
     fleet: ApiFleet,
 ) -> bool:
-    """Returns whether the server was ready before it was told to stop. `folder`: of the sockets
-    between the HTTP processes."""
+    """True if the server was ready before it was asked to stop. `folder` holds the sockets between
+    the HTTP processes."""
     models = ServedModels.of(config)
     metrics = Metrics(models.default)
     progress = StartupProgress()
@@ -118,13 +118,13 @@ async def _serve_in(
         on_progress=progress.show,
         command=(*engine_command, config.log_level, config.log_format),
         more_clients=fleet.client_addresses,
-        on_death=fleet.engine_died,
+        on_death=fleet.report_engine_death,
         timeout=config.engine_timeout,
     )
     state: GatewayState | None = None
     starting: asyncio.Task[EngineReady] | None = None
     draining: asyncio.Task[None] | None = None
-    await engine.start()  # its process imports and loads while this one builds the application
+    await engine.start()  # loads while this process builds the application
     try:
         try:
             await fleet.start(engine_config, tokenizer_dir, listener)
@@ -171,7 +171,7 @@ async def _serve_in(
         for task in (starting, draining):
             if task is not None:
                 task.cancel()
-        await fleet.wait_stopped()  # its processes need the engine for their last answers
+        await fleet.wait_stopped()  # its last answers need the engine
         shared.close()
         await engine.close()
         if state is not None:
@@ -185,15 +185,15 @@ async def _all_ready(engine: EngineClient, fleet: ApiFleet) -> EngineReady:
 
 
 def keep_what_is_loaded() -> None:
-    """What was imported lives as long as the process: no collection needs to look at it. And the
-    dicts of a step's chunks are no reason to look for cycles."""
+    """Exclude the objects that exist now from garbage collection: they live as long as the process.
+    Raise the threshold, since the dicts of streamed chunks form no cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 50)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn with our limits on connections, and without its signal handlers: they end the process
+    """uvicorn with limits on connections, and without its signal handlers, which end the process
     before the engine is closed."""
 
     def __init__(
@@ -232,7 +232,7 @@ class _Server(uvicorn.Server):
 def http_server(
     config: ServerConfig, app: ASGIApp, metrics: Metrics, *, number: int = 0
 ) -> _Server:
-    """`number`: of this among the HTTP processes."""
+    """`number`: index of this HTTP process."""
     limits = ConnectionLimits(
         max_connections=connections_within(
             share_of(config.max_connections, number, config.api_server_count)

@@ -1,5 +1,5 @@
-"""The metrics of several HTTP processes as those of one server: each process tells its own on a
-Unix socket, and whichever is asked for `/metrics` adds up what all of them say.
+"""The metrics of several HTTP processes as those of one server: each process serves its own on a
+Unix socket, and the process that gets a `/metrics` request adds up all of them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from formgate.gateway.metrics import Metrics
 
-END = "# EOF\n"  # of what a process tells: one that dies meanwhile has told a part
-# Said by one process as well as by all, as are names that end in `_info` or `_created`.
+END = "# EOF\n"  # ends a complete exposition; a process that dies meanwhile sends a part
+# Values that are not summed, like those of names that end in `_info` or `_created`.
 NO_SUMS = frozenset({"process_start_time_seconds", "process_max_fds"})
-PEER_TIMEOUT = 2.0  # seconds; a process that is busy for longer is left out of this answer
+PEER_TIMEOUT = 2.0  # seconds; a process that is slower is left out of the sum
 
 
 class SharedMetrics:
@@ -53,13 +53,13 @@ async def _ask(peer: Path) -> str | None:
                 text = (await reader.read()).decode()
             finally:
                 writer.close()
-    except (OSError, TimeoutError):  # it is starting, or ending
+    except (OSError, TimeoutError):  # it is starting or stopping
         return None
     return text.removesuffix(END) if text.endswith(END) else None
 
 
 def added_up(expositions: Iterable[str]) -> str:
-    """Samples of one name and labels as one: the sum; of what says how or since when, the first."""
+    """Sum the samples with equal names and labels; for `NO_SUMS` and its like, keep the first."""
     families: dict[str, tuple[list[str], dict[str, float]]] = {}
     for text in expositions:
         about: list[str] = []

@@ -104,7 +104,7 @@ def test_a_step_moves_gauges_and_counters(metrics: Metrics) -> None:
     assert value(metrics, "vllm:iteration_tokens_total_sum") == 128
     assert value(metrics, "formgate:forced_tokens_total") == 14
     assert value(metrics, "formgate:mask_time_seconds_sum") == pytest.approx(0.002)
-    metrics.engine_died()
+    metrics.engine_restarting()
     assert value(metrics, "vllm:num_requests_running") == 0
     assert value(metrics, "vllm:kv_cache_usage_perc") == 0
 
