@@ -8,7 +8,7 @@ from typing import Any
 from formgate.constrain.algebra.quick_instance import some_instance
 from formgate.constrain.grammar.shortest import Shortest, terminal_text
 from formgate.constrain.grammar.terminal_samples import longest_rest
-from formgate.constrain.rules.grammar_layout import Layout
+from formgate.constrain.rules.grammar_builder import Spacing
 from formgate.constrain.rules.json_schema import ReadSchemas, shortest_instance
 
 
@@ -24,7 +24,7 @@ def shortest_answer(
         case "token":
             return _of_text(token_bytes[node["id"]].decode("utf-8", "replace"))
         case "json":
-            return shortest_instance(node["schema"], Layout(node.get("whitespace_pattern")), read)
+            return shortest_instance(node["schema"], Spacing(node.get("whitespace_pattern")), read)
         case "json_object":
             return _of_text("{}")
         case "regex":

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from formgate.constrain.grammar.shortest import byte_tokenizer
 from formgate.constrain.masks.text_before import (
     AT_START,
     JSON_END,
+    AnswerNode,
     Befores,
     after,
     before_each,
@@ -28,11 +29,9 @@ from formgate.constrain.notations.lark_grammar import check_lark
 from formgate.constrain.notations.lark_in_json import lark_in_json
 from formgate.constrain.regex.white_space import white_space
 from formgate.constrain.regex.whole_regex import regex_term
-from formgate.constrain.rules.grammar_layout import Layout
+from formgate.constrain.rules.grammar_builder import Spacing
 from formgate.constrain.rules.guard_plan import GuardPlan
 from formgate.constrain.rules.json_schema import ReadSchemas, guard_refusal, schema_grammar
-
-Node = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +48,17 @@ class LarkGrammar:
 
 
 def to_lark(
-    root: Node, token_bytes: Sequence[bytes], *, native: bool, read: ReadSchemas | None = None
+    root: AnswerNode, token_bytes: Sequence[bytes], *, native: bool, read: ReadSchemas | None = None
 ) -> LarkGrammar:
     """Raises ConstraintError for a node that cannot be written down."""
-    writer = _Writer(token_bytes, native, read or ReadSchemas())
+    writer = _TreeWriter(token_bytes, native, read or ReadSchemas())
     start = writer.expression(root)
     source = "\n".join([f"start: {start}", *writer.rules, ""])
     endings = tuple(dict.fromkeys(writer.endings))
     return LarkGrammar(source, writer.all_guards(), writer.is_native, endings)
 
 
-class _Writer:
+class _TreeWriter:
     def __init__(self, token_bytes: Sequence[bytes], native: bool, read: ReadSchemas) -> None:
         self._token_bytes = token_bytes
         self._read = read
@@ -77,7 +76,7 @@ class _Writer:
             guards = self._unguarded | guards  # so that the ends of these are known too
         return tuple(guards.items())
 
-    def expression(self, node: Node) -> str:
+    def expression(self, node: AnswerNode) -> str:
         match node["kind"]:
             case "seq":
                 return "(" + " ".join(self.expression(item) for item in node["items"]) + ")"
@@ -89,10 +88,10 @@ class _Writer:
         self._before = self._after(node, self._before)
         return written
 
-    def _after(self, node: Node, befores: Befores) -> Befores:
+    def _after(self, node: AnswerNode, befores: Befores) -> Befores:
         return after(node, befores, self._token_bytes)
 
-    def _leaf(self, node: Node) -> str:
+    def _leaf(self, node: AnswerNode) -> str:
         match node["kind"]:
             case "text":
                 return _literal(node["value"])
@@ -113,7 +112,7 @@ class _Writer:
                 return self._lazy(f"/(?s:.*){_quoted(node['text'])}/" + _without(node))
         raise AssertionError(f"unknown node {node['kind']!r}")
 
-    def _regex(self, node: Node) -> str:
+    def _regex(self, node: AnswerNode) -> str:
         """With `until`, up to that text: `lazy`, where it first comes, or as far as may be."""
         term = regex_term(node["pattern"]).text
         _check_matches(term, node["pattern"])
@@ -128,7 +127,7 @@ class _Writer:
         """A rule that ends as soon as it can."""
         return self._rule("until", self._rule("UNTIL", term), "[lazy]")
 
-    def _choice(self, items: Sequence[Node]) -> str:
+    def _choice(self, items: Sequence[AnswerNode]) -> str:
         before, behind = self._before, []
         written = []
         for item in items:
@@ -144,8 +143,8 @@ class _Writer:
         if whitespace_pattern is not None:
             whitespace_pattern = white_space(whitespace_pattern)
             native = False  # llguidance's own compiler takes white space as what may be left out
-        layout = Layout(whitespace_pattern)
-        grammar = schema_grammar(schema, layout, name, native=native, read=self._read)
+        spacing = Spacing(whitespace_pattern)
+        grammar = schema_grammar(schema, spacing, name, native=native, read=self._read)
         self.is_native |= grammar.native
         if grammar.plan is not None and not all(one.is_known for one in self._before):
             raise guard_refusal(schema)
@@ -157,7 +156,7 @@ class _Writer:
         self.rules += grammar.rules
         return grammar.start
 
-    def _repeat(self, node: Node) -> str:
+    def _repeat(self, node: AnswerNode) -> str:
         before = self._before
         behind = self._after(node, before)
         self._before = before_each(node, before, self._token_bytes)
@@ -190,7 +189,7 @@ def _check_matches(term: str, pattern: str) -> None:
         raise ConstraintError(f"The regex matches no text: {pattern[:99]}", code="invalid_grammar")
 
 
-def _without(node: Node) -> str:
+def _without(node: AnswerNode) -> str:
     """What takes the texts away that hold one of these."""
     texts = "|".join(_quoted(text) for text in node.get("without", ()))
     return f" & ~/(?s:.*)(?:{texts})(?s:.*)/" if texts else ""
@@ -209,7 +208,7 @@ def _literal(value: str) -> str:
     return json.dumps(value)
 
 
-def _lark_source(node: Node) -> str:
+def _lark_source(node: AnswerNode) -> str:
     """Users write both notations in one field. `in_json`: for the inside of a JSON string."""
     source: str = node["source"]
     if node.get("in_json"):

@@ -13,7 +13,7 @@ from formgate.constrain.masks.blueprint import Blueprint
 from formgate.constrain.regex.formats import FORMATS
 from formgate.constrain.schema.dialect import draft_of
 from formgate.constrain.schema.ledger import LEDGER, How
-from formgate.constrain.schema.resources import Node
+from formgate.constrain.schema.resources import SchemaNode
 from formgate.constrain.schema.schema_check import MAX_DEPTH, checked
 
 # `max_depth`: levels of schemas inside schemas. `max_spec_bytes`: of the constraint as JSON.
@@ -85,7 +85,7 @@ def _report(schema: Any, keywords: Sequence[dict[str, str]]) -> dict[str, Any]:
     }
 
 
-def _keywords(node: Node) -> Iterator[dict[str, str]]:
+def _keywords(node: SchemaNode) -> Iterator[dict[str, str]]:
     if isinstance(node.schema, bool):
         return
     for keyword, value in node.schema.items():

@@ -43,7 +43,7 @@ from formgate.constrain.algebra.shapes import (
 from formgate.constrain.errors import ConstraintError, SelfReferenceError, Unplaced
 from formgate.constrain.schema.dialect import Draft
 from formgate.constrain.schema.ledger import says_nothing_but
-from formgate.constrain.schema.resources import Node, Resources
+from formgate.constrain.schema.resources import Resources, SchemaNode
 
 _KINDS_OF_TYPE = {kind.value: (kind,) for kind in KINDS} | {"integer": (Kind.NUMBER,)}
 
@@ -59,9 +59,9 @@ class Algebra:
         self._literals: dict[tuple[Literal, Kind, bool], list[Shape]] = {}
         self._shapes: dict[tuple[Conjunction, Kind], list[Shape]] = {}
         self._running: set[tuple[Literal, Kind, bool]] = set()
-        self._aliases: dict[Node, Node] = {}
+        self._aliases: dict[SchemaNode, SchemaNode] = {}
         self._orders: dict[frozenset[Literal], Conjunction] = {}
-        self._kinds: dict[Node, tuple[Kind, ...]] = {}
+        self._kinds: dict[SchemaNode, tuple[Kind, ...]] = {}
         self._constants = ConstantSchemas()
         self._alternatives = Alternatives(lambda shape: self._emptiness.of_shape(shape, 2))
         self._presence = PresenceReader(
@@ -131,7 +131,7 @@ class Algebra:
         """True only if no value at all satisfies it."""
         return self._emptiness.of(self._as_first_met(schema))
 
-    def branches_apart(self, node: Node) -> bool:
+    def branches_apart(self, node: SchemaNode) -> bool:
         """Whether no value satisfies two branches of the node's `oneOf`."""
         subs = [self._resources.child(node, "oneOf", at) for at in range(len(node.schema["oneOf"]))]
         try:
@@ -156,7 +156,7 @@ class Algebra:
     def _as_first_met(self, schema: Conjunction) -> Conjunction:
         return self._orders.setdefault(frozenset(schema), schema) if len(schema) > 1 else schema
 
-    def _aliased(self, node: Node) -> Node:
+    def _aliased(self, node: SchemaNode) -> SchemaNode:
         known = self._aliases.get(node)
         if known is not None:
             return known
@@ -215,7 +215,7 @@ class Algebra:
         self._literals[key] = shapes
         return shapes
 
-    def _kinds_of(self, node: Node) -> tuple[Kind, ...]:
+    def _kinds_of(self, node: SchemaNode) -> tuple[Kind, ...]:
         """By `type` alone, which spares a look at all the rest."""
         kinds = self._kinds.get(node)
         if kinds is None:
@@ -231,7 +231,7 @@ class Algebra:
             self._kinds[node] = kinds
         return kinds
 
-    def _clauses(self, node: Node, kind: Kind, tracked: bool) -> list[Clause]:
+    def _clauses(self, node: SchemaNode, kind: Kind, tracked: bool) -> list[Clause]:
         schema = node.schema
         if self._ref_alone and "$ref" in schema:
             return [self._reference(node, "$ref", kind, tracked)]
@@ -265,17 +265,17 @@ class Algebra:
         clauses += self._applicators(node, kind, tracked)
         return clauses
 
-    def _reference(self, node: Node, keyword: str, kind: Kind, tracked: bool) -> Clause:
+    def _reference(self, node: SchemaNode, keyword: str, kind: Kind, tracked: bool) -> Clause:
         target = self._resources.target(node, keyword)
         return self._of_literal(target, kind, tracked)
 
-    def _of_literal(self, node: Node, kind: Kind, tracked: bool) -> Clause:
+    def _of_literal(self, node: SchemaNode, kind: Kind, tracked: bool) -> Clause:
         return Clause(
             lambda: self.literal((node, True), kind, tracked=tracked),
             lambda: self.literal((node, False), kind),
         )
 
-    def _applicators(self, node: Node, kind: Kind, tracked: bool) -> Iterable[Clause]:
+    def _applicators(self, node: SchemaNode, kind: Kind, tracked: bool) -> Iterable[Clause]:
         schema = node.schema
         for keyword in ("allOf", "anyOf", "oneOf"):
             if keyword not in schema:
@@ -303,7 +303,7 @@ class Algebra:
         if "if" in schema and ("then" in schema or "else" in schema or tracked):
             yield self._if(node, kind, tracked)
 
-    def _any_of(self, subs: list[Node], kind: Kind, tracked: bool) -> Clause:
+    def _any_of(self, subs: list[SchemaNode], kind: Kind, tracked: bool) -> Clause:
         def holds() -> list[Shape]:
             ways: list[Callable[[], list[Shape]]] = [
                 partial(self.literal, (sub, True), kind, tracked=tracked) for sub in subs
@@ -328,7 +328,7 @@ class Algebra:
             ),
         )
 
-    def _if(self, node: Node, kind: Kind, tracked: bool) -> Clause:
+    def _if(self, node: SchemaNode, kind: Kind, tracked: bool) -> Clause:
         child = self._resources.child
         condition = child(node, "if")
 
@@ -351,7 +351,7 @@ class Algebra:
             lambda: self._alternatives.limited(way(True, False) + way(False, False)),
         )
 
-    def _one_of_values(self, owner: Node, values: list[Any], kind: Kind) -> Clause:
+    def _one_of_values(self, owner: SchemaNode, values: list[Any], kind: Kind) -> Clause:
         scalar = scalar_values(values, kind)
         if scalar is not None:
             return scalar
@@ -367,7 +367,7 @@ class Algebra:
             ),
         )
 
-    def _with_unevaluated(self, node: Node, kind: Kind, shapes: list[Shape]) -> list[Shape]:
+    def _with_unevaluated(self, node: SchemaNode, kind: Kind, shapes: list[Shape]) -> list[Shape]:
         keyword = _unevaluated(node, kind)
         if keyword is None:
             return shapes
@@ -380,7 +380,7 @@ class Algebra:
         return [with_unevaluated_items(way, rest, self._resources.either) for way in ways]
 
 
-def _unevaluated(node: Node, kind: Kind) -> str | None:
+def _unevaluated(node: SchemaNode, kind: Kind) -> str | None:
     keyword = {Kind.OBJECT: "unevaluatedProperties", Kind.ARRAY: "unevaluatedItems"}.get(kind)
     return keyword if keyword in node.schema else None
 

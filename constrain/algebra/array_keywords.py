@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from formgate.constrain.algebra.clauses import Clause, listed, not_negatable
 from formgate.constrain.algebra.shapes import Array, Conjunction, Count, Items, Shape
-from formgate.constrain.schema.resources import Node
+from formgate.constrain.schema.resources import SchemaNode
 
-Child = Callable[..., Node]
-Either = Callable[[tuple[Node, ...]], Node]
+Child = Callable[..., SchemaNode]
+Either = Callable[[tuple[SchemaNode, ...]], SchemaNode]
 
 
-def array_clauses(node: Node, child: Child) -> Iterator[Clause]:
+def array_clauses(node: SchemaNode, child: Child) -> Iterator[Clause]:
     schema = node.schema
     prefix, rest = _by_place(node, child)
     if prefix or rest is not None:
@@ -48,12 +48,12 @@ def array_clauses(node: Node, child: Child) -> Iterator[Clause]:
             yield listed([Array(counts=(Count(wanted, fewest, most_of),))], fails)
 
 
-def _by_place(node: Node, child: Child) -> tuple[list[Node], Node | None]:
+def _by_place(node: SchemaNode, child: Child) -> tuple[list[SchemaNode], SchemaNode | None]:
     """The schemas of the first items, and that of the rest. `items` as an array is what older
     drafts call `prefixItems`.
     """
     schema = node.schema
-    prefix: list[Node] = []
+    prefix: list[SchemaNode] = []
     if "prefixItems" in schema:
         prefix = [child(node, "prefixItems", at) for at in range(len(schema["prefixItems"]))]
     items = schema.get("items")
@@ -65,7 +65,7 @@ def _by_place(node: Node, child: Child) -> tuple[list[Node], Node | None]:
     return prefix, None if items is None else child(node, "items")
 
 
-def with_unevaluated_items(way: Shape, rest: Node, either: Either) -> Shape:
+def with_unevaluated_items(way: Shape, rest: SchemaNode, either: Either) -> Shape:
     """The way through a schema, and `rest` for the items that nothing on it has evaluated."""
     assert isinstance(way, Array)
     seen = [items for items in way.items if items.evaluates]

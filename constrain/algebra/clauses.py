@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from formgate.constrain.algebra.shapes import Shape
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.schema.resources import Node
+from formgate.constrain.schema.resources import SchemaNode
 
 Ways = Callable[[], list[Shape]]
 
@@ -32,7 +32,7 @@ _INSTEAD = {
 }
 
 
-def not_negatable(node: Node, keyword: str) -> Ways:
+def not_negatable(node: SchemaNode, keyword: str) -> Ways:
     """The failing side of a keyword whose negation no mask can enforce."""
 
     def refuse() -> list[Shape]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.schema.resources import Node, Resources, subschemas
+from formgate.constrain.schema.resources import Resources, SchemaNode, subschemas
 
 MAX_BYTES = 1_000_000  # of the shortest value
 # Numbers, strings and names that are forced in a row: so many take half a second to look ahead.
@@ -75,13 +75,13 @@ class _Sizes:
     def __init__(self, resources: Resources, ref_alone: bool) -> None:
         self._resources = resources
         self._ref_alone = ref_alone
-        self._known: dict[Node, _Least] = {}
-        self._running: set[Node] = set()
+        self._known: dict[SchemaNode, _Least] = {}
+        self._running: set[SchemaNode] = set()
 
-    def innermost_first(self) -> Iterator[Node]:
+    def innermost_first(self) -> Iterator[SchemaNode]:
         """The schemas that a value may come under."""
         seen = {self._resources.root}
-        waiting: list[tuple[Node, bool]] = [(self._resources.root, False)]
+        waiting: list[tuple[SchemaNode, bool]] = [(self._resources.root, False)]
         while waiting:
             node, is_done = waiting.pop()
             if is_done:
@@ -93,7 +93,7 @@ class _Sizes:
                     seen.add(sub)
                     waiting.append((sub, False))
 
-    def _below(self, node: Node) -> Iterator[Node]:
+    def _below(self, node: SchemaNode) -> Iterator[SchemaNode]:
         schema = node.schema
         if isinstance(schema, bool):
             return
@@ -106,7 +106,7 @@ class _Sizes:
             if parts[0] not in ("$defs", "definitions", "not", "if"):
                 yield self._resources.child(node, *parts)
 
-    def of(self, node: Node) -> _Least:
+    def of(self, node: SchemaNode) -> _Least:
         """Never more than it is."""
         known = self._known.get(node)
         if known is None:
@@ -117,7 +117,7 @@ class _Sizes:
             self._running.discard(node)
         return known
 
-    def _least(self, node: Node) -> _Least:
+    def _least(self, node: SchemaNode) -> _Least:
         schema, child = node.schema, self._resources.child
         if isinstance(schema, bool):
             return _ANYTHING
@@ -141,7 +141,7 @@ class _Sizes:
             any(part.whole for part in parts),
         )
 
-    def _own(self, node: Node) -> _Least:
+    def _own(self, node: SchemaNode) -> _Least:
         schema = node.schema
         if "const" in schema:
             return _Least(len(json.dumps(schema["const"])), 1, True)
@@ -157,7 +157,7 @@ class _Sizes:
             return self._array(node)
         return _ANYTHING
 
-    def _object(self, node: Node) -> _Least:
+    def _object(self, node: SchemaNode) -> _Least:
         schema = node.schema
         properties = schema.get("properties", {})
         required = set(schema.get("required", ()))
@@ -172,7 +172,7 @@ class _Sizes:
         closed = schema.get("additionalProperties") is False and required.issuperset(properties)
         return _Least(size, runs.longest, runs.whole and closed)
 
-    def _array(self, node: Node) -> _Least:
+    def _array(self, node: SchemaNode) -> _Least:
         schema, child = node.schema, self._resources.child
         least = int(schema.get("minItems", 0))
         items = schema.get("items", True)

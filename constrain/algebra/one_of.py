@@ -14,7 +14,7 @@ from formgate.constrain.algebra.alternatives import MAX_SHAPES, Alternatives, to
 from formgate.constrain.algebra.clauses import Clause
 from formgate.constrain.algebra.emptiness import Emptiness
 from formgate.constrain.algebra.shapes import Kind, Literal, Object, OneOf, Shape
-from formgate.constrain.schema.resources import Node
+from formgate.constrain.schema.resources import SchemaNode
 
 
 class OfLiteral(Protocol):
@@ -29,7 +29,7 @@ class OneOfs:
         self._alternatives = alternatives
         self._emptiness = emptiness
 
-    def clause(self, subs: list[Node], kind: Kind, tracked: bool) -> Clause:
+    def clause(self, subs: list[SchemaNode], kind: Kind, tracked: bool) -> Clause:
         def holds() -> list[Shape]:
             if kind is Kind.OBJECT:
                 return [Object(one_of=(OneOf(tuple(subs), tracked),))]
@@ -48,11 +48,11 @@ class OneOfs:
 
         return Clause(holds, fails)
 
-    def apart(self, subs: list[Node], kind: Kind) -> bool:
+    def apart(self, subs: list[SchemaNode], kind: Kind) -> bool:
         """Whether no value of the kind satisfies two branches."""
         return next(self._overlapping(subs, kind), None) is None
 
-    def _overlapping(self, subs: list[Node], kind: Kind) -> Iterator[tuple[int, int]]:
+    def _overlapping(self, subs: list[SchemaNode], kind: Kind) -> Iterator[tuple[int, int]]:
         """The pairs of branches that a value may satisfy both."""
         branches = [self._literal((sub, True), kind) for sub in subs]
         if self._emptiness.one_tag(branches):
@@ -96,7 +96,7 @@ class OneOfs:
         return self._alternatives.limited(done, tracked=tracked)
 
     def _exactly_one(
-        self, branches: list[list[Shape]], subs: Sequence[Node], kind: Kind, tracked: bool
+        self, branches: list[list[Shape]], subs: Sequence[SchemaNode], kind: Kind, tracked: bool
     ) -> list[Shape]:
         found: list[Shape] = []
         if self._emptiness.one_tag(branches):

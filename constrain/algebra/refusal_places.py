@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from formgate.constrain.errors import ConstraintError, Unplaced
-from formgate.constrain.schema.resources import Node, subschemas
+from formgate.constrain.schema.resources import SchemaNode, subschemas
 
 # What is below these speaks of the same value as the schema that they stand in.
 _SAME_VALUE = frozenset(
@@ -17,10 +17,10 @@ _SAME_VALUE = frozenset(
     }
 )
 
-Target = Callable[[Node, str], Node]
+Target = Callable[[SchemaNode, str], SchemaNode]
 
 
-def placed(error: Unplaced, nodes: Iterable[Node], target: Target) -> ConstraintError:
+def placed(error: Unplaced, nodes: Iterable[SchemaNode], target: Target) -> ConstraintError:
     """At the nearest of its keywords that speaks of the same value as `nodes`; `error` itself if
     there is none.
     """
@@ -32,7 +32,7 @@ def placed(error: Unplaced, nodes: Iterable[Node], target: Target) -> Constraint
     return error
 
 
-def same_value(nodes: Iterable[Node], target: Target) -> Iterator[Node]:
+def same_value(nodes: Iterable[SchemaNode], target: Target) -> Iterator[SchemaNode]:
     """The schemas under which the value of `nodes` is, the nearest first, but for booleans."""
     waiting = list(nodes)
     seen = set()
@@ -43,6 +43,6 @@ def same_value(nodes: Iterable[Node], target: Target) -> Iterator[Node]:
         yield node
         for path, sub in subschemas(node.schema, node.path):
             if path[len(node.path)] in _SAME_VALUE:
-                waiting.append(Node(sub, path, node.base))
+                waiting.append(SchemaNode(sub, path, node.base))
         if isinstance(node.schema.get("$ref"), str):
             waiting.append(target(node, "$ref"))

@@ -14,7 +14,7 @@ from formgate.constrain.regex.formats import FORMATS
 from formgate.constrain.regex.number_regex import Bounds
 from formgate.constrain.regex.regex_terms import pattern_term
 from formgate.constrain.regex.regex_tree import RegexError
-from formgate.constrain.schema.resources import Node
+from formgate.constrain.schema.resources import SchemaNode
 
 
 def type_clause(names: Collection[str], kind: Kind) -> Clause:
@@ -46,7 +46,7 @@ def scalar_values(values: list[Any], kind: Kind) -> Clause | None:
     return None
 
 
-def number_clauses(node: Node) -> Iterator[Clause]:
+def number_clauses(node: SchemaNode) -> Iterator[Clause]:
     for bounds in _bounds(node.schema):
         yield listed([Numbers(bounds=bounds)], [Numbers(bounds=_beyond(bounds))])
     if "multipleOf" in node.schema:
@@ -75,7 +75,7 @@ def _beyond(bounds: Bounds) -> Bounds:
     return Bounds(least=bounds.most, above=not bounds.below)
 
 
-def string_clauses(node: Node) -> Iterator[Clause]:
+def string_clauses(node: SchemaNode) -> Iterator[Clause]:
     schema = node.schema
     if least := int(schema.get("minLength", 0)):
         yield listed([Strings(least=least)], [Strings(most=least - 1)])

@@ -20,12 +20,12 @@ from formgate.constrain.algebra.presence import (
     names_in,
 )
 from formgate.constrain.algebra.scalars import Numbers, Strings, matches
-from formgate.constrain.schema.resources import Node
+from formgate.constrain.schema.resources import SchemaNode
 
 T = TypeVar("T")
 
 # A schema that must hold, or must not.
-Literal = tuple[Node, bool]
+Literal = tuple[SchemaNode, bool]
 # Literals that hold together, in the order in which the schema names them; () is any value.
 Conjunction = tuple[Literal, ...]
 
@@ -165,7 +165,7 @@ class Some:
 class OneOf:
     """A `oneOf` that is still to be resolved."""
 
-    branches: tuple[Node, ...]
+    branches: tuple[SchemaNode, ...]
     tracked: bool
 
 

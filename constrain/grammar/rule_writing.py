@@ -15,10 +15,10 @@ def lark_rules(cfg: Cfg, start: Rule, name: str) -> tuple[str, list[str]]:
     """The name of the start rule, and the rules that it needs, each a line of Lark. Rules and
     terminals are named after `name`. The grammar must have been pruned.
     """
-    return _Writer(cfg, start, name).written()
+    return _RuleWriter(cfg, start, name).written()
 
 
-class _Writer:
+class _RuleWriter:
     def __init__(self, cfg: Cfg, start: Rule, name: str) -> None:
         self._name = name
         self._start = start

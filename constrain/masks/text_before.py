@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-Node = Mapping[str, Any]
+AnswerNode = Mapping[str, Any]
 
 # What stands for a JSON text that has just ended. No text has this byte.
 JSON_END = b"\xff"
@@ -44,7 +44,7 @@ AT_START: Befores = frozenset((Before(b"", True),))
 ANYTHING: Befores = frozenset((Before(b"", False),))
 
 
-def after(node: Node, befores: Befores, token_bytes: Sequence[bytes]) -> Befores:
+def after(node: AnswerNode, befores: Befores, token_bytes: Sequence[bytes]) -> Befores:
     """What may stand before what follows `node`."""
     match node["kind"]:
         case "text":
@@ -71,7 +71,7 @@ def after(node: Node, befores: Befores, token_bytes: Sequence[bytes]) -> Befores
     return ANYTHING
 
 
-def before_each(node: Node, befores: Befores, token_bytes: Sequence[bytes]) -> Befores:
+def before_each(node: AnswerNode, befores: Befores, token_bytes: Sequence[bytes]) -> Befores:
     """What may stand before the item of a repetition: what does before all of them, or an item and
     the separator.
     """

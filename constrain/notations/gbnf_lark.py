@@ -38,7 +38,7 @@ def gbnf_to_lark(source: str) -> str:
         rules = {name: rules[name] for name in used}
         _check_productive(rules)
         lexemes = "root" not in nested or _Decided(rules, nested).holds()
-        return _Writer(rules, nested, by_character=not lexemes).written()
+        return _GbnfWriter(rules, nested, by_character=not lexemes).written()
     except RecursionError:
         raise ConstraintError("The grammar is nested too deeply.", code="schema_too_complex") from (
             None
@@ -91,7 +91,7 @@ def _ends(expr: Expr, ending: set[str]) -> bool:
     return True
 
 
-class _Writer:
+class _GbnfWriter:
     def __init__(self, rules: Rules, nested: Iterable[str], *, by_character: bool) -> None:
         self._rules = rules
         self._nested = set(rules) if by_character else set(nested)

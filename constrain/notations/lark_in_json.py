@@ -79,7 +79,7 @@ def lark_in_json(source: str) -> str:
     Raises ConstraintError for what is no grammar, and for what cannot be written inside a string.
     """
     check_lark(source)
-    return _Writer(list(_lexemes(source))).written()
+    return _InJsonWriter(list(_lexemes(source))).written()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def _lexemes(source: str) -> Iterator[_Lexeme]:
     yield _Lexeme("newline", "\n", line)
 
 
-class _Writer:
+class _InJsonWriter:
     def __init__(self, lexemes: Sequence[_Lexeme]) -> None:
         self._statements = _statements(lexemes)
         self._terminals: dict[str, Regex | list[_Lexeme]] = {}

@@ -86,7 +86,7 @@ def pattern_term(pattern: str, *, search: bool, in_json: bool) -> Term:
     """The texts in which `pattern` is found (search) or which it matches as a whole. In JSON, with
     their quotes. Raises RegexError.
     """
-    return _Writer(in_json=in_json).whole(_asserting_nothing(pattern, search))
+    return _TermWriter(in_json=in_json).whole(_asserting_nothing(pattern, search))
 
 
 @lru_cache(maxsize=4096)
@@ -97,7 +97,7 @@ def native_regex(pattern: str, *, search: bool) -> str | None:
     tree = _asserting_nothing(pattern, search)
     if _is_extended(tree) or holds_any(tree, _is_mistaken):
         return None
-    return _Writer(in_json=False).whole(tree).regex
+    return _TermWriter(in_json=False).whole(tree).regex
 
 
 def _is_mistaken(part: Regex) -> bool:
@@ -129,7 +129,7 @@ def inside_json(tree: Regex) -> str:
     """A regex for the spellings of a tree's texts inside a JSON string, without its quotes. The
     tree is one that a regex can say.
     """
-    return _Writer(in_json=True)._regex(tree)
+    return _TermWriter(in_json=True)._regex(tree)
 
 
 def escapes_of(chars: Chars) -> str:
@@ -140,7 +140,7 @@ def escapes_of(chars: Chars) -> str:
 
 def plain_part(chars: Chars) -> str:
     """A regex for the characters of a class that a JSON string holds as they are."""
-    return _Writer(in_json=False)._chars(meet(chars, Chars(_SAFE)))
+    return _TermWriter(in_json=False)._chars(meet(chars, Chars(_SAFE)))
 
 
 def plain_ranges(chars: Chars) -> Ranges:
@@ -155,7 +155,7 @@ def length_term(least: int, most: int | None) -> Term:
     return term(f'"{JSON_CHAR}{{{least},{"" if most is None else most}}}"')
 
 
-class _Writer:
+class _TermWriter:
     def __init__(self, *, in_json: bool) -> None:
         self._in_json = in_json
         self._quote = '"' if in_json else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from formgate.constrain.algebra.shapes import Array, Conjunction, joined
 from formgate.constrain.errors import Unplaced
 from formgate.constrain.grammar.cfg import Repeat, Rule, Symbol, Token
-from formgate.constrain.rules.grammar_layout import Grammar
+from formgate.constrain.rules.grammar_builder import GrammarBuilder
 
 MAX_STEPS = 20_000  # from one state of an automaton that counts to another
 
@@ -24,7 +24,7 @@ class _Tally:
 
 
 class ArrayRules:
-    def __init__(self, grammar: Grammar, array: Array, canonical: bool) -> None:
+    def __init__(self, grammar: GrammarBuilder, array: Array, canonical: bool) -> None:
         self._grammar = grammar
         self._array = array
         self._canonical = canonical or array.unique
@@ -33,10 +33,10 @@ class ArrayRules:
         self._steps = 0
 
     def add(self, rule: Rule) -> None:
-        layout = self._grammar.layout
-        opened: list[Symbol] = [Token('"["'), *layout.gap]
+        spacing = self._grammar.spacing
+        opened: list[Symbol] = [Token('"["'), *spacing.gap]
         start = self._after(0, tuple(_Tally(c.least, c.most) for c in self._array.counts))
-        self._grammar.cfg.add(rule, (*opened, start, *layout.gap, Token('"]"')))
+        self._grammar.cfg.add(rule, (*opened, start, *spacing.gap, Token('"]"')))
 
     def _after(self, index: int, tallies: tuple[_Tally, ...]) -> Rule:
         """The rule for what may come behind `index` items."""
@@ -51,12 +51,12 @@ class ArrayRules:
         if rule is not None:
             return rule
         rule = self._states[key] = self._grammar.cfg.rule()
-        cfg, layout = self._grammar.cfg, self._grammar.layout
+        cfg, spacing = self._grammar.cfg, self._grammar.spacing
         if index >= array.least and all(t.need == 0 for t in tallies):
             cfg.add(rule, ())
         if array.most is not None and index >= array.most:
             return rule
-        comma = layout.comma if index else ()
+        comma = spacing.comma if index else ()
         if idle and index >= first_rest:
             item = self._grammar.value(array.item(index), canonical=self._canonical)
             least = max(array.least - index, 0)
@@ -66,7 +66,7 @@ class ArrayRules:
                 cfg.add(rule, (Repeat((*comma, item), least, most),))
             else:
                 more = Repeat(
-                    (*layout.comma, item), max(least - 1, 0), None if most is None else most - 1
+                    (*spacing.comma, item), max(least - 1, 0), None if most is None else most - 1
                 )
                 cfg.add(rule, (item, more))
             return rule

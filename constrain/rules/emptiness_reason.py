@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from formgate.constrain.algebra.algebra import Algebra
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.schema.resources import Node, Resources
+from formgate.constrain.schema.resources import Resources, SchemaNode
 
 _WHY = (
     "no value at all satisfies it. Look for bounds, types or constants that contradict each other, "
@@ -30,7 +30,7 @@ def no_value(algebra: Algebra, resources: Resources) -> ConstraintError:
     return ConstraintError.at(path, _WHY, keyword=keyword)
 
 
-def _needed(node: Node, resources: Resources) -> Iterator[Node]:
+def _needed(node: SchemaNode, resources: Resources) -> Iterator[SchemaNode]:
     """The schemas below that a value needs to satisfy."""
     schema = node.schema
     if isinstance(schema, bool):
@@ -50,13 +50,13 @@ def _needed(node: Node, resources: Resources) -> Iterator[Node]:
             yield resources.child(node, "items")
 
 
-def _at_fault(node: Node, algebra: Algebra) -> str | None:
+def _at_fault(node: SchemaNode, algebra: Algebra) -> str | None:
     """`type` last: any other that is taken away says more."""
     schema = node.schema
     if isinstance(schema, bool) or not algebra.is_empty(((node, True),)):
         return None
     for keyword in sorted(schema, key=lambda keyword: keyword == "type"):
         less = {name: value for name, value in schema.items() if name != keyword}
-        if not algebra.is_empty(((Node(less, node.path, node.base), True),)):
+        if not algebra.is_empty(((SchemaNode(less, node.path, node.base), True),)):
             return str(keyword)
     return None

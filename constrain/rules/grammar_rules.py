@@ -8,7 +8,7 @@ from formgate.constrain.algebra.shapes import Array, Conjunction, Constants, Obj
 from formgate.constrain.errors import Unplaced
 from formgate.constrain.grammar.cfg import Rule, Token
 from formgate.constrain.rules.array_rules import ArrayRules
-from formgate.constrain.rules.grammar_layout import Grammar, Value
+from formgate.constrain.rules.grammar_builder import GrammarBuilder, Value
 from formgate.constrain.rules.object_rules import add_object
 
 MAX_RULES = 100_000
@@ -23,7 +23,7 @@ _LARGE_BY_NATURE = (
 )
 
 
-def build(grammar: Grammar, schema: Conjunction) -> Rule:
+def build(grammar: GrammarBuilder, schema: Conjunction) -> Rule:
     """The rule for a whole text; every rule that it needs is in `grammar.cfg`. Raises
     ConstraintError.
     """
@@ -72,7 +72,7 @@ def _too_large(why: str, value: Value) -> Unplaced:
     )
 
 
-def _add(grammar: Grammar, rule: Rule, shape: Shape, canonical: bool) -> None:
+def _add(grammar: GrammarBuilder, rule: Rule, shape: Shape, canonical: bool) -> None:
     cfg = grammar.cfg
     match shape:
         case Constants(values):

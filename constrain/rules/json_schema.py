@@ -11,7 +11,7 @@ from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar.rule_writing import lark_rules
 from formgate.constrain.grammar.shortest import Shortest, shortest
 from formgate.constrain.rules.emptiness_reason import no_value
-from formgate.constrain.rules.grammar_layout import Grammar, Layout
+from formgate.constrain.rules.grammar_builder import GrammarBuilder, Spacing
 from formgate.constrain.rules.grammar_rules import build
 from formgate.constrain.rules.guard_plan import GuardPlan, guard_plan
 from formgate.constrain.rules.llguidance_schemas import NativeSchemas
@@ -55,7 +55,7 @@ class ReadSchemas:
 
 
 def schema_grammar(
-    schema: Any, layout: Layout, name: str, *, native: bool, read: ReadSchemas
+    schema: Any, spacing: Spacing, name: str, *, native: bool, read: ReadSchemas
 ) -> SchemaGrammar:
     """Rules named after `name`. `native`: as llguidance's own where that can be; it may still
     refuse them. Raises ConstraintError.
@@ -66,9 +66,9 @@ def schema_grammar(
         if whole is False:
             raise no_value(algebra, resources)
         names = GuardPlan(()) if has_open_names(whole) else None
-        return SchemaGrammar(name, [f"{name}: {layout.native(whole)}"], names, native=True)
+        return SchemaGrammar(name, [f"{name}: {spacing.native(whole)}"], names, native=True)
     schemas = ((resources.root, True),)
-    grammar = Grammar(algebra, layout, natives)
+    grammar = GrammarBuilder(algebra, spacing, natives)
     start = build(grammar, schemas)
     grammar.cfg.prune()
     if not grammar.cfg.alternatives(start):
@@ -101,10 +101,10 @@ def guard_refusal(schema: Any) -> ConstraintError:
     )
 
 
-def shortest_instance(schema: Any, layout: Layout, read: ReadSchemas) -> Shortest:
+def shortest_instance(schema: Any, spacing: Spacing, read: ReadSchemas) -> Shortest:
     """Raises ConstraintError."""
     resources, algebra = read.of(schema)
-    grammar = Grammar(algebra, layout)
+    grammar = GrammarBuilder(algebra, spacing)
     start = build(grammar, ((resources.root, True),))
     grammar.cfg.prune()
     return shortest(grammar.cfg, start)

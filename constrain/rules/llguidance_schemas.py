@@ -17,7 +17,7 @@ from formgate.constrain.regex.regex_terms import native_regex
 from formgate.constrain.regex.regex_tree import RegexError
 from formgate.constrain.rules.open_names import endless_names
 from formgate.constrain.schema.dialect import Draft
-from formgate.constrain.schema.resources import Node, Resources
+from formgate.constrain.schema.resources import Resources, SchemaNode
 
 _AS_THEY_ARE = frozenset(
     {
@@ -61,14 +61,16 @@ class NativeSchemas:
         self._resources = resources
         self._ref_alone = draft.ref_hides_siblings
         self._algebra = algebra
-        self._names: dict[Node, str] = {}  # of the targets of references
-        self._known: dict[Node, Any] = {}  # None for what llguidance cannot do
-        self._references: dict[Node, list[Node]] = {}  # targets, of each schema and its parts
-        self._gathered: dict[Node, None] = {}  # of the schema in hand
-        self._by_text: dict[str, Node] = {}  # what is written once, by its text
-        self._written_once: dict[Node, Node] = {}
+        self._names: dict[SchemaNode, str] = {}  # of the targets of references
+        self._known: dict[SchemaNode, Any] = {}  # None for what llguidance cannot do
+        self._references: dict[
+            SchemaNode, list[SchemaNode]
+        ] = {}  # targets, of each schema and its parts
+        self._gathered: dict[SchemaNode, None] = {}  # of the schema in hand
+        self._by_text: dict[str, SchemaNode] = {}  # what is written once, by its text
+        self._written_once: dict[SchemaNode, SchemaNode] = {}
 
-    def of(self, node: Node) -> Any | None:
+    def of(self, node: SchemaNode) -> Any | None:
         """The schema for llguidance, or None if it needs more than that."""
         whole = self._rewritten(node)
         if (there := self._written_once.get(node)) is not None:
@@ -85,12 +87,12 @@ class NativeSchemas:
             return None
         return {**whole, "$defs": definitions}
 
-    def refers(self, node: Node) -> bool:
+    def refers(self, node: SchemaNode) -> bool:
         """Whether it holds a reference of the document's own."""
         written_once = set(self._by_text.values())
         return any(target not in written_once for target in self._needed(node))
 
-    def _needed(self, node: Node) -> list[Node]:
+    def _needed(self, node: SchemaNode) -> list[SchemaNode]:
         """All that a schema refers to, and what that refers to."""
         needed = dict.fromkeys(self._references[node])
         waiting = list(needed)
@@ -103,7 +105,7 @@ class NativeSchemas:
             waiting += new
         return list(needed)
 
-    def _rewritten(self, node: Node) -> Any | None:
+    def _rewritten(self, node: SchemaNode) -> Any | None:
         if node not in self._known:
             outer, self._gathered = self._gathered, {}
             try:
@@ -116,26 +118,26 @@ class NativeSchemas:
             self._gathered |= dict.fromkeys(references)
         return self._known[node]
 
-    def _once(self, node: Node, schema: dict[str, Any]) -> dict[str, Any]:
+    def _once(self, node: SchemaNode, schema: dict[str, Any]) -> dict[str, Any]:
         if len(schema.get("pattern", "")) < _LONG or not _STRING_ALONE.issuperset(schema):
             return schema
         text = json.dumps(schema, sort_keys=True)
         there = self._by_text.get(text)
         if there is None:
-            there = self._by_text[text] = Node(schema, node.path, node.base)
+            there = self._by_text[text] = SchemaNode(schema, node.path, node.base)
             self._known[there], self._references[there] = schema, []
             self._names[there] = f"d{len(self._names)}"
         self._written_once[node] = there
         self._gathered[there] = None
         return {"$ref": f"#/$defs/{self._names[there]}"}
 
-    def _sub(self, node: Node) -> Any:
+    def _sub(self, node: SchemaNode) -> Any:
         schema = self._rewritten(node)
         if schema is None:
             raise _NotNative
         return schema
 
-    def _schema(self, node: Node) -> Any:
+    def _schema(self, node: SchemaNode) -> Any:
         schema = node.schema
         if isinstance(schema, bool):
             return schema
@@ -188,7 +190,7 @@ class NativeSchemas:
             self._items(node, new)
         return self._once(node, new)
 
-    def _reference(self, node: Node) -> str:
+    def _reference(self, node: SchemaNode) -> str:
         target = self._resources.target(node, "$ref")
         name = self._names.get(target)
         if name is None:
@@ -197,7 +199,7 @@ class NativeSchemas:
         self._gathered[target] = None
         return f"#/$defs/{name}"
 
-    def _refuse_circle(self, target: Node) -> None:
+    def _refuse_circle(self, target: SchemaNode) -> None:
         """llguidance takes references that lead only to each other, and then allows no token."""
         seen = set()
         while isinstance(target.schema, Mapping) and "$ref" in target.schema:
@@ -239,7 +241,7 @@ class NativeSchemas:
             elif value is not None:
                 new[exclusive] = value
 
-    def _items(self, node: Node, new: dict[str, Any]) -> None:
+    def _items(self, node: SchemaNode, new: dict[str, Any]) -> None:
         schema, child = node.schema, self._resources.child
         items = schema.get("items")
         prefix = "prefixItems"

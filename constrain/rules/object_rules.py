@@ -15,7 +15,7 @@ from formgate.constrain.algebra.scalars import Strings, matches, num_texts
 from formgate.constrain.algebra.shapes import Conjunction, Kind, Members, Object, Some, joined
 from formgate.constrain.errors import Unplaced
 from formgate.constrain.grammar.cfg import Repeat, Rule, Symbol, Token
-from formgate.constrain.rules.grammar_layout import Grammar
+from formgate.constrain.rules.grammar_builder import GrammarBuilder
 from formgate.constrain.rules.open_names import names_may_end, unnamed
 
 MAX_STATES = 20_000
@@ -54,12 +54,12 @@ class _State(NamedTuple):
     first: bool
 
 
-def add_object(grammar: Grammar, rule: Rule, thing: Object, canonical: bool) -> None:
+def add_object(grammar: GrammarBuilder, rule: Rule, thing: Object, canonical: bool) -> None:
     for resolved in _without_named_some(grammar, thing):
         _OneObject(grammar, resolved, canonical).add(rule)
 
 
-def _without_named_some(grammar: Grammar, thing: Object) -> Iterator[Object]:
+def _without_named_some(grammar: GrammarBuilder, thing: Object) -> Iterator[Object]:
     """Alternatives in which each `Some` speaks of members that the schema does not name."""
     grammar.algebra.spend(_WORK_OF_AN_OBJECT)
     for at, some in enumerate(thing.some):
@@ -78,7 +78,7 @@ def _without_named_some(grammar: Grammar, thing: Object) -> Iterator[Object]:
     yield thing
 
 
-def _speaks_of(grammar: Grammar, some: Some, name: str) -> bool:
+def _speaks_of(grammar: GrammarBuilder, some: Some, name: str) -> bool:
     return (
         name not in some.but
         and (some.pattern is None or matches(some.pattern, name))
@@ -87,7 +87,7 @@ def _speaks_of(grammar: Grammar, some: Some, name: str) -> bool:
     )
 
 
-def _allows(grammar: Grammar, names: Conjunction, name: str) -> bool:
+def _allows(grammar: GrammarBuilder, names: Conjunction, name: str) -> bool:
     return not names or any(
         isinstance(strings, Strings) and strings.holds(name)
         for strings in grammar.algebra.shapes(names, Kind.STRING)
@@ -95,7 +95,7 @@ def _allows(grammar: Grammar, names: Conjunction, name: str) -> bool:
 
 
 class _OneObject:
-    def __init__(self, grammar: Grammar, thing: Object, canonical: bool) -> None:
+    def __init__(self, grammar: GrammarBuilder, thing: Object, canonical: bool) -> None:
         self._grammar = grammar
         self._thing = thing
         self._canonical = canonical
@@ -130,9 +130,10 @@ class _OneObject:
         room = thing.most
         if room is not None and not self._classes and room >= len(self._values):
             room = None
-        layout = self._grammar.layout
         start = self._members(_State(0, self._free, presence, thing.least, room, True))
-        self._grammar.cfg.add(rule, (Token('"{"'), *layout.gap, *start, *layout.gap, Token('"}"')))
+        self._grammar.cfg.add(
+            rule, (Token('"{"'), *spacing.gap, *start, *spacing.gap, Token('"}"'))
+        )
 
     def _members(self, state: _State) -> tuple[Symbol, ...]:
         """The symbols for what comes in `state`; decisions that are none stay in the same rule."""
@@ -251,7 +252,7 @@ class _OneObject:
         text = self._texts.get((name, first))
         if text is None:
             value = self._grammar.value(self._values[name], canonical=self._canonical)
-            text = (*self._grammar.layout.key(quoted(name), first=first), value)
+            text = (*self._grammar.spacing.key(quoted(name), first=first), value)
             self._texts[name, first] = text
         return text
 
@@ -324,9 +325,9 @@ class _OneObject:
         return rule
 
     def _add_rest(self, rule: Rule, rest: _Rest, *, first: bool, then: tuple[Symbol, ...]) -> None:
-        layout = self._grammar.layout
+        spacing = self._grammar.spacing
         before: tuple[Symbol, ...] = ()
-        if layout.whitespace is None:
+        if spacing.whitespace is None:
             # One terminal from the comma on, as a name of the schema is: a lexer that has gone
             # into `, "name": ` does not come back to a comma alone.
             name = string_token(
@@ -335,8 +336,8 @@ class _OneObject:
             after: tuple[Symbol, ...] = ()
         else:
             name = string_token(rest.names, canonical=True)
-            before = () if first else layout.comma
-            after = layout.colon
+            before = () if first else spacing.comma
+            after = spacing.colon
         if name is None:
             return
         value = self._grammar.value(rest.value, canonical=self._canonical)

@@ -16,7 +16,7 @@ Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Node:
+class SchemaNode:
     """One schema of the document, and where `$dynamicRef`s below it lead. Two nodes are the same if
     both are.
     """
@@ -34,20 +34,20 @@ _NAMES = frozenset({"$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"
 
 # The anchors, by name, of the outermost resources on the way to a node that have them. Only names
 # that several resources have are in it.
-Scope = tuple[tuple[str, Node], ...]
+Scope = tuple[tuple[str, SchemaNode], ...]
 
 
 class Resources:
     """Raises ConstraintError for a schema of more than `max_depth` levels, the root the first."""
 
     def __init__(self, root: Any, max_depth: int) -> None:
-        self._by_path: dict[Path, Node] = {}
-        self._by_uri: dict[str, Node] = {}
-        self._dynamic: dict[str, dict[str, Node]] = {}  # anchors by name, by their resource
-        self._scoped: dict[tuple[Path, Scope], Node] = {}
-        self._targets: dict[tuple[str, str], Node] = {}
-        self._either: dict[tuple[Node, ...], Node] = {}
-        self._parts: dict[Node, tuple[Node, ...]] = {}
+        self._by_path: dict[Path, SchemaNode] = {}
+        self._by_uri: dict[str, SchemaNode] = {}
+        self._dynamic: dict[str, dict[str, SchemaNode]] = {}  # anchors by name, by their resource
+        self._scoped: dict[tuple[Path, Scope], SchemaNode] = {}
+        self._targets: dict[tuple[str, str], SchemaNode] = {}
+        self._either: dict[tuple[SchemaNode, ...], SchemaNode] = {}
+        self._parts: dict[SchemaNode, tuple[SchemaNode, ...]] = {}
         first = self._add(root, (), "")
         level = [first]
         for _ in range(max_depth - 1):
@@ -64,10 +64,10 @@ class Resources:
         self._dynamic = {name: at for name, at in self._dynamic.items() if len(at) > 1}
         self.root = self._in_scope(first, ())
 
-    def __iter__(self) -> Iterator[Node]:
+    def __iter__(self) -> Iterator[SchemaNode]:
         return iter(self._by_path.values())
 
-    def child(self, node: Node, *parts: str | int) -> Node:
+    def child(self, node: SchemaNode, *parts: str | int) -> SchemaNode:
         """The schema at `parts` below `node`, whether or not a keyword of ours names it."""
         if node in self._parts:
             return self._parts[node][int(parts[1])]
@@ -77,19 +77,19 @@ class Resources:
             schema = node.schema
             for part in parts:
                 schema = schema[part]
-            found = self._by_path[path] = Node(schema, path, node.base)
+            found = self._by_path[path] = SchemaNode(schema, path, node.base)
         return self._in_scope(found, node.scope) if self._dynamic else found
 
-    def either(self, nodes: tuple[Node, ...]) -> Node:
+    def either(self, nodes: tuple[SchemaNode, ...]) -> SchemaNode:
         """A schema that stands nowhere in the document: any of these holds."""
         node = self._either.get(nodes)
         if node is None:
             schema = {"anyOf": [part.schema for part in nodes]}
-            node = self._either[nodes] = Node(schema, nodes[-1].path, nodes[-1].base)
+            node = self._either[nodes] = SchemaNode(schema, nodes[-1].path, nodes[-1].base)
             self._parts[node] = nodes
         return node
 
-    def _in_scope(self, place: Node, scope: Scope) -> Node:
+    def _in_scope(self, place: SchemaNode, scope: Scope) -> SchemaNode:
         """A place of the document as it is when one comes to it from a scope."""
         known = {name for name, _ in scope}
         scope += tuple(
@@ -102,22 +102,22 @@ class Resources:
         scope = tuple(sorted(scope, key=lambda one: one[0]))
         node = self._scoped.get((place.path, scope))
         if node is None:
-            node = Node(place.schema, place.path, place.base, scope)
+            node = SchemaNode(place.schema, place.path, place.base, scope)
             self._scoped[place.path, scope] = node
         return node
 
-    def _add(self, schema: Any, path: Path, base: str) -> Node:
+    def _add(self, schema: Any, path: Path, base: str) -> SchemaNode:
         if path and (not isinstance(schema, dict) or _NAMES.isdisjoint(schema)):
-            node = self._by_path[path] = Node(schema, path, base)
+            node = self._by_path[path] = SchemaNode(schema, path, base)
             return node
         if isinstance(schema, dict):
             own = schema.get("$id", schema.get("id"))
             if isinstance(own, str):
                 if own.startswith("#"):  # up to draft 7, an anchor
-                    self._by_uri.setdefault(_joined(base, own), Node(schema, path, base))
+                    self._by_uri.setdefault(_joined(base, own), SchemaNode(schema, path, base))
                 else:
                     base = urljoin(base, own.rstrip("#"))
-        node = self._by_path[path] = Node(schema, path, base)
+        node = self._by_path[path] = SchemaNode(schema, path, base)
         if isinstance(schema, dict):
             if not path or "$id" in schema or "id" in schema:
                 self._by_uri.setdefault(base, node)
@@ -130,7 +130,7 @@ class Resources:
                 self._dynamic.setdefault("", {})[base] = node
         return node
 
-    def target(self, node: Node, keyword: str) -> Node:
+    def target(self, node: SchemaNode, keyword: str) -> SchemaNode:
         """The node that `node`'s `$ref` (or `$dynamicRef`, `$recursiveRef`) leads to. Raises
         ConstraintError.
         """
@@ -147,7 +147,7 @@ class Resources:
                 found = dict(node.scope).get(name, found)
         return self._in_scope(found, node.scope)
 
-    def _find(self, uri: str, reference: str, node: Node, keyword: str) -> Node:
+    def _find(self, uri: str, reference: str, node: SchemaNode, keyword: str) -> SchemaNode:
         if (found := self._by_uri.get(uri.rstrip("#") if uri.endswith("#") else uri)) is not None:
             return found
         document, fragment = urldefrag(uri)
@@ -225,7 +225,7 @@ def _too_deep(path: Path, keyword: str, max_depth: int) -> ConstraintError:
     )
 
 
-def _refused(node: Node, keyword: str, why: str) -> ConstraintError:
+def _refused(node: SchemaNode, keyword: str, why: str) -> ConstraintError:
     return ConstraintError.at(
         (*node.path, keyword), f"the reference {why}", code="unsupported_schema", keyword=keyword
     )

@@ -9,7 +9,7 @@ from typing import Any
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.schema.dialect import draft_of
 from formgate.constrain.schema.ledger import LEDGER, SHAPE_TESTS, How, Shape
-from formgate.constrain.schema.resources import Node, Resources
+from formgate.constrain.schema.resources import Resources, SchemaNode
 
 MAX_DEPTH = 200  # levels of schemas inside schemas, whatever their pointers; the root is the first
 
@@ -48,7 +48,7 @@ def checked(schema: Any) -> Resources:
     return resources
 
 
-def _refusal(node: Node, keyword: str) -> ConstraintError:
+def _refusal(node: SchemaNode, keyword: str) -> ConstraintError:
     path, entry = (*node.path, keyword), LEDGER[keyword]
     if not SHAPE_TESTS[entry.shape](node.schema[keyword]):
         why = f"its value must be {entry.shape.value}"

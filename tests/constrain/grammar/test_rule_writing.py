@@ -13,7 +13,7 @@ from formgate.constrain.grammar.cfg import Cfg, Repeat, Rule, Sequence, Token
 from formgate.constrain.grammar.rule_merging import alike
 from formgate.constrain.grammar.rule_writing import lark_rules
 from formgate.constrain.grammar.shortest import byte_tokenizer
-from formgate.constrain.rules.grammar_layout import Layout
+from formgate.constrain.rules.grammar_builder import Spacing
 from formgate.constrain.rules.json_schema import ReadSchemas, schema_grammar
 
 A, B = Token('"a"'), Token('"b"')
@@ -151,7 +151,7 @@ def test_what_comes_to_the_same_is_written_once() -> None:
         "additionalProperties": False,
         "not": {"required": ["one", "two"]},
     }
-    grammar = schema_grammar(schema, Layout(), "x", native=False, read=ReadSchemas())
+    grammar = schema_grammar(schema, Spacing(), "x", native=False, read=ReadSchemas())
     objects = [rule for rule in grammar.rules if '"{" ' in rule]
     assert len(objects) < 5
     assert len(grammar.rules) < 2 * len(names)

@@ -1,4 +1,4 @@
-"""What the rules for arrays and objects share: the grammar that they write into, the layout of the
+"""What the rules for arrays and objects share: the grammar that they write into, the spacing of the
 text, and the rule of every value.
 """
 
@@ -20,7 +20,7 @@ _CONTAINERS = frozenset(("properties", "items", "prefixItems", "anyOf", "allOf",
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Spacing:
     """What stands between the parts of a JSON text: `json.dumps`'s own style, and nothing else, so
     that every separator is forced; or white space by a regex.
     """
@@ -45,7 +45,7 @@ class Layout:
         return (*before, Token(literal(text)), *self.colon)
 
     def native(self, schema: Any) -> str:
-        """llguidance's own rule for a schema, with this layout."""
+        """llguidance's own rule for a schema, with this spacing."""
         # Ours replaces any that came with the schema: it must not loosen its own enforcement.
         options: dict[str, Any] = {
             "item_separator": ", ",
@@ -72,14 +72,14 @@ class Value:
     canonical: bool
 
 
-class Grammar:
+class GrammarBuilder:
     """`natives`: what can be left to llguidance's own compiler is left to it."""
 
     def __init__(
-        self, algebra: Algebra, layout: Layout, natives: NativeSchemas | None = None
+        self, algebra: Algebra, spacing: Spacing, natives: NativeSchemas | None = None
     ) -> None:
         self.algebra = algebra
-        self.layout = layout
+        self.spacing = spacing
         self.natives = natives
         self.cfg = Cfg()
         self.values: dict[Value, Rule] = {}
@@ -107,7 +107,7 @@ class Grammar:
         schema = self.natives.of(node) if holds else None
         if not isinstance(schema, dict) or _CONTAINERS.isdisjoint(schema):
             return None
-        text = self.layout.native(schema)
+        text = self.spacing.native(schema)
         if "$defs" in schema and len(text) > _LARGEST_LEAF and self.natives.refers(node):
             return None  # it would be written once more wherever it is referred to
         self.native = True
