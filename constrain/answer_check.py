@@ -15,7 +15,7 @@ import jsonschema_rs
 from formgate.constrain.algebra.scalars import text_matches
 from formgate.constrain.errors import pointer_of
 from formgate.constrain.regex.ecma_regex import PATTERN_OPTIONS, found, gave_up, rust_regex
-from formgate.constrain.regex.whole_regex import regex_term
+from formgate.constrain.regex.request_regexes import regex_term
 from formgate.constrain.schema.dialect import Draft, draft_of
 
 _MOST_SHOWN = 200  # characters of a pointer

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from formgate.constrain.algebra.quick_instance import some_instance
+from formgate.constrain.algebra.quick_instance import quick_instance
 from formgate.constrain.grammar.shortest import Shortest, terminal_text
-from formgate.constrain.grammar.terminal_samples import longest_rest
+from formgate.constrain.grammar.terminal_samples import longest_suffix
 from formgate.constrain.rules.grammar_builder import Spacing
 from formgate.constrain.rules.json_schema import ReadSchemas, shortest_instance
 
@@ -31,7 +31,7 @@ def shortest_answer(
             terminal = f"/(?:{_slashed(node['pattern'])})/"
             until = node.get("until", "")
             text = (terminal_text(terminal) or "") + until
-            return Shortest(text, max(len(text.encode()), longest_rest(terminal) + len(until)))
+            return Shortest(text, max(len(text.encode()), longest_suffix(terminal) + len(until)))
         case "free_text_until":
             return _of_text(node["text"])
         case "seq":
@@ -53,7 +53,7 @@ def shortest_answer(
     return Shortest("", 0)
 
 
-def some_answer(node: Mapping[str, Any], read: ReadSchemas) -> str | None:
+def quick_answer(node: Mapping[str, Any], read: ReadSchemas) -> str | None:
     """Of one schema, and nothing is sure of it before a grammar has taken it. Raises
     ConstraintError.
     """
@@ -61,7 +61,7 @@ def some_answer(node: Mapping[str, Any], read: ReadSchemas) -> str | None:
         return None
     resources, _ = read.of(node["schema"])
     spaced = node.get("whitespace_pattern") is None
-    return some_instance(resources, *((", ", ": ") if spaced else (",", ":")))
+    return quick_instance(resources, *((", ", ": ") if spaced else (",", ":")))
 
 
 def _of_text(text: str) -> Shortest:

@@ -27,8 +27,7 @@ from formgate.constrain.notations.gbnf import is_gbnf
 from formgate.constrain.notations.gbnf_lark import gbnf_to_lark
 from formgate.constrain.notations.lark_grammar import check_lark
 from formgate.constrain.notations.lark_in_json import lark_in_json
-from formgate.constrain.regex.white_space import white_space
-from formgate.constrain.regex.whole_regex import regex_term
+from formgate.constrain.regex.request_regexes import regex_term, white_space
 from formgate.constrain.rules.grammar_builder import Spacing
 from formgate.constrain.rules.guard_plan import GuardPlan
 from formgate.constrain.rules.json_schema import ReadSchemas, guard_refusal, schema_grammar

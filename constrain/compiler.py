@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from llguidance import LLMatcher, LLParserLimits
 
-from formgate.constrain.answer_size import shortest_answer, some_answer
+from formgate.constrain.answer_size import quick_answer, shortest_answer
 from formgate.constrain.answer_tree import to_lark
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar.shortest import Shortest
@@ -43,7 +43,7 @@ Backend = Literal["llguidance", "outlines"]
 # What a compiled grammar takes beside its text, measured: bytes for each byte of its Lark source.
 _BYTES_PER_SOURCE_BYTE = 25
 
-_OF_ALL_SORTS = {
+_WARM_UP_SCHEMA = {
     "type": "object",
     "properties": {
         "name": {"type": "string", "minLength": 1, "maxLength": 40},
@@ -145,7 +145,7 @@ class GrammarCompiler:
         """Make now what the first requests would wait for: tables of the vocabulary, and whatever
         is made at a first use.
         """
-        spec_text = json.dumps({"tree": {"kind": "json", "schema": _OF_ALL_SORTS}})
+        spec_text = json.dumps({"tree": {"kind": "json", "schema": _WARM_UP_SCHEMA}})
         self.factory(self.blueprint(spec_text))
         self.num_tokens(self.shortest(spec_text).text)
         _ = self._tokens, self._ways
@@ -178,14 +178,14 @@ class GrammarCompiler:
         """
         spec = _Spec(spec_text, self._limits.max_spec_bytes)
         blueprint = self._blueprint(spec)
-        enough = self._tokens_of_some_answer(spec, blueprint)
+        enough = self._tokens_of_quick_answer(spec, blueprint)
         return blueprint, self.num_tokens(self._shortest(spec).text) if enough is None else enough
 
-    def _tokens_of_some_answer(self, spec: _Spec, blueprint_text: str) -> int | None:
+    def _tokens_of_quick_answer(self, spec: _Spec, blueprint_text: str) -> int | None:
         built = self.build(blueprint_text)
         if not isinstance(built, CompiledGrammar) or built.guarded:
             return None
-        text = some_answer(spec.tree, spec.schemas)
+        text = quick_answer(spec.tree, spec.schemas)
         if text is None:
             return None
         tokens = self._tokenizer.tokenize_str(text)

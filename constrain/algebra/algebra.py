@@ -13,8 +13,7 @@ from typing import Any
 
 from formgate.constrain.algebra.alternatives import Alternatives, with_absent_members
 from formgate.constrain.algebra.array_keywords import array_clauses, with_unevaluated_items
-from formgate.constrain.algebra.clauses import Clause, Ways, not_negatable
-from formgate.constrain.algebra.constant_schemas import ConstantSchemas
+from formgate.constrain.algebra.clauses import Clause, OneOfs, not_negatable
 from formgate.constrain.algebra.emptiness import Emptiness
 from formgate.constrain.algebra.object_keywords import (
     PresenceReader,
@@ -22,7 +21,6 @@ from formgate.constrain.algebra.object_keywords import (
     presence_clause,
     with_unevaluated_properties,
 )
-from formgate.constrain.algebra.one_of import OneOfs
 from formgate.constrain.algebra.refusal_places import placed
 from formgate.constrain.algebra.scalar_keywords import (
     number_clauses,
@@ -35,7 +33,9 @@ from formgate.constrain.algebra.shapes import (
     TOP,
     Array,
     Conjunction,
+    ConstantSchemas,
     Kind,
+    LazyShapes,
     Literal,
     Object,
     Shape,
@@ -72,9 +72,9 @@ class Algebra:
         self._emptiness = Emptiness(self.shapes, self.kinds, self._alternatives.spend)
         self._one_ofs = OneOfs(self.literal, self._alternatives, self._emptiness)
 
-    def rest(self) -> None:
+    def reset_budget(self) -> None:
         """Whoever asks from now on may ask for as much work as if it asked first."""
-        self._alternatives.rest()
+        self._alternatives.reset_budget()
 
     def spend(self, work: int) -> None:
         """Raises Unplaced when it is too much, with all that was done before."""
@@ -101,12 +101,12 @@ class Algebra:
                 raise self.placed(error, schema) from None
         return known
 
-    def _factors(self, schema: Conjunction, kind: Kind) -> list[Ways]:
+    def _factors(self, schema: Conjunction, kind: Kind) -> list[LazyShapes]:
         """Of a conjunction's alternatives. Conjunctions of scalars grow literal by literal, so what
         all but the last come to is often known.
         """
         before = self._shapes.get((schema[:-1], kind)) if kind not in _WITH_PARTS else None
-        last: list[Ways] = [partial(self.literal, schema[-1], kind)]
+        last: list[LazyShapes] = [partial(self.literal, schema[-1], kind)]
         if before is not None:
             return [lambda: before, *last]
         return [*(partial(self.literal, one, kind) for one in schema[:-1]), *last]
@@ -131,11 +131,11 @@ class Algebra:
         """True only if no value at all satisfies it."""
         return self._emptiness.of(self._as_first_met(schema))
 
-    def branches_apart(self, node: SchemaNode) -> bool:
+    def branches_disjoint(self, node: SchemaNode) -> bool:
         """Whether no value satisfies two branches of the node's `oneOf`."""
         subs = [self._resources.child(node, "oneOf", at) for at in range(len(node.schema["oneOf"]))]
         try:
-            return all(self._one_ofs.apart(subs, kind) for kind in KINDS)
+            return all(self._one_ofs.disjoint(subs, kind) for kind in KINDS)
         except ConstraintError:
             return False
 
@@ -174,7 +174,7 @@ class Algebra:
     # What one schema, or its negation, allows.
 
     def literal(self, literal: Literal, kind: Kind, *, tracked: bool = False) -> list[Shape]:
-        """`tracked`: for `unevaluated*`, the ways through a schema are told apart that otherwise
+        """`tracked`: for `unevaluated*`, the ways through a schema are told disjoint that otherwise
         would be one.
         """
         key = (literal, kind, tracked)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from formgate.constrain.algebra.presence import Any, Has, Not, any_of
-from formgate.constrain.algebra.shapes import TOP, Kind, Object, Shape, meet
+from formgate.constrain.algebra.shapes import TOP, Kind, LazyShapes, Object, Shape, meet
 from formgate.constrain.errors import ConstraintError, Unplaced
 
 MAX_SHAPES = 4_000  # alternatives of one schema for one kind of value
@@ -15,7 +15,6 @@ MAX_WORK = 20_000  # pairs of alternatives that are looked at: about half a seco
 MANY_PAIRS = 12  # of which those that allow nothing are left out
 MOST_COMPARED = 60  # alternatives that are compared with each other
 
-Ways = Callable[[], list[Shape]]
 
 # What makes alternatives; the likeliest to make many first.
 _BRANCHING = (
@@ -37,7 +36,7 @@ class Alternatives:
         self._work = 0
         self._refusal: ConstraintError | None = None
 
-    def rest(self) -> None:
+    def reset_budget(self) -> None:
         """Forget the work that has been done."""
         self._work = 0
         self._refusal = None
@@ -54,10 +53,12 @@ class Alternatives:
 
     # `tracked`: for `unevaluated*`, a way that another allows already may still evaluate more.
 
-    def union(self, ways: Iterable[Ways], *, tracked: bool = False) -> list[Shape]:
+    def union(self, ways: Iterable[LazyShapes], *, tracked: bool = False) -> list[Shape]:
         return self.limited([shape for way in ways for shape in way()], tracked=tracked)
 
-    def product(self, factors: Iterable[Ways], kind: Kind, *, tracked: bool = False) -> list[Shape]:
+    def product(
+        self, factors: Iterable[LazyShapes], kind: Kind, *, tracked: bool = False
+    ) -> list[Shape]:
         product: list[Shape] = [TOP[kind]]
         for factor in factors:
             if not product:

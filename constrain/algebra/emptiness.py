@@ -1,12 +1,12 @@
 """Whether nothing at all satisfies some schemas together. The answer "empty" is always right; the
-answer "not empty" may be wrong where strings are told apart by patterns alone.
+answer "not empty" may be wrong where strings are told disjoint by patterns alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from formgate.constrain.algebra.presence import Has, Not, conjuncts, demanded, names_in
+from formgate.constrain.algebra.presence import Has, Not, conjuncts, names_in, required_names
 from formgate.constrain.algebra.scalars import Numbers, Strings
 from formgate.constrain.algebra.shapes import Array, Conjunction, Kind, Object, Shape, meet
 from formgate.constrain.errors import SelfReferenceError
@@ -61,11 +61,11 @@ class Emptiness:
             self._not_empty[schema] = depth
         return empty
 
-    def apart(self, one: list[Shape], two: list[Shape]) -> bool:
+    def disjoint(self, one: list[Shape], two: list[Shape]) -> bool:
         """Whether no value is in both lists of alternatives of one kind."""
         return not any(self._overlap(a, b) for a in one for b in two)
 
-    def one_tag(self, branches: list[list[Shape]]) -> bool:
+    def have_a_tag(self, branches: list[list[Shape]]) -> bool:
         """Whether there is a member that all need, with other constants in each branch."""
         things = [thing for branch in branches for thing in branch]
         if not things or not isinstance(things[0], Object):
@@ -87,18 +87,18 @@ class Emptiness:
             taken |= own
         return True
 
-    def told_apart(self, one: list[Shape], two: list[Shape]) -> bool:
+    def differ_by_tag(self, one: list[Shape], two: list[Shape]) -> bool:
         """Whether that is seen at a glance."""
-        return all(self._told_apart(a, b) for a in one for b in two)
+        return all(self._differ_by_tag(a, b) for a in one for b in two)
 
     def _overlap(self, one: Shape, two: Shape) -> bool:
-        if self._told_apart(one, two):
+        if self._differ_by_tag(one, two):
             return False
         self._spend(1)
         met = meet(one, two)
         return met is not None and not self.of_shape(met)
 
-    def _told_apart(self, one: Shape, two: Shape) -> bool:
+    def _differ_by_tag(self, one: Shape, two: Shape) -> bool:
         """Whether a member that both need has other constants in each: a quick look only."""
         if not isinstance(one, Object) or not isinstance(two, Object):
             return False
@@ -111,7 +111,7 @@ class Emptiness:
         if known is not None:
             return known[1]
         tags: dict[str, frozenset[str]] = {}
-        for name in demanded(thing.presence):
+        for name in required_names(thing.presence):
             value = thing.member(name)
             if _is_open(value):
                 continue
@@ -143,11 +143,11 @@ class Emptiness:
     def _of_object(self, thing: Object, depth: int) -> bool:
         if thing.presence is True and thing.most is None:
             return False
-        needed = demanded(thing.presence)
+        needed = required_names(thing.presence)
         if thing.most is not None and len(needed) > thing.most:
             return True
         self._spend(len(needed) * len(thing.members) // 32)
-        # Constants first: by them most alternatives are told apart.
+        # Constants first: by them most alternatives are told disjoint.
         values = sorted((thing.member(name) for name in sorted(needed)), key=_is_open)
         if any(self.of(value, depth - 1) for value in values):
             return True

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from formgate.constrain.algebra.clauses import Clause, Ways, listed
+from formgate.constrain.algebra.clauses import Clause, listed
 from formgate.constrain.algebra.presence import Formula, Has, Not, all_of, any_of, negation
 from formgate.constrain.algebra.scalar_keywords import checked_pattern
-from formgate.constrain.algebra.shapes import Conjunction, Members, Object, Shape, Some
+from formgate.constrain.algebra.shapes import Conjunction, LazyShapes, Members, Object, Shape, Some
 from formgate.constrain.schema.resources import SchemaNode
 
 Child = Callable[..., SchemaNode]
@@ -99,14 +99,14 @@ def _dependencies(
                 )
 
 
-def _either_absent(absent: Formula, sub: SchemaNode, literal: OfLiteral) -> Ways:
+def _either_absent(absent: Formula, sub: SchemaNode, literal: OfLiteral) -> LazyShapes:
     assert isinstance(absent, Not)
     assert isinstance(absent.part, Has)
     present = _present(absent.part.name, sub, literal, holds=True)
     return lambda: [Object(presence=absent), *present()]
 
 
-def _present(name: str, sub: SchemaNode, literal: OfLiteral, *, holds: bool) -> Ways:
+def _present(name: str, sub: SchemaNode, literal: OfLiteral, *, holds: bool) -> LazyShapes:
     there = Object(presence=Has(name))
 
     def ways() -> list[Shape]:

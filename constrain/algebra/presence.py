@@ -132,6 +132,6 @@ def conjuncts(part: Formula) -> frozenset[Formula]:
     return part.parts if isinstance(part, All) else frozenset((part,))
 
 
-def demanded(part: Formula) -> frozenset[str]:
+def required_names(part: Formula) -> frozenset[str]:
     """The members that the formula plainly needs."""
     return frozenset(one.name for one in conjuncts(part) if isinstance(one, Has))

@@ -22,7 +22,7 @@ _MOST_ITEMS = 1_000
 _LONGEST = 10_000  # characters
 
 
-def some_instance(resources: Resources, comma: str, colon: str) -> str | None:
+def quick_instance(resources: Resources, comma: str, colon: str) -> str | None:
     """The text of an instance, if the root is not too much of a riddle."""
     try:
         return _Instances(resources, comma, colon).of(resources.root)

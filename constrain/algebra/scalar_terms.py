@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from formgate.constrain.algebra.scalars import Numbers, Strings, is_empty_terminal
 from formgate.constrain.errors import Unplaced
 from formgate.constrain.grammar.cfg import Token
-from formgate.constrain.grammar.terminal_samples import witnesses
+from formgate.constrain.grammar.terminal_samples import sample_texts
 from formgate.constrain.regex.formats import FORMATS
 from formgate.constrain.regex.number_regex import integer_range, integer_regex, number_regex
 from formgate.constrain.regex.regex_terms import (
@@ -122,7 +122,7 @@ def _surely_empty(strings: Strings, kept: list[Term], taken: list[Term]) -> bool
         return False  # all strings but some
     whole = both(kept)
     terminal = (without(whole, either(taken)) if taken else whole).text
-    if any(_holds(strings, "", "", text) for text in witnesses(terminal)):
+    if any(_holds(strings, "", "", text) for text in sample_texts(terminal)):
         return False
     return is_empty_terminal(terminal)
 

@@ -4,10 +4,10 @@ is one record, a schema a list of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from formgate.constrain.algebra.presence import (
     Formula,
@@ -255,6 +255,7 @@ class Object:
 
 
 Shape = Constants | Numbers | Strings | Array | Object
+LazyShapes = Callable[[], list[Shape]]
 
 TOP: Mapping[Kind, Shape] = {
     Kind.NULL: Constants(frozenset((None,))),
@@ -300,3 +301,39 @@ def _least_of(one: int | None, two: int | None) -> int | None:
     if one is None or two is None:
         return one if two is None else two
     return min(one, two)
+
+
+_NOWHERE = "const:"  # the base of schemas that stand nowhere in the document
+
+
+class ConstantSchemas:
+    """Rewrites a constant array or object as a schema for its parts."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[int, SchemaNode] = {}
+        self._owners: dict[str, SchemaNode] = {}
+
+    def of(self, owner: SchemaNode, value: Any) -> SchemaNode:
+        """`owner`: the schema that names the constant."""
+        node = self._nodes.get(id(value))
+        if node is None:
+            schema: dict[str, Any]
+            if isinstance(value, list):
+                schema = {"type": "array", "minItems": len(value), "maxItems": len(value)}
+                if value:
+                    schema["prefixItems"] = [{"const": item} for item in value]
+            else:
+                schema = {
+                    "type": "object",
+                    "properties": {name: {"const": part} for name, part in value.items()},
+                    "required": list(value),
+                    "additionalProperties": False,
+                }
+            name = f"#{len(self._nodes)}"
+            node = self._nodes[id(value)] = SchemaNode(schema, ("const", name), _NOWHERE)
+            self._owners[name] = self.owner(owner)
+        return node
+
+    def owner(self, node: SchemaNode) -> SchemaNode:
+        """The schema of the document that a node belongs to: most often itself."""
+        return self._owners[str(node.path[1])] if node.base == _NOWHERE else node

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from formgate.constrain.grammar.cfg import Cfg, Repeat, Rule, Sequence, Symbol, Token, rules_in
-from formgate.constrain.grammar.rule_merging import alike
+from formgate.constrain.grammar.rule_merging import equivalent_rules
 
 
 def lark_rules(cfg: Cfg, start: Rule, name: str) -> tuple[str, list[str]]:
@@ -24,7 +24,9 @@ class _RuleWriter:
         self._start = start
         self._terminals: dict[str, str] = {}
         self._rules = _needed(cfg, start)
-        self._stand_ins = {number: Rule(other) for number, other in alike(self._rules).items()}
+        self._stand_ins = {
+            number: Rule(other) for number, other in equivalent_rules(self._rules).items()
+        }
         self._uses = Counter(
             self._stand_ins[used].number
             for number, sequences in self._rules.items()

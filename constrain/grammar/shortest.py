@@ -14,7 +14,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar.cfg import Cfg, Repeat, Rule, Sequence, Token, needed_rules
-from formgate.constrain.grammar.terminal_samples import longest_rest, witnesses
+from formgate.constrain.grammar.terminal_samples import longest_suffix, sample_texts
 
 _MOST_ENDINGS = 64
 _LOOKS = 300  # beginnings of one terminal that are looked at one by one
@@ -49,7 +49,7 @@ def shortest(cfg: Cfg, start: Rule) -> Shortest:
             "lengths and numbers of items that it asks for.",
             code="schema_too_complex",
         )
-    rest = max(map(longest_rest, terminals), default=0)
+    rest = max(map(longest_suffix, terminals), default=0)
     return Shortest(
         lengths.text(start.number), _largest_choice(cfg, lengths) + rest, _endings(texts)
     )
@@ -57,7 +57,7 @@ def shortest(cfg: Cfg, start: Rule) -> Shortest:
 
 def token_text(token: Token) -> str | None:
     if token.holds is not None:
-        for candidate in witnesses(token.text):
+        for candidate in sample_texts(token.text):
             if token.holds(candidate):
                 return candidate
     return terminal_text(token.text)
@@ -195,7 +195,7 @@ def _endings(texts: Mapping[str, str | None]) -> tuple[str, ...]:
     for terminal, short in texts.items():
         if terminal[0] not in "/(":
             continue
-        for text in (short or "", *witnesses(terminal)):
+        for text in (short or "", *sample_texts(terminal)):
             if len(text) > 2 and text.startswith('"') and text.endswith('"'):
                 found[text[1:]] = None
             elif text[:1].isdigit():
@@ -230,7 +230,7 @@ def terminal_text(terminal: str) -> str | None:
             return text
     rule = f"start: {terminal}\n" if terminal[0] == "%" else f"start: T\nT: {terminal}\n"
     matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(rule), log_level=0)
-    plain = witnesses(terminal)
+    plain = sample_texts(terminal)
     # Where a pattern takes all plain strings away, those with a line break are left: `.` has none.
     for candidate in (*plain, *map(_with_line_break, plain)):
         tokens = list(candidate.encode())

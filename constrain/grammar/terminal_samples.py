@@ -34,13 +34,13 @@ class _NotUnderstood(Exception):
     pass
 
 
-def witnesses(terminal: str) -> list[str]:
+def sample_texts(terminal: str) -> list[str]:
     """Candidates, the shortest first."""
     found = _read(terminal)
     return [] if found is None else sorted(dict.fromkeys(found.texts), key=len)
 
 
-def longest_rest(terminal: str) -> int:
+def longest_suffix(terminal: str) -> int:
     """Bytes that may at the most be left to go, wherever in the terminal one stands: that of its
     alternatives which needs most may be the only one left. 0 if it is not understood.
     """
@@ -154,7 +154,7 @@ class _Terms:
                 self._at += 1
                 return found
             case "/":
-                piece = _regex_witness(self._until_slash())
+                piece = _regex_sample(self._until_slash())
                 return _Found([piece.text, *piece.others], piece.rest)
             case '"':
                 text, end = json.JSONDecoder().raw_decode(self._text, self._at)
@@ -194,7 +194,7 @@ def _padded(text: str, length: int) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1 << 12)
-def _regex_witness(pattern: str) -> _Piece:
+def _regex_sample(pattern: str) -> _Piece:
     reader = _Regex(pattern)
     piece = reader.alternatives()
     if reader.at < len(pattern):

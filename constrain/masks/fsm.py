@@ -16,7 +16,7 @@ from outlines_core import Vocabulary as IndexVocabulary
 
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.masks.vocabulary import Vocabulary
-from formgate.constrain.regex.whole_regex import regex_term
+from formgate.constrain.regex.request_regexes import regex_term
 
 MAX_ROLLBACK = 256  # tokens that can be taken back
 

@@ -8,6 +8,7 @@ import json
 from bisect import bisect_left, insort
 from typing import Any
 
+from formgate.constrain.errors import pointer_of
 from formgate.constrain.rules.guard_plan import GuardPlan
 
 _SPACE = b" \t\n\r"
@@ -255,6 +256,33 @@ class JsonPosition:
         if frame.differ and not frame.is_object and frame.element is not None:
             return frame
         return None
+
+
+class JsonPointers:
+    """The JSON Pointer (RFC 6901) of the value that each token of a JSON text belongs to.
+
+    A token belongs to the value in which its last byte stands. A member's name is part of its
+    object; so is what stands between members, as what stands between items is of their array.
+    """
+
+    def __init__(self) -> None:
+        self._position = JsonPosition(GuardPlan(()))
+        self._between_items = False
+
+    def feed(self, token: bytes) -> str:
+        position = self._position
+        for byte in token:
+            was_in_string = position.in_string
+            position.feed(byte)
+            if not was_in_string and byte not in b" \t\r\n":
+                self._between_items = byte in b"[,"
+        containers = position.frames[1:]
+        steps = [frame.key if frame.is_object else frame.index for frame in containers]
+        if containers:
+            last = containers[-1]
+            if last.at_key if last.is_object else self._between_items:
+                steps.pop()
+        return pointer_of(steps)
 
 
 def semantic_key(text: bytes) -> str:

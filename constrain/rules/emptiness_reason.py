@@ -16,7 +16,7 @@ _WHY = (
 )
 
 
-def no_value(algebra: Algebra, resources: Resources) -> ConstraintError:
+def no_instance_error(algebra: Algebra, resources: Resources) -> ConstraintError:
     node, seen = resources.root, set()
     try:
         while node not in seen:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from formgate.constrain.algebra.algebra import Algebra
 from formgate.constrain.algebra.shapes import Array, Conjunction, Kind, Object, joined
 from formgate.constrain.rules.llguidance_schemas import NativeSchemas
-from formgate.constrain.rules.open_names import names_may_end
+from formgate.constrain.rules.open_names import names_may_run_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class _Planner:
                     items.append(here)
         for thing in self._algebra.shapes(schema, Kind.OBJECT):
             assert isinstance(thing, Object)
-            names_differ = names_differ or names_may_end(self._algebra, thing)
+            names_differ = names_differ or names_may_run_out(self._algebra, thing)
             for name in thing.known_names():
                 members.setdefault(name, set()).update(self._number(thing.member(name)))
             for group in thing.members:

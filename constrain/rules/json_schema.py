@@ -10,7 +10,7 @@ from formgate.constrain.algebra.least_size import refuse_too_large
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar.rule_writing import lark_rules
 from formgate.constrain.grammar.shortest import Shortest, shortest
-from formgate.constrain.rules.emptiness_reason import no_value
+from formgate.constrain.rules.emptiness_reason import no_instance_error
 from formgate.constrain.rules.grammar_builder import GrammarBuilder, Spacing
 from formgate.constrain.rules.grammar_rules import build
 from formgate.constrain.rules.guard_plan import GuardPlan, guard_plan
@@ -50,7 +50,7 @@ class ReadSchemas:
             resources = checked(schema)
             refuse_too_large(resources, ref_alone=draft_of(schema).ref_hides_siblings)
             known = self._read[id(schema)] = resources, Algebra(resources, draft_of(schema))
-        known[1].rest()
+        known[1].reset_budget()
         return known
 
 
@@ -64,7 +64,7 @@ def schema_grammar(
     natives = NativeSchemas(resources, draft_of(schema), algebra) if native else None
     if natives is not None and (whole := natives.of(resources.root)) is not None:
         if whole is False:
-            raise no_value(algebra, resources)
+            raise no_instance_error(algebra, resources)
         names = GuardPlan(()) if has_open_names(whole) else None
         return SchemaGrammar(name, [f"{name}: {spacing.native(whole)}"], names, native=True)
     schemas = ((resources.root, True),)
@@ -72,7 +72,7 @@ def schema_grammar(
     start = build(grammar, schemas)
     grammar.cfg.prune()
     if not grammar.cfg.alternatives(start):
-        raise no_value(algebra, resources)
+        raise no_instance_error(algebra, resources)
     plan = guard_plan(algebra, schemas, natives) if grammar.guarded else None
     if plan is None and grammar.has_open_names:
         plan = GuardPlan(())

@@ -15,7 +15,7 @@ from formgate.constrain.grammar.shortest import token_text
 from formgate.constrain.regex.formats import FORMATS
 from formgate.constrain.regex.regex_terms import native_regex
 from formgate.constrain.regex.regex_tree import RegexError
-from formgate.constrain.rules.open_names import endless_names
+from formgate.constrain.rules.open_names import names_never_run_out
 from formgate.constrain.schema.dialect import Draft
 from formgate.constrain.schema.resources import Resources, SchemaNode
 
@@ -171,7 +171,7 @@ class NativeSchemas:
             elif keyword == "$ref":
                 new[keyword] = self._reference(node)
             elif keyword in ("anyOf", "allOf", "oneOf"):
-                if keyword == "oneOf" and not self._algebra.branches_apart(node):
+                if keyword == "oneOf" and not self._algebra.branches_disjoint(node):
                     raise _NotNative
                 subs = [self._sub(child(node, keyword, at)) for at in range(len(value))]
                 name = "anyOf" if keyword == "oneOf" else keyword
@@ -322,7 +322,7 @@ def _have_no_end(schema: Any) -> bool:
     patterns = schema["patternProperties"]
     chosen = [(pattern,) for pattern, value in patterns.items() if value is not False]
     rest = [()] if schema.get("additionalProperties") is not False else []
-    return endless_names(list(patterns), [*chosen, *rest])
+    return names_never_run_out(list(patterns), [*chosen, *rest])
 
 
 def _needs_no_escape(name: str) -> bool:

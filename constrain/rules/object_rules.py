@@ -16,7 +16,7 @@ from formgate.constrain.algebra.shapes import Conjunction, Kind, Members, Object
 from formgate.constrain.errors import Unplaced
 from formgate.constrain.grammar.cfg import Repeat, Rule, Symbol, Token
 from formgate.constrain.rules.grammar_builder import GrammarBuilder
-from formgate.constrain.rules.open_names import names_may_end, unnamed
+from formgate.constrain.rules.open_names import names_may_run_out, unnamed
 
 MAX_STATES = 20_000
 MOST_COUNTED = 1_000  # names; as many are taken to be enough
@@ -99,8 +99,8 @@ class _OneObject:
         self._grammar = grammar
         self._thing = thing
         self._canonical = canonical
-        self._names_may_end = names_may_end(grammar.algebra, thing)
-        grammar.guarded |= self._names_may_end
+        self._names_may_run_out = names_may_run_out(grammar.algebra, thing)
+        grammar.guarded |= self._names_may_run_out
         self._names = thing.known_names()
         declared = {name for members in thing.members for name, _ in members.named}
         free = tuple(name for name in self._names if name not in declared)
@@ -131,9 +131,8 @@ class _OneObject:
         if room is not None and not self._classes and room >= len(self._values):
             room = None
         start = self._members(_State(0, self._free, presence, thing.least, room, True))
-        self._grammar.cfg.add(
-            rule, (Token('"{"'), *spacing.gap, *start, *spacing.gap, Token('"}"'))
-        )
+        gap = self._grammar.spacing.gap
+        self._grammar.cfg.add(rule, (Token('"{"'), *gap, *start, *gap, Token('"}"')))
 
     def _members(self, state: _State) -> tuple[Symbol, ...]:
         """The symbols for what comes in `state`; decisions that are none stay in the same rule."""
@@ -263,7 +262,7 @@ class _OneObject:
         if not self._classes:
             some = self._thing.some
             return () if state.need == 0 and not some else (self._grammar.cfg.rule(),)
-        if state.need and self._names_may_end and state.need > self._num_unnamed:
+        if state.need and self._names_may_run_out and state.need > self._num_unnamed:
             return (self._grammar.cfg.rule(),)
         return (self._rest(frozenset(self._thing.some), state.need, room, state.first),)
 

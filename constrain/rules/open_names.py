@@ -43,7 +43,7 @@ def _values(thing: Object, chosen: tuple[str, ...]) -> Iterator[Conjunction]:
             yield members.rest
 
 
-def names_may_end(algebra: Algebra, thing: Object) -> bool:
+def names_may_run_out(algebra: Algebra, thing: Object) -> bool:
     """Whether the names that are not said may be used up, or those that begin as a text does."""
     if thing.some:
         return True
@@ -51,10 +51,10 @@ def names_may_end(algebra: Algebra, thing: Object) -> bool:
     if not chosen:
         return False
     names = algebra.shapes(thing.names, Kind.STRING) if thing.names else ()
-    return not _endless(thing.patterns(), chosen, names)
+    return not _never_run_out(thing.patterns(), chosen, names)
 
 
-def _endless(
+def _never_run_out(
     patterns: Sequence[str], chosen: Collection[tuple[str, ...]], names: Sequence[Shape]
 ) -> bool:
     """False where it is not plain to see."""
@@ -65,10 +65,10 @@ def _endless(
         if patterns or limit != Strings(least=limit.least, patterns=limit.patterns):
             return False
         patterns, chosen = tuple(limit.patterns), [tuple(limit.patterns)]
-    return endless_names(patterns, chosen)
+    return names_never_run_out(patterns, chosen)
 
 
-def endless_names(patterns: Sequence[str], chosen: Collection[tuple[str, ...]]) -> bool:
+def names_never_run_out(patterns: Sequence[str], chosen: Collection[tuple[str, ...]]) -> bool:
     """`chosen`: the patterns that a name may match, and no others of `patterns`, class by class.
     False where it is not plain to see.
     """

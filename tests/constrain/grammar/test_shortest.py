@@ -14,7 +14,7 @@ from llguidance import LLMatcher
 from formgate.constrain.answer_tree import to_lark
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar.shortest import byte_tokenizer, terminal_text
-from formgate.constrain.grammar.terminal_samples import witnesses
+from formgate.constrain.grammar.terminal_samples import sample_texts
 from formgate.constrain.rules.grammar_builder import Spacing
 from formgate.constrain.rules.json_schema import ReadSchemas, shortest_instance
 
@@ -121,7 +121,7 @@ def test_the_largest_part_is_no_longer_than_the_text_that_needs_it() -> None:
 def test_a_terminal_has_a_text_of_its_own(terminal: str) -> None:
     text = terminal_text(terminal)
     assert text is not None
-    assert witnesses(terminal)
+    assert sample_texts(terminal)
     grammar = f"start: T\nT: {terminal}\n"
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0)
     assert matcher.deep_copy().try_consume_tokens(list(text.encode())) == len(text)
@@ -130,7 +130,7 @@ def test_a_terminal_has_a_text_of_its_own(terminal: str) -> None:
 
 @pytest.mark.parametrize("terminal", [r"/(?=a)b/", "/^a$/", "@other", "/[/", "(/a/"])
 def test_what_is_not_understood_has_no_witness(terminal: str) -> None:
-    assert witnesses(terminal) == []
+    assert sample_texts(terminal) == []
 
 
 def test_a_schema_that_allows_nothing_has_none() -> None:

@@ -1,4 +1,6 @@
-"""What a request may ask to stand between the parts of a JSON text: white space, by a regex."""
+"""The regexes of a request that are no part of a schema: that of a whole answer, and that of the
+white space in a JSON text.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,18 @@ from llguidance import LLMatcher
 
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar.shortest import byte_tokenizer
+from formgate.constrain.regex.regex_terms import Term, pattern_term
+from formgate.constrain.regex.regex_tree import RegexError
 
 _ANY_SPACE = re.compile(r"(?<!\\)((?:\\\\)*)\\s")
+
+
+def regex_term(pattern: str) -> Term:
+    """The texts that the pattern matches as a whole, as a terminal. Raises ConstraintError."""
+    try:
+        return pattern_term(pattern, search=False, in_json=False)
+    except RegexError as error:
+        raise ConstraintError(f"The regex has {error}.", code="invalid_grammar") from None
 
 
 @lru_cache(maxsize=256)
