@@ -1,4 +1,4 @@
-"""The shortest answer that a tree allows, and one that is found at once."""
+"""The shortest answer of an answer tree, and a short one that costs little to find."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from formgate.constrain.rules.json_schema import ReadSchemas, shortest_instance
 def shortest_answer(
     node: Mapping[str, Any], token_bytes: Sequence[bytes], read: ReadSchemas
 ) -> Shortest:
-    """Of grammars and of free text nothing is known: they count as empty. Raises
-    ConstraintError.
+    """Return the shortest answer that the tree allows. Grammars and free text count as empty.
+    Raises ConstraintError.
     """
     match node["kind"]:
         case "text":
@@ -54,8 +54,8 @@ def shortest_answer(
 
 
 def quick_answer(node: Mapping[str, Any], read: ReadSchemas) -> str | None:
-    """Of one schema, and nothing is sure of it before a grammar has taken it. Raises
-    ConstraintError.
+    """Return a short instance if the tree is a single schema, otherwise None. It may be invalid:
+    the caller checks it against the grammar. Raises ConstraintError.
     """
     if node["kind"] != "json":
         return None

@@ -1,5 +1,5 @@
-"""From an answer tree (what a model may write, as plain dicts) to one Lark grammar in llguidance's
-dialect. Every node becomes an expression; schemas, regexes and free text become rules of their own.
+"""Compiles an answer tree (nested dicts that describe an answer) to one grammar in llguidance's
+Lark dialect. Every node becomes an expression; schemas, regexes and free text become rules.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from formgate.constrain.rules.json_schema import ReadSchemas, guard_refusal, sch
 
 @dataclass(frozen=True, slots=True)
 class LarkGrammar:
-    """`guards`: the texts right behind which a guarded JSON text begins ("" is the beginning of the
-    answer), each with its plan. `native`: some of it is left to llguidance's own JSON compiler.
-    `endings`: what ends its free texts.
+    """`guards`: each anchor, the text that directly precedes a guarded JSON text ("" at the start
+    of the answer), with its plan. `native`: llguidance's own JSON compiler reads some schema.
+    `endings`: the texts that end its free texts.
     """
 
     source: str
@@ -49,7 +49,9 @@ class LarkGrammar:
 def to_lark(
     root: AnswerNode, token_bytes: Sequence[bytes], *, native: bool, read: ReadSchemas | None = None
 ) -> LarkGrammar:
-    """Raises ConstraintError for a node that cannot be written down."""
+    """Compile the tree. With `native`, schemas are left to llguidance where it enforces them
+    exactly. Raises ConstraintError.
+    """
     writer = _TreeWriter(token_bytes, native, read or ReadSchemas())
     start = writer.expression(root)
     source = "\n".join([f"start: {start}", *writer.rules, ""])
@@ -72,7 +74,7 @@ class _TreeWriter:
     def all_guards(self) -> tuple[tuple[bytes, GuardPlan], ...]:
         guards = self._guards
         if any(text.startswith(JSON_END) for text in guards):
-            guards = self._unguarded | guards  # so that the ends of these are known too
+            guards = self._unguarded | guards  # a guard after JSON needs the ends of these too
         return tuple(guards.items())
 
     def expression(self, node: AnswerNode) -> str:
@@ -112,7 +114,7 @@ class _TreeWriter:
         raise AssertionError(f"unknown node {node['kind']!r}")
 
     def _regex(self, node: AnswerNode) -> str:
-        """With `until`, up to that text: `lazy`, where it first comes, or as far as may be."""
+        """Match the pattern up to `until`: its first occurrence if `lazy`, otherwise its last."""
         term = regex_term(node["pattern"]).text
         _check_matches(term, node["pattern"])
         if "until" not in node:
@@ -123,7 +125,7 @@ class _TreeWriter:
         return self._lazy(term) if node["lazy"] else self._rule("REGEX", term)
 
     def _lazy(self, term: str) -> str:
-        """A rule that ends as soon as it can."""
+        """A rule that ends at the first match."""
         return self._rule("until", self._rule("UNTIL", term), "[lazy]")
 
     def _choice(self, items: Sequence[AnswerNode]) -> str:
@@ -141,7 +143,7 @@ class _TreeWriter:
         native = self._native
         if whitespace_pattern is not None:
             whitespace_pattern = white_space(whitespace_pattern)
-            native = False  # llguidance's own compiler takes white space as what may be left out
+            native = False  # llguidance's own compiler makes all white space optional
         spacing = Spacing(whitespace_pattern)
         grammar = schema_grammar(schema, spacing, name, native=native, read=self._read)
         self.is_native |= grammar.native
@@ -178,18 +180,20 @@ class _TreeWriter:
 
 
 def _check_matches(term: str, pattern: str) -> None:
-    """A pattern that matches nothing would be found out by its first mask only."""
+    """Raises ConstraintError for a pattern that matches no text, which otherwise only the first
+    mask would reveal.
+    """
     grammar = LLMatcher.grammar_from_lark(f"start: T\nT: {term}\n")
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0)
     if matcher.is_error() or matcher.is_accepting():
-        return  # whoever compiles it says what is wrong with it
+        return  # an error is reported when the whole grammar is compiled
     matcher.compute_bitmask()
     if "NoExtensionBias" in matcher.get_error():
         raise ConstraintError(f"The regex matches no text: {pattern[:99]}", code="invalid_grammar")
 
 
 def _without(node: AnswerNode) -> str:
-    """What takes the texts away that hold one of these."""
+    """The Lark suffix that excludes texts containing one of `without`."""
     texts = "|".join(_quoted(text) for text in node.get("without", ()))
     return f" & ~/(?s:.*)(?:{texts})(?s:.*)/" if texts else ""
 
@@ -208,7 +212,9 @@ def _literal(value: str) -> str:
 
 
 def _lark_source(node: AnswerNode) -> str:
-    """Users write both notations in one field. `in_json`: for the inside of a JSON string."""
+    """The node's grammar as Lark. `source` may be GBNF or Lark, as requests have one field for
+    both. `in_json`: the grammar describes the content of a JSON string.
+    """
     source: str = node["source"]
     if node.get("in_json"):
         return lark_in_json(source)

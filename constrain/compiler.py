@@ -1,5 +1,5 @@
-"""From the text of a constraint to token masks. Compiled grammars are shared and never change; what
-a sequence needs is a copy of their first state.
+"""Compiles the text of a constraint to token masks. Compiled grammars are shared and immutable; a
+sequence copies their first state.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Constraint = (
 )
 Backend = Literal["llguidance", "outlines"]
 
-# What a compiled grammar takes beside its text, measured: bytes for each byte of its Lark source.
+# Measured memory of a compiled grammar, per byte of its Lark source.
 _BYTES_PER_SOURCE_BYTE = 25
 
 _WARM_UP_SCHEMA = {
@@ -66,16 +66,16 @@ _ONE_SCHEMA = re.compile(r"start: (\w+)\n\1: %json (\{.*\})\n")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one constraint may cost."""
+    """Bounds on the size and the work of one constraint."""
 
     max_spec_bytes: int = 2_000_000
     max_grammar_size: int = 500_000  # symbols in productions
     max_lexer_states: int = 100_000  # about 2 kB each
     initial_lexer_fuel: int = 1_000_000  # about 50,000 a millisecond
-    # For one mask: counted words within a maxLength need more than llguidance's 200,000.
+    # Per mask. Counted words within a maxLength need more than llguidance's 200,000.
     step_lexer_fuel: int = 2_000_000
     step_max_items: int = 50_000  # about 20,000 a millisecond
-    max_items_in_row: int = 20_000  # of one byte: an enum of numbers has one for each
+    max_items_in_row: int = 20_000  # Earley items per byte: an enum of numbers has one per value
     max_cached_bytes: int = 100_000_000
 
     def for_parser(self) -> LLParserLimits:
@@ -91,7 +91,7 @@ class Limits:
 
 
 class _Spec:
-    """A constraint while it is compiled."""
+    """A constraint during compilation: its text, and its schemas once they are read."""
 
     def __init__(self, text: str, max_bytes: int) -> None:
         self.text = text
@@ -117,7 +117,7 @@ class _Spec:
 class GrammarCompiler:
     """Thread-safe. `padded_vocab_size` is the number of logits, at least the vocabulary's size.
     With the backend "outlines", regular constraints are compiled to Outlines' index; all others
-    stay with llguidance.
+    use llguidance.
     """
 
     def __init__(
@@ -142,8 +142,8 @@ class GrammarCompiler:
         self._sizes = GrammarCache[Shortest](most // 10)
 
     def warm_up(self) -> None:
-        """Make now what the first requests would wait for: tables of the vocabulary, and whatever
-        is made at a first use.
+        """Build the vocabulary's tables and fill lazy caches, so that the first requests do not
+        wait for them.
         """
         spec_text = json.dumps({"tree": {"kind": "json", "schema": _WARM_UP_SCHEMA}})
         self.factory(self.blueprint(spec_text))
@@ -151,30 +151,30 @@ class GrammarCompiler:
         _ = self._tokens, self._ways
 
     def warm_up_formats(self) -> None:
-        """The same for the formats of schemas, which only blueprints need."""
+        """Compile the formats of schemas in advance. Only makers of blueprints use them."""
         for known, in_json in product(FORMATS.values(), (False, True)):
             pattern_term(known.narrow, search=False, in_json=in_json)
 
     def compile(self, spec_text: str) -> CompiledGrammar | CompiledFsm:
-        """From the spec of an answer tree, in one process. Raises ConstraintError."""
+        """Compile and build the spec of an answer tree in this process. Raises ConstraintError."""
         return self.build(self.blueprint(spec_text))
 
     def blueprint(self, spec_text: str) -> str:
-        """The spec of an answer tree, compiled, checked, and ready to be built from anywhere.
-        Raises ConstraintError if the constraint cannot be enforced exactly.
+        """Compile and check the spec of an answer tree. Any process can build the blueprint. Raises
+        ConstraintError if the constraint cannot be enforced exactly.
         """
         return self._blueprint(_Spec(spec_text, self._limits.max_spec_bytes))
 
     def sized_blueprint(self, spec_text: str) -> tuple[str, Shortest]:
-        """The blueprint and the shortest answer, which takes less time for both together. Raises
+        """Return the blueprint and the shortest answer. The schemas are read once for both. Raises
         ConstraintError.
         """
         spec = _Spec(spec_text, self._limits.max_spec_bytes)
         return self._blueprint(spec), self._shortest(spec)
 
     def fitting_blueprint(self, spec_text: str) -> tuple[str, int]:
-        """The blueprint, and how many tokens are enough for an answer: often as few as can be, and
-        much quicker to know. Raises ConstraintError.
+        """Return the blueprint, and a number of tokens in which some answer fits. It is often the
+        minimum, and much cheaper to compute. Raises ConstraintError.
         """
         spec = _Spec(spec_text, self._limits.max_spec_bytes)
         blueprint = self._blueprint(spec)
@@ -219,14 +219,14 @@ class GrammarCompiler:
         return built
 
     def factory(self, blueprint_text: str) -> Constraint:
-        """A fresh constraint for one sequence. A blueprint behind a line `close ...` ends within a
-        `Budget`; behind a line `think ...`, its reasoning has one. Raises ConstraintError.
+        """Make a constraint for one sequence. A line `close ...` before the blueprint gives the
+        answer a `Budget`; a line `think ...` gives its reasoning one. Raises ConstraintError.
         """
         *heads, text = blueprint_text.split("\n")
         constraint: Constraint = self.build(text).start()
         for head in reversed(heads):
             if isinstance(constraint, FsmConstraint | ClosingConstraint):
-                return constraint  # has neither reasoning nor a way to its end
+                return constraint  # an index has no reasoning, and its end cannot be searched for
             kind, _, arguments = head.partition(" ")
             if kind == "think":
                 budget = ThinkingBudget.loads(arguments)
@@ -240,7 +240,7 @@ class GrammarCompiler:
         return constraint
 
     def filler(self, num_threads: int) -> ParallelFiller:
-        """For the masks of many of its constraints at once."""
+        """A filler for the masks of many constraints in one step."""
         return ParallelFiller(self._mask_bytes // 4, num_threads=num_threads)
 
     def shortest(self, spec_text: str) -> Shortest:
@@ -258,7 +258,9 @@ class GrammarCompiler:
         return size
 
     def closing(self, blueprint_text: str, shortest: Shortest, tokens: int = 0) -> Budget:
-        """How an answer ends within so many tokens. Searches for a way through the whole of it."""
+        """The budget of an answer of `tokens` tokens. Searches for a token sequence of a whole
+        answer.
+        """
         constraint = self.build(blueprint_text).start()
         if isinstance(constraint, FsmConstraint) or not self._vocabulary.eos_ids:
             return Budget(tokens, shortest.largest_part)
@@ -270,7 +272,7 @@ class GrammarCompiler:
         return Budget(tokens, shortest.largest_part, shortest.endings, tuple(way))
 
     def num_tokens(self, text: str) -> int:
-        """How many tokens the tokenizer writes a text in."""
+        """Number of tokens of a text."""
         return len(self._tokenizer.tokenize_str(text))
 
     def _grammar_blueprint(self, spec: _Spec) -> str:
@@ -280,7 +282,7 @@ class GrammarCompiler:
             source = _source(lark.source)
             grammar = self._grammar(source, lark.guards)
             if grammar.first.is_error() and lark.native:
-                # The algebra takes more than llguidance's own compiler, and says why not.
+                # The algebra supports more than llguidance's own compiler, and has better errors.
                 lark = to_lark(tree, token_bytes, native=False, read=read)
                 source = _source(lark.source)
                 grammar = self._grammar(source, lark.guards)
@@ -314,8 +316,8 @@ class GrammarCompiler:
 
 
 def _source(lark: str) -> str:
-    """A grammar that is nothing but one schema without the Lark about it, which takes llguidance
-    longer to read than most schemas.
+    """The grammar without the Lark around it if it is a single schema: llguidance takes longer to
+    read the Lark than most schemas.
     """
     whole = _ONE_SCHEMA.fullmatch(lark)
     return lark if whole is None else f'{{"grammars": [{{"json_schema": {whole[2]}}}]}}'
@@ -324,6 +326,6 @@ def _source(lark: str) -> str:
 def _too_deep() -> ConstraintError:
     return ConstraintError(
         "The constraint is nested too deeply. Write inner schemas into `$defs` of the root, and a "
-        "`$ref` in their stead.",
+        "`$ref` in their place.",
         code="schema_too_complex",
     )

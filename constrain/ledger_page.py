@@ -1,4 +1,4 @@
-"""docs/json-schema.md, from the ledger: `python -m formgate.constrain.ledger_page > FILE`."""
+"""Writes docs/json-schema.md from the ledger: `python -m formgate.constrain.ledger_page > FILE`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What formgate would enforce of a JSON Schema and how, keyword by keyword."""
+"""The report of a JSON Schema: how formgate enforces it, keyword by keyword."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMITS = {"max_depth": MAX_DEPTH, "max_spec_bytes": Limits.max_spec_bytes}
 
 
 def schema_report(schema: Any, compiler: GrammarCompiler) -> dict[str, Any]:
-    """Never raises ConstraintError: what is refused is said in the report."""
+    """Report on a schema. A refusal is part of the report; ConstraintError is never raised."""
     keywords: list[dict[str, str]] = []
     spec = json.dumps({"tree": {"kind": "json", "schema": schema}})
     try:
@@ -42,14 +42,14 @@ def schema_report(schema: Any, compiler: GrammarCompiler) -> dict[str, Any]:
 def _shortest(
     schema: Any, text: str, compiler: GrammarCompiler, *, guarded: bool
 ) -> dict[str, Any] | None:
-    """None where no instance is known: what a guard asks for is not in the grammar, and its
-    shortest text may repeat itself.
+    """The shortest instance; None if none is known. A grammar lacks the conditions of a guard, so
+    the shortest text of a guarded schema may repeat an item and be invalid.
     """
     try:
         value = json.loads(text)
         if AnswerCheck(json.dumps(schema)).failure(text) is not None:
             return None
-    except (ValueError, RecursionError):  # none was found, or none that this parser reads
+    except (ValueError, RecursionError):  # none was found, or this parser cannot read it
         return None
     except Unchecked:
         if guarded:

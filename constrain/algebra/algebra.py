@@ -1,7 +1,7 @@
 """JSON Schema as a boolean algebra: a schema, or its negation, becomes for each kind of value a
-list of alternatives (`shapes`), each a plain conjunction. `not` and `oneOf` vanish here by De
-Morgan's laws, `if`, `dependent*` and `unevaluated*` by expansion. The idea is that of alternating
-tree automata; Attouche et al., "Witness Generation for JSON Schema" (VLDB 2022), work it out.
+list of alternatives (`shapes`), each a plain conjunction. De Morgan's laws eliminate `not` and
+`oneOf`; expansion eliminates `if`, `dependent*` and `unevaluated*`. The method is that of
+alternating tree automata; see Attouche et al., "Witness Generation for JSON Schema" (VLDB 2022).
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ _WITH_PARTS = frozenset((Kind.ARRAY, Kind.OBJECT))
 
 
 class Algebra:
-    """Raises ConstraintError for what it cannot express, when that is asked for."""
+    """Expands lazily: a schema that cannot be expressed raises ConstraintError when it is asked
+    for. The work is bounded by `alternatives.MAX_WORK`.
+    """
 
     def __init__(self, resources: Resources, draft: Draft) -> None:
         self._resources = resources
@@ -73,17 +75,17 @@ class Algebra:
         self._one_ofs = OneOfs(self.literal, self._alternatives, self._emptiness)
 
     def reset_budget(self) -> None:
-        """Whoever asks from now on may ask for as much work as if it asked first."""
+        """Reset the work budget."""
         self._alternatives.reset_budget()
 
     def spend(self, work: int) -> None:
-        """Raises Unplaced when it is too much, with all that was done before."""
+        """Charge `work` to the budget. Raises Unplaced if the budget is exceeded."""
         self._alternatives.spend(work)
 
-    # What a conjunction allows.
+    # Conjunctions.
 
     def shapes(self, schema: Conjunction, kind: Kind) -> list[Shape]:
-        """The alternatives for values of one kind; none if no such value is allowed."""
+        """The alternatives for values of one kind; empty if none is allowed."""
         if not schema:
             return [TOP[kind]]
         key = (schema, kind)
@@ -102,8 +104,8 @@ class Algebra:
         return known
 
     def _factors(self, schema: Conjunction, kind: Kind) -> list[LazyShapes]:
-        """Of a conjunction's alternatives. Conjunctions of scalars grow literal by literal, so what
-        all but the last come to is often known.
+        """The factors of a conjunction's product. Conjunctions of scalars grow literal by literal,
+        so the product of all but the last literal is often cached.
         """
         before = self._shapes.get((schema[:-1], kind)) if kind not in _WITH_PARTS else None
         last: list[LazyShapes] = [partial(self.literal, schema[-1], kind)]
@@ -112,7 +114,7 @@ class Algebra:
         return [*(partial(self.literal, one, kind) for one in schema[:-1]), *last]
 
     def kinds(self, schema: Conjunction) -> Sequence[Kind]:
-        """The kinds of values that `type` alone does not rule out."""
+        """The kinds of values that `type` allows."""
         kinds: Sequence[Kind] = KINDS
         for node, holds in schema:
             if holds and (own := self._kinds_of(node)) is not KINDS:
@@ -120,7 +122,7 @@ class Algebra:
         return kinds
 
     def placed(self, error: Unplaced, schema: Conjunction) -> ConstraintError:
-        """`error`, which came up while `schema` was worked out, with its place if that is known."""
+        """Return `error`, which arose from `schema`, with its place in the schema if found."""
         nodes = [self._constants.owner(node) for node, _ in schema]
         found = placed(error, nodes, self._resources.target)
         if self._alternatives.overworked and found is not error:
@@ -128,11 +130,11 @@ class Algebra:
         return found
 
     def is_empty(self, schema: Conjunction) -> bool:
-        """True only if no value at all satisfies it."""
+        """True only if no value satisfies the schema. False may be wrong; see `Emptiness`."""
         return self._emptiness.of(self._as_first_met(schema))
 
     def branches_disjoint(self, node: SchemaNode) -> bool:
-        """Whether no value satisfies two branches of the node's `oneOf`."""
+        """True only if no value satisfies two branches of the node's `oneOf`."""
         subs = [self._resources.child(node, "oneOf", at) for at in range(len(node.schema["oneOf"]))]
         try:
             return all(self._one_ofs.disjoint(subs, kind) for kind in KINDS)
@@ -140,8 +142,8 @@ class Algebra:
             return False
 
     def without_aliases(self, schema: Conjunction) -> Conjunction:
-        """The same schemas, none of them a mere reference to another, and scalars in one order
-        wherever they come: it is the order of members that depends on that of their schemas.
+        """Replace mere references by their targets, and sort schemas of scalars in one order. Other
+        schemas keep theirs, because the order of members depends on it.
         """
         for node, _ in schema:
             if not isinstance(node.schema, bool) and "$ref" in node.schema:
@@ -166,16 +168,16 @@ class Algebra:
                 break
             node = self._resources.target(node, "$ref")
             if node in seen:
-                break  # a circle of references, which is refused where it is read
+                break  # a cycle of references; `literal` refuses it
             seen.add(node)
         self._aliases[first] = node
         return node
 
-    # What one schema, or its negation, allows.
+    # Literals: one schema, or its negation.
 
     def literal(self, literal: Literal, kind: Kind, *, tracked: bool = False) -> list[Shape]:
-        """`tracked`: for `unevaluated*`, the ways through a schema are told disjoint that otherwise
-        would be one.
+        """The alternatives of one schema, or of its negation. With `tracked`, alternatives that
+        differ only in what they evaluate stay separate, as `unevaluated*` needs.
         """
         key = (literal, kind, tracked)
         known = self._literals.get(key)
@@ -216,7 +218,7 @@ class Algebra:
         return shapes
 
     def _kinds_of(self, node: SchemaNode) -> tuple[Kind, ...]:
-        """By `type` alone, which spares a look at all the rest."""
+        """The kinds that `type` allows; a kind that it excludes needs no further work."""
         kinds = self._kinds.get(node)
         if kinds is None:
             kinds = KINDS
@@ -308,7 +310,7 @@ class Algebra:
             ways: list[Callable[[], list[Shape]]] = [
                 partial(self.literal, (sub, True), kind, tracked=tracked) for sub in subs
             ]
-            if tracked:  # each branch that holds counts, so those that hold together do
+            if tracked:  # each branch that holds evaluates, so each set of branches is one way
                 ways += [
                     partial(
                         self._alternatives.product,
@@ -357,7 +359,7 @@ class Algebra:
             return scalar
         wanted = list if kind is Kind.ARRAY else dict
         nodes = [self._constants.of(owner, value) for value in values if isinstance(value, wanted)]
-        # To equal a value evaluates none of its parts, as `unevaluated*` means it.
+        # For `unevaluated*`, `const` and `enum` evaluate no part of a value.
         return Clause(
             lambda: [
                 _unannotated(shape) for node in nodes for shape in self.literal((node, True), kind)

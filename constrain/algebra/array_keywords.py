@@ -1,4 +1,4 @@
-"""The keywords for arrays."""
+"""The keywords for arrays, as clauses."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def array_clauses(node: SchemaNode, child: Child) -> Iterator[Clause]:
 
 
 def _by_place(node: SchemaNode, child: Child) -> tuple[list[SchemaNode], SchemaNode | None]:
-    """The schemas of the first items, and that of the rest. `items` as an array is what older
-    drafts call `prefixItems`.
+    """The schemas of the first items, and that of the rest. Up to 2019-09, `items` may be an array:
+    it means `prefixItems`, and `additionalItems` means `items`.
     """
     schema = node.schema
     prefix: list[SchemaNode] = []
@@ -66,13 +66,13 @@ def _by_place(node: SchemaNode, child: Child) -> tuple[list[SchemaNode], SchemaN
 
 
 def with_unevaluated_items(way: Shape, rest: SchemaNode, either: Either) -> Shape:
-    """The way through a schema, and `rest` for the items that nothing on it has evaluated."""
+    """The alternative with `rest` for the items that none of its keywords evaluates."""
     assert isinstance(way, Array)
     seen = [items for items in way.items if items.evaluates]
     if any(items.rest is not None for items in seen):
         return way
     first = max((len(items.prefix) for items in seen), default=0)
-    # What `contains` matches is evaluated: an item matches one of them, or is under `rest`.
+    # `contains` evaluates the items that it matches, so an item matches one, or `rest` applies.
     matching = [
         node
         for count in way.counts

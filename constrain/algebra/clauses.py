@@ -20,7 +20,7 @@ from formgate.constrain.schema.resources import SchemaNode
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """Both lists are worked out when they are asked for: a negation is seldom needed."""
+    """Both lists are computed on demand, because a negation is seldom needed."""
 
     holds: LazyShapes
     fails: LazyShapes
@@ -57,6 +57,8 @@ class OfLiteral(Protocol):
 
 
 class OneOfs:
+    """Computes `oneOf` from the alternatives of its branches."""
+
     def __init__(
         self, literal: OfLiteral, alternatives: Alternatives, emptiness: Emptiness
     ) -> None:
@@ -84,11 +86,11 @@ class OneOfs:
         return Clause(holds, fails)
 
     def disjoint(self, subs: list[SchemaNode], kind: Kind) -> bool:
-        """Whether no value of the kind satisfies two branches."""
+        """True only if no value of the kind satisfies two branches."""
         return next(self._overlapping(subs, kind), None) is None
 
     def _overlapping(self, subs: list[SchemaNode], kind: Kind) -> Iterator[tuple[int, int]]:
-        """The pairs of branches that a value may satisfy both."""
+        """The pairs of branches that one value may satisfy."""
         branches = [self._literal((sub, True), kind) for sub in subs]
         if self._emptiness.have_a_tag(branches):
             return
@@ -98,7 +100,7 @@ class OneOfs:
                 yield one, two
 
     def resolved(self, shapes: list[Shape]) -> list[Shape]:
-        """With no `oneOf` put off any more."""
+        """The alternatives with every postponed `oneOf` resolved."""
         if not any(isinstance(shape, Object) and shape.one_of for shape in shapes):
             return shapes
         done: list[Shape] = []

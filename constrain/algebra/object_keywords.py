@@ -1,4 +1,4 @@
-"""The keywords for objects."""
+"""The keywords for objects, as clauses."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _present(name: str, sub: SchemaNode, literal: OfLiteral, *, holds: bool) -> 
 
 
 def with_unevaluated_properties(way: Shape, rest: SchemaNode) -> Shape:
-    """The way through a schema, and `rest` for the members that nothing on it has evaluated."""
+    """The alternative with `rest` for the members that none of its keywords evaluates."""
     assert isinstance(way, Object)
     seen = [members for members in way.members if members.evaluates]
     if any(members.rest is not None for members in seen):
@@ -143,7 +143,7 @@ _NOT_OF_PRESENCE = frozenset(
 
 
 class PresenceReader:
-    """Reads the schemas that say nothing of an object but which members it has."""
+    """Turns a schema that asserts only which members an object has into a formula."""
 
     def __init__(
         self, child: Child, target: Callable[[SchemaNode], SchemaNode], *, ref_alone: bool
@@ -154,9 +154,9 @@ class PresenceReader:
         self._known: dict[SchemaNode, Formula | None] = {}
 
     def of(self, node: SchemaNode) -> Formula | None:
-        """For objects; None if the schema says more."""
+        """The formula of a schema for objects; None if the schema asserts more."""
         if node not in self._known:
-            self._known[node] = None  # a schema that contains itself says more
+            self._known[node] = None  # a recursive schema asserts more
             self._known[node] = self._read(node)
         return self._known[node]
 
@@ -177,7 +177,7 @@ class PresenceReader:
         )
 
     def of_condition(self, node: SchemaNode) -> Formula | None:
-        """Of `if`, `then` and `else`."""
+        """The formula of `if`, `then` and `else`."""
         condition = self.of(self._child(node, "if"))
         if condition is None:
             return None

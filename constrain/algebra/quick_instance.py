@@ -1,5 +1,5 @@
-"""An instance of a schema that is found at once: short where the schema is plain, perhaps not the
-shortest, and perhaps none. Nothing is sure of it before a grammar has taken it.
+"""A short instance of a schema by one pass over it. The result may be invalid, not the shortest, or
+None although there are instances; the caller checks it against the grammar.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LONGEST = 10_000  # characters
 
 
 def quick_instance(resources: Resources, comma: str, colon: str) -> str | None:
-    """The text of an instance, if the root is not too much of a riddle."""
+    """Return the text of a likely instance, or None."""
     try:
         return _Instances(resources, comma, colon).of(resources.root)
     except (ConstraintError, RegexError, RecursionError):
@@ -38,13 +38,13 @@ class _Instances:
 
     def of(self, node: SchemaNode) -> str | None:
         if node not in self._known:
-            self._known[node] = None  # for whoever asks on the way: a circle has no end there
+            self._known[node] = None  # ends the recursion of a recursive schema
             layers = dict.fromkeys(self._layers(node, set()))
             self._known[node] = self._written(list(layers))
         return self._known[node]
 
     def _layers(self, node: SchemaNode, above: set[SchemaNode]) -> Iterator[SchemaNode]:
-        """The schemas that hold at one place, with one branch of every choice."""
+        """The schemas that apply to one value, with the shortest branch of every choice."""
         if node in above:
             return
         above.add(node)
@@ -173,12 +173,12 @@ def _number(layers: list[SchemaNode]) -> str | None:
 
 
 def _bound(schema: Any, inclusive: str, exclusive: str) -> tuple[Any, bool] | None:
-    """A bound, and whether the number must not be equal to it."""
+    """The bound, and whether it is exclusive."""
     strict = schema.get(exclusive)
     if strict is not None and not isinstance(strict, bool):
         return strict, True
     bound = schema.get(inclusive)
-    return None if bound is None else (bound, strict is True)  # so it was said up to draft 4
+    return None if bound is None else (bound, strict is True)  # a boolean in draft 4
 
 
 def _string(layers: list[SchemaNode]) -> str | None:

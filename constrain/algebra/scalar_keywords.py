@@ -1,4 +1,4 @@
-"""The keywords for null, booleans, numbers and strings."""
+"""The keywords for null, booleans, numbers and strings, as clauses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def type_clause(names: Collection[str], kind: Kind) -> Clause:
 
 
 def scalar_values(values: list[Any], kind: Kind) -> Clause | None:
-    """`enum` and `const` for the kinds that are no containers; None for those that are."""
+    """The clause of `enum` or `const` for a scalar kind; None for arrays and objects."""
     top = TOP[kind]
     match kind:
         case Kind.NULL | Kind.BOOLEAN:
@@ -57,7 +57,7 @@ def number_clauses(node: SchemaNode) -> Iterator[Clause]:
 def _bounds(schema: Any) -> Iterator[Bounds]:
     low, high = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
-    # In draft 4 the exclusive ones are booleans that speak of the others.
+    # In draft 4 the exclusive keywords are booleans that modify the others.
     if low is not None:
         yield Bounds(least=exact(low), above=above is True)
     if high is not None:
@@ -92,7 +92,7 @@ def string_clauses(node: SchemaNode) -> Iterator[Clause]:
 
 
 def checked_pattern(pattern: str, path: tuple[str | int, ...], keyword: str) -> str:
-    """Raises ConstraintError for a regex that cannot be enforced."""
+    """Return `pattern`. Raises ConstraintError if it cannot be enforced."""
     try:
         pattern_term(pattern, search=True, in_json=True)
     except RegexError as error:
@@ -101,5 +101,5 @@ def checked_pattern(pattern: str, path: tuple[str | int, ...], keyword: str) -> 
 
 
 def exact(value: float) -> Decimal:
-    """The number as it is written in the schema, not as a float rounds it."""
+    """The decimal that the schema spells, not the binary fraction of the float."""
     return Decimal(repr(value))

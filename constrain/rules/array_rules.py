@@ -1,4 +1,4 @@
-"""The rules for arrays: items by their place, and automata that count what `contains` matches."""
+"""The rules for arrays: items by index, and automata that count the matches of `contains`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from formgate.constrain.errors import Unplaced
 from formgate.constrain.grammar.cfg import Repeat, Rule, Symbol, Token
 from formgate.constrain.rules.grammar_builder import GrammarBuilder
 
-MAX_STEPS = 20_000  # from one state of an automaton that counts to another
+MAX_STEPS = 20_000  # edges of one array's automaton
 
 _COUNTED = ("contains", "maxContains", "minContains", "oneOf", "not", "if", "anyOf", "items")
 
 
 @dataclass(frozen=True, slots=True)
 class _Tally:
-    """How many items that match one `contains` are still needed, and how many may still come."""
+    """How many matches of one `contains` are still needed, and how many are still allowed."""
 
     need: int
     room: int | None
@@ -39,13 +39,13 @@ class ArrayRules:
         self._grammar.cfg.add(rule, (*opened, start, *spacing.gap, Token('"]"')))
 
     def _after(self, index: int, tallies: tuple[_Tally, ...]) -> Rule:
-        """The rule for what may come behind `index` items."""
+        """The rule for the rest of the array after `index` items."""
         array = self._array
         first_rest = array.prefix_length
         idle = all(t.need == 0 and t.room is None for t in tallies)
         at = index
         if index > max(first_rest, array.least) and array.most is None:
-            at = max(first_rest, array.least, 1)  # nothing changes from here on
+            at = max(first_rest, array.least, 1)  # all later indexes share this state
         key = (at, tallies)
         rule = self._states.get(key)
         if rule is not None:
@@ -78,7 +78,7 @@ class ArrayRules:
     def _items(
         self, index: int, tallies: tuple[_Tally, ...]
     ) -> Iterable[tuple[Conjunction, tuple[_Tally, ...]]]:
-        """What the next item may be, and the tallies behind it."""
+        """The schemas of the next item, each with the tallies after it."""
         ways: list[tuple[list[Conjunction], list[_Tally]]] = [([self._array.item(index)], [])]
         for count, tally in zip(self._array.counts, tallies, strict=True):
             if index < count.start or (tally.need == 0 and tally.room is None):
@@ -107,12 +107,12 @@ class ArrayRules:
         if self._steps + more > MAX_STEPS:
             raise Unplaced(
                 "items are counted in too many ways at once. Lower `minContains` and "
-                "`maxContains`, or ask for fewer things that an array is to contain",
+                "`maxContains`, or ask for fewer things that one array must contain",
                 code="schema_too_complex",
                 keywords=_COUNTED,
             )
 
 
 def negations(schema: Conjunction) -> list[Conjunction]:
-    """What fails a conjunction: what fails one of its parts."""
+    """The alternatives of a conjunction's negation: one of its literals fails."""
     return [((node, not holds),) for node, holds in schema]

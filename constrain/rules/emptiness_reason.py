@@ -1,5 +1,5 @@
-"""Why a schema allows no value at all, as far as that can be said: the innermost schema that allows
-none and must hold, and a keyword without which it would allow some.
+"""Explains why a schema has no instance: names the innermost required schema without one, and a
+keyword without which it would have one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def no_instance_error(algebra: Algebra, resources: Resources) -> ConstraintError
 
 
 def _needed(node: SchemaNode, resources: Resources) -> Iterator[SchemaNode]:
-    """The schemas below that a value needs to satisfy."""
+    """The sub-schemas that every instance, or a part of it, must satisfy."""
     schema = node.schema
     if isinstance(schema, bool):
         return
@@ -51,7 +51,9 @@ def _needed(node: SchemaNode, resources: Resources) -> Iterator[SchemaNode]:
 
 
 def _at_fault(node: SchemaNode, algebra: Algebra) -> str | None:
-    """`type` last: any other that is taken away says more."""
+    """A keyword whose removal gives the schema an instance. `type` is tried last, as any other
+    keyword explains more.
+    """
     schema = node.schema
     if isinstance(schema, bool) or not algebra.is_empty(((node, True),)):
         return None

@@ -20,7 +20,7 @@ from formgate.constrain.schema.dialect import draft_of
 from formgate.constrain.schema.resources import Resources
 from formgate.constrain.schema.schema_check import checked
 
-# What is watched beside the mask; the plainest first.
+# Keywords that need a guard, the likeliest first.
 _GUARDED = (
     *("uniqueItems", "minProperties", "maxProperties", "not", "propertyNames"),
     *("oneOf", "if", "dependentSchemas"),
@@ -36,15 +36,15 @@ class SchemaGrammar:
 
 
 class ReadSchemas:
-    """The schemas of one answer tree: each is checked once, and what the algebra has worked out is
-    there for whoever asks next.
-    """
+    """The schemas of one answer tree. Each is checked once, and its algebra is kept."""
 
     def __init__(self) -> None:
         self._read: dict[int, tuple[Resources, Algebra]] = {}  # by identity
 
     def of(self, schema: Any) -> tuple[Resources, Algebra]:
-        """Raises ConstraintError."""
+        """Return a schema's resources, and its algebra with a fresh budget. Raises
+        ConstraintError.
+        """
         known = self._read.get(id(schema))
         if known is None:
             resources = checked(schema)
@@ -57,8 +57,8 @@ class ReadSchemas:
 def schema_grammar(
     schema: Any, spacing: Spacing, name: str, *, native: bool, read: ReadSchemas
 ) -> SchemaGrammar:
-    """Rules named after `name`. `native`: as llguidance's own where that can be; it may still
-    refuse them. Raises ConstraintError.
+    """Rules for a schema, with names that begin with `name`. With `native`, parts are left to
+    llguidance's own compiler, which may still refuse them. Raises ConstraintError.
     """
     resources, algebra = read.of(schema)
     natives = NativeSchemas(resources, draft_of(schema), algebra) if native else None
@@ -80,7 +80,7 @@ def schema_grammar(
 
 
 def guard_refusal(schema: Any) -> ConstraintError:
-    """Why a guarded schema is refused where a guard could not tell that its text begins."""
+    """The refusal of a guarded schema at a place where a guard cannot tell that the text begins."""
     found = min(
         (
             (_GUARDED.index(keyword), node.path)
@@ -102,7 +102,9 @@ def guard_refusal(schema: Any) -> ConstraintError:
 
 
 def shortest_instance(schema: Any, spacing: Spacing, read: ReadSchemas) -> Shortest:
-    """Raises ConstraintError."""
+    """The shortest text of the grammar, without the conditions of guards. Raises
+    ConstraintError.
+    """
     resources, algebra = read.of(schema)
     grammar = GrammarBuilder(algebra, spacing)
     start = build(grammar, ((resources.root, True),))

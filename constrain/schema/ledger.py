@@ -16,15 +16,15 @@ ShapeTest = Callable[[Any], bool]
 
 
 class How(StrEnum):
-    MASK = "mask"  # the token mask enforces it as it stands
-    REWRITE = "rewrite"  # turned into what the mask enforces, exactly
+    MASK = "mask"  # the token mask enforces it directly
+    REWRITE = "rewrite"  # rewritten, exactly, into keywords that the mask enforces
     GUARD = "guard"  # checked against the answer so far, token by token
-    ANNOTATION = "annotation"  # the standard gives it no power over an instance
+    ANNOTATION = "annotation"  # the standard asserts nothing with it
     REFUSED = "refused"
 
 
 class Shape(StrEnum):
-    """What a keyword's value must look like."""
+    """The form of a keyword's value, worded for an error message."""
 
     SCHEMA = "a schema (an object or a boolean)"
     SCHEMAS = "a non-empty array of schemas"
@@ -143,7 +143,7 @@ LEDGER: dict[str, Keyword] = {
     )
 }
 
-# Where schemas stand inside a schema.
+# Keywords whose value is a schema, a list of schemas, or a map to schemas.
 IN_SCHEMA = frozenset(
     {
         *("additionalItems", "additionalProperties", "contains", "else", "if", "items", "not"),
@@ -202,8 +202,8 @@ def _is_map(of: ShapeTest) -> ShapeTest:
     return lambda value: isinstance(value, dict) and all(map(of, value.values()))
 
 
-# Whether a keyword's value is of the kind that the metaschemas ask for, but for what is in the
-# schemas inside it.
+# Tests whether a keyword's value has the form that the metaschemas require. Sub-schemas are not
+# looked into.
 SHAPE_TESTS: Mapping[Shape, ShapeTest] = {
     Shape.ANY: lambda _: True,
     Shape.STRING: _is_string,
@@ -226,7 +226,7 @@ SHAPE_TESTS: Mapping[Shape, ShapeTest] = {
 }
 
 
-# They name a schema or hold others, and say nothing of a value.
+# Keywords that name a schema or hold definitions, and assert nothing.
 _NAMES = frozenset(
     {
         *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"),
@@ -236,7 +236,7 @@ _NAMES = frozenset(
 
 
 def says_nothing_but(schema: Mapping[str, Any], keyword: str) -> bool:
-    """Whether no other keyword of the schema speaks of a value."""
+    """True if no other keyword of the schema asserts anything."""
     return all(
         name == keyword
         or name in _NAMES

@@ -1,5 +1,5 @@
-"""Where a schema's `$ref`s lead: `$id`, `$anchor`, `$dynamicAnchor` and JSON Pointers within the
-one document. Nothing is ever fetched.
+"""Resolves a schema's `$ref`s, `$dynamicRef`s and `$recursiveRef`s by `$id`, anchor or JSON Pointer
+within the one document (JSON Schema Core 2020-12, sections 8.2 and 9.2). Nothing is fetched.
 """
 
 from __future__ import annotations
@@ -17,28 +17,30 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SchemaNode:
-    """One schema of the document, and where `$dynamicRef`s below it lead. Two nodes are the same if
-    both are.
+    """A sub-schema of the document in a dynamic scope, which decides the targets of `$dynamicRef`s
+    below it. Nodes are compared by identity; `Resources` makes one for each path and scope.
     """
 
     schema: Any  # a mapping or a boolean
     path: Path
-    base: str  # the URI that relative references start from
+    base: str  # the URI against which references are resolved
     scope: Scope = ()
 
 
 _HOLDERS = IN_MAP | IN_LIST | IN_SCHEMA
 
-# What gives a schema a name of its own.
+# Keywords that name a schema.
 _NAMES = frozenset({"$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"})
 
-# The anchors, by name, of the outermost resources on the way to a node that have them. Only names
-# that several resources have are in it.
+# For each dynamic anchor that several resources define, its outermost definition on the path of
+# references to a node.
 Scope = tuple[tuple[str, SchemaNode], ...]
 
 
 class Resources:
-    """Raises ConstraintError for a schema of more than `max_depth` levels, the root the first."""
+    """The sub-schemas of a document, in order. Raises ConstraintError for one of more than
+    `max_depth` levels; the root is the first.
+    """
 
     def __init__(self, root: Any, max_depth: int) -> None:
         self._by_path: dict[Path, SchemaNode] = {}
@@ -68,7 +70,7 @@ class Resources:
         return iter(self._by_path.values())
 
     def child(self, node: SchemaNode, *parts: str | int) -> SchemaNode:
-        """The schema at `parts` below `node`, whether or not a keyword of ours names it."""
+        """The sub-schema at `parts` below `node`. `parts` may name an unknown keyword."""
         if node in self._parts:
             return self._parts[node][int(parts[1])]
         path = node.path + parts
@@ -81,7 +83,7 @@ class Resources:
         return self._in_scope(found, node.scope) if self._dynamic else found
 
     def either(self, nodes: tuple[SchemaNode, ...]) -> SchemaNode:
-        """A schema that stands nowhere in the document: any of these holds."""
+        """A synthetic `anyOf` of the nodes, which is not part of the document."""
         node = self._either.get(nodes)
         if node is None:
             schema = {"anyOf": [part.schema for part in nodes]}
@@ -90,7 +92,7 @@ class Resources:
         return node
 
     def _in_scope(self, place: SchemaNode, scope: Scope) -> SchemaNode:
-        """A place of the document as it is when one comes to it from a scope."""
+        """The node of a place that is entered from a dynamic scope."""
         known = {name for name, _ in scope}
         scope += tuple(
             (name, at[place.base])
@@ -131,7 +133,7 @@ class Resources:
         return node
 
     def target(self, node: SchemaNode, keyword: str) -> SchemaNode:
-        """The node that `node`'s `$ref` (or `$dynamicRef`, `$recursiveRef`) leads to. Raises
+        """The target of `node`'s `$ref`, `$dynamicRef` or `$recursiveRef`. Raises
         ConstraintError.
         """
         reference = node.schema[keyword]
@@ -189,14 +191,14 @@ class Resources:
 
 
 def _joined(base: str, reference: str) -> str:
-    """As `urljoin`, for URNs too, which have no hierarchy."""
+    """`urljoin` that also joins a fragment to a URN, which has no hierarchy."""
     if reference.startswith("#"):
         return urldefrag(base).url + reference
     return urljoin(base, reference)
 
 
 def subschemas(schema: Any, path: Path) -> Iterator[tuple[Path, Any]]:
-    """The schemas right inside a schema, each with its path."""
+    """The direct sub-schemas of a schema, each with its path."""
     if not isinstance(schema, dict) or _HOLDERS.isdisjoint(schema):
         return
     for keyword, value in schema.items():
@@ -219,7 +221,7 @@ def _too_deep(path: Path, keyword: str, max_depth: int) -> ConstraintError:
     return ConstraintError.at(
         path,
         f"{max_depth} levels of schemas inside schemas are allowed, and this is one more. Write "
-        "inner schemas into `$defs` of the root, and a `$ref` in their stead",
+        "inner schemas into `$defs` of the root, and a `$ref` in their place",
         code="schema_too_complex",
         keyword=keyword,
     )
