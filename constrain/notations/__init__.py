@@ -1,1 +1,1 @@
-"""Grammars as users write them: Lark, GBNF, structural tags."""
+"""Translates the grammars of requests: Lark, GBNF, structural tags."""
