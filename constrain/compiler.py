@@ -219,14 +219,14 @@ class GrammarCompiler:
         return built
 
     def factory(self, blueprint_text: str) -> Constraint:
-        """Make a constraint for one sequence. A line `close ...` before the blueprint gives the
-        answer a `Budget`; a line `think ...` gives its reasoning one. Raises ConstraintError.
+        """A fresh constraint for one sequence. A blueprint behind a line `close ...` ends within a
+        `Budget`; behind a line `think ...`, its reasoning has one. Raises ConstraintError.
         """
         *heads, text = blueprint_text.split("\n")
         constraint: Constraint = self.build(text).start()
         for head in reversed(heads):
             if isinstance(constraint, FsmConstraint | ClosingConstraint):
-                return constraint  # an index has no reasoning, and its end cannot be searched for
+                return constraint  # has neither reasoning nor a way to its end
             kind, _, arguments = head.partition(" ")
             if kind == "think":
                 budget = ThinkingBudget.loads(arguments)

@@ -1,1 +1,1 @@
-"""Translates the grammars of requests: Lark, GBNF, structural tags."""
+"""Grammars as users write them: Lark, GBNF, structural tags."""
