@@ -21,6 +21,7 @@ from formgate.constrain.heap import Heap
 from formgate.constrain.library_errors import refused
 from formgate.constrain.masks.blueprint import Blueprint, Guards
 from formgate.constrain.masks.closing import Budget, ClosingConstraint
+from formgate.constrain.masks.end_search import EndSearch
 from formgate.constrain.masks.fsm import CompiledFsm, FsmCompiler, FsmConstraint, regex_of
 from formgate.constrain.masks.grammar_cache import GrammarCache
 from formgate.constrain.masks.matcher import GrammarConstraint
@@ -30,7 +31,6 @@ from formgate.constrain.masks.sibling_guard import GuardedConstraint
 from formgate.constrain.masks.thinking import ThinkingBudget, ThinkingConstraint, ThinkingTokens
 from formgate.constrain.masks.token_bytes import TokenBytes
 from formgate.constrain.masks.vocabulary import Vocabulary
-from formgate.constrain.masks.ways import Ways
 from formgate.constrain.regex.formats import FORMATS
 from formgate.constrain.regex.regex_terms import pattern_term
 from formgate.constrain.rules.json_schema import ReadSchemas
@@ -305,9 +305,9 @@ class GrammarCompiler:
         return TokenBytes(self._vocabulary.token_bytes, self._vocabulary.special_ids)
 
     @cached_property
-    def _ways(self) -> Ways:
+    def _ways(self) -> EndSearch:
         vocabulary = self._vocabulary
-        return Ways(
+        return EndSearch(
             vocabulary.token_bytes,
             vocabulary.special_ids,
             vocabulary.eos_ids,

@@ -12,9 +12,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from formgate.constrain.masks.end_search import Closable
 from formgate.constrain.masks.matcher import Prepared
 from formgate.constrain.masks.vocabulary import Vocabulary
-from formgate.constrain.masks.ways import Closable
 
 Part = int | str  # a special token's id, or text
 

@@ -16,8 +16,8 @@ import pytest
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.grammar.shortest import Shortest
 from formgate.constrain.masks.closing import _STEPS, ClosingConstraint
+from formgate.constrain.masks.end_search import Walk
 from formgate.constrain.masks.vocabulary import Vocabulary
-from formgate.constrain.masks.ways import Walk
 from formgate.constrain.schema.validate import validate_json
 
 PIECES = (
