@@ -22,7 +22,7 @@ from format_reading import CONTENT, POOL, Case, Said, read_again
 
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.masks.blueprint import Blueprint
-from formgate.constrain.masks.closing import Ways
+from formgate.constrain.masks.end_search import EndSearch
 from formgate.constrain.masks.vocabulary import Vocabulary
 from formgate.parsers.families.registry import FORMATS, REASONING
 from formgate.parsers.grammar import answer_grammar
@@ -86,7 +86,7 @@ class Walker:
         )
         blueprint = self.compiler.blueprint(json.dumps({"tree": self.tree}))
         self.compiled = self.compiler.build(blueprint)
-        ways = Ways(tokens, special, (EOS,), list)  # a byte is its own token
+        ways = EndSearch(tokens, special, (EOS,), list)  # a byte is its own token
         self.ways = ways.through(Blueprint.loads(blueprint).endings, ())
         wishes = [
             *("</think>", "[/THINK]", "<think>", "[THINK]", "</parameter>", "</arg_value>"),

@@ -27,7 +27,7 @@ from formgate import embedded
 from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.masks.blueprint import Blueprint
-from formgate.constrain.masks.closing import Ways
+from formgate.constrain.masks.end_search import EndSearch
 from formgate.constrain.masks.vocabulary import Vocabulary
 from formgate.gateway.model.tokenizer_folder import load_tokenizer
 from formgate.parsers.families.registry import FORMATS
@@ -52,9 +52,9 @@ class Walker:
         self.texts = {token_id: text for text, token_id in tokenizer.special_ids.items()}
         self.compiler = GrammarCompiler(vocabulary, padded_vocab_size=len(self.tokens))
         self.ends = {i for i, token in enumerate(self.tokens) if token in ENDS} | {*self.eos_ids}
-        self.ways = Ways(self.tokens, special, self.eos_ids, tokenizer.encode_bytes)
+        self.ways = EndSearch(self.tokens, special, self.eos_ids, tokenizer.encode_bytes)
 
-    def compiled(self, tools: list[Tool], choice: ToolChoice) -> tuple[Any, Ways]:
+    def compiled(self, tools: list[Tool], choice: ToolChoice) -> tuple[Any, EndSearch]:
         """And the ways to its end. Raises ConstraintError, UnsupportedArguments."""
         tree = answer_grammar(
             self.format,
@@ -71,7 +71,7 @@ class Walker:
         return self.compiler.build(blueprint), ways
 
     def calls(
-        self, compiled: tuple[Any, Ways], tools: list[Tool], r: random.Random
+        self, compiled: tuple[Any, EndSearch], tools: list[Tool], r: random.Random
     ) -> list[tuple[str, str]] | None:
         """Names and arguments of a random answer; None if it found no end."""
         constraint = compiled[0].start()

@@ -1,6 +1,6 @@
-"""Whether a finished answer keeps to its JSON Schema or regex, by an engine that is independent of
-the masks and bounded by construction: `jsonschema-rs`, whose regexes count their steps. Doubling
-references are exponential in any validator, so it runs in a process that has a limit on CPU time.
+"""Validates a finished answer against its JSON Schema or regex. The engine is independent of the
+masks: `jsonschema-rs`, whose regexes count their steps. References that double at each level are
+exponential in any validator, so the check runs in a process with a limit on CPU time.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import jsonschema_rs
 from formgate.constrain.algebra.scalars import text_matches
 from formgate.constrain.errors import pointer_of
 from formgate.constrain.regex.ecma_regex import PATTERN_OPTIONS, found, gave_up, rust_regex
-from formgate.constrain.regex.whole_regex import regex_term
+from formgate.constrain.regex.request_regexes import regex_term
 from formgate.constrain.schema.dialect import Draft, draft_of
 
 _MOST_SHOWN = 200  # characters of a pointer
 
-# Why an answer was not checked: no second engine reads its grammar; the validator does not read
-# the schema, the answer, or gave up on a pattern; the process that checks was killed for its CPU
-# time or ended otherwise; or too many answers waited.
+# Why an answer was not checked: no second engine reads its grammar; the validator cannot read the
+# schema or the answer, or gave up on a pattern; the checking process was killed for its CPU time,
+# or died; too many answers were waiting.
 UncheckedReason = Literal["grammar", "schema", "answer", "pattern", "time", "process", "busy"]
 UNCHECKED_REASONS: tuple[UncheckedReason, ...] = get_args(UncheckedReason)
 
 
 class Unchecked(Exception):
-    """Nothing is known of an answer, which says nothing against it."""
+    """The answer could not be checked. It may well be valid."""
 
     def __init__(self, reason: UncheckedReason) -> None:
         super().__init__(reason)
@@ -36,7 +36,7 @@ class Unchecked(Exception):
 
 
 class AnswerCheck:
-    """One JSON Schema, compiled. Raises Unchecked if the validator does not read it."""
+    """One compiled JSON Schema. Raises Unchecked if the validator cannot read it."""
 
     def __init__(self, schema_text: str) -> None:
         try:
@@ -52,28 +52,30 @@ class AnswerCheck:
             raise Unchecked("schema") from None
 
     def failure(self, text: str) -> str | None:
-        """What is wrong with a JSON text, in words that quote nothing of it. Raises Unchecked."""
+        """Return the first fault of a JSON text without quoting the text, or None. Raises
+        Unchecked.
+        """
         try:
             value = json.loads(text, parse_float=Decimal)
         except json.JSONDecodeError as error:
             return f"not JSON: {error.msg}"
-        except (ValueError, RecursionError):  # a number too long or a nesting too deep to read
+        except (ValueError, RecursionError):  # a number too long, or nesting too deep
             raise Unchecked("answer") from None
         try:
             wrong = next(self._validator.iter_errors(value), None)
-        except ValueError:  # half a character, for one
+        except ValueError:  # for example a lone surrogate
             raise Unchecked("answer") from None
         if wrong is None:
             return None
         if gave_up(wrong):
             raise Unchecked("pattern")
-        # It holds names that a client chose, which must not write a line of a log.
+        # The path holds names that a client chose; escaped, they cannot add a line to a log.
         return f"the keyword at {ascii(pointer_of(wrong.schema_path))[:_MOST_SHOWN]}"
 
 
 def regex_failure(pattern: str, text: str) -> str | None:
-    """What is wrong with a text that an ECMA-262 regex is to match as a whole. Raises Unchecked
-    where the engine gives up, and where the masks' own engine does not agree.
+    """Return an error if an ECMA-262 regex does not match the whole text, or None. Raises Unchecked
+    if the engine gives up, or if the masks' own engine matches the text.
     """
     matches = found(f"^(?:{pattern})$", text)
     if matches:
@@ -84,7 +86,7 @@ def regex_failure(pattern: str, text: str) -> str | None:
 
 
 class _Annotation:
-    """A keyword that the standard lets say something and assert nothing."""
+    """A keyword that the standard makes an annotation, without power over an instance."""
 
     def __init__(self, parent_schema: dict[str, Any], value: Any, schema_path: list[Any]) -> None:
         pass
@@ -112,7 +114,7 @@ _MAPS = frozenset(
 
 
 def _with_patterns(schema: Any) -> Any:
-    """The schema, with its patterns as `jsonschema-rs` has to be given them."""
+    """The schema with each ECMA-262 pattern translated for `jsonschema-rs`."""
     if isinstance(schema, list):
         return [_with_patterns(part) for part in schema]
     if not isinstance(schema, dict):

@@ -1,22 +1,22 @@
-"""The shortest answer that a tree allows, and one that is found at once."""
+"""The shortest answer of an answer tree, and a short one that costs little to find."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from formgate.constrain.algebra.quick_instance import some_instance
+from formgate.constrain.algebra.quick_instance import quick_instance
 from formgate.constrain.grammar.shortest import Shortest, terminal_text
-from formgate.constrain.grammar.terminal_samples import longest_rest
-from formgate.constrain.rules.grammar_layout import Layout
+from formgate.constrain.grammar.terminal_samples import longest_suffix
+from formgate.constrain.rules.grammar_builder import Spacing
 from formgate.constrain.rules.json_schema import ReadSchemas, shortest_instance
 
 
 def shortest_answer(
     node: Mapping[str, Any], token_bytes: Sequence[bytes], read: ReadSchemas
 ) -> Shortest:
-    """Of grammars and of free text nothing is known: they count as empty. Raises
-    ConstraintError.
+    """Return the shortest answer that the tree allows. Grammars and free text count as empty.
+    Raises ConstraintError.
     """
     match node["kind"]:
         case "text":
@@ -24,14 +24,14 @@ def shortest_answer(
         case "token":
             return _of_text(token_bytes[node["id"]].decode("utf-8", "replace"))
         case "json":
-            return shortest_instance(node["schema"], Layout(node.get("whitespace_pattern")), read)
+            return shortest_instance(node["schema"], Spacing(node.get("whitespace_pattern")), read)
         case "json_object":
             return _of_text("{}")
         case "regex":
             terminal = f"/(?:{_slashed(node['pattern'])})/"
             until = node.get("until", "")
             text = (terminal_text(terminal) or "") + until
-            return Shortest(text, max(len(text.encode()), longest_rest(terminal) + len(until)))
+            return Shortest(text, max(len(text.encode()), longest_suffix(terminal) + len(until)))
         case "free_text_until":
             return _of_text(node["text"])
         case "seq":
@@ -53,15 +53,15 @@ def shortest_answer(
     return Shortest("", 0)
 
 
-def some_answer(node: Mapping[str, Any], read: ReadSchemas) -> str | None:
-    """Of one schema, and nothing is sure of it before a grammar has taken it. Raises
-    ConstraintError.
+def quick_answer(node: Mapping[str, Any], read: ReadSchemas) -> str | None:
+    """Return a short instance if the tree is a single schema, otherwise None. It may be invalid:
+    the caller checks it against the grammar. Raises ConstraintError.
     """
     if node["kind"] != "json":
         return None
     resources, _ = read.of(node["schema"])
     spaced = node.get("whitespace_pattern") is None
-    return some_instance(resources, *((", ", ": ") if spaced else (",", ":")))
+    return quick_instance(resources, *((", ", ": ") if spaced else (",", ":")))
 
 
 def _of_text(text: str) -> Shortest:

@@ -1,12 +1,12 @@
-"""From an answer tree (what a model may write, as plain dicts) to one Lark grammar in llguidance's
-dialect. Every node becomes an expression; schemas, regexes and free text become rules of their own.
+"""Compiles an answer tree (nested dicts that describe an answer) to one grammar in llguidance's
+Lark dialect. Every node becomes an expression; schemas, regexes and free text become rules.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from formgate.constrain.grammar.shortest import byte_tokenizer
 from formgate.constrain.masks.text_before import (
     AT_START,
     JSON_END,
+    AnswerNode,
     Befores,
     after,
     before_each,
@@ -26,20 +27,17 @@ from formgate.constrain.notations.gbnf import is_gbnf
 from formgate.constrain.notations.gbnf_lark import gbnf_to_lark
 from formgate.constrain.notations.lark_grammar import check_lark
 from formgate.constrain.notations.lark_in_json import lark_in_json
-from formgate.constrain.regex.white_space import white_space
-from formgate.constrain.regex.whole_regex import regex_term
-from formgate.constrain.rules.grammar_layout import Layout
+from formgate.constrain.regex.request_regexes import regex_term, white_space
+from formgate.constrain.rules.grammar_builder import Spacing
 from formgate.constrain.rules.guard_plan import GuardPlan
 from formgate.constrain.rules.json_schema import ReadSchemas, guard_refusal, schema_grammar
-
-Node = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class LarkGrammar:
-    """`guards`: the texts right behind which a guarded JSON text begins ("" is the beginning of the
-    answer), each with its plan. `native`: some of it is left to llguidance's own JSON compiler.
-    `endings`: what ends its free texts.
+    """`guards`: each anchor, the text that directly precedes a guarded JSON text ("" at the start
+    of the answer), with its plan. `native`: llguidance's own JSON compiler reads some schema.
+    `endings`: the texts that end its free texts.
     """
 
     source: str
@@ -49,17 +47,19 @@ class LarkGrammar:
 
 
 def to_lark(
-    root: Node, token_bytes: Sequence[bytes], *, native: bool, read: ReadSchemas | None = None
+    root: AnswerNode, token_bytes: Sequence[bytes], *, native: bool, read: ReadSchemas | None = None
 ) -> LarkGrammar:
-    """Raises ConstraintError for a node that cannot be written down."""
-    writer = _Writer(token_bytes, native, read or ReadSchemas())
+    """Compile the tree. With `native`, schemas are left to llguidance where it enforces them
+    exactly. Raises ConstraintError.
+    """
+    writer = _TreeWriter(token_bytes, native, read or ReadSchemas())
     start = writer.expression(root)
     source = "\n".join([f"start: {start}", *writer.rules, ""])
     endings = tuple(dict.fromkeys(writer.endings))
     return LarkGrammar(source, writer.all_guards(), writer.is_native, endings)
 
 
-class _Writer:
+class _TreeWriter:
     def __init__(self, token_bytes: Sequence[bytes], native: bool, read: ReadSchemas) -> None:
         self._token_bytes = token_bytes
         self._read = read
@@ -74,10 +74,10 @@ class _Writer:
     def all_guards(self) -> tuple[tuple[bytes, GuardPlan], ...]:
         guards = self._guards
         if any(text.startswith(JSON_END) for text in guards):
-            guards = self._unguarded | guards  # so that the ends of these are known too
+            guards = self._unguarded | guards  # a guard after JSON needs the ends of these too
         return tuple(guards.items())
 
-    def expression(self, node: Node) -> str:
+    def expression(self, node: AnswerNode) -> str:
         match node["kind"]:
             case "seq":
                 return "(" + " ".join(self.expression(item) for item in node["items"]) + ")"
@@ -89,10 +89,10 @@ class _Writer:
         self._before = self._after(node, self._before)
         return written
 
-    def _after(self, node: Node, befores: Befores) -> Befores:
+    def _after(self, node: AnswerNode, befores: Befores) -> Befores:
         return after(node, befores, self._token_bytes)
 
-    def _leaf(self, node: Node) -> str:
+    def _leaf(self, node: AnswerNode) -> str:
         match node["kind"]:
             case "text":
                 return _literal(node["value"])
@@ -113,8 +113,8 @@ class _Writer:
                 return self._lazy(f"/(?s:.*){_quoted(node['text'])}/" + _without(node))
         raise AssertionError(f"unknown node {node['kind']!r}")
 
-    def _regex(self, node: Node) -> str:
-        """With `until`, up to that text: `lazy`, where it first comes, or as far as may be."""
+    def _regex(self, node: AnswerNode) -> str:
+        """Match the pattern up to `until`: its first occurrence if `lazy`, otherwise its last."""
         term = regex_term(node["pattern"]).text
         _check_matches(term, node["pattern"])
         if "until" not in node:
@@ -125,10 +125,10 @@ class _Writer:
         return self._lazy(term) if node["lazy"] else self._rule("REGEX", term)
 
     def _lazy(self, term: str) -> str:
-        """A rule that ends as soon as it can."""
+        """A rule that ends at the first match."""
         return self._rule("until", self._rule("UNTIL", term), "[lazy]")
 
-    def _choice(self, items: Sequence[Node]) -> str:
+    def _choice(self, items: Sequence[AnswerNode]) -> str:
         before, behind = self._before, []
         written = []
         for item in items:
@@ -143,9 +143,9 @@ class _Writer:
         native = self._native
         if whitespace_pattern is not None:
             whitespace_pattern = white_space(whitespace_pattern)
-            native = False  # llguidance's own compiler takes white space as what may be left out
-        layout = Layout(whitespace_pattern)
-        grammar = schema_grammar(schema, layout, name, native=native, read=self._read)
+            native = False  # llguidance's own compiler makes all white space optional
+        spacing = Spacing(whitespace_pattern)
+        grammar = schema_grammar(schema, spacing, name, native=native, read=self._read)
         self.is_native |= grammar.native
         if grammar.plan is not None and not all(one.is_known for one in self._before):
             raise guard_refusal(schema)
@@ -157,7 +157,7 @@ class _Writer:
         self.rules += grammar.rules
         return grammar.start
 
-    def _repeat(self, node: Node) -> str:
+    def _repeat(self, node: AnswerNode) -> str:
         before = self._before
         behind = self._after(node, before)
         self._before = before_each(node, before, self._token_bytes)
@@ -180,18 +180,20 @@ class _Writer:
 
 
 def _check_matches(term: str, pattern: str) -> None:
-    """A pattern that matches nothing would be found out by its first mask only."""
+    """Raises ConstraintError for a pattern that matches no text, which otherwise only the first
+    mask would reveal.
+    """
     grammar = LLMatcher.grammar_from_lark(f"start: T\nT: {term}\n")
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0)
     if matcher.is_error() or matcher.is_accepting():
-        return  # whoever compiles it says what is wrong with it
+        return  # an error is reported when the whole grammar is compiled
     matcher.compute_bitmask()
     if "NoExtensionBias" in matcher.get_error():
         raise ConstraintError(f"The regex matches no text: {pattern[:99]}", code="invalid_grammar")
 
 
-def _without(node: Node) -> str:
-    """What takes the texts away that hold one of these."""
+def _without(node: AnswerNode) -> str:
+    """The Lark suffix that excludes texts containing one of `without`."""
     texts = "|".join(_quoted(text) for text in node.get("without", ()))
     return f" & ~/(?s:.*)(?:{texts})(?s:.*)/" if texts else ""
 
@@ -209,8 +211,10 @@ def _literal(value: str) -> str:
     return json.dumps(value)
 
 
-def _lark_source(node: Node) -> str:
-    """Users write both notations in one field. `in_json`: for the inside of a JSON string."""
+def _lark_source(node: AnswerNode) -> str:
+    """The node's grammar as Lark. `source` may be GBNF or Lark, as requests have one field for
+    both. `in_json`: the grammar describes the content of a JSON string.
+    """
     source: str = node["source"]
     if node.get("in_json"):
         return lark_in_json(source)

@@ -1,5 +1,5 @@
-"""From the text of a constraint to token masks. Compiled grammars are shared and never change; what
-a sequence needs is a copy of their first state.
+"""Compiles the text of a constraint to token masks. Compiled grammars are shared and immutable; a
+sequence copies their first state.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from llguidance import LLMatcher, LLParserLimits
 
-from formgate.constrain.answer_size import shortest_answer, some_answer
+from formgate.constrain.answer_size import quick_answer, shortest_answer
 from formgate.constrain.answer_tree import to_lark
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar.shortest import Shortest
@@ -22,6 +22,7 @@ from formgate.constrain.library_errors import refused
 from formgate.constrain.masks.blueprint import Blueprint, Guards
 from formgate.constrain.masks.closing import Budget, ClosingConstraint
 from formgate.constrain.masks.constraint import Constraint
+from formgate.constrain.masks.end_search import EndSearch
 from formgate.constrain.masks.fsm import CompiledFsm, FsmCompiler, FsmConstraint, regex_of
 from formgate.constrain.masks.grammar_cache import GrammarCache
 from formgate.constrain.masks.matcher import GrammarConstraint
@@ -31,7 +32,6 @@ from formgate.constrain.masks.sibling_guard import GuardedConstraint
 from formgate.constrain.masks.thinking import ThinkingConstraint, ThinkingTokens
 from formgate.constrain.masks.token_bytes import TokenBytes
 from formgate.constrain.masks.vocabulary import Vocabulary
-from formgate.constrain.masks.ways import Ways
 from formgate.constrain.regex.formats import FORMATS
 from formgate.constrain.regex.regex_terms import pattern_term
 from formgate.constrain.rules.json_schema import ReadSchemas
@@ -41,10 +41,10 @@ TokenConstraint = (
 )
 Backend = Literal["llguidance", "outlines"]
 
-# What a compiled grammar takes beside its text, measured: bytes for each byte of its Lark source.
+# Measured memory of a compiled grammar, per byte of its Lark source.
 _BYTES_PER_SOURCE_BYTE = 25
 
-_OF_ALL_SORTS = {
+_WARM_UP_SCHEMA = {
     "type": "object",
     "properties": {
         "name": {"type": "string", "minLength": 1, "maxLength": 40},
@@ -67,16 +67,16 @@ _ONE_SCHEMA = re.compile(r"start: (\w+)\n\1: %json (\{.*\})\n")
 
 @dataclass(frozen=True)
 class Limits:
-    """What one constraint may cost."""
+    """Bounds on the size and the work of one constraint."""
 
     max_spec_bytes: int = 2_000_000
     max_grammar_size: int = 500_000  # symbols in productions
     max_lexer_states: int = 100_000  # about 2 kB each
     initial_lexer_fuel: int = 1_000_000  # about 50,000 a millisecond
-    # For one mask: counted words within a maxLength need more than llguidance's 200,000.
+    # Per mask. Counted words within a maxLength need more than llguidance's 200,000.
     step_lexer_fuel: int = 2_000_000
     step_max_items: int = 50_000  # about 20,000 a millisecond
-    max_items_in_row: int = 20_000  # of one byte: an enum of numbers has one for each
+    max_items_in_row: int = 20_000  # Earley items per byte: an enum of numbers has one per value
     max_cached_bytes: int = 100_000_000
 
     def for_parser(self) -> LLParserLimits:
@@ -92,7 +92,7 @@ class Limits:
 
 
 class _Spec:
-    """A constraint while it is compiled."""
+    """A constraint during compilation: its text, and its schemas once they are read."""
 
     def __init__(self, text: str, max_bytes: int) -> None:
         self.text = text
@@ -118,7 +118,7 @@ class _Spec:
 class GrammarCompiler:
     """Thread-safe. `padded_vocab_size` is the number of logits, at least the vocabulary's size.
     With the backend "outlines", regular constraints are compiled to Outlines' index; all others
-    stay with llguidance.
+    use llguidance.
     """
 
     def __init__(
@@ -143,50 +143,50 @@ class GrammarCompiler:
         self._sizes = GrammarCache[Shortest](most // 10)
 
     def warm_up(self) -> None:
-        """Make now what the first requests would wait for: tables of the vocabulary, and whatever
-        is made at a first use.
+        """Build the vocabulary's tables and fill lazy caches, so that the first requests do not
+        wait for them.
         """
-        spec_text = json.dumps({"tree": {"kind": "json", "schema": _OF_ALL_SORTS}})
+        spec_text = json.dumps({"tree": {"kind": "json", "schema": _WARM_UP_SCHEMA}})
         self.factory(Constraint.of(self.blueprint(spec_text)).dumps())
         self.num_tokens(self.shortest(spec_text).text)
         _ = self._tokens, self._ways
 
     def warm_up_formats(self) -> None:
-        """The same for the formats of schemas, which only blueprints need."""
+        """Compile the formats of schemas in advance. Only makers of blueprints use them."""
         for known, in_json in product(FORMATS.values(), (False, True)):
             pattern_term(known.narrow, search=False, in_json=in_json)
 
     def compile(self, spec_text: str) -> CompiledGrammar | CompiledFsm:
-        """From the spec of an answer tree, in one process. Raises ConstraintError."""
+        """Compile and build the spec of an answer tree in this process. Raises ConstraintError."""
         return self.build(self.blueprint(spec_text))
 
     def blueprint(self, spec_text: str) -> str:
-        """The spec of an answer tree, compiled, checked, and ready to be built from anywhere.
-        Raises ConstraintError if the constraint cannot be enforced exactly.
+        """Compile and check the spec of an answer tree. Any process can build the blueprint. Raises
+        ConstraintError if the constraint cannot be enforced exactly.
         """
         return self._blueprint(_Spec(spec_text, self._limits.max_spec_bytes))
 
     def sized_blueprint(self, spec_text: str) -> tuple[str, Shortest]:
-        """The blueprint and the shortest answer, which takes less time for both together. Raises
+        """Return the blueprint and the shortest answer. The schemas are read once for both. Raises
         ConstraintError.
         """
         spec = _Spec(spec_text, self._limits.max_spec_bytes)
         return self._blueprint(spec), self._shortest(spec)
 
     def fitting_blueprint(self, spec_text: str) -> tuple[str, int]:
-        """The blueprint, and how many tokens are enough for an answer: often as few as can be, and
-        much quicker to know. Raises ConstraintError.
+        """Return the blueprint, and a number of tokens in which some answer fits. It is often the
+        minimum, and much cheaper to compute. Raises ConstraintError.
         """
         spec = _Spec(spec_text, self._limits.max_spec_bytes)
         blueprint = self._blueprint(spec)
-        enough = self._tokens_of_some_answer(spec, blueprint)
+        enough = self._tokens_of_quick_answer(spec, blueprint)
         return blueprint, self.num_tokens(self._shortest(spec).text) if enough is None else enough
 
-    def _tokens_of_some_answer(self, spec: _Spec, blueprint_text: str) -> int | None:
+    def _tokens_of_quick_answer(self, spec: _Spec, blueprint_text: str) -> int | None:
         built = self.build(blueprint_text)
         if not isinstance(built, CompiledGrammar) or built.guarded:
             return None
-        text = some_answer(spec.tree, spec.schemas)
+        text = quick_answer(spec.tree, spec.schemas)
         if text is None:
             return None
         tokens = self._tokenizer.tokenize_str(text)
@@ -237,7 +237,7 @@ class GrammarCompiler:
         return masks
 
     def filler(self, num_threads: int) -> ParallelFiller:
-        """For the masks of many of its constraints at once."""
+        """A filler for the masks of many constraints in one step."""
         return ParallelFiller(self._mask_bytes // 4, num_threads=num_threads)
 
     def shortest(self, spec_text: str) -> Shortest:
@@ -255,7 +255,9 @@ class GrammarCompiler:
         return size
 
     def closing(self, blueprint_text: str, shortest: Shortest, tokens: int = 0) -> Budget:
-        """How an answer ends within so many tokens. Searches for a way through the whole of it."""
+        """The budget of an answer of `tokens` tokens. Searches for a token sequence of a whole
+        answer.
+        """
         constraint = self.build(blueprint_text).start()
         if isinstance(constraint, FsmConstraint) or not self._vocabulary.eos_ids:
             return Budget(tokens, shortest.largest_part)
@@ -267,7 +269,7 @@ class GrammarCompiler:
         return Budget(tokens, shortest.largest_part, shortest.endings, tuple(way))
 
     def num_tokens(self, text: str) -> int:
-        """How many tokens the tokenizer writes a text in."""
+        """Number of tokens of a text."""
         return len(self._tokenizer.tokenize_str(text))
 
     def _grammar_blueprint(self, spec: _Spec) -> str:
@@ -277,7 +279,7 @@ class GrammarCompiler:
             source = _source(lark.source)
             grammar = self._grammar(source, lark.guards)
             if grammar.first.is_error() and lark.native:
-                # The algebra takes more than llguidance's own compiler, and says why not.
+                # The algebra supports more than llguidance's own compiler, and has better errors.
                 lark = to_lark(tree, token_bytes, native=False, read=read)
                 source = _source(lark.source)
                 grammar = self._grammar(source, lark.guards)
@@ -300,9 +302,9 @@ class GrammarCompiler:
         return TokenBytes(self._vocabulary.token_bytes, self._vocabulary.special_ids)
 
     @cached_property
-    def _ways(self) -> Ways:
+    def _ways(self) -> EndSearch:
         vocabulary = self._vocabulary
-        return Ways(
+        return EndSearch(
             vocabulary.token_bytes,
             vocabulary.special_ids,
             vocabulary.eos_ids,
@@ -311,8 +313,8 @@ class GrammarCompiler:
 
 
 def _source(lark: str) -> str:
-    """A grammar that is nothing but one schema without the Lark about it, which takes llguidance
-    longer to read than most schemas.
+    """The grammar without the Lark around it if it is a single schema: llguidance takes longer to
+    read the Lark than most schemas.
     """
     whole = _ONE_SCHEMA.fullmatch(lark)
     return lark if whole is None else f'{{"grammars": [{{"json_schema": {whole[2]}}}]}}'
@@ -321,6 +323,6 @@ def _source(lark: str) -> str:
 def _too_deep() -> ConstraintError:
     return ConstraintError(
         "The constraint is nested too deeply. Write inner schemas into `$defs` of the root, and a "
-        "`$ref` in their stead.",
+        "`$ref` in their place.",
         code="schema_too_complex",
     )

@@ -14,7 +14,7 @@ class ConstraintError(ValueError):
     """The constraint cannot be enforced exactly, and is therefore refused.
 
     `pointer` is the JSON Pointer (RFC 6901) of the offending place in the schema, "" for its root
-    or where there is no schema. `keyword` is the JSON Schema keyword at fault, if one is.
+    and for constraints without a schema. `keyword` is the JSON Schema keyword at fault, if known.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ConstraintError(ValueError):
         code: ConstraintCode = "unsupported_schema",
         keyword: str | None = None,
     ) -> Self:
-        """`why` continues the sentence that names keyword and place."""
+        """The error of a place in a schema. `why` completes "In the keyword ... at ...: "."""
         pointer = pointer_of(path)
         what = f"the keyword {keyword!r} at" if keyword else "the schema at"
         return cls(
@@ -52,13 +52,13 @@ class ConstraintError(ValueError):
 
 
 class SelfReferenceError(ConstraintError):
-    """A schema that is defined by itself, with no value between."""
+    """A schema that refers to itself before it reads a value."""
 
 
 class Unplaced(ConstraintError):
-    """Raised where it is known what is too much, and not which part of the schema is in hand. Who
-    knows that puts `placed` in its stead. `keywords`: those that can be at fault, the likeliest
-    first.
+    """An error without a pointer, raised below the level at which places in the schema are known. A
+    caller that knows the place replaces it with `placed`. `keywords`: the candidates to blame, the
+    likeliest first.
     """
 
     def __init__(self, why: str, *, keywords: Sequence[str], code: ConstraintCode) -> None:
@@ -68,5 +68,5 @@ class Unplaced(ConstraintError):
 
 
 def pointer_of(path: Iterable[str | int]) -> str:
-    """RFC 6901: `~` is `~0` and `/` is `~1` inside a part."""
+    """The JSON Pointer of a path (RFC 6901): `~` is written `~0`, and `/` is written `~1`."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)

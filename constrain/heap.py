@@ -1,5 +1,5 @@
-"""The C heap of this process. llguidance keeps its grammars there, grows them while masks are made,
-and tells no one their size. Only glibc can be asked; elsewhere nothing is known and nothing done.
+"""The C heap of this process. llguidance keeps its grammars there, grows them while it computes
+masks, and does not report their size. Works with glibc only; elsewhere it reports and does nothing.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Heap:
             self._info.restype = _Mallinfo
 
     def bytes_in_use(self) -> int | None:
-        """Allocated and not freed; takes 5 to 100 us."""
+        """Bytes allocated and not freed; None without glibc. Takes 5 to 100 us."""
         if self._info is None:
             return None
         info = self._info()
         return int(info.uordblks + info.hblkhd)
 
     def trim(self) -> None:
-        """Return freed pages to the system, which glibc itself does only at the top of an arena."""
+        """Return freed pages to the system. glibc itself does so only at the top of an arena."""
         if self._trim is not None:
             self._trim(0)

@@ -1,6 +1,4 @@
-"""What llguidance says of a grammar, in words of our own: its messages speak of what no client has
-written.
-"""
+"""Translates llguidance's errors, which name internals that no client has written."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ TOO_MUCH = (
 
 
 def refused(message: str) -> ConstraintError:
-    """Why a grammar is refused that llguidance has an error for."""
+    """The refusal of a grammar for which llguidance reports `message`."""
     if any(word in message for word in _NOTHING):
         return ConstraintError(
             "No text at all satisfies the constraint.", code="unsupported_schema"
@@ -34,7 +32,7 @@ def is_limit(message: str) -> bool:
 
 
 def failed(message: str) -> ValueError:
-    """Why no mask can be made any more."""
+    """The error of a sequence for which llguidance can no longer compute masks."""
     if any(word in message for word in _NOTHING):
-        return ValueError("no text that satisfies it goes on from here")
+        return ValueError("no text that satisfies it continues from here")
     return ValueError(TOO_MUCH)

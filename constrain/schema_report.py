@@ -1,4 +1,4 @@
-"""What formgate would enforce of a JSON Schema and how, keyword by keyword."""
+"""The report of a JSON Schema: how formgate enforces it, keyword by keyword."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from formgate.constrain.masks.blueprint import Blueprint
 from formgate.constrain.regex.formats import FORMATS
 from formgate.constrain.schema.dialect import draft_of
 from formgate.constrain.schema.ledger import LEDGER, How
-from formgate.constrain.schema.resources import Node
+from formgate.constrain.schema.resources import SchemaNode
 from formgate.constrain.schema.schema_check import MAX_DEPTH, checked
 
 # `max_depth`: levels of schemas inside schemas. `max_spec_bytes`: of the constraint as JSON.
@@ -21,7 +21,7 @@ LIMITS = {"max_depth": MAX_DEPTH, "max_spec_bytes": Limits.max_spec_bytes}
 
 
 def schema_report(schema: Any, compiler: GrammarCompiler) -> dict[str, Any]:
-    """Never raises ConstraintError: what is refused is said in the report."""
+    """Report on a schema. A refusal is part of the report; ConstraintError is never raised."""
     keywords: list[dict[str, str]] = []
     spec = json.dumps({"tree": {"kind": "json", "schema": schema}})
     try:
@@ -42,14 +42,14 @@ def schema_report(schema: Any, compiler: GrammarCompiler) -> dict[str, Any]:
 def _shortest(
     schema: Any, text: str, compiler: GrammarCompiler, *, guarded: bool
 ) -> dict[str, Any] | None:
-    """None where no instance is known: what a guard asks for is not in the grammar, and its
-    shortest text may repeat itself.
+    """The shortest instance; None if none is known. A grammar lacks the conditions of a guard, so
+    the shortest text of a guarded schema may repeat an item and be invalid.
     """
     try:
         value = json.loads(text)
         if AnswerCheck(json.dumps(schema)).failure(text) is not None:
             return None
-    except (ValueError, RecursionError):  # none was found, or none that this parser reads
+    except (ValueError, RecursionError):  # none was found, or this parser cannot read it
         return None
     except Unchecked:
         if guarded:
@@ -85,7 +85,7 @@ def _report(schema: Any, keywords: Sequence[dict[str, str]]) -> dict[str, Any]:
     }
 
 
-def _keywords(node: Node) -> Iterator[dict[str, str]]:
+def _keywords(node: SchemaNode) -> Iterator[dict[str, str]]:
     if isinstance(node.schema, bool):
         return
     for keyword, value in node.schema.items():

@@ -1,7 +1,7 @@
 """JSON Schema as a boolean algebra: a schema, or its negation, becomes for each kind of value a
-list of alternatives (`shapes`), each a plain conjunction. `not` and `oneOf` vanish here by De
-Morgan's laws, `if`, `dependent*` and `unevaluated*` by expansion. The idea is that of alternating
-tree automata; Attouche et al., "Witness Generation for JSON Schema" (VLDB 2022), work it out.
+list of alternatives (`shapes`), each a plain conjunction. De Morgan's laws eliminate `not` and
+`oneOf`; expansion eliminates `if`, `dependent*` and `unevaluated*`. The method is that of
+alternating tree automata; see Attouche et al., "Witness Generation for JSON Schema" (VLDB 2022).
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 
 from formgate.constrain.algebra.alternatives import Alternatives, with_absent_members
 from formgate.constrain.algebra.array_keywords import array_clauses, with_unevaluated_items
-from formgate.constrain.algebra.clauses import Clause, Ways, not_negatable
-from formgate.constrain.algebra.constant_schemas import ConstantSchemas
+from formgate.constrain.algebra.clauses import Clause, OneOfs, not_negatable
 from formgate.constrain.algebra.emptiness import Emptiness
 from formgate.constrain.algebra.object_keywords import (
     PresenceReader,
@@ -22,7 +21,6 @@ from formgate.constrain.algebra.object_keywords import (
     presence_clause,
     with_unevaluated_properties,
 )
-from formgate.constrain.algebra.one_of import OneOfs
 from formgate.constrain.algebra.refusal_places import placed
 from formgate.constrain.algebra.scalar_keywords import (
     number_clauses,
@@ -35,7 +33,9 @@ from formgate.constrain.algebra.shapes import (
     TOP,
     Array,
     Conjunction,
+    ConstantSchemas,
     Kind,
+    LazyShapes,
     Literal,
     Object,
     Shape,
@@ -43,7 +43,7 @@ from formgate.constrain.algebra.shapes import (
 from formgate.constrain.errors import ConstraintError, SelfReferenceError, Unplaced
 from formgate.constrain.schema.dialect import Draft
 from formgate.constrain.schema.ledger import says_nothing_but
-from formgate.constrain.schema.resources import Node, Resources
+from formgate.constrain.schema.resources import Resources, SchemaNode
 
 _KINDS_OF_TYPE = {kind.value: (kind,) for kind in KINDS} | {"integer": (Kind.NUMBER,)}
 
@@ -51,7 +51,9 @@ _WITH_PARTS = frozenset((Kind.ARRAY, Kind.OBJECT))
 
 
 class Algebra:
-    """Raises ConstraintError for what it cannot express, when that is asked for."""
+    """Expands lazily: a schema that cannot be expressed raises ConstraintError when it is asked
+    for. The work is bounded by `alternatives.MAX_WORK`.
+    """
 
     def __init__(self, resources: Resources, draft: Draft) -> None:
         self._resources = resources
@@ -59,9 +61,9 @@ class Algebra:
         self._literals: dict[tuple[Literal, Kind, bool], list[Shape]] = {}
         self._shapes: dict[tuple[Conjunction, Kind], list[Shape]] = {}
         self._running: set[tuple[Literal, Kind, bool]] = set()
-        self._aliases: dict[Node, Node] = {}
+        self._aliases: dict[SchemaNode, SchemaNode] = {}
         self._orders: dict[frozenset[Literal], Conjunction] = {}
-        self._kinds: dict[Node, tuple[Kind, ...]] = {}
+        self._kinds: dict[SchemaNode, tuple[Kind, ...]] = {}
         self._constants = ConstantSchemas()
         self._alternatives = Alternatives(lambda shape: self._emptiness.of_shape(shape, 2))
         self._presence = PresenceReader(
@@ -72,18 +74,18 @@ class Algebra:
         self._emptiness = Emptiness(self.shapes, self.kinds, self._alternatives.spend)
         self._one_ofs = OneOfs(self.literal, self._alternatives, self._emptiness)
 
-    def rest(self) -> None:
-        """Whoever asks from now on may ask for as much work as if it asked first."""
-        self._alternatives.rest()
+    def reset_budget(self) -> None:
+        """Reset the work budget."""
+        self._alternatives.reset_budget()
 
     def spend(self, work: int) -> None:
-        """Raises Unplaced when it is too much, with all that was done before."""
+        """Charge `work` to the budget. Raises Unplaced if the budget is exceeded."""
         self._alternatives.spend(work)
 
-    # What a conjunction allows.
+    # Conjunctions.
 
     def shapes(self, schema: Conjunction, kind: Kind) -> list[Shape]:
-        """The alternatives for values of one kind; none if no such value is allowed."""
+        """The alternatives for values of one kind; empty if none is allowed."""
         if not schema:
             return [TOP[kind]]
         key = (schema, kind)
@@ -101,18 +103,18 @@ class Algebra:
                 raise self.placed(error, schema) from None
         return known
 
-    def _factors(self, schema: Conjunction, kind: Kind) -> list[Ways]:
-        """Of a conjunction's alternatives. Conjunctions of scalars grow literal by literal, so what
-        all but the last come to is often known.
+    def _factors(self, schema: Conjunction, kind: Kind) -> list[LazyShapes]:
+        """The factors of a conjunction's product. Conjunctions of scalars grow literal by literal,
+        so the product of all but the last literal is often cached.
         """
         before = self._shapes.get((schema[:-1], kind)) if kind not in _WITH_PARTS else None
-        last: list[Ways] = [partial(self.literal, schema[-1], kind)]
+        last: list[LazyShapes] = [partial(self.literal, schema[-1], kind)]
         if before is not None:
             return [lambda: before, *last]
         return [*(partial(self.literal, one, kind) for one in schema[:-1]), *last]
 
     def kinds(self, schema: Conjunction) -> Sequence[Kind]:
-        """The kinds of values that `type` alone does not rule out."""
+        """The kinds of values that `type` allows."""
         kinds: Sequence[Kind] = KINDS
         for node, holds in schema:
             if holds and (own := self._kinds_of(node)) is not KINDS:
@@ -120,7 +122,7 @@ class Algebra:
         return kinds
 
     def placed(self, error: Unplaced, schema: Conjunction) -> ConstraintError:
-        """`error`, which came up while `schema` was worked out, with its place if that is known."""
+        """Return `error`, which arose from `schema`, with its place in the schema if found."""
         nodes = [self._constants.owner(node) for node, _ in schema]
         found = placed(error, nodes, self._resources.target)
         if self._alternatives.overworked and found is not error:
@@ -128,20 +130,20 @@ class Algebra:
         return found
 
     def is_empty(self, schema: Conjunction) -> bool:
-        """True only if no value at all satisfies it."""
+        """True only if no value satisfies the schema. False may be wrong; see `Emptiness`."""
         return self._emptiness.of(self._as_first_met(schema))
 
-    def branches_apart(self, node: Node) -> bool:
-        """Whether no value satisfies two branches of the node's `oneOf`."""
+    def branches_disjoint(self, node: SchemaNode) -> bool:
+        """True only if no value satisfies two branches of the node's `oneOf`."""
         subs = [self._resources.child(node, "oneOf", at) for at in range(len(node.schema["oneOf"]))]
         try:
-            return all(self._one_ofs.apart(subs, kind) for kind in KINDS)
+            return all(self._one_ofs.disjoint(subs, kind) for kind in KINDS)
         except ConstraintError:
             return False
 
     def without_aliases(self, schema: Conjunction) -> Conjunction:
-        """The same schemas, none of them a mere reference to another, and scalars in one order
-        wherever they come: it is the order of members that depends on that of their schemas.
+        """Replace mere references by their targets, and sort schemas of scalars in one order. Other
+        schemas keep theirs, because the order of members depends on it.
         """
         for node, _ in schema:
             if not isinstance(node.schema, bool) and "$ref" in node.schema:
@@ -156,7 +158,7 @@ class Algebra:
     def _as_first_met(self, schema: Conjunction) -> Conjunction:
         return self._orders.setdefault(frozenset(schema), schema) if len(schema) > 1 else schema
 
-    def _aliased(self, node: Node) -> Node:
+    def _aliased(self, node: SchemaNode) -> SchemaNode:
         known = self._aliases.get(node)
         if known is not None:
             return known
@@ -166,16 +168,16 @@ class Algebra:
                 break
             node = self._resources.target(node, "$ref")
             if node in seen:
-                break  # a circle of references, which is refused where it is read
+                break  # a cycle of references; `literal` refuses it
             seen.add(node)
         self._aliases[first] = node
         return node
 
-    # What one schema, or its negation, allows.
+    # Literals: one schema, or its negation.
 
     def literal(self, literal: Literal, kind: Kind, *, tracked: bool = False) -> list[Shape]:
-        """`tracked`: for `unevaluated*`, the ways through a schema are told apart that otherwise
-        would be one.
+        """The alternatives of one schema, or of its negation. With `tracked`, alternatives that
+        differ only in what they evaluate stay separate, as `unevaluated*` needs.
         """
         key = (literal, kind, tracked)
         known = self._literals.get(key)
@@ -215,8 +217,8 @@ class Algebra:
         self._literals[key] = shapes
         return shapes
 
-    def _kinds_of(self, node: Node) -> tuple[Kind, ...]:
-        """By `type` alone, which spares a look at all the rest."""
+    def _kinds_of(self, node: SchemaNode) -> tuple[Kind, ...]:
+        """The kinds that `type` allows; a kind that it excludes needs no further work."""
         kinds = self._kinds.get(node)
         if kinds is None:
             kinds = KINDS
@@ -231,7 +233,7 @@ class Algebra:
             self._kinds[node] = kinds
         return kinds
 
-    def _clauses(self, node: Node, kind: Kind, tracked: bool) -> list[Clause]:
+    def _clauses(self, node: SchemaNode, kind: Kind, tracked: bool) -> list[Clause]:
         schema = node.schema
         if self._ref_alone and "$ref" in schema:
             return [self._reference(node, "$ref", kind, tracked)]
@@ -265,17 +267,17 @@ class Algebra:
         clauses += self._applicators(node, kind, tracked)
         return clauses
 
-    def _reference(self, node: Node, keyword: str, kind: Kind, tracked: bool) -> Clause:
+    def _reference(self, node: SchemaNode, keyword: str, kind: Kind, tracked: bool) -> Clause:
         target = self._resources.target(node, keyword)
         return self._of_literal(target, kind, tracked)
 
-    def _of_literal(self, node: Node, kind: Kind, tracked: bool) -> Clause:
+    def _of_literal(self, node: SchemaNode, kind: Kind, tracked: bool) -> Clause:
         return Clause(
             lambda: self.literal((node, True), kind, tracked=tracked),
             lambda: self.literal((node, False), kind),
         )
 
-    def _applicators(self, node: Node, kind: Kind, tracked: bool) -> Iterable[Clause]:
+    def _applicators(self, node: SchemaNode, kind: Kind, tracked: bool) -> Iterable[Clause]:
         schema = node.schema
         for keyword in ("allOf", "anyOf", "oneOf"):
             if keyword not in schema:
@@ -303,12 +305,12 @@ class Algebra:
         if "if" in schema and ("then" in schema or "else" in schema or tracked):
             yield self._if(node, kind, tracked)
 
-    def _any_of(self, subs: list[Node], kind: Kind, tracked: bool) -> Clause:
+    def _any_of(self, subs: list[SchemaNode], kind: Kind, tracked: bool) -> Clause:
         def holds() -> list[Shape]:
             ways: list[Callable[[], list[Shape]]] = [
                 partial(self.literal, (sub, True), kind, tracked=tracked) for sub in subs
             ]
-            if tracked:  # each branch that holds counts, so those that hold together do
+            if tracked:  # each branch that holds evaluates, so each set of branches is one way
                 ways += [
                     partial(
                         self._alternatives.product,
@@ -328,7 +330,7 @@ class Algebra:
             ),
         )
 
-    def _if(self, node: Node, kind: Kind, tracked: bool) -> Clause:
+    def _if(self, node: SchemaNode, kind: Kind, tracked: bool) -> Clause:
         child = self._resources.child
         condition = child(node, "if")
 
@@ -351,13 +353,13 @@ class Algebra:
             lambda: self._alternatives.limited(way(True, False) + way(False, False)),
         )
 
-    def _one_of_values(self, owner: Node, values: list[Any], kind: Kind) -> Clause:
+    def _one_of_values(self, owner: SchemaNode, values: list[Any], kind: Kind) -> Clause:
         scalar = scalar_values(values, kind)
         if scalar is not None:
             return scalar
         wanted = list if kind is Kind.ARRAY else dict
         nodes = [self._constants.of(owner, value) for value in values if isinstance(value, wanted)]
-        # To equal a value evaluates none of its parts, as `unevaluated*` means it.
+        # For `unevaluated*`, `const` and `enum` evaluate no part of a value.
         return Clause(
             lambda: [
                 _unannotated(shape) for node in nodes for shape in self.literal((node, True), kind)
@@ -367,7 +369,7 @@ class Algebra:
             ),
         )
 
-    def _with_unevaluated(self, node: Node, kind: Kind, shapes: list[Shape]) -> list[Shape]:
+    def _with_unevaluated(self, node: SchemaNode, kind: Kind, shapes: list[Shape]) -> list[Shape]:
         keyword = _unevaluated(node, kind)
         if keyword is None:
             return shapes
@@ -380,7 +382,7 @@ class Algebra:
         return [with_unevaluated_items(way, rest, self._resources.either) for way in ways]
 
 
-def _unevaluated(node: Node, kind: Kind) -> str | None:
+def _unevaluated(node: SchemaNode, kind: Kind) -> str | None:
     keyword = {Kind.OBJECT: "unevaluatedProperties", Kind.ARRAY: "unevaluatedItems"}.get(kind)
     return keyword if keyword in node.schema else None
 

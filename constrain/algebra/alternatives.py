@@ -1,5 +1,5 @@
-"""Unions and products of lists of alternatives, and how much work they may take together. The work
-is counted, not timed: a schema is refused on every machine or on none.
+"""Unions and products of lists of alternatives, under one budget of work. The work is counted, not
+timed, so that a schema is refused on every machine or on none.
 """
 
 from __future__ import annotations
@@ -7,17 +7,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from formgate.constrain.algebra.presence import Any, Has, Not, any_of
-from formgate.constrain.algebra.shapes import TOP, Kind, Object, Shape, meet
+from formgate.constrain.algebra.shapes import TOP, Kind, LazyShapes, Object, Shape, meet
 from formgate.constrain.errors import ConstraintError, Unplaced
 
 MAX_SHAPES = 4_000  # alternatives of one schema for one kind of value
-MAX_WORK = 20_000  # pairs of alternatives that are looked at: about half a second
-MANY_PAIRS = 12  # of which those that allow nothing are left out
-MOST_COMPARED = 60  # alternatives that are compared with each other
+MAX_WORK = 20_000  # pairs of alternatives: about half a second
+MANY_PAIRS = 12  # size from which a product is filtered for empty alternatives
+MOST_COMPARED = 60  # size up to which alternatives are compared pairwise
 
-Ways = Callable[[], list[Shape]]
 
-# What makes alternatives; the likeliest to make many first.
+# Keywords that make alternatives, the likeliest to make many first.
 _BRANCHING = (
     *("oneOf", "anyOf", "not", "if", "allOf", "dependentSchemas", "dependencies", "enum"),
     *("unevaluatedProperties", "unevaluatedItems", "type"),
@@ -29,16 +28,16 @@ _FEWER = (
 
 
 class Alternatives:
-    """Raises Unplaced for what is too much."""
+    """Raises Unplaced beyond `MAX_SHAPES` alternatives or `MAX_WORK` pairs."""
 
     def __init__(self, is_empty: Callable[[Shape], bool]) -> None:
-        """`is_empty` tells at little cost that an alternative allows nothing, and may miss it."""
+        """`is_empty` is a cheap test that an alternative allows no value; False may be wrong."""
         self._is_empty = is_empty
         self._work = 0
         self._refusal: ConstraintError | None = None
 
-    def rest(self) -> None:
-        """Forget the work that has been done."""
+    def reset_budget(self) -> None:
+        """Reset the work budget."""
         self._work = 0
         self._refusal = None
 
@@ -47,17 +46,17 @@ class Alternatives:
         return self._work > MAX_WORK
 
     def refuse_with(self, error: ConstraintError) -> None:
-        """What is raised from now on: the first place where the work was too much is the one that
-        is named.
-        """
+        """Raise `error` whenever the budget is exceeded, so that the first place is named."""
         self._refusal = self._refusal or error
 
-    # `tracked`: for `unevaluated*`, a way that another allows already may still evaluate more.
+    # `tracked`: keep an alternative that another one covers, as it may evaluate more.
 
-    def union(self, ways: Iterable[Ways], *, tracked: bool = False) -> list[Shape]:
+    def union(self, ways: Iterable[LazyShapes], *, tracked: bool = False) -> list[Shape]:
         return self.limited([shape for way in ways for shape in way()], tracked=tracked)
 
-    def product(self, factors: Iterable[Ways], kind: Kind, *, tracked: bool = False) -> list[Shape]:
+    def product(
+        self, factors: Iterable[LazyShapes], kind: Kind, *, tracked: bool = False
+    ) -> list[Shape]:
         product: list[Shape] = [TOP[kind]]
         for factor in factors:
             if not product:
@@ -70,7 +69,7 @@ class Alternatives:
                 continue
             pairs = [met for one in product for two in alternatives if (met := self.met(one, two))]
             if len(pairs) > MANY_PAIRS:
-                # Conditions on one member leave one way for each of its constants, not all subsets.
+                # Conditions on one member then leave one alternative per constant, not per subset.
                 pairs = [met for met in pairs if not self._is_empty(met)]
             product = self.limited(pairs, tracked=tracked)
         return product
@@ -89,7 +88,7 @@ class Alternatives:
             )
 
     def limited(self, shapes: list[Shape], *, tracked: bool = False) -> list[Shape]:
-        """Each alternative once."""
+        """The alternatives without duplicates. Raises Unplaced if they are too many."""
         if len(shapes) > 1:
             shapes = list(dict.fromkeys(shapes))
             if not tracked:
@@ -100,16 +99,16 @@ class Alternatives:
 
 
 def _without_special_cases(shapes: list[Shape]) -> list[Shape]:
-    """Without the objects that another alternative allows already."""
+    """Drop objects that another alternative covers."""
     if len(shapes) > MOST_COMPARED or not isinstance(shapes[0], Object):
         return shapes
     objects = [shape for shape in shapes if isinstance(shape, Object)]
-    said = [thing.said for thing in objects]
+    asserted = [thing.assertions for thing in objects]
     return [
         one
         for at, one in enumerate(objects)
         if not any(
-            said[place] <= said[at] and other.covers(one)
+            asserted[place] <= asserted[at] and other.covers(one)
             for place, other in enumerate(objects)
             if place != at
         )
@@ -117,8 +116,8 @@ def _without_special_cases(shapes: list[Shape]) -> list[Shape]:
 
 
 def with_absent_members(shapes: list[Shape]) -> list[Shape]:
-    """Where a member may be absent in one alternative and of some value in another, the two are
-    one: that value, if it is there. So the negation of a required member's schema is one.
+    """Merge an alternative in which a member is absent with one in which it has some value: the
+    member has that value if it is present. The negation of a required member becomes one shape.
     """
     plain = next(
         (s for s in shapes if isinstance(s, Object) and s == Object(presence=s.presence)), None

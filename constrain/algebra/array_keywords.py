@@ -1,4 +1,4 @@
-"""The keywords for arrays."""
+"""The keywords for arrays, as clauses."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from formgate.constrain.algebra.clauses import Clause, listed, not_negatable
 from formgate.constrain.algebra.shapes import Array, Conjunction, Count, Items, Shape
-from formgate.constrain.schema.resources import Node
+from formgate.constrain.schema.resources import SchemaNode
 
-Child = Callable[..., Node]
-Either = Callable[[tuple[Node, ...]], Node]
+Child = Callable[..., SchemaNode]
+Either = Callable[[tuple[SchemaNode, ...]], SchemaNode]
 
 
-def array_clauses(node: Node, child: Child) -> Iterator[Clause]:
+def array_clauses(node: SchemaNode, child: Child) -> Iterator[Clause]:
     schema = node.schema
     prefix, rest = _by_place(node, child)
     if prefix or rest is not None:
@@ -48,12 +48,12 @@ def array_clauses(node: Node, child: Child) -> Iterator[Clause]:
             yield listed([Array(counts=(Count(wanted, fewest, most_of),))], fails)
 
 
-def _by_place(node: Node, child: Child) -> tuple[list[Node], Node | None]:
-    """The schemas of the first items, and that of the rest. `items` as an array is what older
-    drafts call `prefixItems`.
+def _by_place(node: SchemaNode, child: Child) -> tuple[list[SchemaNode], SchemaNode | None]:
+    """The schemas of the first items, and that of the rest. Up to 2019-09, `items` may be an array:
+    it means `prefixItems`, and `additionalItems` means `items`.
     """
     schema = node.schema
-    prefix: list[Node] = []
+    prefix: list[SchemaNode] = []
     if "prefixItems" in schema:
         prefix = [child(node, "prefixItems", at) for at in range(len(schema["prefixItems"]))]
     items = schema.get("items")
@@ -65,14 +65,14 @@ def _by_place(node: Node, child: Child) -> tuple[list[Node], Node | None]:
     return prefix, None if items is None else child(node, "items")
 
 
-def with_unevaluated_items(way: Shape, rest: Node, either: Either) -> Shape:
-    """The way through a schema, and `rest` for the items that nothing on it has evaluated."""
+def with_unevaluated_items(way: Shape, rest: SchemaNode, either: Either) -> Shape:
+    """The alternative with `rest` for the items that none of its keywords evaluates."""
     assert isinstance(way, Array)
     seen = [items for items in way.items if items.evaluates]
     if any(items.rest is not None for items in seen):
         return way
     first = max((len(items.prefix) for items in seen), default=0)
-    # What `contains` matches is evaluated: an item matches one of them, or is under `rest`.
+    # `contains` evaluates the items that it matches, so an item matches one, or `rest` applies.
     matching = [
         node
         for count in way.counts

@@ -1,17 +1,17 @@
-"""Whether nothing at all satisfies some schemas together. The answer "empty" is always right; the
-answer "not empty" may be wrong where strings are told apart by patterns alone.
+"""Tests whether a conjunction of schemas is empty, that is, has no instance. "Empty" is always
+right. "Not empty" may be wrong below a few levels, or if only patterns make strings disjoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from formgate.constrain.algebra.presence import Has, Not, conjuncts, demanded, names_in
+from formgate.constrain.algebra.presence import Has, Not, conjuncts, names_in, required_names
 from formgate.constrain.algebra.scalars import Numbers, Strings
 from formgate.constrain.algebra.shapes import Array, Conjunction, Kind, Object, Shape, meet
 from formgate.constrain.errors import SelfReferenceError
 
-_DEPTH = 3  # schemas inside schemas that are looked into
+_DEPTH = 3  # levels of sub-schemas that are looked into
 
 _FEW = frozenset(("const", "enum"))
 
@@ -20,7 +20,7 @@ KindsOf = Callable[[Conjunction], Sequence[Kind]]
 
 
 class Emptiness:
-    """`spend` is told of the work as it is done, and may raise."""
+    """`spend` charges work to a budget, and may raise."""
 
     def __init__(
         self, shapes_of: ShapesOf, kinds_of: KindsOf, spend: Callable[[int], None]
@@ -28,10 +28,10 @@ class Emptiness:
         self._shapes_of = shapes_of
         self._kinds_of = kinds_of
         self._spend = spend
-        # The least depth from which on a schema is found empty, the greatest at which it is not.
+        # Smallest depth at which a schema was found empty; largest at which it was found non-empty.
         self._empty: dict[Conjunction, int] = {}
         self._not_empty: dict[Conjunction, int] = {}
-        # By the object's identity: to hash it takes longer than to work them out.
+        # By the object's identity: hashing an object costs more than finding its tags.
         self._tags: dict[int, tuple[Object, dict[str, frozenset[str]]]] = {}
         self._running: set[Conjunction] = set()
 
@@ -52,7 +52,7 @@ class Emptiness:
                 for shape in self._shapes_of(schema, kind)
             )
         except SelfReferenceError:
-            return False  # it is being worked out
+            return False  # a caller is computing it
         finally:
             self._running.discard(schema)
         if empty:
@@ -61,12 +61,12 @@ class Emptiness:
             self._not_empty[schema] = depth
         return empty
 
-    def apart(self, one: list[Shape], two: list[Shape]) -> bool:
-        """Whether no value is in both lists of alternatives of one kind."""
+    def disjoint(self, one: list[Shape], two: list[Shape]) -> bool:
+        """True only if no value satisfies both lists of alternatives of one kind."""
         return not any(self._overlap(a, b) for a in one for b in two)
 
-    def one_tag(self, branches: list[list[Shape]]) -> bool:
-        """Whether there is a member that all need, with other constants in each branch."""
+    def have_a_tag(self, branches: list[list[Shape]]) -> bool:
+        """True if a member is required everywhere, and has other constants in each branch."""
         things = [thing for branch in branches for thing in branch]
         if not things or not isinstance(things[0], Object):
             return False
@@ -87,31 +87,31 @@ class Emptiness:
             taken |= own
         return True
 
-    def told_apart(self, one: list[Shape], two: list[Shape]) -> bool:
-        """Whether that is seen at a glance."""
-        return all(self._told_apart(a, b) for a in one for b in two)
+    def differ_by_tag(self, one: list[Shape], two: list[Shape]) -> bool:
+        """True if tags alone show that the lists are disjoint. Costs no work."""
+        return all(self._differ_by_tag(a, b) for a in one for b in two)
 
     def _overlap(self, one: Shape, two: Shape) -> bool:
-        if self._told_apart(one, two):
+        if self._differ_by_tag(one, two):
             return False
         self._spend(1)
         met = meet(one, two)
         return met is not None and not self.of_shape(met)
 
-    def _told_apart(self, one: Shape, two: Shape) -> bool:
-        """Whether a member that both need has other constants in each: a quick look only."""
+    def _differ_by_tag(self, one: Shape, two: Shape) -> bool:
+        """True if a member that both require has other constants in each."""
         if not isinstance(one, Object) or not isinstance(two, Object):
             return False
         tags, others = self._tags_of(one), self._tags_of(two)
         return any(name in others and tags[name].isdisjoint(others[name]) for name in tags)
 
     def _tags_of(self, thing: Object) -> dict[str, frozenset[str]]:
-        """The strings that needed members may be, where they can be counted."""
+        """The required members that must be one of some constant strings, with these strings."""
         known = self._tags.get(id(thing))
         if known is not None:
             return known[1]
         tags: dict[str, frozenset[str]] = {}
-        for name in demanded(thing.presence):
+        for name in required_names(thing.presence):
             value = thing.member(name)
             if _is_open(value):
                 continue
@@ -143,16 +143,16 @@ class Emptiness:
     def _of_object(self, thing: Object, depth: int) -> bool:
         if thing.presence is True and thing.most is None:
             return False
-        needed = demanded(thing.presence)
+        needed = required_names(thing.presence)
         if thing.most is not None and len(needed) > thing.most:
             return True
         self._spend(len(needed) * len(thing.members) // 32)
-        # Constants first: by them most alternatives are told apart.
+        # Constants first, as most empty alternatives are found by them.
         values = sorted((thing.member(name) for name in sorted(needed)), key=_is_open)
         if any(self.of(value, depth - 1) for value in values):
             return True
         if all(isinstance(part, Has | Not) for part in conjuncts(thing.presence)):
-            return False  # no other name must be there
+            return False  # no further name is required
         absent = [
             name
             for name in sorted(names_in(thing.presence) - needed)

@@ -1,5 +1,6 @@
-"""How large the values of a schema are at the least, and how much of them comes one way only. A few
-references that each lead to two others ask for more than any answer can hold.
+"""Lower bounds on the size of a schema's smallest instance, and on its longest run of forced
+values. With references that double at each level, a short schema can demand an exponential
+instance. Takes linear time.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.schema.resources import Node, Resources, subschemas
+from formgate.constrain.schema.resources import Resources, SchemaNode, subschemas
 
-MAX_BYTES = 1_000_000  # of the shortest value
-# Numbers, strings and names that are forced in a row: so many take half a second to look ahead.
+MAX_BYTES = 1_000_000  # of the smallest instance
+# Consecutive forced numbers, strings and names. Computing their tokens takes half a second.
 MAX_FORCED = 4_000
 
-# A schema with less of all these has no value beyond the limits.
+# A schema with fewer than all of these cannot exceed the limits.
 _FEW_REFERENCES = 20
 _FEW_ITEMS = 16
 _FEW_SCHEMAS = 2_000
@@ -23,15 +24,17 @@ _FEW_SCHEMAS = 2_000
 
 class _Least(NamedTuple):
     size: int  # bytes
-    forced: int  # parts of the longest run of them that can come one way only
-    whole: bool  # whether all of the value can come one way only
+    forced: int  # values and names in the longest run of forced ones
+    whole: bool  # whether the whole value is forced
 
 
 _ANYTHING = _Least(1, 0, False)
 
 
 def refuse_too_large(resources: Resources, *, ref_alone: bool) -> None:
-    """Raises ConstraintError, which names the innermost schema that asks for too much."""
+    """Raises ConstraintError if an instance cannot stay within the limits. The error names the
+    innermost schema at fault.
+    """
     if not _may_be_large(resources):
         return
     sizes = _Sizes(resources, ref_alone)
@@ -75,13 +78,13 @@ class _Sizes:
     def __init__(self, resources: Resources, ref_alone: bool) -> None:
         self._resources = resources
         self._ref_alone = ref_alone
-        self._known: dict[Node, _Least] = {}
-        self._running: set[Node] = set()
+        self._known: dict[SchemaNode, _Least] = {}
+        self._running: set[SchemaNode] = set()
 
-    def innermost_first(self) -> Iterator[Node]:
-        """The schemas that a value may come under."""
+    def innermost_first(self) -> Iterator[SchemaNode]:
+        """The schemas that may apply to an instance or a part of it."""
         seen = {self._resources.root}
-        waiting: list[tuple[Node, bool]] = [(self._resources.root, False)]
+        waiting: list[tuple[SchemaNode, bool]] = [(self._resources.root, False)]
         while waiting:
             node, is_done = waiting.pop()
             if is_done:
@@ -93,7 +96,7 @@ class _Sizes:
                     seen.add(sub)
                     waiting.append((sub, False))
 
-    def _below(self, node: Node) -> Iterator[Node]:
+    def _below(self, node: SchemaNode) -> Iterator[SchemaNode]:
         schema = node.schema
         if isinstance(schema, bool):
             return
@@ -106,8 +109,8 @@ class _Sizes:
             if parts[0] not in ("$defs", "definitions", "not", "if"):
                 yield self._resources.child(node, *parts)
 
-    def of(self, node: Node) -> _Least:
-        """Never more than it is."""
+    def of(self, node: SchemaNode) -> _Least:
+        """A lower bound for the instances of a node."""
         known = self._known.get(node)
         if known is None:
             if node in self._running:
@@ -117,7 +120,7 @@ class _Sizes:
             self._running.discard(node)
         return known
 
-    def _least(self, node: Node) -> _Least:
+    def _least(self, node: SchemaNode) -> _Least:
         schema, child = node.schema, self._resources.child
         if isinstance(schema, bool):
             return _ANYTHING
@@ -141,7 +144,7 @@ class _Sizes:
             any(part.whole for part in parts),
         )
 
-    def _own(self, node: Node) -> _Least:
+    def _own(self, node: SchemaNode) -> _Least:
         schema = node.schema
         if "const" in schema:
             return _Least(len(json.dumps(schema["const"])), 1, True)
@@ -157,7 +160,7 @@ class _Sizes:
             return self._array(node)
         return _ANYTHING
 
-    def _object(self, node: Node) -> _Least:
+    def _object(self, node: SchemaNode) -> _Least:
         schema = node.schema
         properties = schema.get("properties", {})
         required = set(schema.get("required", ()))
@@ -172,7 +175,7 @@ class _Sizes:
         closed = schema.get("additionalProperties") is False and required.issuperset(properties)
         return _Least(size, runs.longest, runs.whole and closed)
 
-    def _array(self, node: Node) -> _Least:
+    def _array(self, node: SchemaNode) -> _Least:
         schema, child = node.schema, self._resources.child
         least = int(schema.get("minItems", 0))
         items = schema.get("items", True)
@@ -192,7 +195,7 @@ class _Sizes:
 
 
 class _Runs:
-    """Parts of a value one behind the other."""
+    """The longest run of forced values among consecutive parts of a container."""
 
     def __init__(self) -> None:
         self.longest = 0
@@ -200,7 +203,7 @@ class _Runs:
         self._run = 0
 
     def add(self, part: _Least, before: int) -> None:
-        """`before`: forced parts that stand before it."""
+        """`before`: forced values that precede the part, such as its name."""
         self._run += before + part.forced
         self.longest = max(self.longest, self._run)
         if not part.whole:

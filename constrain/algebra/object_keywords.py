@@ -1,19 +1,19 @@
-"""The keywords for objects."""
+"""The keywords for objects, as clauses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from formgate.constrain.algebra.clauses import Clause, Ways, listed
+from formgate.constrain.algebra.clauses import Clause, listed
 from formgate.constrain.algebra.presence import Formula, Has, Not, all_of, any_of, negation
 from formgate.constrain.algebra.scalar_keywords import checked_pattern
-from formgate.constrain.algebra.shapes import Conjunction, Members, Object, Shape, Some
-from formgate.constrain.schema.resources import Node
+from formgate.constrain.algebra.shapes import Conjunction, LazyShapes, Members, Object, Shape, Some
+from formgate.constrain.schema.resources import SchemaNode
 
-Child = Callable[..., Node]
-OfLiteral = Callable[[Node, bool], list[Shape]]
-FormulaOf = Callable[[Node], Formula | None]
+Child = Callable[..., SchemaNode]
+OfLiteral = Callable[[SchemaNode, bool], list[Shape]]
+FormulaOf = Callable[[SchemaNode], Formula | None]
 
 
 def presence_clause(formula: Formula) -> Clause:
@@ -24,7 +24,7 @@ def presence_clause(formula: Formula) -> Clause:
 
 
 def object_clauses(
-    node: Node, child: Child, literal: OfLiteral, formula_of: FormulaOf
+    node: SchemaNode, child: Child, literal: OfLiteral, formula_of: FormulaOf
 ) -> Iterator[Clause]:
     schema = node.schema
     if any(k in schema for k in ("properties", "patternProperties", "additionalProperties")):
@@ -43,7 +43,7 @@ def object_clauses(
         yield listed([Object(most=most)], [Object(least=most + 1)])
 
 
-def _members(node: Node, child: Child) -> Clause:
+def _members(node: SchemaNode, child: Child) -> Clause:
     schema = node.schema
     named = {name: child(node, "properties", name) for name in schema.get("properties", ())}
     matching = {
@@ -81,7 +81,7 @@ def _members(node: Node, child: Child) -> Clause:
 
 
 def _dependencies(
-    node: Node, child: Child, literal: OfLiteral, formula_of: FormulaOf
+    node: SchemaNode, child: Child, literal: OfLiteral, formula_of: FormulaOf
 ) -> Iterator[Clause]:
     for keyword in ("dependentRequired", "dependentSchemas", "dependencies"):
         for name, needed in node.schema.get(keyword, {}).items():
@@ -99,14 +99,14 @@ def _dependencies(
                 )
 
 
-def _either_absent(absent: Formula, sub: Node, literal: OfLiteral) -> Ways:
+def _either_absent(absent: Formula, sub: SchemaNode, literal: OfLiteral) -> LazyShapes:
     assert isinstance(absent, Not)
     assert isinstance(absent.part, Has)
     present = _present(absent.part.name, sub, literal, holds=True)
     return lambda: [Object(presence=absent), *present()]
 
 
-def _present(name: str, sub: Node, literal: OfLiteral, *, holds: bool) -> Ways:
+def _present(name: str, sub: SchemaNode, literal: OfLiteral, *, holds: bool) -> LazyShapes:
     there = Object(presence=Has(name))
 
     def ways() -> list[Shape]:
@@ -120,8 +120,8 @@ def _present(name: str, sub: Node, literal: OfLiteral, *, holds: bool) -> Ways:
     return ways
 
 
-def with_unevaluated_properties(way: Shape, rest: Node) -> Shape:
-    """The way through a schema, and `rest` for the members that nothing on it has evaluated."""
+def with_unevaluated_properties(way: Shape, rest: SchemaNode) -> Shape:
+    """The alternative with `rest` for the members that none of its keywords evaluates."""
     assert isinstance(way, Object)
     seen = [members for members in way.members if members.evaluates]
     if any(members.rest is not None for members in seen):
@@ -143,22 +143,24 @@ _NOT_OF_PRESENCE = frozenset(
 
 
 class PresenceReader:
-    """Reads the schemas that say nothing of an object but which members it has."""
+    """Turns a schema that asserts only which members an object has into a formula."""
 
-    def __init__(self, child: Child, target: Callable[[Node], Node], *, ref_alone: bool) -> None:
+    def __init__(
+        self, child: Child, target: Callable[[SchemaNode], SchemaNode], *, ref_alone: bool
+    ) -> None:
         self._child = child
         self._target = target
         self._ref_alone = ref_alone
-        self._known: dict[Node, Formula | None] = {}
+        self._known: dict[SchemaNode, Formula | None] = {}
 
-    def of(self, node: Node) -> Formula | None:
-        """For objects; None if the schema says more."""
+    def of(self, node: SchemaNode) -> Formula | None:
+        """The formula of a schema for objects; None if the schema asserts more."""
         if node not in self._known:
-            self._known[node] = None  # a schema that contains itself says more
+            self._known[node] = None  # a recursive schema asserts more
             self._known[node] = self._read(node)
         return self._known[node]
 
-    def of_branches(self, keyword: str, subs: list[Node]) -> Formula | None:
+    def of_branches(self, keyword: str, subs: list[SchemaNode]) -> Formula | None:
         parts = [self.of(sub) for sub in subs]
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
@@ -174,8 +176,8 @@ class PresenceReader:
             )
         )
 
-    def of_condition(self, node: Node) -> Formula | None:
-        """Of `if`, `then` and `else`."""
+    def of_condition(self, node: SchemaNode) -> Formula | None:
+        """The formula of `if`, `then` and `else`."""
         condition = self.of(self._child(node, "if"))
         if condition is None:
             return None
@@ -189,7 +191,7 @@ class PresenceReader:
             return None
         return any_of(all_of(condition, then), all_of(negation(condition), otherwise))
 
-    def _read(self, node: Node) -> Formula | None:
+    def _read(self, node: SchemaNode) -> Formula | None:
         schema = node.schema
         if isinstance(schema, bool):
             return schema

@@ -1,6 +1,6 @@
-"""Which members an object has, as a boolean formula over their names. A formula is decided name by
-name, in the order in which the members are written: what is left of it is a state of the object's
-automaton, as in an ordered binary decision diagram (Bryant, 1986).
+"""Boolean formulas over the names of an object's members. A formula is decided name by name, in the
+order in which members are written. The remaining formula is a state of the object's automaton, as
+in an ordered binary decision diagram (Bryant, 1986).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def any_of(*parts: Formula) -> Formula:
 
 
 def negation(part: Formula) -> Formula:
-    """With `Not` on names only."""
+    """The negation, with `Not` only on names."""
     match part:
         case bool():
             return not part
@@ -79,7 +79,7 @@ def negation(part: Formula) -> Formula:
 
 
 def one_of(parts: list[Formula]) -> Formula:
-    """Exactly one of them."""
+    """True if exactly one part is."""
     return any_of(
         *(
             all_of(part, *(negation(other) for at, other in enumerate(parts) if at != chosen))
@@ -90,7 +90,7 @@ def one_of(parts: list[Formula]) -> Formula:
 
 @lru_cache(maxsize=1 << 14)
 def decide(part: Formula, name: str, present: bool) -> Formula:
-    """What is left of the formula when a name is known to be there, or not to be."""
+    """The remaining formula, given that a member is present or absent."""
     match part:
         case bool():
             return part
@@ -116,7 +116,9 @@ def names_in(part: Formula) -> frozenset[str]:
 
 
 def can_hold(part: Formula) -> bool:
-    """Whether any choice of members satisfies it (by Shannon expansion)."""
+    """True if some set of members satisfies the formula. Shannon expansion: exponential in the
+    names.
+    """
     if isinstance(part, bool):
         return part
     if isinstance(part, Has | Not):
@@ -126,12 +128,12 @@ def can_hold(part: Formula) -> bool:
 
 
 def conjuncts(part: Formula) -> frozenset[Formula]:
-    """What must hold, each part by itself."""
+    """The parts of a conjunction."""
     if part is True:
         return frozenset()
     return part.parts if isinstance(part, All) else frozenset((part,))
 
 
-def demanded(part: Formula) -> frozenset[str]:
-    """The members that the formula plainly needs."""
+def required_names(part: Formula) -> frozenset[str]:
+    """The names that are conjuncts of the formula."""
     return frozenset(one.name for one in conjuncts(part) if isinstance(one, Has))

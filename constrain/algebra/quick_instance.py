@@ -1,5 +1,5 @@
-"""An instance of a schema that is found at once: short where the schema is plain, perhaps not the
-shortest, and perhaps none. Nothing is sure of it before a grammar has taken it.
+"""A short instance of a schema by one pass over it. The result may be invalid, not the shortest, or
+None although there are instances; the caller checks it against the grammar.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar.shortest import token_text
 from formgate.constrain.regex.formats import FORMATS
 from formgate.constrain.regex.regex_tree import RegexError
-from formgate.constrain.schema.resources import Node, Resources
+from formgate.constrain.schema.resources import Resources, SchemaNode
 
 _CHEAPEST_FIRST = ("integer", "number", "string", "array", "object", "null", "boolean")
 _MOST_ITEMS = 1_000
 _LONGEST = 10_000  # characters
 
 
-def some_instance(resources: Resources, comma: str, colon: str) -> str | None:
-    """The text of an instance, if the root is not too much of a riddle."""
+def quick_instance(resources: Resources, comma: str, colon: str) -> str | None:
+    """Return the text of a likely instance, or None."""
     try:
         return _Instances(resources, comma, colon).of(resources.root)
     except (ConstraintError, RegexError, RecursionError):
@@ -34,17 +34,17 @@ class _Instances:
     def __init__(self, resources: Resources, comma: str, colon: str) -> None:
         self._resources = resources
         self._comma, self._colon = comma, colon
-        self._known: dict[Node, str | None] = {}
+        self._known: dict[SchemaNode, str | None] = {}
 
-    def of(self, node: Node) -> str | None:
+    def of(self, node: SchemaNode) -> str | None:
         if node not in self._known:
-            self._known[node] = None  # for whoever asks on the way: a circle has no end there
+            self._known[node] = None  # ends the recursion of a recursive schema
             layers = dict.fromkeys(self._layers(node, set()))
             self._known[node] = self._written(list(layers))
         return self._known[node]
 
-    def _layers(self, node: Node, above: set[Node]) -> Iterator[Node]:
-        """The schemas that hold at one place, with one branch of every choice."""
+    def _layers(self, node: SchemaNode, above: set[SchemaNode]) -> Iterator[SchemaNode]:
+        """The schemas that apply to one value, with the shortest branch of every choice."""
         if node in above:
             return
         above.add(node)
@@ -62,7 +62,7 @@ class _Instances:
             if written:
                 yield from self._layers(min(written, key=lambda pair: len(pair[0]))[1], above)
 
-    def _written(self, nodes: list[Node]) -> str | None:
+    def _written(self, nodes: list[SchemaNode]) -> str | None:
         if any(node.schema is False for node in nodes):
             return None
         layers = [node for node in nodes if node.schema is not True]
@@ -82,7 +82,7 @@ class _Instances:
                 return text
         return None
 
-    def _of_type(self, kind: str, layers: list[Node]) -> str | None:
+    def _of_type(self, kind: str, layers: list[SchemaNode]) -> str | None:
         match kind:
             case "integer" | "number":
                 return _number(layers)
@@ -97,7 +97,7 @@ class _Instances:
     def _value(self, value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, separators=(self._comma, self._colon))
 
-    def _array(self, layers: list[Node]) -> str | None:
+    def _array(self, layers: list[SchemaNode]) -> str | None:
         least = int(max(layer.schema.get("minItems", 0) for layer in layers))
         if least > _MOST_ITEMS:
             return None
@@ -110,7 +110,7 @@ class _Instances:
             items.append(text)
         return self._joined("[", items, "]")
 
-    def _item(self, layer: Node, at: int) -> Node | None:
+    def _item(self, layer: SchemaNode, at: int) -> SchemaNode | None:
         schema, child = layer.schema, self._resources.child
         tuples = "items" if isinstance(schema.get("items"), list) else "prefixItems"
         if at < len(schema.get(tuples, ())):
@@ -118,7 +118,7 @@ class _Instances:
         rest = "additionalItems" if tuples == "items" else "items"
         return child(layer, rest) if rest in schema else None
 
-    def _object(self, layers: list[Node]) -> str | None:
+    def _object(self, layers: list[SchemaNode]) -> str | None:
         required = dict.fromkeys(
             name
             for layer in layers
@@ -145,7 +145,7 @@ class _Instances:
             return None
         return f"{opening}{self._comma.join(parts)}{closing}"
 
-    def _member(self, layer: Node, name: str) -> Node | None:
+    def _member(self, layer: SchemaNode, name: str) -> SchemaNode | None:
         if name in layer.schema.get("properties", ()):
             return self._resources.child(layer, "properties", name)
         if "additionalProperties" in layer.schema:
@@ -153,7 +153,7 @@ class _Instances:
         return None
 
 
-def _number(layers: list[Node]) -> str | None:
+def _number(layers: list[SchemaNode]) -> str | None:
     """An integer within all bounds."""
     lower: float = -math.inf
     upper: float = math.inf
@@ -173,15 +173,15 @@ def _number(layers: list[Node]) -> str | None:
 
 
 def _bound(schema: Any, inclusive: str, exclusive: str) -> tuple[Any, bool] | None:
-    """A bound, and whether the number must not be equal to it."""
+    """The bound, and whether it is exclusive."""
     strict = schema.get(exclusive)
     if strict is not None and not isinstance(strict, bool):
         return strict, True
     bound = schema.get(inclusive)
-    return None if bound is None else (bound, strict is True)  # so it was said up to draft 4
+    return None if bound is None else (bound, strict is True)  # a boolean in draft 4
 
 
-def _string(layers: list[Node]) -> str | None:
+def _string(layers: list[SchemaNode]) -> str | None:
     strings = Strings(
         least=int(max(layer.schema.get("minLength", 0) for layer in layers)),
         patterns=frozenset(one.schema["pattern"] for one in layers if "pattern" in one.schema),

@@ -1,4 +1,4 @@
-"""The keywords for null, booleans, numbers and strings."""
+"""The keywords for null, booleans, numbers and strings, as clauses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from formgate.constrain.regex.formats import FORMATS
 from formgate.constrain.regex.number_regex import Bounds
 from formgate.constrain.regex.regex_terms import pattern_term
 from formgate.constrain.regex.regex_tree import RegexError
-from formgate.constrain.schema.resources import Node
+from formgate.constrain.schema.resources import SchemaNode
 
 
 def type_clause(names: Collection[str], kind: Kind) -> Clause:
@@ -25,7 +25,7 @@ def type_clause(names: Collection[str], kind: Kind) -> Clause:
 
 
 def scalar_values(values: list[Any], kind: Kind) -> Clause | None:
-    """`enum` and `const` for the kinds that are no containers; None for those that are."""
+    """The clause of `enum` or `const` for a scalar kind; None for arrays and objects."""
     top = TOP[kind]
     match kind:
         case Kind.NULL | Kind.BOOLEAN:
@@ -46,7 +46,7 @@ def scalar_values(values: list[Any], kind: Kind) -> Clause | None:
     return None
 
 
-def number_clauses(node: Node) -> Iterator[Clause]:
+def number_clauses(node: SchemaNode) -> Iterator[Clause]:
     for bounds in _bounds(node.schema):
         yield listed([Numbers(bounds=bounds)], [Numbers(bounds=_beyond(bounds))])
     if "multipleOf" in node.schema:
@@ -57,7 +57,7 @@ def number_clauses(node: Node) -> Iterator[Clause]:
 def _bounds(schema: Any) -> Iterator[Bounds]:
     low, high = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
-    # In draft 4 the exclusive ones are booleans that speak of the others.
+    # In draft 4 the exclusive keywords are booleans that modify the others.
     if low is not None:
         yield Bounds(least=exact(low), above=above is True)
     if high is not None:
@@ -75,7 +75,7 @@ def _beyond(bounds: Bounds) -> Bounds:
     return Bounds(least=bounds.most, above=not bounds.below)
 
 
-def string_clauses(node: Node) -> Iterator[Clause]:
+def string_clauses(node: SchemaNode) -> Iterator[Clause]:
     schema = node.schema
     if least := int(schema.get("minLength", 0)):
         yield listed([Strings(least=least)], [Strings(most=least - 1)])
@@ -92,7 +92,7 @@ def string_clauses(node: Node) -> Iterator[Clause]:
 
 
 def checked_pattern(pattern: str, path: tuple[str | int, ...], keyword: str) -> str:
-    """Raises ConstraintError for a regex that cannot be enforced."""
+    """Return `pattern`. Raises ConstraintError if it cannot be enforced."""
     try:
         pattern_term(pattern, search=True, in_json=True)
     except RegexError as error:
@@ -101,5 +101,5 @@ def checked_pattern(pattern: str, path: tuple[str | int, ...], keyword: str) -> 
 
 
 def exact(value: float) -> Decimal:
-    """The number as it is written in the schema, not as a float rounds it."""
+    """The decimal that the schema spells, not the binary fraction of the float."""
     return Decimal(repr(value))

@@ -1,4 +1,4 @@
-"""Numbers and strings as terminals of llguidance's Lark dialect, in the spelling of JSON."""
+"""Sets of numbers and strings as terminals of llguidance's Lark dialect, in JSON's spelling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from formgate.constrain.algebra.scalars import Numbers, Strings, is_empty_terminal
 from formgate.constrain.errors import Unplaced
 from formgate.constrain.grammar.cfg import Token
-from formgate.constrain.grammar.terminal_samples import witnesses
+from formgate.constrain.grammar.terminal_samples import sample_texts
 from formgate.constrain.regex.formats import FORMATS
 from formgate.constrain.regex.number_regex import integer_range, integer_regex, number_regex
 from formgate.constrain.regex.regex_terms import (
@@ -25,15 +25,15 @@ from formgate.constrain.regex.regex_terms import (
     without,
 )
 
-_encode = json.JSONEncoder(ensure_ascii=False).encode  # which `dumps` makes anew for each text
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` makes an encoder for each text
 
-MAX_STEP = 100_000  # remainders that the lexer tells apart
+MAX_STEP = 100_000  # the lexer has a state for each remainder
 
-# A number in its one shortest spelling: no exponent, no zeros at the end, no "-0".
+# A number in its shortest spelling: no exponent, no trailing zeros, no "-0".
 _CANONICAL = r"(?:0|-?[1-9][0-9]{0,99}|-?(?:0|[1-9][0-9]{0,99})\.[0-9]{0,40}[1-9])"
-# No integer, nor what a 64-bit float rounds to one.
+# Neither an integer nor a number that a 64-bit float rounds to one.
 _FRACTIONAL = r"-?(?:0|[1-9][0-9]{0,7})\.[0-9]{0,5}[1-9]"
-# Of a string that nothing is said of, escapes may be spelled at length, surrogates in pairs.
+# A character of an unconstrained string, which may have any escape, surrogate pairs included.
 _FREE_CHAR = (
     r'(?:[^"\\\x00-\x1F]|\\["\\\/bfnrt]|\\u(?:[0-9A-Fa-ce-f][0-9A-Fa-f]{3}|[dD][0-7][0-9A-Fa-f]{2}'
     r"|[dD][89abAB][0-9A-Fa-f]{2}\\u[dD][c-fC-F][0-9A-Fa-f]{2}))"
@@ -46,7 +46,9 @@ _LOOKS_ABOUT = re.compile(r"\(\?[=!<]|\\[bB]|.\^|\$.")
 def string_token(
     strings: Strings, *, prefix: str = "", suffix: str = "", canonical: bool = False
 ) -> Token | None:
-    """`prefix` and `suffix` stand about the quotes. None if no string is in the set."""
+    """The terminal of a set of strings between `prefix` and `suffix`, which stand outside of the
+    quotes; None if the set is found to be empty.
+    """
     holds = partial(_holds, strings, prefix, suffix)
     if strings.values is not None:
         if len(strings.values) == 1:
@@ -71,8 +73,8 @@ def string_token(
 
 
 def _holds(strings: Strings, prefix: str, suffix: str, text: str) -> bool:
-    """Whether a text is one of the strings in its only spelling, with what stands about it. Of
-    plain characters, which every reader of a pattern understands alike.
+    """A quick membership test for printable ASCII texts in the shortest spelling, which all regex
+    engines match alike. False may be wrong.
     """
     if not (text.startswith(prefix) and text.endswith(suffix) and text.isascii()):
         return False
@@ -113,22 +115,24 @@ def _taken(strings: Strings) -> list[Term]:
 
 
 def may_contradict(pattern: str) -> bool:
-    """Whether a pattern alone may match nothing: it looks about, or has an anchor within."""
+    """True if a pattern alone may match nothing: it has a look-around or an inner anchor."""
     return _LOOKS_ABOUT.search(pattern) is not None
 
 
 def _surely_empty(strings: Strings, kept: list[Term], taken: list[Term]) -> bool:
     if not any(part.text != f"/{JSON_STRING}/" for part in kept):
-        return False  # all strings but some
+        return False  # all strings except some
     whole = both(kept)
     terminal = (without(whole, either(taken)) if taken else whole).text
-    if any(_holds(strings, "", "", text) for text in witnesses(terminal)):
+    if any(_holds(strings, "", "", text) for text in sample_texts(terminal)):
         return False
     return is_empty_terminal(terminal)
 
 
 def number_tokens(numbers: Numbers, *, canonical: bool) -> list[Token]:
-    """Empty if no number is in the set. Raises ConstraintError."""
+    """The terminals of a set of numbers; none if the set is found to be empty. Raises
+    ConstraintError.
+    """
     if numbers.values is not None:
         return [
             Token(literal(text))
@@ -159,8 +163,8 @@ def _multiples(numbers: Numbers) -> list[Token]:
     assert numbers.multiple_of is not None
     if numbers.integer is False or numbers.without:
         raise Unplaced(
-            "it cannot be enforced beside numbers that `not` or the like excludes. List the "
-            "numbers in an `enum`, or exclude none but by bounds",
+            "it cannot be enforced beside numbers that `not` or a similar keyword excludes. List "
+            "the numbers in an `enum`, or exclude numbers by bounds only",
             code="unsupported_schema",
             keywords=("multipleOf",),
         )
@@ -170,7 +174,7 @@ def _multiples(numbers: Numbers) -> list[Token]:
     if schema["type"] == "integer":
         low, high = integer_range(numbers.bounds)
         scale = 10 ** max(-int(step.as_tuple().exponent), 0)
-        # The whole multiples of p/q in lowest terms are those of p.
+        # An integer is a multiple of p/q in lowest terms if it is one of p.
         numerator = int(step * scale)
         schema["multipleOf"] = _countable(numerator // _gcd(numerator, scale))
         schema |= {"minimum": low} if low is not None else {}
@@ -217,7 +221,7 @@ def quoted(text: str) -> str:
 
 
 def literal(text: str) -> str:
-    """As a Lark string literal."""
+    """The text as a Lark string literal."""
     return _encode(text).replace("\x7f", "\\u007f")
 
 

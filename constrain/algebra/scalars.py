@@ -1,5 +1,5 @@
-"""Sets of numbers and of strings, as JSON Schema's keywords describe them: they meet, and their
-complements are unions of others of their kind.
+"""Sets of numbers and of strings, as JSON Schema's keywords describe them. They are closed under
+intersection; the complement of each keyword's set is a union of such sets.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from formgate.constrain.regex.regex_terms import pattern_term
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """`integer`: True for whole numbers only, False for others only. `values`, if there are any
-    given, are all that is left, and the other fields have been applied to them.
+    """`integer`: True for integers only, False for other numbers only. If `values` is given, it
+    lists the whole set, and the other fields have been applied to it.
     """
 
     integer: bool | None = None
@@ -33,7 +33,7 @@ class Numbers:
     values: frozenset[Decimal] | None = None
 
     def meet(self, other: Numbers) -> Numbers | None:
-        """None if nothing is in both."""
+        """The intersection; None if it is found to be empty."""
         if self.values is not None or other.values is not None:
             one, two = (self, other) if self.values is not None else (other, self)
             assert one.values is not None
@@ -50,7 +50,7 @@ class Numbers:
         return None if met.is_empty() else met
 
     def is_empty(self) -> bool:
-        """True only if it is; never wrong about whole numbers and bounds."""
+        """True only if the set is empty. Exact for integers and bounds."""
         if self.values is not None:
             return not self.values
         if self.bounds.empty or self._between_multiples():
@@ -65,7 +65,7 @@ class Numbers:
         return False
 
     def _between_multiples(self) -> bool:
-        """Whether the bounds leave no multiple of the step."""
+        """True if no multiple of the step is within the bounds."""
         least, most = self.bounds.least, self.bounds.most
         if self.multiple_of is None or least is None or most is None:
             return False
@@ -97,21 +97,21 @@ def _multiple_of_both(one: Decimal | None, two: Decimal | None) -> Decimal | Non
 
 @dataclass(frozen=True, slots=True)
 class Strings:
-    """Lengths in code points. `values`, if there are any given, are all that is left, and the other
-    fields have been applied to them.
+    """Lengths are in code points. If `values` is given, it lists the whole set, and the other
+    fields have been applied to it.
     """
 
     least: int = 0
     most: int | None = None
-    patterns: frozenset[str] = frozenset()  # each is found in the string
+    patterns: frozenset[str] = frozenset()  # each matches anywhere in the string
     not_patterns: frozenset[str] = frozenset()
-    formats: frozenset[str] = frozenset()  # by their names
+    formats: frozenset[str] = frozenset()  # names
     not_formats: frozenset[str] = frozenset()
     without: frozenset[str] = frozenset()
     values: tuple[str, ...] | None = None
 
     def meet(self, other: Strings) -> Strings | None:
-        """None if nothing is in both, as far as can be seen without looking into patterns."""
+        """The intersection; None if it is found to be empty. Patterns are not looked into."""
         if self.values is not None or other.values is not None:
             one, two = (self, other) if self.values is not None else (other, self)
             assert one.values is not None
@@ -152,8 +152,8 @@ class Strings:
 
 @lru_cache(maxsize=1 << 14)
 def matches(pattern: str, value: str, *, whole: bool = False) -> bool:
-    """Whether an ECMA-262 pattern is found in a string, or is all of it. Raises RegexError for one
-    that cannot be enforced.
+    """True if an ECMA-262 pattern matches anywhere in a string, or with `whole` the whole string.
+    Raises RegexError if the pattern cannot be enforced.
     """
     term = pattern_term(pattern, search=not whole, in_json=False)
     if (answer := found(f"^(?:{pattern})$" if whole else pattern, value)) is not None:
@@ -167,11 +167,11 @@ def _bytes_tokenizer() -> LLTokenizer:
 
 
 def text_matches(terminal: str, text: str) -> bool:
-    """Whether a terminal of llguidance's Lark dialect is all of a text. Raises Unplaced."""
+    """True if a terminal of llguidance's Lark dialect matches the whole text. Raises Unplaced."""
     matcher = _known_matcher(terminal)
     if matcher.is_error():
         raise Unplaced(
-            "a pattern is too large to look for it in a value. Lower the counts in it",
+            "a pattern is too large to match it with a value. Lower the counts in it",
             keywords=("pattern", "patternProperties"),
             code="schema_too_complex",
         )
@@ -185,15 +185,17 @@ def _known_matcher(terminal: str) -> LLMatcher:
     return _matcher(f"start: T\nT: {terminal}\n")
 
 
-_LOOKS = 100  # states that are looked at before a terminal passes for not empty
+_LOOKS = 100  # states of a terminal that are visited before it counts as not empty
 
 
 @lru_cache(maxsize=1 << 12)
 def is_empty_terminal(terminal: str) -> bool:
-    """Whether a terminal matches no text at all. "No" may be wrong, "yes" is proven."""
+    """True only if a terminal matches no text. Visits at most `_LOOKS` states; False may be
+    wrong.
+    """
     matcher = _matcher(f"start: T\nT: {terminal}\n")
     if matcher.is_error():
-        return False  # too large to say; the whole grammar will tell
+        return False  # too large; the whole grammar reports it
     looks = _LOOKS
 
     def finds_text() -> bool:
@@ -218,8 +220,8 @@ def is_empty_terminal(terminal: str) -> bool:
 
 @lru_cache(maxsize=1 << 10)
 def num_texts(terminal: str, most: int) -> int:
-    """How many texts a terminal matches, counted up to `most`; `most` too where it is too large to
-    say.
+    """Number of texts that a terminal matches, counted up to `most`; `most` also if the terminal is
+    too large to count.
     """
     matcher = _matcher(f"start: T\nT: {terminal}\n")
     if matcher.is_error():

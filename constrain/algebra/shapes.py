@@ -1,13 +1,13 @@
-"""What JSON Schema can say of one kind of value, as records that meet: an alternative of a schema
-is one record, a schema a list of them.
+"""Shapes: the assertions of JSON Schema for one kind of value, as records with an intersection
+(`meet`). A shape is one alternative of a schema; a list of shapes is the schema.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from formgate.constrain.algebra.presence import (
     Formula,
@@ -20,13 +20,13 @@ from formgate.constrain.algebra.presence import (
     names_in,
 )
 from formgate.constrain.algebra.scalars import Numbers, Strings, matches
-from formgate.constrain.schema.resources import Node
+from formgate.constrain.schema.resources import SchemaNode
 
 T = TypeVar("T")
 
-# A schema that must hold, or must not.
-Literal = tuple[Node, bool]
-# Literals that hold together, in the order in which the schema names them; () is any value.
+# A schema and whether it must hold or fail.
+Literal = tuple[SchemaNode, bool]
+# Literals that hold together, in the schema's order; () allows any value.
 Conjunction = tuple[Literal, ...]
 
 
@@ -38,7 +38,7 @@ class Kind(Enum):
     ARRAY = "array"
     OBJECT = "object"
 
-    __hash__ = object.__hash__  # by identity: kinds are looked up a great deal
+    __hash__ = object.__hash__  # by identity, which is faster: kinds are hashed very often
 
 
 KINDS = tuple(Kind)
@@ -46,7 +46,7 @@ KINDS = tuple(Kind)
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """Of null and the booleans."""
+    """A set of null and booleans."""
 
     values: frozenset[bool | None]
 
@@ -57,11 +57,11 @@ class Constants:
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """What one schema says of items by their place. `rest` None says nothing."""
+    """The schemas of items by index, from one schema. `rest` None asserts nothing."""
 
     prefix: tuple[Conjunction, ...] = ()
     rest: Conjunction | None = None
-    evaluates: bool = True  # whether unevaluatedItems counts what it says
+    evaluates: bool = True  # whether unevaluatedItems counts these items as evaluated
 
     def at(self, index: int) -> Conjunction:
         if index < len(self.prefix):
@@ -71,7 +71,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Of the items from `start` on, at least `least` and at most `most` satisfy `schema`."""
+    """At least `least` and at most `most` items from index `start` satisfy `schema`."""
 
     schema: Conjunction
     least: int = 1
@@ -103,7 +103,7 @@ class Array:
 
     @property
     def prefix_length(self) -> int:
-        """From this index on all items are under the same schemas."""
+        """The index from which all items have the same schemas."""
         return max(
             max((len(items.prefix) for items in self.items), default=0),
             max((count.start for count in self.counts), default=0),
@@ -119,8 +119,8 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """What one schema says of members by their names: `rest` of all that it does not name or match
-    with a pattern; None says nothing.
+    """The schemas of members by name, from one schema. `rest` is for names that are neither named
+    nor matched by a pattern; None asserts nothing.
     """
 
     named: tuple[tuple[str, Conjunction], ...] = ()
@@ -150,8 +150,8 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Some:
-    """There is a member whose name matches `pattern` (any name: None), is none of `but` and matches
-    none of `but_matching`; its name and its value satisfy the schemas.
+    """A member exists whose name and value satisfy the schemas. The name matches `pattern` (None:
+    any name), is not in `but`, and matches none of `but_matching`.
     """
 
     value: Conjunction
@@ -163,9 +163,9 @@ class Some:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """A `oneOf` that is still to be resolved."""
+    """A `oneOf` that `OneOfs.resolved` has not expanded yet."""
 
-    branches: tuple[Node, ...]
+    branches: tuple[SchemaNode, ...]
     tracked: bool
 
 
@@ -194,18 +194,20 @@ class Object:
         return met
 
     @property
-    def said(self) -> frozenset[Formula | Members | Literal | Some | OneOf]:
-        """What it says, each part by itself, but for the counts."""
+    def assertions(self) -> frozenset[Formula | Members | Literal | Some | OneOf]:
+        """The assertions of the shape except the counts."""
         return conjuncts(self.presence).union(self.members, self.names, self.some, self.one_of)
 
     def covers(self, other: Object) -> bool:
-        """Whether `other`, which says all that this says, counts no more than this allows."""
+        """True if the counts of `other` are within these. For an `other` with all assertions of
+        this shape, `other` is then a special case of it.
+        """
         return self.least <= other.least and (
             self.most is None or (other.most is not None and other.most <= self.most)
         )
 
     def known_names(self) -> list[str]:
-        """In the order of the schemas; then those that only `required` and its like speak of."""
+        """Names in the order of the schemas, then names that only `presence` mentions."""
         known = {name: None for members in self.members for name, _ in members.named}
         known.update(dict.fromkeys(sorted(names_in(self.presence))))
         return list(known)
@@ -218,7 +220,7 @@ class Object:
         return list({pattern: None for members in self.members for pattern, _ in members.matching})
 
     def with_plain_some(self) -> Object:
-        """Where all names are known, that there is one of some names is a matter of presence."""
+        """Move each `Some` that only asserts a name into `presence`, if all names are known."""
         if not self.some:
             return self
         closed = [
@@ -247,7 +249,7 @@ class Object:
         )
 
     def without(self, absent: Iterable[str]) -> Formula:
-        """What the presence formula leaves when these names cannot be there."""
+        """The remaining presence formula if these members are absent; False if it cannot hold."""
         formula = self.presence
         for name in absent:
             formula = decide(formula, name, False)
@@ -255,6 +257,7 @@ class Object:
 
 
 Shape = Constants | Numbers | Strings | Array | Object
+LazyShapes = Callable[[], list[Shape]]
 
 TOP: Mapping[Kind, Shape] = {
     Kind.NULL: Constants(frozenset((None,))),
@@ -267,7 +270,7 @@ TOP: Mapping[Kind, Shape] = {
 
 
 def joined(parts: Iterable[Conjunction]) -> Conjunction:
-    """All of them, each literal once."""
+    """The conjunction of all parts, without duplicate literals."""
     all_parts = [part for part in parts if part]
     if not all_parts:
         return ()
@@ -277,7 +280,7 @@ def joined(parts: Iterable[Conjunction]) -> Conjunction:
 
 
 def meet(one: Shape, two: Shape) -> Shape | None:
-    """Of two shapes of one kind; None if nothing is in both."""
+    """The intersection of two shapes of one kind; None if it is found to be empty."""
     assert type(one) is type(two)
     return one.meet(two)  # type: ignore[arg-type]
 
@@ -300,3 +303,39 @@ def _least_of(one: int | None, two: int | None) -> int | None:
     if one is None or two is None:
         return one if two is None else two
     return min(one, two)
+
+
+_NOWHERE = "const:"  # the base of schemas that stand nowhere in the document
+
+
+class ConstantSchemas:
+    """Rewrites a constant array or object as a schema for its parts."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[int, SchemaNode] = {}
+        self._owners: dict[str, SchemaNode] = {}
+
+    def of(self, owner: SchemaNode, value: Any) -> SchemaNode:
+        """`owner`: the schema that names the constant."""
+        node = self._nodes.get(id(value))
+        if node is None:
+            schema: dict[str, Any]
+            if isinstance(value, list):
+                schema = {"type": "array", "minItems": len(value), "maxItems": len(value)}
+                if value:
+                    schema["prefixItems"] = [{"const": item} for item in value]
+            else:
+                schema = {
+                    "type": "object",
+                    "properties": {name: {"const": part} for name, part in value.items()},
+                    "required": list(value),
+                    "additionalProperties": False,
+                }
+            name = f"#{len(self._nodes)}"
+            node = self._nodes[id(value)] = SchemaNode(schema, ("const", name), _NOWHERE)
+            self._owners[name] = self.owner(owner)
+        return node
+
+    def owner(self, node: SchemaNode) -> SchemaNode:
+        """The schema of the document that a node belongs to: most often itself."""
+        return self._owners[str(node.path[1])] if node.base == _NOWHERE else node

@@ -1,1 +1,1 @@
-"""Context-free grammars: rules, their shortest texts, samples of their terminals."""
+"""Context-free grammars: rules, their Lark text, shortest texts, samples of terminals."""

@@ -1,4 +1,4 @@
-"""A context-free grammar, and what can come of its rules."""
+"""A context-free grammar, and the removal of its unproductive alternatives."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A terminal: a literal or an expression of Lark, as it is written there. `holds`: a quick
-    test of whether it is all of a text, which may say no where it is.
+    """A terminal, as Lark text: a literal or an expression. `holds`: a quick test of whether the
+    terminal matches a whole text; False may be wrong.
     """
 
     text: str
@@ -52,7 +52,7 @@ class Cfg:
         return self._rules[rule.number]
 
     def prune(self) -> None:
-        """Cut every alternative that no text can come of."""
+        """Remove every alternative that derives no text."""
         productive = self._productive()
         for number, sequences in enumerate(self._rules):
             if any(not _is_plain(sequence, productive) for sequence in sequences):
@@ -63,9 +63,9 @@ class Cfg:
                 ]
 
     def _productive(self) -> set[int]:
-        """Each alternative waits for the rules that it needs, and is looked at once for each."""
+        """The rules that derive some text, in linear time."""
         productive: set[int] = set()
-        lacking: list[int] = []  # by alternative: rules that nothing is known to come of
+        lacking: list[int] = []  # by alternative: number of needed rules not known as productive
         owners: list[int] = []
         users: dict[int, list[int]] = {}  # alternatives, by the rules that they need
         found: list[int] = []
@@ -91,7 +91,7 @@ class Cfg:
 
 
 def rules_in(sequence: Sequence) -> Iterator[int]:
-    """The numbers of its rules, those in repetitions too."""
+    """The numbers of the rules in a sequence, including those in repetitions."""
     for symbol in sequence:
         if isinstance(symbol, Rule):
             yield symbol.number
@@ -100,7 +100,7 @@ def rules_in(sequence: Sequence) -> Iterator[int]:
 
 
 def needed_rules(sequence: Sequence) -> Iterator[int]:
-    """The rules without which nothing comes of a sequence."""
+    """The rules that must be productive for a sequence to be."""
     for symbol in sequence:
         if isinstance(symbol, Rule):
             yield symbol.number
@@ -109,7 +109,7 @@ def needed_rules(sequence: Sequence) -> Iterator[int]:
 
 
 def _is_plain(sequence: Sequence, productive: set[int]) -> bool:
-    """Whether there is surely nothing to cut."""
+    """True only if the sequence has nothing to remove."""
     return all(
         symbol.number in productive if isinstance(symbol, Rule) else isinstance(symbol, Token)
         for symbol in sequence
@@ -121,7 +121,7 @@ def _yields(sequence: Sequence, productive: set[int]) -> bool:
 
 
 def _comes(symbol: Symbol, productive: set[int]) -> bool:
-    """False for a repetition of what cannot be, no times."""
+    """False for a repetition that can only be empty."""
     return not isinstance(symbol, Repeat) or (
         symbol.most != 0 and _yields(symbol.parts, productive)
     )

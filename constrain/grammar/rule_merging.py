@@ -1,6 +1,5 @@
-"""Fewer rules for the same texts: those that are written alike become one. It is Moore's refinement
-of partitions, as for the states of an automaton, so that rules that lead back to themselves are
-found to be alike too.
+"""Merges the rules of a grammar that are written alike, by Moore's partition refinement, as it
+minimizes an automaton: recursive rules are merged too.
 """
 
 from __future__ import annotations
@@ -11,21 +10,23 @@ from collections.abc import Hashable, Iterable, Mapping
 from formgate.constrain.grammar.cfg import Repeat, Rule, Sequence, Symbol
 
 
-def alike(rules: Mapping[int, list[Sequence]]) -> dict[int, int]:
-    """For each rule the one that may stand for it. Every rule that is used must be there."""
+def equivalent_rules(rules: Mapping[int, list[Sequence]]) -> dict[int, int]:
+    """Maps each rule to the one that replaces it. `rules` must hold every rule that it uses."""
     used: dict[int, list[int]] = {}
     forms: dict[Hashable, list[int]] = defaultdict(list)
     for number, sequences in rules.items():
         used[number] = []
         forms[_form(sequences, used[number])].append(number)
-    groups = _Groups(list(forms.values()), used)
+    groups = _Partition(list(forms.values()), used)
     while groups.unsure:
         groups.refine()
     return {number: groups.members[at][0] for number, at in groups.of.items()}
 
 
-class _Groups:
-    """Those members of a group that are not `unsure` use the same groups in the same places."""
+class _Partition:
+    """Groups of rules, refined until the members of a group use the same groups in the same places.
+    Members that are not `unsure` already do.
+    """
 
     def __init__(self, members: list[list[int]], used: Mapping[int, list[int]]) -> None:
         self.members = members
@@ -42,7 +43,7 @@ class _Groups:
         for number in self.unsure:
             if len(self.members[self.of[number]]) > 1:
                 unsure[self.of[number]].append(number)
-        # All are looked at before any is moved.
+        # Moving a part changes what the others use, so all parts are found first.
         leaving = [(at, part) for at, group in unsure.items() for part in self._parts(at, group)]
         self.unsure = set()
         for at, part in leaving:
@@ -54,7 +55,7 @@ class _Groups:
             self.members.append(part)
 
     def _parts(self, at: int, unsure: list[int]) -> list[list[int]]:
-        """What leaves a group, told apart by what it uses."""
+        """The parts that leave a group: its unsure members, grouped by the groups they use."""
         found: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number in unsure:
             found[self._uses(number)].append(number)
@@ -71,7 +72,7 @@ class _Groups:
 
 
 def _form(sequences: Iterable[Iterable[Symbol]], used: list[int]) -> Hashable:
-    """What is written, but for the names of rules, which go into `used`."""
+    """The right-hand sides without the names of rules, which are appended to `used`."""
     form: list[Hashable] = []
     for sequence in sequences:
         for symbol in sequence:

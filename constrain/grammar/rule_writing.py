@@ -1,5 +1,5 @@
-"""A context-free grammar in llguidance's Lark dialect, in as few rules as it takes: each costs the
-parser, when the grammar is read and at each token.
+"""Writes a context-free grammar in llguidance's Lark dialect, with few rules: each rule costs the
+parser time when the grammar is read and at each token.
 """
 
 from __future__ import annotations
@@ -8,23 +8,25 @@ from collections import Counter
 from collections.abc import Iterator
 
 from formgate.constrain.grammar.cfg import Cfg, Repeat, Rule, Sequence, Symbol, Token, rules_in
-from formgate.constrain.grammar.rule_merging import alike
+from formgate.constrain.grammar.rule_merging import equivalent_rules
 
 
 def lark_rules(cfg: Cfg, start: Rule, name: str) -> tuple[str, list[str]]:
-    """The name of the start rule, and the rules that it needs, each a line of Lark. Rules and
-    terminals are named after `name`. The grammar must have been pruned.
+    """The name of the start rule, and the rules that it needs, each a line of Lark. Names of rules
+    and terminals begin with `name`. The grammar must be pruned.
     """
-    return _Writer(cfg, start, name).written()
+    return _RuleWriter(cfg, start, name).written()
 
 
-class _Writer:
+class _RuleWriter:
     def __init__(self, cfg: Cfg, start: Rule, name: str) -> None:
         self._name = name
         self._start = start
         self._terminals: dict[str, str] = {}
         self._rules = _needed(cfg, start)
-        self._stand_ins = {number: Rule(other) for number, other in alike(self._rules).items()}
+        self._stand_ins = {
+            number: Rule(other) for number, other in equivalent_rules(self._rules).items()
+        }
         self._uses = Counter(
             self._stand_ins[used].number
             for number, sequences in self._rules.items()
@@ -38,7 +40,7 @@ class _Writer:
         self._uses[first] += 2
         self._waiting = [first]
         self._seen = {first}
-        # The list grows while it is walked.
+        # The list grows while it is iterated.
         lines = [
             f"{self._rule(number)}: " + " | ".join(map(self._sequence, self._alternatives(number)))
             for number in self._waiting
@@ -47,7 +49,7 @@ class _Writer:
         return self._rule(first), lines
 
     def _alternatives(self, number: int) -> Iterator[Sequence]:
-        """Those of a rule that is used nowhere else are written where it is an alternative."""
+        """The alternatives of a rule. A rule that is used only as one of them is inlined."""
         waiting = [iter(self._rules[number])]
         while waiting:
             sequence = next(waiting[-1], None)
@@ -93,7 +95,7 @@ class _Writer:
 
 
 def _needed(cfg: Cfg, start: Rule) -> dict[int, list[Sequence]]:
-    """The rules that the first one needs. One that is a single symbol is that symbol."""
+    """The rules that `start` needs. A rule that is a single symbol is replaced by the symbol."""
     known: dict[int, Symbol] = {}
 
     def plain(symbol: Symbol) -> Symbol:
@@ -103,7 +105,7 @@ def _needed(cfg: Cfg, start: Rule) -> dict[int, list[Sequence]]:
             return symbol
         found = known.get(symbol.number)
         if found is None:
-            # Pruned, no rule is nothing but itself.
+            # Terminates: in a pruned grammar, no rule is only itself.
             found = symbol
             while isinstance(found, Rule) and (only := _only_symbol(cfg, found)) is not None:
                 found = only

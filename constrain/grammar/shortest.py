@@ -1,5 +1,5 @@
-"""The shortest text of a grammar, and how large its largest part must at least be. Knuth, "A
-Generalization of Dijkstra's Algorithm" (1977).
+"""The shortest text of a grammar, by Knuth, "A Generalization of Dijkstra's Algorithm" (1977), and
+how much one more token can lengthen the shortest text from a state of the grammar.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from llguidance import LLMatcher, LLTokenizer
 
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar.cfg import Cfg, Repeat, Rule, Sequence, Token, needed_rules
-from formgate.constrain.grammar.terminal_samples import longest_rest, witnesses
+from formgate.constrain.grammar.terminal_samples import longest_suffix, sample_texts
 
 _MOST_ENDINGS = 64
-_LOOKS = 300  # beginnings of one terminal that are looked at one by one
-_LONGEST = 2_000  # bytes of one terminal that are looked for
+_LOOKS = 300  # prefixes of one terminal's texts that are visited
+_LONGEST = 2_000  # bytes of one terminal's text
 _MOST_BYTES = 10_000_000  # of a whole text
 
 _Length = tuple[int, int]
@@ -27,13 +27,13 @@ _Length = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Shortest:
     text: str
-    largest_part: int  # bytes that one choice more may cost at the most
-    endings: tuple[str, ...] = ()  # of strings: what stands behind the opening quote
+    largest_part: int  # bytes by which one more token may lengthen the shortest completion
+    endings: tuple[str, ...] = ()  # texts after the opening quote that complete patterned strings
 
 
 def shortest(cfg: Cfg, start: Rule) -> Shortest:
-    """Of a grammar that has been pruned. Whole terminals are as short as a walk finds them. Raises
-    ConstraintError where it is too long to be written down.
+    """The shortest text of a pruned grammar. Terminals count with the shortest text that
+    `token_text` finds. Raises ConstraintError beyond `_MOST_BYTES`.
     """
     terminals = {
         token.text: token
@@ -49,7 +49,7 @@ def shortest(cfg: Cfg, start: Rule) -> Shortest:
             "lengths and numbers of items that it asks for.",
             code="schema_too_complex",
         )
-    rest = max(map(longest_rest, terminals), default=0)
+    rest = max(map(longest_suffix, terminals), default=0)
     return Shortest(
         lengths.text(start.number), _largest_choice(cfg, lengths) + rest, _endings(texts)
     )
@@ -57,16 +57,15 @@ def shortest(cfg: Cfg, start: Rule) -> Shortest:
 
 def token_text(token: Token) -> str | None:
     if token.holds is not None:
-        for candidate in witnesses(token.text):
+        for candidate in sample_texts(token.text):
             if token.holds(candidate):
                 return candidate
     return terminal_text(token.text)
 
 
 class _Lengths:
-    """The length of each rule's shortest text, in characters, by which they are compared, and in
-    bytes. Rules are settled in the order of these lengths, each by an alternative whose rules are
-    settled already.
+    """The length of each rule's shortest text, in characters and in bytes; characters are compared.
+    Rules are settled in the order of these lengths, each by an alternative whose rules are settled.
     """
 
     def __init__(self, cfg: Cfg, texts: Mapping[str, str | None]) -> None:
@@ -82,7 +81,7 @@ class _Lengths:
 
     def _settle(self, cfg: Cfg) -> None:
         alternatives: list[tuple[int, int, Sequence]] = []
-        lacking: list[int] = []  # by alternative: its rules that are not settled
+        lacking: list[int] = []  # by alternative: number of its rules that are not settled
         users: dict[int, list[int]] = {}  # alternatives, by the rules that they need
         waiting: list[tuple[_Length, int]] = []
         for number in range(len(cfg)):
@@ -118,7 +117,7 @@ class _Lengths:
             heappush(waiting, (length, at))
 
     def of(self, sequence: Sequence) -> _Length | None:
-        """None if no text is known."""
+        """The length of a sequence's shortest text; None if no text is known."""
         chars = size = 0
         for symbol in sequence:
             part: _Length | None
@@ -136,7 +135,7 @@ class _Lengths:
         return chars, size
 
     def size(self, start: int) -> int:
-        """Bytes of a rule's shortest text."""
+        """Number of bytes of a rule's shortest text."""
         settled = self._settled.get(start)
         return 0 if settled is None else settled[0][1]
 
@@ -170,8 +169,8 @@ class _Lengths:
 
 
 def _largest_choice(cfg: Cfg, lengths: _Lengths) -> int:
-    """What a token may add to the way to the end beside what is left of its terminal. It may settle
-    which way a rule goes, and that of a rule within it.
+    """Bytes by which one token may lengthen the shortest completion, besides the suffix of its
+    terminal. It may decide the alternative of a rule, and that of a rule inside of it.
     """
     ways = [0, 0]
     for number, measured in enumerate(lengths.alternatives):
@@ -188,14 +187,14 @@ def _size(length: _Length | None) -> int:
 
 
 def _endings(texts: Mapping[str, str | None]) -> tuple[str, ...]:
-    """What strings under a pattern may end with, whatever stands before it. Nothing in a mask tells
-    of it as long as anything else may come.
+    """Texts that complete patterned strings and numbers, the shortest first. A mask does not reveal
+    them while other characters are allowed too.
     """
     found: dict[str, None] = {}
     for terminal, short in texts.items():
         if terminal[0] not in "/(":
             continue
-        for text in (short or "", *witnesses(terminal)):
+        for text in (short or "", *sample_texts(terminal)):
             if len(text) > 2 and text.startswith('"') and text.endswith('"'):
                 found[text[1:]] = None
             elif text[:1].isdigit():
@@ -220,7 +219,7 @@ def _repeated_in(sequence: Sequence) -> Iterator[Sequence]:
 
 @lru_cache(maxsize=1 << 12)
 def terminal_text(terminal: str) -> str | None:
-    """A short text of a terminal, or of a `%json` rule."""
+    """A short text of a terminal, or of a `%json` rule; None if none is found."""
     if terminal.startswith('"') and terminal.endswith('"'):
         try:
             text: str = json.loads(terminal)
@@ -230,8 +229,8 @@ def terminal_text(terminal: str) -> str | None:
             return text
     rule = f"start: {terminal}\n" if terminal[0] == "%" else f"start: T\nT: {terminal}\n"
     matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(rule), log_level=0)
-    plain = witnesses(terminal)
-    # Where a pattern takes all plain strings away, those with a line break are left: `.` has none.
+    plain = sample_texts(terminal)
+    # A pattern that excludes all plain strings may leave those with a line break: `.` matches none.
     for candidate in (*plain, *map(_with_line_break, plain)):
         tokens = list(candidate.encode())
         there = matcher.deep_copy()
@@ -251,7 +250,7 @@ def byte_tokenizer() -> LLTokenizer:
 
 
 def _nearest(matcher: LLMatcher) -> str | None:
-    """The shortest text, if it is found among the first few that are looked at."""
+    """The shortest text, by breadth-first search over `_LOOKS` prefixes; None if it is longer."""
     level = [(b"", matcher)]
     looks = _LOOKS
     while level:
@@ -274,7 +273,7 @@ def _nearest(matcher: LLMatcher) -> str | None:
 
 
 def _walked(matcher: LLMatcher) -> str | None:
-    """What the masks lead to."""
+    """A text by a greedy walk along the masks; None if it does not end within `_LONGEST` bytes."""
     written = bytearray()
     used = [0] * 256
     while not matcher.is_accepting() and len(written) < _LONGEST:
@@ -291,8 +290,8 @@ def _walked(matcher: LLMatcher) -> str | None:
 
 
 def ending_order(byte: int, used: list[int], written: bytes | bytearray) -> tuple[int, int, int]:
-    """Which byte to try first on the way to the end of a string: its end, then plain characters,
-    each as often as the others, so that no loop of a regex holds the walk for ever.
+    """Sort key of the next byte of a walk to the end of a string: the closing quote, then plain
+    characters. Bytes are used evenly, so that the walk leaves the loops of a regex.
     """
     if byte == 0x22 and written:
         return (0, 0, 0)

@@ -1,7 +1,6 @@
-"""A short text of a terminal of llguidance's Lark dialect, read off its regexes: the least that
-each part needs, and how much the longest of its ways may still need. It reads what formgate writes
-and most of what users do; what it does not understand it has no text for, and whoever asks must
-check what it says.
+"""Sample texts of a terminal of llguidance's Lark dialect, read off its regexes, and the longest
+suffix that may be needed from a position inside of it. It understands all terminals that formgate
+writes, and most of users'. Samples may be wrong or missing, so the caller checks them.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
-_MOST = 8  # candidates that are kept of any part
+_MOST = 8  # samples per part
 _LONGEST = 20_000  # characters of a text
 _ORDER = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" + "".join(
     map(chr, (*range(0x20, 0x30), *range(0x3A, 0x41), *range(0x5B, 0x61), *range(0x7B, 0x7F)))
@@ -21,10 +20,10 @@ _ORDER = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" + "".j
 _RARE = "".join(map(chr, range(0x20))) + "\x7f\x85éßЖ中\u2028\ud7ff\ufeff😀"
 _NAMED = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "a": "\a", "0": "\0"}
 
-# Of a terminal: a regex, a literal, or what stands between them.
+# A part of a terminal: a regex, a literal, or another character.
 _PART = re.compile(r"""/(?:[^/\\]|\\.)*+/|"(?:[^"\\]|\\.)*+"|[^/"]""", re.DOTALL)
 
-# Characters of a regex that stand for themselves, once each.
+# Characters of a regex that match themselves and have no quantifier.
 _PLAIN = re.compile(r"[^\\\[\](){}|.^$*+?]+(?![*+?{])")
 
 Test = Callable[[str], bool]
@@ -34,15 +33,15 @@ class _NotUnderstood(Exception):
     pass
 
 
-def witnesses(terminal: str) -> list[str]:
-    """Candidates, the shortest first."""
+def sample_texts(terminal: str) -> list[str]:
+    """Samples, the shortest first; empty if the terminal is not understood."""
     found = _read(terminal)
     return [] if found is None else sorted(dict.fromkeys(found.texts), key=len)
 
 
-def longest_rest(terminal: str) -> int:
-    """Bytes that may at the most be left to go, wherever in the terminal one stands: that of its
-    alternatives which needs most may be the only one left. 0 if it is not understood.
+def longest_suffix(terminal: str) -> int:
+    """Bytes of the longest suffix that may be needed from a position inside the terminal, if each
+    alternative is completed in its shortest way. 0 if the terminal is not understood.
     """
     found = _read(terminal)
     return 0 if found is None else found.rest
@@ -56,8 +55,8 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Of a regex: its shortest text, some by its other ways, and the bytes that may be left to go
-    inside of it.
+    """A part of a regex: its shortest text, some texts of other alternatives, and the bytes of the
+    longest suffix that may be needed inside of it.
     """
 
     text: str
@@ -81,7 +80,7 @@ class _Piece:
 _NOTHING = _Piece("", 0)
 
 
-@lru_cache(maxsize=1 << 12)  # schemas have the same formats and patterns again and again
+@lru_cache(maxsize=1 << 12)  # schemas repeat formats and patterns
 def _read(terminal: str) -> _Found | None:
     try:
         return _Terms(terminal).parsed()
@@ -154,7 +153,7 @@ class _Terms:
                 self._at += 1
                 return found
             case "/":
-                piece = _regex_witness(self._until_slash())
+                piece = _regex_sample(self._until_slash())
                 return _Found([piece.text, *piece.others], piece.rest)
             case '"':
                 text, end = json.JSONDecoder().raw_decode(self._text, self._at)
@@ -168,7 +167,7 @@ class _Terms:
         return self._text[start + 1 : self._at - 1]
 
     def _skip(self) -> None:
-        """What is taken away has no text for the whole."""
+        """Skip a negated operand, which yields no samples."""
         self._at += 1
         self._peek()
         depth = 0
@@ -186,7 +185,7 @@ class _Terms:
 
 
 def _padded(text: str, length: int) -> Iterator[str]:
-    """The string with more characters in it."""
+    """The JSON string, lengthened to `length` characters."""
     more = "a" * (length - len(text))
     if more and text.endswith('"'):
         yield text[:-1] + more + '"'
@@ -194,7 +193,7 @@ def _padded(text: str, length: int) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1 << 12)
-def _regex_witness(pattern: str) -> _Piece:
+def _regex_sample(pattern: str) -> _Piece:
     reader = _Regex(pattern)
     piece = reader.alternatives()
     if reader.at < len(pattern):
@@ -203,7 +202,7 @@ def _regex_witness(pattern: str) -> _Piece:
 
 
 class _Regex:
-    """Reads the syntax of Rust's regexes, less look-around and anchors."""
+    """Reads the syntax of Rust's regexes without look-around and anchors."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern

@@ -1,1 +1,1 @@
-"""The state of one answer inside its grammar: masks, guards, closing, forced tokens."""
+"""One answer's state in its grammar: token masks, guards, forced tokens, budgets."""

@@ -1,5 +1,5 @@
-"""Answers that end within their budget: once the tokens left just suffice, only those on a short
-way to the end stay allowed. A step does a bounded part of the search for that way.
+"""Ends an answer within its token budget: once the remaining tokens just suffice, only tokens on a
+short way to the end are allowed. Each step does a bounded part of the search for that way.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from formgate.constrain.masks.end_search import LONGEST, Closable, EndSearch, Walk
 from formgate.constrain.masks.matcher import Prepared
-from formgate.constrain.masks.ways import LONGEST, Closable, Walk, Ways
 
 _MARGIN = 8
-_BYTES = 4  # of a token on a way to the end, often
-_PAUSE = 16  # tokens, where no way to the end was found
-_STEPS = 16  # of a search: as many masks of one row, in one step of all rows
-_EARLY = 3  # tokens before it has to be closed for which a way is looked for
+_BYTES = 4  # typical bytes per token on a way to the end
+_PAUSE = 16  # tokens between two searches if no way was found
+_STEPS = 16  # masks that one row's search may compute in a step
+_EARLY = 3  # tokens before closing is due from which a way is searched for
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +30,22 @@ class Budget:
 class ClosingConstraint:
     """Satisfies the engine's `TokenConstraint` around another one.
 
-    How long the way to the end is, is known from where it was last found: it has grown by at most
-    `largest_part` and a margin with each token since. Where that might no longer fit, a few steps
-    of a search mostly lead back to the way that is known. If they do not, the answer is closed
-    without knowing its end: each token is the likeliest to lead there.
+    The length of the way to the end is bounded: since a way was last found, each token lengthened
+    it by at most `largest_part` and a margin. When that bound may no longer fit, a few steps of a
+    search usually rejoin the known way. If they do not, the answer is closed by a greedy walk whose
+    end is not known in advance.
     """
 
-    def __init__(self, inner: Closable, ways: Ways, budget: Budget) -> None:
+    def __init__(self, inner: Closable, search: EndSearch, budget: Budget) -> None:
         self._inner = inner
-        self._ways = ways
+        self._search = search
         self._budget = budget
         self._accepted = 0
-        self._path: list[int] = []  # that is left to go, once the answer is being closed
-        self._walk: Walk | None = None  # that closes it where the end of the path is not known
-        self._way = list(budget.way)  # to the end, from where it was last found
-        self._length: int | None = len(budget.way) or None  # of it
-        self._found_at = 0  # tokens accepted then
+        self._path: list[int] = []  # remaining tokens once the answer is being closed
+        self._walk: Walk | None = None  # closes the answer if no way to the end is known
+        self._way = list(budget.way)  # the last way found, without tokens accepted since
+        self._length: int | None = len(budget.way) or None  # of the way when it was found
+        self._found_at = 0  # tokens accepted when it was found
         self._looked_at = -_PAUSE
         self.closed = False
 
@@ -90,23 +90,23 @@ class ClosingConstraint:
             self._path = self._way
             self.closed = len(self._path) > 1
         else:
-            self._walk = Walk(self._ways, self._inner)
+            self._walk = Walk(self._search, self._inner)
             self._path, _ = self._walk.next()
             self.closed = True
 
     def _longest(self, step: int) -> int | None:
-        """What the way to the end can have grown to since it was found."""
+        """Upper bound on the length of the way to the end; None if no way was found."""
         if self._length is None:
             return None
         return self._length + step * (self._accepted - self._found_at)
 
     def _look(self, left: int) -> None:
-        """For the way to the end from here."""
+        """Search for a way to the end from the current state."""
         self._looked_at = self._accepted
         way = self._way
         if not (way and self._inner.follows(way)):
             most = min(_BYTES * left, LONGEST)
-            way = self._ways.to_end(self._inner, most, known=way, steps=_STEPS)
+            way = self._search.to_end(self._inner, most, known=way, steps=_STEPS)
         if way and len(way) <= left:
             self._way, self._length, self._found_at = way, len(way), self._accepted
 
@@ -128,7 +128,7 @@ class ClosingConstraint:
         self._accepted -= num_tokens
         self._path, self._walk = [], None
         if self._length is not None:
-            self._length += num_tokens  # it leads through what was taken back
+            self._length += num_tokens  # the way first repeats the tokens taken back
             self._found_at = min(self._found_at, self._accepted)
 
     def is_terminated(self) -> bool:

@@ -1,5 +1,5 @@
-"""Regular constraints by the finite-state index of Outlines (Willard and Louf, arXiv:2307.09702):
-every state's allowed tokens are worked out when the constraint is compiled, none while decoding.
+"""Regular constraints by the finite-state index of Outlines (Willard and Louf, arXiv:2307.09702).
+The allowed tokens of every state are computed when the constraint is compiled.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from outlines_core import Vocabulary as IndexVocabulary
 
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.masks.vocabulary import Vocabulary
-from formgate.constrain.regex.whole_regex import regex_term
+from formgate.constrain.regex.request_regexes import regex_term
 
 MAX_ROLLBACK = 256  # tokens that can be taken back
 
 
 def regex_of(node: Mapping[str, Any]) -> str | None:
-    """The whole answer as one regex, or None if it takes more than a regex to say, or special
-    tokens. Raises ConstraintError.
+    """The answer tree as one regex; None if it is not regular or has special tokens. Raises
+    ConstraintError.
     """
     match node["kind"]:
         case "regex":
@@ -51,7 +51,7 @@ class FsmConstraint:
         self._guide = Guide(index, MAX_ROLLBACK)
         self._eos_id = eos_id
         self._words = words
-        self._ended = False  # the end token is ours: the guide only says where it may come
+        self._ended = False  # the guide allows the end token, but has no state after it
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
         """Write the allowed tokens into `row`, whose words past the vocabulary become 0."""
@@ -75,7 +75,7 @@ class FsmConstraint:
             raise ValueError("the answer may not end here")
 
     def forced_tokens(self) -> list[int]:
-        return []  # the index does not know how the tokenizer would write a forced run
+        return []  # the index does not know the tokenizer's own tokens of a forced text
 
     def rollback(self, num_tokens: int) -> None:
         if num_tokens and self._ended:
@@ -88,7 +88,7 @@ class FsmConstraint:
 
 
 class CompiledFsm:
-    """An index, shared by every sequence that is under it."""
+    """An index, shared by all its sequences."""
 
     def __init__(self, index: Index, eos_id: int, words: int) -> None:
         self._index, self._eos_id, self._words = index, eos_id, words
@@ -98,7 +98,7 @@ class CompiledFsm:
 
 
 class FsmCompiler:
-    """Thread-safe. A model must have an end token: without one no index can end."""
+    """Thread-safe. The model must have an end token, as an index accepts only with one."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._eos_id = vocabulary.eos_ids[0]

@@ -1,4 +1,4 @@
-"""Compiled grammars by the text of their constraint, least recently used out first."""
+"""An LRU cache of compiled grammars by the text of their constraint."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-BATCHES = 8  # in which all values would be dropped, while the heap is too large
+BATCHES = 8  # while the heap is too large, an eighth of the values is dropped at a time
 
 
 class GrammarCache(Generic[T]):
-    """Thread-safe. Bounded by the bytes that its values are said to take; one value may be larger
-    than all that is allowed, and is then alone.
+    """Thread-safe. Bounded by the sizes given to `put`; a value larger than `max_bytes` is kept
+    alone.
 
-    Values that grow after they were put are bounded by `heap_bytes`, the bytes in use of the whole
-    process: while these have grown by more than `max_bytes` since the cache held no more than one
-    value, the oldest values are dropped.
+    Values that grow later are bounded by `heap_bytes`, the bytes in use of the whole process: while
+    these exceed their amount when the cache held at most one value by more than `max_bytes`, the
+    oldest values are dropped.
     """
 
     def __init__(self, max_bytes: int, heap_bytes: Callable[[], int | None] = lambda: None) -> None:
@@ -67,9 +67,9 @@ class GrammarCache(Generic[T]):
             with self._lock:
                 others = len(self._values) - 1
                 if others <= 0:
-                    # The rest is not the cache's, or belongs to sequences under way: it must not
-                    # keep the cache empty.
+                    # The heap belongs to others, or to running sequences, and must not keep the
+                    # cache empty.
                     self._least_heap = used
                     return
                 dropped = [self._drop_oldest() for _ in range(-(-others // BATCHES))]
-            dropped.clear()  # without the lock: to free them may take a while
+            dropped.clear()  # outside of the lock, as freeing may take long

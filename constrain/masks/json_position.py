@@ -1,5 +1,5 @@
-"""Where in a JSON text its last byte stands. It follows texts that a grammar has let through, and
-checks nothing but that siblings and names differ.
+"""Tracks the position of the last byte of a JSON text. The grammar has already accepted the text,
+so only siblings and names are compared. Linear in the text.
 """
 
 from __future__ import annotations
@@ -8,21 +8,22 @@ import json
 from bisect import bisect_left, insort
 from typing import Any
 
+from formgate.constrain.errors import pointer_of
 from formgate.constrain.rules.guard_plan import GuardPlan
 
 _SPACE = b" \t\n\r"
 
 
 class Siblings:
-    """What stood beside each other in one container, and must not come again: `dead` holds the
-    beginnings that only lead to what was there, sorted.
+    """The elements of one container, which must not be repeated. `dead` holds, sorted, the prefixes
+    whose every completion repeats an element.
     """
 
     __slots__ = ("dead", "values")
 
     def __init__(self) -> None:
         self.dead: list[bytes] = []
-        self.values: set[str] = set()  # of containers, whatever the order of their members
+        self.values: set[str] = set()  # semantic keys of the elements that are containers
 
     def copy(self) -> Siblings:
         new = Siblings()
@@ -39,7 +40,7 @@ class Siblings:
         return at < len(self.dead) and self.dead[at] == text
 
     def dead_after(self, prefix: bytes) -> list[bytes]:
-        """What may not follow `prefix`, without what another of them begins with."""
+        """The shortest texts that make `prefix` dead when they follow it."""
         found: list[bytes] = []
         at = bisect_left(self.dead, prefix)
         while at < len(self.dead) and self.dead[at].startswith(prefix):
@@ -51,7 +52,7 @@ class Siblings:
 
 
 class Frame:
-    """An open container, or the text itself."""
+    """An open container; the first frame is the text itself."""
 
     __slots__ = (
         *("at_key", "differ", "element", "index", "is_object", "names", "names_shared"),
@@ -63,15 +64,15 @@ class Frame:
         self.places = places
         self.differ = differ
         self.siblings = Siblings()
-        self.names: set[bytes] = set()  # that an object has had, as they were written
+        self.names: set[bytes] = set()  # of an object so far, as written
         self.names_shared = False
         self.at_key = is_object
         self.quoted_key = b'""'
         self.index = 0
-        self.element: int | None = None  # where the item, or the name, that must differ begins
+        self.element: int | None = None  # offset of the current item or name, if it must differ
 
     def copy(self) -> Frame:
-        """It shares the siblings and the names: a copy only looks."""
+        """A copy that shares the siblings, and the names until it adds one."""
         new = Frame(self.is_object, self.places, self.differ)
         new.siblings, new.at_key, new.quoted_key = self.siblings, self.at_key, self.quoted_key
         new.index, new.element = self.index, self.element
@@ -99,15 +100,17 @@ class JsonPosition:
         self.frames = [Frame(False, (0,) if plan.places else (), False)]
         self.in_string = False
         self.begun = False
-        self.wrong_name = False  # whether a name has come twice
-        self._num_differing = 0  # of the open containers
-        self._string = 0  # where the last string has begun
+        self.wrong_name = False  # an object has a name twice
+        self._num_differing = 0  # open containers whose elements must differ
+        self._string = 0  # offset of the last string
         self._escaped = False
         self._scalar = False
         self.ended = False
 
     def copy(self, *, siblings: bool = False) -> JsonPosition:
-        """Without siblings of its own, a copy may only look."""
+        """A copy. With `siblings` it can be fed as the original; otherwise it shares the siblings,
+        which must not be changed through it.
+        """
         new = JsonPosition(self._plan)
         new.text = self.text[:]
         new.frames = [frame.copy() for frame in self.frames]
@@ -124,12 +127,12 @@ class JsonPosition:
 
     @property
     def may_differ(self) -> bool:
-        """Whether siblings must differ anywhere in this text as the plan has it."""
+        """True if the plan has places, so that siblings may have to differ somewhere."""
         return bool(self._plan.places)
 
     @property
     def differing(self) -> bool:
-        """Whether they must in a container that is open."""
+        """True if the elements of an open container must differ."""
         return self._num_differing > 0
 
     @property
@@ -138,22 +141,24 @@ class JsonPosition:
 
     @property
     def name_text(self) -> bytes:
-        """What there is of a name, as it is written."""
+        """The text of the last string so far, without its opening quote."""
         return bytes(self.text[self._string + 1 :])
 
     def may_begin(self, byte: int) -> bool:
-        """Whether a text that has not begun can have this byte."""
+        """True if a JSON text, or white space before it, can begin with this byte."""
         return byte in _VALUE_STARTS or byte in _SPACE
 
     def feed_inside_string(self, text: bytes) -> bool:
-        """Take a text that leaves a string neither ended nor within an escape."""
+        """Feed a text that neither ends the current string nor has an escape. False if it does, or
+        if there is no current string; then nothing is fed.
+        """
         if not self.in_string or self._escaped or b'"' in text or b"\\" in text:
             return False
         self.text += text
         return True
 
     def feed_all(self, text: bytes) -> int:
-        """How many bytes of a text are still this one's. Nothing is told of what has ended."""
+        """Feed a text up to the end of the JSON text, and return the number of bytes fed."""
         feed = self.feed
         for at, byte in enumerate(text, 1):
             feed(byte)
@@ -162,7 +167,9 @@ class JsonPosition:
         return len(text)
 
     def feed(self, byte: int) -> Frame | None:
-        """The frame whose element, which must differ from its siblings, has just ended."""
+        """Feed a byte. Returns the frame of an element that just ended, if the element must differ
+        from its siblings.
+        """
         at = len(self.text)
         self.text.append(byte)
         if self.in_string:
@@ -187,7 +194,7 @@ class JsonPosition:
                 self._opened(frame, byte == 0x7B)
             case 0x5D | 0x7D:  # ] }
                 ended = self._scalar_ended(at)
-                if len(self.frames) == 1:  # what follows a number that is all of the text
+                if len(self.frames) == 1:  # the byte follows a number that is the whole text
                     return ended
                 self._num_differing -= self.frames.pop().differ
                 return self._value_ended(at + 1) or ended
@@ -209,7 +216,9 @@ class JsonPosition:
         return bytes(self.text[frame.element : end])
 
     def next_is_alike(self, frame: Frame) -> bool:
-        """Whether what may come next is what might have come in place of the element in hand."""
+        """True if the next element is allowed the same values as the current one: neither has a
+        schema of its own (no named member, no `prefixItems` entry).
+        """
         places = [self._plan.places[number] for number in frame.places]
         if frame.is_object:
             return not any(frame.key in place.members for place in places)
@@ -257,8 +266,34 @@ class JsonPosition:
         return None
 
 
+class JsonPointers:
+    """The JSON Pointer (RFC 6901) of the value that each token of a JSON text belongs to: the value
+    that contains the token's last byte. A member's name, and the text between members or items,
+    belong to the container.
+    """
+
+    def __init__(self) -> None:
+        self._position = JsonPosition(GuardPlan(()))
+        self._between_items = False
+
+    def feed(self, token: bytes) -> str:
+        position = self._position
+        for byte in token:
+            was_in_string = position.in_string
+            position.feed(byte)
+            if not was_in_string and byte not in b" \t\r\n":
+                self._between_items = byte in b"[,"
+        containers = position.frames[1:]
+        steps = [frame.key if frame.is_object else frame.index for frame in containers]
+        if containers:
+            last = containers[-1]
+            if last.at_key if last.is_object else self._between_items:
+                steps.pop()
+        return pointer_of(steps)
+
+
 def semantic_key(text: bytes) -> str:
-    """The same for values that JSON Schema holds to be equal."""
+    """A text that is the same for all values that are equal in JSON Schema."""
     return json.dumps(_numbers_alike(json.loads(text)), sort_keys=True)
 
 

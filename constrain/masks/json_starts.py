@@ -1,5 +1,5 @@
-"""Where in an answer a guarded JSON text begins: right behind a fixed text, or where the answer
-itself does.
+"""Finds where in an answer a guarded JSON text begins: directly after an anchor, which is a fixed
+text, or at the start of the answer.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from formgate.constrain.rules.guard_plan import GuardPlan
 
-_END = 8  # bytes by which a fixed text is first looked for
+_END = 8  # bytes of an anchor's suffix, which are searched for first
 
 
 class JsonStarts:
-    """`anchors`: the fixed texts, each with the plan of what follows; the empty one is where the
-    answer begins. White space may stand between.
+    """`anchors`: the fixed texts, each with the plan of the JSON text after it; the empty anchor is
+    the start of the answer. White space may follow an anchor.
     """
 
     def __init__(self, anchors: Sequence[tuple[bytes, GuardPlan]]) -> None:
@@ -26,22 +26,21 @@ class JsonStarts:
         self.longest = max((len(anchor) for anchor, _ in self._anchors), default=0)
 
     def kept(self, before: bytes) -> bytes:
-        """The part of a text in which an anchor may have begun."""
+        """The suffix of a text that may hold the beginning of an anchor."""
         return before[-self.longest :] if self.longest else b""
 
     def may_end_in(self, before: bytes, token: bytes) -> bool:
-        """Whether an anchor may end within a token; quickly told, and seldom true."""
+        """False only if no anchor ends within the token. A quick test that is seldom true."""
         text = before[1 - _END :] + token
         return any(end in text for end in self._ends)
 
     def behind(self, before: bytes) -> GuardPlan | None:
-        """The plan of what follows a text."""
+        """The plan of the longest anchor that ends a text, or None."""
         return next((plan for anchor, plan in self._anchors if before.endswith(anchor)), None)
 
     def inside(self, before: bytes, begun: bytes | bytearray) -> GuardPlan | None:
-        """The plan of what comes next, where the JSON text in hand turns out to be no text by
-        itself, but the beginning of a call: `begun` is all of it so far, and `before` stands before
-        it.
+        """The plan of the text that follows if the current JSON text `begun` turns out to be a part
+        of an anchor, or None. `before` precedes it.
         """
         if len(begun) > self.longest:
             return None

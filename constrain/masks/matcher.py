@@ -1,5 +1,5 @@
-"""One sequence's place in its grammar, over llguidance's matcher (an Earley parser over lexemes
-that are derivatives of regexes; docs/optimizations.md of llguidance describes the method).
+"""One sequence's state in its grammar, over llguidance's matcher: an Earley parser whose lexer uses
+derivatives of regexes (docs/optimizations.md of llguidance describes the method).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from formgate.constrain.library_errors import failed, is_limit
 
-# The number of a matcher's lexer, and the matcher.
+# The id of a matcher's lexer, and the matcher.
 Prepared = tuple[int, LLMatcher]
 
 
@@ -22,14 +22,14 @@ class GrammarConstraint:
     closed = False  # it never ends an answer early
 
     def __init__(self, matcher: LLMatcher, mask_bytes: int, *, lexer: int = 0) -> None:
-        """`lexer` tells apart matchers that several threads may use at once."""
+        """`lexer` identifies the lexer, which only one thread may use at a time."""
         self._matcher = matcher
         self._lexer = lexer
         self.mask_bytes = mask_bytes
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
         """Write the allowed tokens into `row`, whose words past the vocabulary become 0. Releases
-        the GIL. Raises ValueError if the grammar has run into a limit.
+        the GIL. Raises ValueError if the grammar exceeds a limit.
         """
         self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, self.mask_bytes)
         return self.finish_bitmask(row)
@@ -52,7 +52,7 @@ class GrammarConstraint:
             raise ValueError(f"token {token_id} doesn't satisfy the grammar")
 
     def forced_tokens(self) -> list[int]:
-        """Raises ValueError if the grammar has run into a limit."""
+        """The tokens that must come next. Raises ValueError if the grammar exceeds a limit."""
         if self._matcher.is_stopped():
             return []
         forced: list[int] = self._matcher.compute_ff_tokens()
@@ -68,7 +68,7 @@ class GrammarConstraint:
         return GrammarConstraint(self._matcher.deep_copy(), self.mask_bytes, lexer=self._lexer)
 
     def follows(self, token_ids: list[int]) -> bool:
-        """Whether these tokens may come next, in a row."""
+        """True if these tokens, in sequence, may come next."""
         return bool(self._matcher.validate_tokens(token_ids) == len(token_ids))
 
     def is_terminated(self) -> bool:

@@ -1,5 +1,5 @@
-"""The masks of one step: rows whose grammars are llguidance's are worked out on several threads at
-once, without the GIL, and each constraint then finishes its own row.
+"""Computes the masks of one step: llguidance fills its rows on several threads, without the GIL,
+and each constraint then finishes its own row.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from numpy.typing import NDArray
 
 from formgate.constrain.masks.matcher import Prepared
 
-FEW = 4  # rows for which waking other threads does not pay
+FEW = 4  # below this number of rows, other threads do not pay off
 
 
 class Fillable(Protocol):
     """A constraint that can be filled in two steps."""
 
     def prepared(self) -> Prepared | None:
-        """Whose mask the row begins as; None if the row needs none."""
+        """The matcher that fills the row first; None if none does."""
         ...
 
     def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
-        """As `fill_bitmask` of the engine's `TokenConstraint`, behind `prepared`."""
+        """Complete a row that was filled from `prepared`. Returns and raises as `fill_bitmask` of
+        the engine's `TokenConstraint`.
+        """
         ...
 
 
 class ParallelFiller:
-    """`words`: of a mask, as llguidance's tokenizer makes it."""
+    """`words`: number of 32-bit words of llguidance's masks."""
 
     def __init__(self, words: int, *, num_threads: int) -> None:
         self._words = words
@@ -40,9 +42,9 @@ class ParallelFiller:
     def __call__(
         self, constraints: Sequence[Any], rows: Sequence[int], bitmask: NDArray[np.int32]
     ) -> list[bool | Exception]:
-        """Fill `rows` of `bitmask` [max_num_seqs, ceil(padded_vocab / 32)], each for its own
-        constraint, which is Fillable: the engine that hands it back knows less of it. For each,
-        what `fill_bitmask` would return or raise.
+        """Fill `rows` of `bitmask` [max_num_seqs, ceil(padded_vocab / 32)], each by its constraint.
+        Returns for each row the result or the exception of `fill_bitmask`. Constraints are
+        Fillable; their type is Any because the engine's protocol is narrower.
         """
         assert bitmask.flags["C_CONTIGUOUS"]
         results: list[bool | Exception] = [True] * len(rows)
@@ -56,7 +58,7 @@ class ParallelFiller:
             else:
                 if begun is not None:
                     prepared.append((begun[0], rows[at], begun[1]))
-        # Threads take neighbours, and only one may look at a lexer at a time.
+        # A thread takes adjacent rows, and only one thread may use a lexer at a time.
         prepared.sort(key=itemgetter(0))
         self._compute([(matcher, row) for _, row, matcher in prepared], bitmask)
         for at, constraint in enumerate(fillable):
@@ -74,7 +76,7 @@ class ParallelFiller:
                 matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
             return
         target = bitmask
-        if bitmask.shape[1] != self._words:  # its rows are padded, which the executor cannot do
+        if bitmask.shape[1] != self._words:  # the executor does not support padded rows
             if self._unpadded is None or len(self._unpadded) != len(bitmask):
                 self._unpadded = np.empty((len(bitmask), self._words), dtype=np.int32)
             target = self._unpadded

@@ -1,4 +1,4 @@
-"""The texts that may stand right before each part of an answer tree: by these a guard knows where a
+"""The texts that may directly precede each part of an answer tree, by which a guard finds where a
 JSON text begins.
 """
 
@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-Node = Mapping[str, Any]
+AnswerNode = Mapping[str, Any]
 
-# What stands for a JSON text that has just ended. No text has this byte.
+# Represents a JSON text that has just ended. No UTF-8 text has this byte.
 JSON_END = b"\xff"
 
 _MOST = 512  # texts before one place
@@ -18,8 +18,8 @@ _NEWLINES = re.compile(r"\\n(?:[*?]|\{0,\d+\})")
 
 
 class Before(NamedTuple):
-    """A text that ends right before a place, or white space before it (`spaced`). An empty one is
-    the beginning of the answer (`from_start`), or anything at all.
+    """A text that ends at a place, or with `spaced` before the white space at that place. An empty
+    text is the start of the answer if `from_start`, otherwise any text.
     """
 
     text: bytes
@@ -44,8 +44,8 @@ AT_START: Befores = frozenset((Before(b"", True),))
 ANYTHING: Befores = frozenset((Before(b"", False),))
 
 
-def after(node: Node, befores: Befores, token_bytes: Sequence[bytes]) -> Befores:
-    """What may stand before what follows `node`."""
+def after(node: AnswerNode, befores: Befores, token_bytes: Sequence[bytes]) -> Befores:
+    """The texts that may precede the part after `node`, given those that precede `node`."""
     match node["kind"]:
         case "text":
             return frozenset(one.then(node["value"].encode()) for one in befores)
@@ -71,15 +71,15 @@ def after(node: Node, befores: Befores, token_bytes: Sequence[bytes]) -> Befores
     return ANYTHING
 
 
-def before_each(node: Node, befores: Befores, token_bytes: Sequence[bytes]) -> Befores:
-    """What may stand before the item of a repetition: what does before all of them, or an item and
-    the separator.
+def before_each(node: AnswerNode, befores: Befores, token_bytes: Sequence[bytes]) -> Befores:
+    """The texts that may precede an item of a repetition: those before the repetition, and an item
+    with the separator.
     """
     if node["max"] == 1:
         return befores
     separator = node.get("separator", {"kind": "text", "value": ""})
     each = befores
-    for _ in range(3):  # an item of nothing but text adds to the one before it
+    for _ in range(3):  # items of fixed text prolong each other, so there may be no fixed point
         behind = after(node["item"], each, token_bytes)
         more = some(befores, after(separator, behind, token_bytes))
         if more == each:
@@ -89,6 +89,6 @@ def before_each(node: Node, befores: Befores, token_bytes: Sequence[bytes]) -> B
 
 
 def some(*befores: Befores) -> Befores:
-    """Any of these."""
+    """The union; `ANYTHING` if it has more than `_MOST` texts."""
     found = frozenset().union(*befores)
     return found if len(found) <= _MOST else ANYTHING

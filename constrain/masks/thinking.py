@@ -1,6 +1,5 @@
-"""A limit on the tokens of an answer's reasoning: once they are spent, the marker that ends it is
-all that may come, and what the grammar has behind it begins. The grammar itself must let the marker
-come anywhere in the reasoning.
+"""A limit on the tokens of an answer's reasoning. Once they are spent, only the marker that ends
+the reasoning is allowed. The grammar must allow that marker anywhere in the reasoning.
 """
 
 from __future__ import annotations
@@ -11,17 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from formgate.constrain.masks.end_search import Closable
 from formgate.constrain.masks.matcher import Prepared
 from formgate.constrain.masks.vocabulary import Vocabulary
-from formgate.constrain.masks.ways import Closable
 
 Part = int | str  # a special token's id, or text
 
 
 @dataclass(frozen=True, slots=True)
 class ThinkingBudget:
-    """`tokens` between the markers. `opening` is empty where the prompt has opened the region;
-    otherwise the region is there only if the answer begins with it.
+    """`tokens`: the limit between the markers. `opening` is empty if the prompt ends with the
+    opening marker; otherwise there is reasoning only if the answer begins with `opening`.
     """
 
     tokens: int
@@ -30,8 +29,8 @@ class ThinkingBudget:
 
 
 class ThinkingTokens:
-    """The markers of a budget in one vocabulary. Tokens become bytes in which no text can look like
-    a special token, since UTF-8 has no 0xFF.
+    """The markers of a budget in one vocabulary, as bytes. A special token is written with 0xFF,
+    which UTF-8 does not have, so that no text looks like one.
     """
 
     def __init__(
@@ -69,15 +68,15 @@ class ThinkingConstraint:
         self._inner = inner
         self._tokens = tokens
         self._accepted: list[int] = []  # until the reasoning is over
-        self._behind = 0  # tokens since then
+        self._behind = 0  # tokens after the reasoning
         self._begin()
 
     def _begin(self) -> None:
         self._inside = not self._tokens.opening
         self._over = False
-        self._tail = b""  # in which a marker may have begun
+        self._tail = b""  # suffix that may hold the beginning of a marker
         self._spent = 0
-        self._path: list[int] = []  # of the closing marker, once it is due
+        self._path: list[int] = []  # remaining tokens of the closing marker, once it is due
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
         return self._only_way(row) if self._due() else self._inner.fill_bitmask(row)
@@ -95,7 +94,7 @@ class ThinkingConstraint:
         return True
 
     def _due(self) -> bool:
-        # A character that has begun is finished first.
+        # The marker may not be allowed yet: a partial UTF-8 character is completed first.
         if (
             not self._path
             and self._inside

@@ -1,4 +1,4 @@
-"""A vocabulary by the bytes of its tokens, as the guards look them up."""
+"""Indexes of a vocabulary by the bytes of its tokens, for the guards."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint32]
 Ids = NDArray[np.int64]
 
-_FEW = 8  # tokens for which numpy does not pay
+_FEW = 8  # up to this number of tokens, numpy does not pay off
 
 _STRING = rb'"(?:[^"\\]|\\.)*"'
-_BETWEEN = rb"[\]\[{}\s,:0-9.eE+\-a-z]"  # what may stand between two strings of a JSON text
-# A name, or what may be one that has begun with an escape.
+_BETWEEN = rb"[\]\[{}\s,:0-9.eE+\-a-z]"  # a byte outside of strings
+# A name, or a string up to a Unicode escape, which may be the beginning of one.
 _NAME = rb"(?:" + _STRING + rb'\s*(?::|$)|"[^"]*\\u)'
 _WHOLE_NAME = re.compile(rb'\s*"((?:[^"\\]|\\[^u])*)"\s*(?::\s*)?', re.DOTALL)
 _TO_QUOTE = re.compile(rb'(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 class TokenSet:
-    """Some tokens of a vocabulary, to be looked for in masks."""
+    """A set of tokens, with their places in masks."""
 
     def __init__(self, ids: Sequence[int] | Ids) -> None:
         self.ids: Ids = np.asarray(ids, dtype=np.int64)
@@ -52,7 +52,7 @@ def forbid(words: Words, ids: Sequence[int] | Ids) -> None:
 
 
 class TokenBytes:
-    """Of a special token, the bytes are those of its name."""
+    """`token_bytes` of a special token are those of its name."""
 
     def __init__(self, token_bytes: Sequence[bytes], special_ids: frozenset[int]) -> None:
         self.of_token = token_bytes
@@ -68,11 +68,11 @@ class TokenBytes:
         # Tokens that may end one element and lead to the next.
         self.crossing_string = self._matching(rb'"\s*[,\]}]', quoted)
         self.crossing = self._matching(rb",", text)
-        # Tokens with a name in them, behind the beginning of a value or of a string's end.
+        # Tokens with a name in them, after the rest of a value or of a string.
         behind = rb"(?:" + _STRING + rb"|" + _BETWEEN + rb")*[,{]\s*" + _NAME
         self.name_behind_value = self._matching(rb"^" + behind, quoted)
         self.name_behind_string = self._matching(rb'"\s*' + behind, quoted)
-        # Where a name is due: those that are one name, by its text, and others with a name.
+        # For positions before a name: tokens that are one name, by its text, and others.
         self.whole_name: dict[bytes, list[int]] = {}
         others = []
         due = rb"^\s*(?:\}" + _BETWEEN + rb"*)?" + _NAME
@@ -83,7 +83,7 @@ class TokenBytes:
             else:
                 self.whole_name.setdefault(whole[1], []).append(token_id)
         self.name_due = TokenSet(others)
-        # Tokens that end a string, by what stands before its quote.
+        # Tokens that end a string, by their bytes before the quote.
         self.ending: dict[bytes, list[int]] = {}
         for token_id in quoted:
             if (end := _TO_QUOTE.match(token_bytes[token_id])) is not None:

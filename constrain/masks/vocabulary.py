@@ -1,4 +1,4 @@
-"""All that a constraint knows of a tokenizer: its tokens' bytes and which of them are special."""
+"""The vocabulary that constraints are compiled for: the bytes of each token, and special tokens."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from llguidance import LLTokenizer, TokenizerWrapper
 
-# Tokens of so many characters of a JSON string are looked at once, not in each mask: the longer the
-# string may still become, the more of them it takes (docs/optimizations.md of llguidance). These
-# are more lengths than llguidance's own choice, for strings with a maxLength.
+# llguidance caches the masks of these token sets, and applies a set as a whole if the string may
+# still become that long (docs/optimizations.md of llguidance). These are more lengths than its
+# default, for strings with a maxLength.
 _IN_STRING = r'[^"\\\x00-\x1F\x7F]'
 _LENGTHS = (4, 8, 12, 16, 24, 40)
 _SLICES = [r"[\x20\x0A\x0D\x09]+", *(f"{_IN_STRING}{{1,{n}}}" for n in _LENGTHS), f"{_IN_STRING}+"]
@@ -17,10 +17,10 @@ _SLICES = [r"[\x20\x0A\x0D\x09]+", *(f"{_IN_STRING}{{1,{n}}}" for n in _LENGTHS)
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """`token_bytes[i]` is what token `i` adds to a text; of a special token, its name's bytes.
+    """`token_bytes[i]` are the bytes that token `i` adds to a text; of a special token, its name.
 
-    Special tokens never match text. `encode` gives the tokenizer's own tokens of some bytes in the
-    middle of an answer; without it, forced text is tokenized longest match first.
+    Special tokens never match text. `encode` returns the tokenizer's own tokens of bytes inside of
+    an answer; without it, forced text is tokenized by longest match.
     """
 
     token_bytes: tuple[bytes, ...]
@@ -28,12 +28,12 @@ class Vocabulary:
     eos_ids: tuple[int, ...]
     encode: Callable[[bytes], list[int]] | None = None
     tokenizer_json: str | None = None
-    """The same tokenizer as Hugging Face's library writes it down, without special tokens in texts:
-    where there is one, no mask waits for Python."""
+    """The same tokenizer in the format of Hugging Face's `tokenizer.json`, without special tokens
+    in texts. With it, masks do not call into Python."""
 
     def ll_tokenizer(self, *, for_masks: bool = True) -> LLTokenizer:
-        """The vocabulary as a token trie: about a second per 100,000 tokens, so build it once.
-        Without `for_masks` sooner, but its masks are slow.
+        """The vocabulary as a token trie. Takes about a second per 100,000 tokens, so build it
+        once; less without `for_masks`, but then masks are slow.
         """
         eos_ids = list(self.eos_ids) or None
         slices = _SLICES if for_masks else []
@@ -51,7 +51,7 @@ class Vocabulary:
         special = self.special_ids | set(self.eos_ids)
 
         def agrees(token_id: int, token: bytes) -> bool:
-            if token == b"\xff":  # by which llguidance knows special tokens, and no text has it
+            if token == b"\xff":  # llguidance's prefix of special tokens, which no text has
                 return True
             if native.is_special_token(token_id) != (token_id in special):
                 return False
@@ -63,11 +63,11 @@ class Vocabulary:
 
 
 class _WrappedVocabulary:
-    """The attributes that llguidance reads off a tokenizer written in Python."""
+    """The attributes that llguidance reads of a tokenizer written in Python."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.tokens = list(vocabulary.token_bytes)
-        # A model without an end token never ends a text by itself; any special token will do.
+        # llguidance requires an end token. A model without one gets any special token.
         self.eos_token_id = next(iter(vocabulary.eos_ids or sorted(vocabulary.special_ids)), 0)
         self.bos_token_id = None
         self.special_token_ids = sorted(vocabulary.special_ids | set(vocabulary.eos_ids))

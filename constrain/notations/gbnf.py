@@ -1,4 +1,4 @@
-"""GBNF, llama.cpp's and xgrammar's notation of grammars, read into a tree."""
+"""Parses GBNF, the grammar notation of llama.cpp and xgrammar."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAST_CHAR = 0x10FFFF
 
 @dataclass(frozen=True, slots=True)
 class Chars:
-    """One character of these ranges, which are in order and apart."""
+    """One character of these ranges, which are sorted and disjoint."""
 
     ranges: tuple[tuple[int, int], ...]
 
@@ -63,7 +63,7 @@ def is_gbnf(source: str) -> bool:
 
 
 def read_gbnf(source: str) -> Rules:
-    """Raises ConstraintError that names the line."""
+    """Parse a grammar. Raises ConstraintError with the line at fault."""
     return _Reader(source).rules()
 
 
@@ -72,7 +72,7 @@ class _Reader:
         self._source = source.replace("\r\n", "\n")
         self._at = 0
         self._depth = 0
-        self._uses: dict[str, int] = {}  # the place where a rule is first named
+        self._uses: dict[str, int] = {}  # the offset of each rule's first use
 
     def rules(self) -> Rules:
         rules: Rules = {}

@@ -1,6 +1,6 @@
-"""A GBNF grammar in llguidance's Lark, with exactly its texts. A lexer takes the longest lexeme and
-GBNF knows none, so a part becomes a lexeme only where the next character always tells its end;
-where that is not so, every character is one.
+"""Translates GBNF to llguidance's Lark with exactly the same texts. GBNF has no lexer, and Lark's
+takes the longest lexeme. So parts become lexemes only if the next character always shows their end;
+otherwise every character is a lexeme.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from formgate.constrain.notations.gbnf import (
 )
 
 _ANY = "(?s:.)"
-Set = frozenset[int]  # of characters, as numbers of intervals that the grammar never parts
+Set = frozenset[int]  # of characters, as numbers of intervals that no class of the grammar splits
 _NONE: Set = frozenset()
 
 
@@ -33,12 +33,12 @@ def gbnf_to_lark(source: str) -> str:
     try:
         used = _reachable(rules, "root")
         recursive = {name for name in used if name in _reachable(rules, name, itself=False)}
-        # What leads to a recursive rule is as little a lexeme as the rule itself.
+        # A rule that refers to a recursive rule cannot be a lexeme either.
         nested = {name for name in used if not recursive.isdisjoint(_reachable(rules, name))}
         rules = {name: rules[name] for name in used}
         _check_productive(rules)
         lexemes = "root" not in nested or _Decided(rules, nested).holds()
-        return _Writer(rules, nested, by_character=not lexemes).written()
+        return _GbnfWriter(rules, nested, by_character=not lexemes).written()
     except RecursionError:
         raise ConstraintError("The grammar is nested too deeply.", code="schema_too_complex") from (
             None
@@ -46,7 +46,9 @@ def gbnf_to_lark(source: str) -> str:
 
 
 def _reachable(rules: Rules, start: str, *, itself: bool = True) -> dict[str, None]:
-    """In the order in which they are met; `start` itself if it is met again, or `itself`."""
+    """The rules that `start` refers to, in order of visit. `start` is among them with `itself`, or
+    if it is recursive.
+    """
     found: dict[str, None] = {start: None} if itself else {}
     waiting = [rules[start]]
     while waiting:
@@ -91,7 +93,7 @@ def _ends(expr: Expr, ending: set[str]) -> bool:
     return True
 
 
-class _Writer:
+class _GbnfWriter:
     def __init__(self, rules: Rules, nested: Iterable[str], *, by_character: bool) -> None:
         self._rules = rules
         self._nested = set(rules) if by_character else set(nested)
@@ -111,7 +113,7 @@ class _Writer:
         return f"{'r' if name in self._nested else 'R'}_{self._numbers[name]}"
 
     def _expr(self, expr: Expr, lexeme: bool) -> str:
-        """`lexeme`: as part of a terminal."""
+        """The expression in Lark; with `lexeme`, as part of a terminal."""
         if not lexeme and not self._by_character and self._is_regular(expr):
             if isinstance(expr, Ref):
                 return self._name(expr.name)
@@ -160,8 +162,8 @@ def _class(ranges: tuple[tuple[int, int], ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """Of a part of the grammar: whether it may be empty, what it begins with, all that may stand
-    in it, and what a whole text of it may go on with and still be of it.
+    """A part of the grammar: whether it may be empty, its first characters, all its characters, and
+    the characters with which a complete text of it may continue as another text of it.
     """
 
     empty: bool
@@ -171,8 +173,8 @@ class _Facts:
 
 
 class _Decided:
-    """Whether one character tells, everywhere in the nested rules, what comes next (LL(1)), and
-    where every lexeme ends.
+    """Tests whether the nested rules are LL(1) and every lexeme's end is decided by the next
+    character.
     """
 
     def __init__(self, rules: Rules, nested: Iterable[str]) -> None:

@@ -1,6 +1,4 @@
-"""Lark grammars as users send them, looked at by themselves, so that what is wrong is said with the
-user's own line.
-"""
+"""Checks a user's Lark grammar on its own, so that errors have the user's line numbers."""
 
 from __future__ import annotations
 
@@ -17,8 +15,8 @@ _SPECIAL = re.compile(r"<[\[|\w]")
 
 
 def check_lark(source: str) -> None:
-    """Raises ConstraintError for what is no grammar. What depends on the model's own special tokens
-    is left to those who know its tokenizer.
+    """Raises ConstraintError if the grammar is invalid. Errors about special tokens are ignored,
+    because they depend on the model's tokenizer.
     """
     if not source.strip():
         raise _invalid("it is empty")

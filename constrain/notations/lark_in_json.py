@@ -1,8 +1,8 @@
-"""A Lark grammar for the inside of a JSON string, with its texts in JSON's shortest escapes.
+"""Translates a Lark grammar to one for the content of a JSON string, with JSON's shortest escapes.
 
-All escapes begin with a backslash, and llguidance's lexer never takes a byte back: behind a
-backslash a lexeme could no longer end before it. So a terminal that holds escapes becomes a rule
-whose lexemes are either text without escapes or one escape. Terminals without stay as they are.
+All escapes begin with a backslash, and llguidance's lexer does not backtrack: after a backslash, a
+lexeme can no longer end before it. So a terminal with escapes becomes a rule whose lexemes are
+either text without escapes or one escape. Terminals without escapes remain terminals.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LEXEME = re.compile(
 )
 _DECIMAL = r"([0-9]+\.[0-9]*|\.[0-9]+)"
 _FLOAT = rf"({_DECIMAL}([eE](\+|-)?[0-9]+)?|[0-9]+[eE](\+|-)?[0-9]+)"
-# The terminals of Lark's own library, as llguidance has them.
+# The terminals of Lark's `common` library, as llguidance defines them.
 _COMMON = {
     "DIGIT": "[0-9]",
     "HEXDIGIT": "[a-fA-F0-9]",
@@ -75,11 +75,11 @@ _IMPORT = re.compile(
 
 
 def lark_in_json(source: str) -> str:
-    """The grammar of what stands between the quotes of a JSON string whose value `source` allows.
-    Raises ConstraintError for what is no grammar, and for what cannot be written inside a string.
+    """A grammar for the content of a JSON string whose value matches `source`. Raises
+    ConstraintError for an invalid grammar, and for features that a string does not support.
     """
     check_lark(source)
-    return _Writer(list(_lexemes(source))).written()
+    return _InJsonWriter(list(_lexemes(source))).written()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def _lexemes(source: str) -> Iterator[_Lexeme]:
     yield _Lexeme("newline", "\n", line)
 
 
-class _Writer:
+class _InJsonWriter:
     def __init__(self, lexemes: Sequence[_Lexeme]) -> None:
         self._statements = _statements(lexemes)
         self._terminals: dict[str, Regex | list[_Lexeme]] = {}
@@ -150,7 +150,7 @@ class _Writer:
                     split = escapes_in(self._terminal(lexeme.text))
                     yield _rule_name(lexeme.text) if split else lexeme.text
                 case "arrow":
-                    at += 1  # an alias names a branch of a syntax tree, which nobody builds
+                    at += 1  # an alias names a branch of the syntax tree, which is not built
                 case "special" | "reference" | "parametric" | "keyword":
                     raise _unsupported(lexeme.text, lexeme.line)
                 case _:
@@ -158,7 +158,9 @@ class _Writer:
             yield " "
 
     def _ignored(self, statement: Sequence[_Lexeme]) -> str:
-        """One character at a time, which says as much: what is ignored may come again."""
+        """The ignored terminal, one character at a time: ignored text may repeat, so the language
+        is the same.
+        """
         tree = self._parsed(statement[1:])
         chars = tree
         while isinstance(chars, Repeat) and chars.least <= 1 and chars.most is None:
@@ -251,7 +253,7 @@ class _Terminal:
 
 
 def _statements(lexemes: Sequence[_Lexeme]) -> list[list[_Lexeme]]:
-    """Rules, terminals and directives. One goes on in the next line where that begins with `|`."""
+    """Rules, terminals and directives. One continues on a next line that begins with `|`."""
     lines: list[list[_Lexeme]] = [[]]
     for lexeme in lexemes:
         if lexeme.kind == "newline":
@@ -270,8 +272,8 @@ def _statements(lexemes: Sequence[_Lexeme]) -> list[list[_Lexeme]]:
 
 
 def _body(statement: Sequence[_Lexeme]) -> list[_Lexeme]:
-    """What stands behind the colon. A priority means nothing to llguidance, and a capture nothing
-    to us.
+    """The lexemes after the colon. Priorities and captures are dropped: llguidance ignores the
+    former, formgate the latter.
     """
     for at, lexeme in enumerate(statement):
         if lexeme.text == ":":

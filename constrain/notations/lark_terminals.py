@@ -1,5 +1,5 @@
-"""A terminal's tree as Lark for the inside of a JSON string. Without escapes it is one lexeme. With
-escapes it is an expression of a rule, whose lexemes are text without escapes, or one escape.
+"""Writes a terminal's tree as Lark for the content of a JSON string. Without escapes it is one
+lexeme. With escapes it is an expression of lexemes that are text without escapes, or one escape.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NONE: Ranges = ()
 
 
 def escapes_in(tree: Regex) -> bool:
-    """True if some text of the tree is written with an escape."""
+    """True if some text of the tree needs an escape."""
     match tree:
         case Chars():
             return bool(escapes_of(tree))
@@ -50,7 +50,7 @@ def _is_character(tree: Regex) -> bool:
 
 
 def _literal(parts: Sequence[Regex]) -> str:
-    """Each escape a lexeme, and so is the text between two of them."""
+    """A sequence of characters: each escape is a lexeme, and so is the text between two of them."""
     written = [
         f"/{inside_json(part)}/"
         for escaped, group in groupby(parts, escapes_in)
@@ -60,10 +60,10 @@ def _literal(parts: Sequence[Regex]) -> str:
 
 
 def _split(tree: Regex, follow: Ranges | None) -> str:
-    """Lexemes of one character each, and of characters in a row where the next one tells that
-    these are over: llguidance keeps the longest of several lexemes, and no shorter one.
+    """An expression whose lexemes are single characters, or runs of characters if the next one
+    always shows the end of the run: llguidance keeps only the longest of several lexemes.
 
-    `follow`: what may come next of the same terminal; None: the terminal ends here, greedily.
+    `follow`: the characters of the terminal that may come next; None: the terminal ends here.
     """
     match tree:
         case Chars():

@@ -1,1 +1,1 @@
-"""ECMA-262 patterns and formats as terms that meet, have complements, and are bounded."""
+"""ECMA-262 patterns and formats as Lark terminals with intersection and complement, bounded."""

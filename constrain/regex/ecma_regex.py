@@ -1,5 +1,5 @@
-"""Patterns of ECMA-262 run by an engine that counts its steps: `jsonschema-rs`, whose regexes are
-Rust's. Nothing that a client wrote is run by a regex engine without a bound.
+"""Runs ECMA-262 patterns in an engine that counts its steps: `jsonschema-rs`, whose regexes are
+Rust's. No pattern of a client runs in a regex engine without a bound.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from functools import lru_cache
 
 import jsonschema_rs
 
-# Steps of one regex on one string, and bytes of one compiled regex.
+# Limits: steps of one regex on one string, and bytes of one compiled regex.
 PATTERN_OPTIONS = jsonschema_rs.FancyRegexOptions(
     backtrack_limit=200_000, size_limit=1 << 20, dfa_size_limit=1 << 20
 )
 
 
 def found(pattern: str, text: str) -> bool | None:
-    """Whether an ECMA-262 pattern is found in a text; None if the engine does not read it, or gave
-    up.
+    """True if an ECMA-262 pattern matches anywhere in a text; None if the engine cannot read the
+    pattern, or gave up.
     """
     try:
         wrong = next(_validator(pattern).iter_errors(text), None)
@@ -27,8 +27,8 @@ def found(pattern: str, text: str) -> bool | None:
 
 
 def gave_up(error: jsonschema_rs.ValidationError) -> bool:
-    """Whether a regex took more steps than it may: wherever in a schema it stands, it is the error
-    that is reported.
+    """True if a regex exceeded its steps. The validator reports this error for a regex at any depth
+    of the schema.
     """
     return type(error.kind).__name__ == "BacktrackLimitExceeded"
 
@@ -67,8 +67,8 @@ _TOKEN = re.compile(r"\\.|\[\^?\]|.", re.DOTALL)
 
 
 def rust_regex(pattern: str) -> str:
-    """An ECMA-262 pattern without what `jsonschema-rs` would read in Unicode's way: classes of
-    characters, `.`, and the edges of words.
+    """Translate an ECMA-262 pattern for `jsonschema-rs`, which otherwise reads character classes,
+    `.` and word boundaries as Unicode's.
     """
     parts: list[str] = []
     in_class = False

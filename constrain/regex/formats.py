@@ -1,9 +1,9 @@
 """The formats that are enforced, each as two ECMA-262 regexes for the whole string. Validators
-differ (leap seconds, the year 0, quoted mailboxes): a string of the format matches `narrow`, which
-holds only strings that all of them take, and a string that must not be of the format matches
-nothing of `wide`, which holds every string that one of them takes. Written by the ABNF of RFC 3339
-(dates and times), 5321 and 6531 (email), 1123 and 5890 (host names), 3986 and 3987 (URIs and IRIs),
-4291 (IPv6), 6570 (URI templates), 6901 (JSON Pointers).
+differ (leap seconds, the year 0, quoted mailboxes). `narrow` matches only strings that all
+validators accept, and enforces the format. `wide` matches every string that some validator accepts,
+and enforces its negation. From the ABNF of RFC 3339 (dates and times), 5321 and 6531 (email), 1123
+and 5890 (host names), 3986 and 3987 (URIs and IRIs), 4291 (IPv6), 6570 (URI templates), 6901 (JSON
+Pointers).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 
 
 def _leap_seconds() -> str:
-    """A minute of 61 seconds is the last one before midnight in UTC. Of the offsets, whole and half
-    hours.
+    """Times with second 60, which occurs only in the last minute before midnight UTC. Offsets are
+    whole or half hours.
     """
     hours = []
     for hour in range(24):
@@ -65,7 +65,7 @@ def _label(most: int) -> str:
 
 
 _HOSTNAME = rf"(?:{_label(63)}(?:\.{_label(63)}){{0,2}}|{_label(30)}(?:\.{_label(30)}){{3,7}})"
-# Letters of scripts from left to right that IDNA 2008 takes as they are, without rules of context.
+# Letters of left-to-right scripts that IDNA 2008 allows unchanged and without contextual rules.
 _IDN_LETTER = (
     r"[a-z0-9\u{DF}-\u{F6}\u{F8}-\u{FF}\u{3AC}-\u{3CE}\u{430}-\u{45F}\u{3041}-\u{3096}"
     r"\u{30A1}-\u{30FA}\u{4E00}-\u{9FA5}\u{AC00}-\u{D7A3}]"
@@ -79,7 +79,9 @@ _LITERAL = rf"\[(?:{_IPV4}|IPv6:(?:{_H16}(?::{_H16}){{7}}|{_SHORT}::{_SHORT}))\]
 
 
 def _email(atom_char: str, host: str, most: int) -> str:
-    """A local part has 64 bytes at most, here `most` characters: one atom, two or eight."""
+    """An address. The local part has one, two, or three to eight atoms; `most` characters keep it
+    within 64 bytes.
+    """
     atom = f"[{atom_char}]"
     two, eight = (f"{atom}{{1,{most // parts - 1}}}" for parts in (2, 8))
     local = rf"{atom}{{1,{most}}}|{two}\.{two}|{eight}(?:\.{eight}){{2,7}}|{_QUOTED}"
@@ -97,7 +99,9 @@ _IDN_EMAIL = _email(_UCS + _ATOM_CHAR, _IDN_HOSTNAME, 16)
 
 
 def _uri(more: str, private: str) -> tuple[str, str]:
-    """RFC 3986 and, with more characters, RFC 3987: absolute, and either."""
+    """The absolute form, and the absolute or relative form, of RFC 3986; with `more` characters,
+    of RFC 3987.
+    """
     plain = rf"[A-Za-z0-9._~!$&'()*+,;=:@{more}-]|%[0-9A-Fa-f]{{2}}"
     segment = f"(?:{plain})*"
     without_colon = f"(?:{plain.replace(':@', '@')})+"
@@ -128,7 +132,7 @@ _LITERALS = rf"!#$&(-;=?-[\]_a-z~{_UCS}{_PRIVATE}"
 
 
 def _regex(depth: int) -> str:
-    """Regexes that every dialect can read, with groups nested so deep at most."""
+    """A regex for regexes that every dialect accepts, with at most `depth` levels of groups."""
     inner = r"[A-Za-z0-9 _,:;@#%&=<>~'!/-]|\\[dDwWsS.*+?()\[\]{}|^$\\/]|\."
     inner += r"|\[\^?(?:[A-Za-z0-9_]|[a-m]-[n-z]|[A-M]-[N-Z]|0-9|\\[dws])+\]"
     if depth:
@@ -158,7 +162,7 @@ _WIDE_EMAIL = f"{_ANY}@{_ANY}"
 _WIDE_HOSTNAME = r"[A-Za-z0-9_.-]+"
 _WIDE_IDN_HOSTNAME = r"[^\x00-,/:-@[-^`{-\x7F]+"
 _WIDE_POINTER = f"[0-9]+(?:[+-][0-9]+)?(?:#|{_POINTER})"
-# Nothing begins a regex that would repeat what stands before it, in any dialect.
+# In no dialect does a regex begin with a quantifier.
 _WIDE_REGEX = f"(?:[^*+?)]{_ANY})?"
 
 FORMATS: dict[str, Format] = {

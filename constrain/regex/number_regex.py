@@ -1,6 +1,6 @@
-"""Regexes for the JSON numbers within bounds, exact at the edges: bounds are decimals, no floats.
-Numbers stay shorter than what a 64-bit float can hold, and a bound that excludes itself also keeps
-away the numbers that a float would round to it.
+"""Regexes for the JSON numbers within bounds. Bounds are decimals, not floats, so they are exact.
+Numbers stay within the range of a 64-bit float. An exclusive bound also excludes numbers that a
+float would round to it.
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-DIGITS_AFTER = 99  # at most this many digits behind the first one
+DIGITS_AFTER = 99  # most digits after the first one
 _FRACTION = r"(?:\.[0-9]{1,40})"
 _EXPONENT = r"(?:[eE][+-]?[0-9]{1,2})"
 _MANTISSA = r"(?:0|[1-9][0-9]{0,99})"
-_FLOAT_DIGITS = 15  # decimals of so many digits are told apart by a 64-bit float
+_FLOAT_DIGITS = 15  # a 64-bit float distinguishes decimals of this many digits
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
     least: Decimal | None = None
-    above: bool = False  # `least` itself is out
+    above: bool = False  # `least` is exclusive
     most: Decimal | None = None
-    below: bool = False
+    below: bool = False  # `most` is exclusive
 
     def meet(self, other: Bounds) -> Bounds:
         least, above = self.least, self.above
@@ -51,7 +51,7 @@ ALL = Bounds()
 
 
 def integer_range(bounds: Bounds) -> tuple[int | None, int | None]:
-    """The least and the greatest integer within bounds."""
+    """The smallest and the largest integer within bounds; None where unbounded."""
     least = most = None
     if bounds.least is not None:
         least = int(bounds.least.to_integral_value("ROUND_CEILING"))
@@ -63,7 +63,7 @@ def integer_range(bounds: Bounds) -> tuple[int | None, int | None]:
 
 
 def integer_regex(bounds: Bounds) -> str | None:
-    """None if there is no integer within bounds."""
+    """A regex for the integers within bounds; None if there is none."""
     least, most = integer_range(bounds)
     if least is None and most is None:
         return f"-?{_MANTISSA}"
@@ -79,7 +79,7 @@ def integer_regex(bounds: Bounds) -> str | None:
 
 
 def number_regex(bounds: Bounds) -> str | None:
-    """None if there is no number within bounds."""
+    """A regex for the numbers within bounds; None if there is none."""
     if bounds.empty:
         return None
     if bounds.least is None and bounds.most is None:
@@ -100,11 +100,11 @@ def number_regex(bounds: Bounds) -> str | None:
 
 
 def _magnitudes(low: Decimal, above: bool, high: Decimal | None, below: bool) -> list[str]:
-    """Regexes whose union is the numbers without a sign from `low` to `high`."""
+    """Regexes whose union is the unsigned numbers from `low` to `high`."""
     whole, fraction = _split(low)
     options: list[str] = []
     most, end = (None, "") if high is None else _split(high)
-    # Digits behind the point, few enough that no float is rounded onto an excluded bound.
+    # Digits after the point: few enough that no float is rounded to an exclusive bound.
     excluded = [bound for bound, out in ((low, above), (high, below)) if out and bound]
     digits = 40
     if excluded:
@@ -139,7 +139,7 @@ def _exactly(fraction: str) -> str:
 
 
 def _fractions_from(digits: str, above: bool, rest: str) -> list[str]:
-    """What may follow the whole part if the fraction is to be at least `.digits`."""
+    """Regexes for the fractions of at least `.digits`, with the point."""
     if not digits:
         return [rf"\.{rest}[1-9]{rest}"] if above else [rf"(?:\.[0-9]{rest})?"]
     options = [
@@ -152,7 +152,7 @@ def _fractions_from(digits: str, above: bool, rest: str) -> list[str]:
 
 
 def _fractions_to(digits: str, below: bool, rest: str) -> list[str]:
-    """What may follow the whole part if the fraction is to be at most `.digits`."""
+    """Regexes for the fractions of at most `.digits`, with the point."""
     if not digits:
         return [] if below else [r"(?:\.0{1,40})?"]
     options = ["", *(rf"\.{digits[:at]}0*" for at in range(1, len(digits))), r"\.0{1,40}"]
@@ -167,7 +167,7 @@ def _fractions_to(digits: str, below: bool, rest: str) -> list[str]:
 
 
 def _fractions_between(low: str, above: bool, high: str, below: bool, rest: str) -> list[str]:
-    """What may follow the whole part if the fraction is between `.low` and `.high`."""
+    """Regexes for the fractions between `.low` and `.high`, with the point."""
     width = max(len(low), len(high))
     first, last = low.ljust(width, "0"), high.ljust(width, "0")
     at = next(i for i in range(width) if first[i] != last[i])

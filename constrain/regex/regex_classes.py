@@ -1,5 +1,5 @@
-"""The character classes of ECMA-262 under the `u` flag, and the names of Unicode properties that it
-knows. Which characters have a property is llguidance's to say.
+"""The character classes of ECMA-262 under the `u` flag, and the names of its Unicode properties.
+llguidance decides which characters have a property.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ _LONG_FORM = re.compile(
 
 
 def property_of(name: str) -> str | None:
-    """What stands between the braces of `\\p{..}`, as llguidance reads it; None for a property that
-    ECMA-262 does not have or llguidance does not know.
+    """Translate the name in `\\p{..}` for llguidance; None for a property that ECMA-262 does not
+    define or llguidance does not know.
     """
     if name in _PROPERTIES:
         found = name
@@ -83,7 +83,7 @@ def property_of(name: str) -> str | None:
 
 @lru_cache(maxsize=256)
 def ascii_with(property: str) -> Ranges:
-    """The ASCII characters that have a property, which is written as in `Chars`."""
+    """The ASCII characters that have a property, which is spelled as in `Chars`."""
     matcher = _matcher(property[2:-1])
     assert matcher is not None
     held = []
@@ -108,7 +108,7 @@ def _byte_tokenizer() -> LLTokenizer:
 
 
 def with_other_cases(ranges: Ranges) -> Ranges:
-    """All characters that one of `ranges` stands for where the case does not matter."""
+    """`ranges` and all characters that differ from one of theirs only in case."""
     same_case = _same_case()
     if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
         found = same_case.get(ranges[0][0], ())
@@ -124,7 +124,9 @@ def with_other_cases(ranges: Ranges) -> Ranges:
 
 @lru_cache(maxsize=1)
 def _same_case() -> dict[int, list[int]]:
-    """Characters with the same simple case folding, which ECMA-262 compares under `u`."""
+    """For each character, those with the same simple case folding, by which ECMA-262 compares under
+    the `u` and `i` flags.
+    """
     classes: dict[str, list[int]] = {}
     for code in _cased():
         classes.setdefault(_folded(chr(code)), []).append(code)
@@ -132,7 +134,7 @@ def _same_case() -> dict[int, list[int]]:
 
 
 def _cased() -> Iterator[int]:
-    last = 0x1E944  # there is no case behind Adlam
+    last = 0x1E944  # the end of Adlam, the last script with case
     return (code for code in range(last) if chr(code).lower() != chr(code) or _rises(chr(code)))
 
 

@@ -1,7 +1,7 @@
-"""Regular expressions as JSON Schema and users write them, as a syntax tree: ECMA-262 under the
-`u` flag. Where that flag makes an error of what is none without it (`{` and `]` as text, `\\-`
-outside of a class), the meaning is that without the flag. Of Python's and PCRE's additions, those
-are read that mean the same everywhere: `(?P<name>..)`, `(?i)`, `(?s)`, `\\A`, `\\Z` and `\\z`.
+"""Parses the regular expressions of schemas and requests: ECMA-262 under the `u` flag. Syntax that
+is an error only under that flag (`{` and `]` as text, `\\-` outside of a class) keeps its meaning
+without it. Of Python's and PCRE's additions, those with one meaning everywhere are accepted:
+`(?P<name>..)`, `(?i)`, `(?s)`, `\\A`, `\\Z` and `\\z`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _CANNOT = "which cannot be enforced"
 
 
 def parse(pattern: str) -> Regex:
-    """Raises RegexError, whose message says what and where."""
+    """Parse a pattern. Raises RegexError with the fault and its position."""
     return _Parser(pattern).all()
 
 
@@ -150,7 +150,7 @@ class _Parser:
             return None
         if self._eat("+"):
             raise self._error(f"possessive quantifiers, {_CANNOT}")
-        self._eat("?")  # lazy or greedy, the language is the same
+        self._eat("?")  # lazy and greedy quantifiers match the same texts
         return bounds
 
     def _atom(self) -> Regex:
@@ -205,7 +205,7 @@ class _Parser:
                 self._name()
             elif self._eat("P="):
                 raise self._error(f"back references, {_CANNOT}")
-            elif self._flags():  # flags without a group hold to the end of the group around them
+            elif self._flags():  # flags without a group hold to the end of the enclosing group
                 return EMPTY
         part = self._alternatives()
         if not self._eat(")"):
@@ -224,7 +224,7 @@ class _Parser:
         self._at = end + 1
 
     def _flags(self) -> bool:
-        """Whether they stand without a group."""
+        """Read flags. True if they stand without a group."""
         flags = self._match(_FLAGS)
         if flags is None:
             raise self._error(f"the group flag {self._peek()!r}, {_CANNOT}")
@@ -301,7 +301,7 @@ class _Parser:
         return code
 
     def _unicode(self) -> int:
-        """A `\\u{..}` or `\\uXXXX`; a high and a low surrogate are one character."""
+        """Read `\\u{..}` or `\\uXXXX`; a high and a low surrogate form one character."""
         if self._peek() == "{":
             return self._code_point(_BRACED)
         code = self._code_point(_FOUR)

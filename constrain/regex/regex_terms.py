@@ -1,5 +1,5 @@
-"""From regex trees to terminals of llguidance's Lark dialect, for plain text and for text inside a
-JSON string.
+"""Writes regex trees as terminals of llguidance's Lark dialect, for plain text and for the content
+of a JSON string.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from formgate.constrain.regex.regex_tree import (
     merged,
 )
 
-# One character of a JSON string in its only spelling: itself, or its shortest escape.
+# One character of a JSON string in its only allowed spelling: itself, or its shortest escape.
 JSON_CHAR = r'(?:[^"\\\x00-\x1F]|\\["\\bfnrt]|\\u00(?:0[0-7bef]|1[0-9a-f]))'
 JSON_STRING = f'"{JSON_CHAR}*"'
 
@@ -50,7 +50,7 @@ _AROUND = 5  # characters that a group takes around its parts
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """An expression that may stand in a Lark terminal. `regex` is set if it is one regex."""
+    """An expression for a Lark terminal. `regex` is set if it is a single regex."""
 
     text: str
     regex: str | None = None
@@ -73,32 +73,32 @@ def without(kept: Term, taken: Term) -> Term:
 
 
 def quoted(text: str) -> str:
-    """A string as the mask lets it be written."""
+    """A JSON string in the spelling that masks allow."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def literal_term(text: str) -> Term:
-    """The JSON string `text`, quotes included."""
+    """A term for the JSON string `text`, quotes included."""
     return term('"' + "".join(map(_one_char_in_json, text)) + '"')
 
 
 @lru_cache(maxsize=4096)
 def pattern_term(pattern: str, *, search: bool, in_json: bool) -> Term:
-    """The texts in which `pattern` is found (search) or which it matches as a whole. In JSON, with
-    their quotes. Raises RegexError.
+    """A term for the texts that `pattern` matches anywhere (`search`) or as a whole. With
+    `in_json`, for their JSON strings, quotes included. Raises RegexError.
     """
-    return _Writer(in_json=in_json).whole(_asserting_nothing(pattern, search))
+    return _TermWriter(in_json=in_json).whole(_asserting_nothing(pattern, search))
 
 
 @lru_cache(maxsize=4096)
 def native_regex(pattern: str, *, search: bool) -> str | None:
-    """The regex for a `pattern` that llguidance itself puts into JSON; None where a regex is not
-    enough, and for the classes that it takes for more than they are. Raises RegexError.
+    """A regex for llguidance's JSON compiler, which adds the escapes itself. None if one regex does
+    not suffice, or if llguidance would widen one of its classes. Raises RegexError.
     """
     tree = _asserting_nothing(pattern, search)
     if _is_extended(tree) or holds_any(tree, _is_mistaken):
         return None
-    return _Writer(in_json=False).whole(tree).regex
+    return _TermWriter(in_json=False).whole(tree).regex
 
 
 def _is_mistaken(part: Regex) -> bool:
@@ -109,8 +109,8 @@ def _is_mistaken(part: Regex) -> bool:
 
 @lru_cache(maxsize=1 << 12)
 def _is_mistaken_class(part: Chars) -> bool:
-    """Whether llguidance may add the quote and the backslash to a class. It does so to one that
-    holds all control characters, or all but the line feed, which the union of others may be.
+    """True if llguidance may add the quote and the backslash to a class. It does so for a class, or
+    a union of classes, with all control characters, or with all except the line feed.
     """
     if part == ANY_CHAR:
         return False
@@ -127,25 +127,23 @@ def _asserting_nothing(pattern: str, search: bool) -> Regex:
 
 
 def inside_json(tree: Regex) -> str:
-    """A regex for the spellings of a tree's texts inside a JSON string, without its quotes. The
-    tree is one that a regex can say.
-    """
-    return _Writer(in_json=True)._regex(tree)
+    """A regex for a tree's texts as content of a JSON string. The tree has no `And` or `Not`."""
+    return _TermWriter(in_json=True)._regex(tree)
 
 
 def escapes_of(chars: Chars) -> str:
-    """A regex for the escapes of a class inside a JSON string; empty if it needs none."""
+    """A regex for the escapes of a class's characters in a JSON string; empty if none needs one."""
     unsafe = [code for code in _UNSAFE if all(_has(one, code) for one in factors(chars))]
     return _escapes(unsafe) if unsafe else ""
 
 
 def plain_part(chars: Chars) -> str:
-    """A regex for the characters of a class that a JSON string holds as they are."""
-    return _Writer(in_json=False)._chars(meet(chars, Chars(_SAFE)))
+    """A regex for a class's characters that need no escape in a JSON string."""
+    return _TermWriter(in_json=False)._chars(meet(chars, Chars(_SAFE)))
 
 
 def plain_ranges(chars: Chars) -> Ranges:
-    """The same as ranges; with properties, all that there may be."""
+    """A superset of these characters as ranges; exact for a class without properties."""
     found = _SAFE
     for one in factors(chars):
         found = found if one.properties else common(found, one.ranges)
@@ -156,14 +154,14 @@ def length_term(least: int, most: int | None) -> Term:
     return term(f'"{JSON_CHAR}{{{least},{"" if most is None else most}}}"')
 
 
-class _Writer:
+class _TermWriter:
     def __init__(self, *, in_json: bool) -> None:
         self._in_json = in_json
         self._quote = '"' if in_json else ""
         self._length = 0
 
     def whole(self, tree: Regex) -> Term:
-        """With the quotes of JSON about it."""
+        """A term for a whole text, with quotes in JSON."""
         if not _is_extended(tree):
             return term(f"{self._quote}{self._regex(tree)}{self._quote}" or "(?:)")
         match tree:
@@ -184,7 +182,7 @@ class _Writer:
         return term(JSON_STRING if self._in_json else r"(?s:.*)")
 
     def _term(self, tree: Regex) -> str:
-        """As an expression of Lark: a regex where that says it."""
+        """The tree as a Lark expression: a regex if one suffices."""
         if not _is_extended(tree):
             return f"/{self._regex(tree) or '(?:)'}/"
         match tree:
@@ -286,7 +284,7 @@ def _escape_of(code: int) -> str:
 
 
 def _escapes(codes: list[int]) -> str:
-    """The escapes of several characters in one expression."""
+    """One regex for the escapes of several characters."""
     if len(codes) == 1:
         return _escape_of(codes[0])
     options = []
@@ -303,7 +301,7 @@ def _escapes(codes: list[int]) -> str:
 
 
 def _is_extended(tree: Regex) -> bool:
-    """Whether it takes more than a regex to say."""
+    """True if a regex does not suffice."""
     return holds_any(tree, lambda part: isinstance(part, And | Not))
 
 
@@ -329,7 +327,7 @@ def _ranges_text(ranges: Ranges) -> str:
         _code_text(low) if low == high else f"{_code_text(low)}-{_code_text(high)}"
         for low, high in ranges
     )
-    return text.replace(r"-\u{D7FF}\u{E000}-", "-")  # surrogates are no characters
+    return text.replace(r"-\u{D7FF}\u{E000}-", "-")  # surrogates are not characters
 
 
 def _class_text(chars: Chars) -> str:
@@ -338,7 +336,7 @@ def _class_text(chars: Chars) -> str:
 
 
 def _has(chars: Chars, code: int) -> bool:
-    """Whether one set without `within` holds the ASCII character `code`."""
+    """True if a class holds the ASCII character `code`; its `within` is ignored."""
     held = _is_in(chars.ranges, code) or any(
         _is_in(ascii_with(one), code) for one in chars.properties
     )

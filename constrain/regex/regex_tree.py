@@ -1,6 +1,6 @@
-"""The syntax tree of a regular expression, and sets of characters. A tree that still asserts
-something (anchors, word boundaries, look-aheads) becomes one without in `regex_assertions`, where
-`And` and `Not` come in.
+"""The syntax tree of a regular expression, and sets of characters. `regex_assertions` rewrites a
+tree with assertions (anchors, word boundaries, look-aheads) to one without, which may hold `And`
+and `Not`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 
-# Sorted ranges of code points, none touching the next. No valid text holds a surrogate.
+# Sorted ranges of code points with gaps between them. Surrogates are excluded: no text has them.
 Ranges = tuple[tuple[int, int], ...]
 
 DIGITS: Ranges = ((0x30, 0x39),)
@@ -19,7 +19,7 @@ EVERY: Ranges = ((0, 0xD7FF), (0xE000, 0x10FFFF))
 
 
 class Before(Enum):
-    """The character before a place, as far as an assertion asks for it."""
+    """The class of the character before a position, on which assertions depend."""
 
     NONE = 0
     WORD = 1
@@ -27,13 +27,13 @@ class Before(Enum):
 
 
 class RegexError(ValueError):
-    """Not a regular expression, or one that no automaton can decide."""
+    """Not a regular expression, or one that cannot be enforced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chars:
-    """One character that is in `ranges` or has one of `properties` ("p{L}", "P{Lu}"), or, if
-    `negated`, is none of these; and that all of `within` hold.
+    """One character that is in `ranges` or has one of `properties` ("p{L}", "P{Lu}"); if `negated`,
+    one that is and has none of them. In both cases, all of `within` hold it too.
     """
 
     ranges: Ranges
@@ -88,7 +88,7 @@ class And:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    """All texts but those that `part` matches as a whole."""
+    """All texts that `part` does not match as a whole."""
 
     part: Regex
 
@@ -105,7 +105,7 @@ WORD_CHAR = Chars(WORD)
 
 @lru_cache(maxsize=1 << 10)
 def one_char(code: int) -> Regex:
-    """Half of a surrogate pair is in no text."""
+    """The tree of one character; `NOTHING` for a surrogate, which no text has."""
     return NOTHING if 0xD800 <= code <= 0xDFFF else Chars(((code, code),))
 
 
@@ -124,7 +124,7 @@ def _without_surrogates(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def common(one: Ranges, two: Ranges) -> Ranges:
-    """The code points that are in both."""
+    """The intersection."""
     found = []
     first = second = 0
     while first < len(one) and second < len(two):
@@ -139,7 +139,7 @@ def common(one: Ranges, two: Ranges) -> Ranges:
 
 
 def beyond(ranges: Ranges) -> Ranges:
-    """All other code points."""
+    """The complement."""
     gaps, at = [], 0
     for low, high in ranges:
         if at < low:
@@ -161,7 +161,7 @@ def complement(chars: Chars) -> Chars:
 
 
 def meet(one: Chars, two: Chars) -> Chars:
-    """The characters that are in both."""
+    """The intersection of two classes."""
     parts = [*factors(one), *factors(two)]
     ranges = EVERY
     others = []
@@ -179,7 +179,7 @@ def meet(one: Chars, two: Chars) -> Chars:
 
 
 def factors(chars: Chars) -> list[Chars]:
-    """Sets without `within` whose common characters are those of `chars`."""
+    """Classes without `within` whose intersection is `chars`."""
     alone = Chars(chars.ranges, chars.properties, chars.negated)
     return [alone, *chars.within]
 
@@ -224,7 +224,7 @@ def negation(part: Regex) -> Regex:
 
 
 def nullable(tree: Regex) -> bool:
-    """Whether a tree that asserts nothing matches the empty text."""
+    """True if a tree without assertions matches the empty text."""
     match tree:
         case Chars():
             return False
@@ -240,7 +240,7 @@ def nullable(tree: Regex) -> bool:
 
 
 def asserts(tree: Regex) -> bool:
-    """Whether it looks at more than the text it takes."""
+    """True if the tree has an assertion."""
     match tree:
         case Chars():
             return False
@@ -252,7 +252,7 @@ def asserts(tree: Regex) -> bool:
 
 
 def holds_any(tree: Regex, test: Callable[[Regex], bool]) -> bool:
-    """Whether `test` is true of the tree or of a part of it."""
+    """True if `test` is true of the tree or of a part of it."""
     if test(tree):
         return True
     match tree:

@@ -1,5 +1,5 @@
-"""Rust's regular expressions, which llguidance's grammars hold, in the words of ECMA-262. The two
-differ in the dot, and in the classes that are Unicode's in the one and ASCII's in the other.
+"""Translates the Rust regexes of llguidance's grammars to ECMA-262. They differ in the dot, and in
+classes that are Unicode in Rust and ASCII in ECMA-262.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _OUTSIDE["S"] = f"[^{_SPACE}]"
 
 
 def as_ecma(pattern: str) -> str:
-    """Raises RegexError for what has no such words: classes made of classes, and a negated class
-    where it cannot be written out.
+    """Translate a pattern. Raises RegexError for classes of classes, for negated classes with case
+    ignored, and for `\\W` and `\\S` inside of a class.
     """
     ignores_case = _IGNORES_CASE.search(pattern) is not None
     dot = "." if _DOT_ALL.search(pattern) else r"[^\n]"

@@ -1,1 +1,1 @@
-"""From a schema that the algebra has worked out to the rules of a grammar."""
+"""From the shapes of a schema to the rules of a grammar, and the plan of its guard."""

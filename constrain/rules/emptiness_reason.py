@@ -1,5 +1,5 @@
-"""Why a schema allows no value at all, as far as that can be said: the innermost schema that allows
-none and must hold, and a keyword without which it would allow some.
+"""Explains why a schema has no instance: names the innermost required schema without one, and a
+keyword without which it would have one.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from formgate.constrain.algebra.algebra import Algebra
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.schema.resources import Node, Resources
+from formgate.constrain.schema.resources import Resources, SchemaNode
 
 _WHY = (
     "no value at all satisfies it. Look for bounds, types or constants that contradict each other, "
@@ -16,7 +16,7 @@ _WHY = (
 )
 
 
-def no_value(algebra: Algebra, resources: Resources) -> ConstraintError:
+def no_instance_error(algebra: Algebra, resources: Resources) -> ConstraintError:
     node, seen = resources.root, set()
     try:
         while node not in seen:
@@ -30,8 +30,8 @@ def no_value(algebra: Algebra, resources: Resources) -> ConstraintError:
     return ConstraintError.at(path, _WHY, keyword=keyword)
 
 
-def _needed(node: Node, resources: Resources) -> Iterator[Node]:
-    """The schemas below that a value needs to satisfy."""
+def _needed(node: SchemaNode, resources: Resources) -> Iterator[SchemaNode]:
+    """The sub-schemas that every instance, or a part of it, must satisfy."""
     schema = node.schema
     if isinstance(schema, bool):
         return
@@ -50,13 +50,15 @@ def _needed(node: Node, resources: Resources) -> Iterator[Node]:
             yield resources.child(node, "items")
 
 
-def _at_fault(node: Node, algebra: Algebra) -> str | None:
-    """`type` last: any other that is taken away says more."""
+def _at_fault(node: SchemaNode, algebra: Algebra) -> str | None:
+    """A keyword whose removal gives the schema an instance. `type` is tried last, as any other
+    keyword explains more.
+    """
     schema = node.schema
     if isinstance(schema, bool) or not algebra.is_empty(((node, True),)):
         return None
     for keyword in sorted(schema, key=lambda keyword: keyword == "type"):
         less = {name: value for name, value in schema.items() if name != keyword}
-        if not algebra.is_empty(((Node(less, node.path, node.base), True),)):
+        if not algebra.is_empty(((SchemaNode(less, node.path, node.base), True),)):
             return str(keyword)
     return None

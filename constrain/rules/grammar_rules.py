@@ -1,4 +1,4 @@
-"""From the alternatives of a schema to the rules of a context-free grammar."""
+"""From the shapes of a schema to the rules of a context-free grammar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from formgate.constrain.algebra.shapes import Array, Conjunction, Constants, Obj
 from formgate.constrain.errors import Unplaced
 from formgate.constrain.grammar.cfg import Rule, Token
 from formgate.constrain.rules.array_rules import ArrayRules
-from formgate.constrain.rules.grammar_layout import Grammar, Value
+from formgate.constrain.rules.grammar_builder import GrammarBuilder, Value
 from formgate.constrain.rules.object_rules import add_object
 
 MAX_RULES = 100_000
@@ -23,9 +23,9 @@ _LARGE_BY_NATURE = (
 )
 
 
-def build(grammar: Grammar, schema: Conjunction) -> Rule:
-    """The rule for a whole text; every rule that it needs is in `grammar.cfg`. Raises
-    ConstraintError.
+def build(grammar: GrammarBuilder, schema: Conjunction) -> Rule:
+    """Return the rule for a whole text, and add every rule that it needs to `grammar.cfg`. Raises
+    ConstraintError beyond `MAX_RULES`.
     """
     start = grammar.value(schema, canonical=False)
     while grammar.waiting:
@@ -51,13 +51,13 @@ def build(grammar: Grammar, schema: Conjunction) -> Rule:
         except Unplaced as error:
             raise grammar.algebra.placed(error, value.schema) from None
         except RecursionError:
-            too_deep = _too_large("it leads the compiler too deep", value)
+            too_deep = _too_large("it nests too deeply for the compiler", value)
             raise grammar.algebra.placed(too_deep, value.schema) from None
     return start
 
 
 def _too_large(why: str, value: Value) -> Unplaced:
-    """The largest count is the likeliest to be at fault, if it is large at all."""
+    """The error of a value. It blames the largest count first, if there is a large one."""
     counts = {
         keyword: count
         for node, _ in value.schema
@@ -72,7 +72,7 @@ def _too_large(why: str, value: Value) -> Unplaced:
     )
 
 
-def _add(grammar: Grammar, rule: Rule, shape: Shape, canonical: bool) -> None:
+def _add(grammar: GrammarBuilder, rule: Rule, shape: Shape, canonical: bool) -> None:
     cfg = grammar.cfg
     match shape:
         case Constants(values):

@@ -1,7 +1,6 @@
-"""Where in a JSON text siblings must be watched: items under `uniqueItems`, and names where there
-are only so many of them. A plan follows a text down its members and items; where several
-alternatives are possible it takes all of them, so that a guard may ask for more than it must, never
-for less.
+"""Plans where in a JSON text siblings must differ: items under `uniqueItems`, and names of objects
+that may run out of names. A plan follows a text into its members and items. If several alternatives
+are possible it follows all, so that a guard may demand more than the schema, never less.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from dataclasses import dataclass
 from formgate.constrain.algebra.algebra import Algebra
 from formgate.constrain.algebra.shapes import Array, Conjunction, Kind, Object, joined
 from formgate.constrain.rules.llguidance_schemas import NativeSchemas
-from formgate.constrain.rules.open_names import names_may_end
+from formgate.constrain.rules.open_names import names_may_run_out
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What may stand at one place of a text, and the places below."""
+    """What must differ at one place of a text, and the numbers of the places below."""
 
     items_differ: bool
     names_differ: bool
@@ -27,7 +26,7 @@ class Place:
     other_items: tuple[int, ...]
 
     def moved(self, by: int) -> Place:
-        """For a plan whose places have other numbers."""
+        """The place with all numbers increased by `by`."""
 
         def numbers(at: tuple[int, ...]) -> tuple[int, ...]:
             return tuple(number + by for number in at)
@@ -64,12 +63,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class GuardPlan:
-    """Whatever the places, no object may have a name twice."""
+    """The places of a JSON text. Names differ in every object, also in a plan without places."""
 
-    places: tuple[Place, ...]  # the first is the text's own
+    places: tuple[Place, ...]  # the first is that of the whole text
 
     def beside(self, other: GuardPlan) -> GuardPlan:
-        """One plan for texts of either: behind a first place that is both, the places of both."""
+        """One plan for texts of either plan: its first place is the union of both first places."""
         if not self.places or not other.places:
             return self if self.places else other
         if self == other:
@@ -102,7 +101,7 @@ class GuardPlan:
 def guard_plan(
     algebra: Algebra, schema: Conjunction, natives: NativeSchemas | None = None
 ) -> GuardPlan | None:
-    """None if no guard is needed. What llguidance does by itself (`natives`) needs none."""
+    """The plan of a schema; None if no guard is needed. `natives` need none."""
     plan = _Planner(algebra, natives).plan(schema)
     if any(place.items_differ or place.names_differ for place in plan.places):
         return plan
@@ -118,7 +117,7 @@ class _Planner:
 
     def plan(self, schema: Conjunction) -> GuardPlan:
         self._number(schema)
-        # The list grows while it is walked.
+        # The list grows while it is iterated.
         return GuardPlan(tuple(self._place(waiting) for waiting in self._waiting))
 
     def _number(self, schema: Conjunction) -> tuple[int, ...]:
@@ -157,7 +156,7 @@ class _Planner:
                     items.append(here)
         for thing in self._algebra.shapes(schema, Kind.OBJECT):
             assert isinstance(thing, Object)
-            names_differ = names_differ or names_may_end(self._algebra, thing)
+            names_differ = names_differ or names_may_run_out(self._algebra, thing)
             for name in thing.known_names():
                 members.setdefault(name, set()).update(self._number(thing.member(name)))
             for group in thing.members:

@@ -10,8 +10,8 @@ from formgate.constrain.algebra.least_size import refuse_too_large
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar.rule_writing import lark_rules
 from formgate.constrain.grammar.shortest import Shortest, shortest
-from formgate.constrain.rules.emptiness_reason import no_value
-from formgate.constrain.rules.grammar_layout import Grammar, Layout
+from formgate.constrain.rules.emptiness_reason import no_instance_error
+from formgate.constrain.rules.grammar_builder import GrammarBuilder, Spacing
 from formgate.constrain.rules.grammar_rules import build
 from formgate.constrain.rules.guard_plan import GuardPlan, guard_plan
 from formgate.constrain.rules.llguidance_schemas import NativeSchemas
@@ -20,7 +20,7 @@ from formgate.constrain.schema.dialect import draft_of
 from formgate.constrain.schema.resources import Resources
 from formgate.constrain.schema.schema_check import checked
 
-# What is watched beside the mask; the plainest first.
+# Keywords that need a guard, the likeliest first.
 _GUARDED = (
     *("uniqueItems", "minProperties", "maxProperties", "not", "propertyNames"),
     *("oneOf", "if", "dependentSchemas"),
@@ -36,43 +36,43 @@ class SchemaGrammar:
 
 
 class ReadSchemas:
-    """The schemas of one answer tree: each is checked once, and what the algebra has worked out is
-    there for whoever asks next.
-    """
+    """The schemas of one answer tree. Each is checked once, and its algebra is kept."""
 
     def __init__(self) -> None:
         self._read: dict[int, tuple[Resources, Algebra]] = {}  # by identity
 
     def of(self, schema: Any) -> tuple[Resources, Algebra]:
-        """Raises ConstraintError."""
+        """Return a schema's resources, and its algebra with a fresh budget. Raises
+        ConstraintError.
+        """
         known = self._read.get(id(schema))
         if known is None:
             resources = checked(schema)
             refuse_too_large(resources, ref_alone=draft_of(schema).ref_hides_siblings)
             known = self._read[id(schema)] = resources, Algebra(resources, draft_of(schema))
-        known[1].rest()
+        known[1].reset_budget()
         return known
 
 
 def schema_grammar(
-    schema: Any, layout: Layout, name: str, *, native: bool, read: ReadSchemas
+    schema: Any, spacing: Spacing, name: str, *, native: bool, read: ReadSchemas
 ) -> SchemaGrammar:
-    """Rules named after `name`. `native`: as llguidance's own where that can be; it may still
-    refuse them. Raises ConstraintError.
+    """Rules for a schema, with names that begin with `name`. With `native`, parts are left to
+    llguidance's own compiler, which may still refuse them. Raises ConstraintError.
     """
     resources, algebra = read.of(schema)
     natives = NativeSchemas(resources, draft_of(schema), algebra) if native else None
     if natives is not None and (whole := natives.of(resources.root)) is not None:
         if whole is False:
-            raise no_value(algebra, resources)
+            raise no_instance_error(algebra, resources)
         names = GuardPlan(()) if has_open_names(whole) else None
-        return SchemaGrammar(name, [f"{name}: {layout.native(whole)}"], names, native=True)
+        return SchemaGrammar(name, [f"{name}: {spacing.native(whole)}"], names, native=True)
     schemas = ((resources.root, True),)
-    grammar = Grammar(algebra, layout, natives)
+    grammar = GrammarBuilder(algebra, spacing, natives)
     start = build(grammar, schemas)
     grammar.cfg.prune()
     if not grammar.cfg.alternatives(start):
-        raise no_value(algebra, resources)
+        raise no_instance_error(algebra, resources)
     plan = guard_plan(algebra, schemas, natives) if grammar.guarded else None
     if plan is None and grammar.has_open_names:
         plan = GuardPlan(())
@@ -80,7 +80,7 @@ def schema_grammar(
 
 
 def guard_refusal(schema: Any) -> ConstraintError:
-    """Why a guarded schema is refused where a guard could not tell that its text begins."""
+    """The refusal of a guarded schema at a place where a guard cannot tell that the text begins."""
     found = min(
         (
             (_GUARDED.index(keyword), node.path)
@@ -101,10 +101,12 @@ def guard_refusal(schema: Any) -> ConstraintError:
     )
 
 
-def shortest_instance(schema: Any, layout: Layout, read: ReadSchemas) -> Shortest:
-    """Raises ConstraintError."""
+def shortest_instance(schema: Any, spacing: Spacing, read: ReadSchemas) -> Shortest:
+    """The shortest text of the grammar, without the conditions of guards. Raises
+    ConstraintError.
+    """
     resources, algebra = read.of(schema)
-    grammar = Grammar(algebra, layout)
+    grammar = GrammarBuilder(algebra, spacing)
     start = build(grammar, ((resources.root, True),))
     grammar.cfg.prune()
     return shortest(grammar.cfg, start)

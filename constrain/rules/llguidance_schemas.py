@@ -1,5 +1,6 @@
-"""The schemas that llguidance enforces exactly by itself, written so that it does: one draft, local
-references, formats and regexes as anchored patterns. It is the quick way, taken where it can be.
+"""Rewrites schemas that llguidance's own JSON compiler enforces exactly: to one draft, with local
+references, and with formats and regexes as anchored patterns. It is much faster than the algebra,
+and used wherever it is exact.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from formgate.constrain.grammar.shortest import token_text
 from formgate.constrain.regex.formats import FORMATS
 from formgate.constrain.regex.regex_terms import native_regex
 from formgate.constrain.regex.regex_tree import RegexError
-from formgate.constrain.rules.open_names import endless_names
+from formgate.constrain.rules.open_names import names_never_run_out
 from formgate.constrain.schema.dialect import Draft
-from formgate.constrain.schema.resources import Node, Resources
+from formgate.constrain.schema.resources import Resources, SchemaNode
 
 _AS_THEY_ARE = frozenset(
     {
@@ -25,7 +26,7 @@ _AS_THEY_ARE = frozenset(
         *("minItems", "maxItems", "minLength", "maxLength"),
     }
 )
-# What the algebra alone enforces.
+# Keywords that only the algebra enforces.
 _NOT_HERE = frozenset(
     {
         *("$dynamicRef", "$recursiveRef", "contains", "dependencies", "dependentRequired"),
@@ -44,8 +45,8 @@ _OF_NUMBERS = frozenset(("multipleOf", "exclusiveMinimum", "exclusiveMaximum"))
 _OF_ITEMS = frozenset(("items", "prefixItems"))
 _SELDOM = _NOT_HERE | _OF_STRINGS | _OF_NUMBERS | _OF_ITEMS
 
-# A schema of strings alone with a pattern of so many characters is written once, and referred to:
-# llguidance compiles a pattern wherever it stands.
+# llguidance compiles a pattern at each place, so a schema of strings with a pattern of this many
+# characters becomes a shared definition.
 _LONG = 60
 _STRING_ALONE = frozenset(("type", "pattern", "minLength", "maxLength"))
 
@@ -55,21 +56,23 @@ class _NotNative(Exception):
 
 
 class NativeSchemas:
-    """Each schema of a document by itself."""
+    """The sub-schemas of a document, each rewritten on its own."""
 
     def __init__(self, resources: Resources, draft: Draft, algebra: Algebra) -> None:
         self._resources = resources
         self._ref_alone = draft.ref_hides_siblings
         self._algebra = algebra
-        self._names: dict[Node, str] = {}  # of the targets of references
-        self._known: dict[Node, Any] = {}  # None for what llguidance cannot do
-        self._references: dict[Node, list[Node]] = {}  # targets, of each schema and its parts
-        self._gathered: dict[Node, None] = {}  # of the schema in hand
-        self._by_text: dict[str, Node] = {}  # what is written once, by its text
-        self._written_once: dict[Node, Node] = {}
+        self._names: dict[SchemaNode, str] = {}  # definitions of the targets of references
+        self._known: dict[SchemaNode, Any] = {}  # None for a schema that is not native
+        self._references: dict[
+            SchemaNode, list[SchemaNode]
+        ] = {}  # targets, of each schema and its parts
+        self._gathered: dict[SchemaNode, None] = {}  # targets, of the schema being rewritten
+        self._by_text: dict[str, SchemaNode] = {}  # shared definitions by their text
+        self._written_once: dict[SchemaNode, SchemaNode] = {}
 
-    def of(self, node: Node) -> Any | None:
-        """The schema for llguidance, or None if it needs more than that."""
+    def of(self, node: SchemaNode) -> Any | None:
+        """The schema for llguidance, or None if llguidance does not enforce it exactly."""
         whole = self._rewritten(node)
         if (there := self._written_once.get(node)) is not None:
             return there.schema
@@ -85,13 +88,13 @@ class NativeSchemas:
             return None
         return {**whole, "$defs": definitions}
 
-    def refers(self, node: Node) -> bool:
-        """Whether it holds a reference of the document's own."""
+    def refers(self, node: SchemaNode) -> bool:
+        """True if the schema has a reference of the document, not only shared definitions."""
         written_once = set(self._by_text.values())
         return any(target not in written_once for target in self._needed(node))
 
-    def _needed(self, node: Node) -> list[Node]:
-        """All that a schema refers to, and what that refers to."""
+    def _needed(self, node: SchemaNode) -> list[SchemaNode]:
+        """The targets that a schema refers to, directly or indirectly."""
         needed = dict.fromkeys(self._references[node])
         waiting = list(needed)
         while waiting:
@@ -103,7 +106,7 @@ class NativeSchemas:
             waiting += new
         return list(needed)
 
-    def _rewritten(self, node: Node) -> Any | None:
+    def _rewritten(self, node: SchemaNode) -> Any | None:
         if node not in self._known:
             outer, self._gathered = self._gathered, {}
             try:
@@ -116,26 +119,26 @@ class NativeSchemas:
             self._gathered |= dict.fromkeys(references)
         return self._known[node]
 
-    def _once(self, node: Node, schema: dict[str, Any]) -> dict[str, Any]:
+    def _once(self, node: SchemaNode, schema: dict[str, Any]) -> dict[str, Any]:
         if len(schema.get("pattern", "")) < _LONG or not _STRING_ALONE.issuperset(schema):
             return schema
         text = json.dumps(schema, sort_keys=True)
         there = self._by_text.get(text)
         if there is None:
-            there = self._by_text[text] = Node(schema, node.path, node.base)
+            there = self._by_text[text] = SchemaNode(schema, node.path, node.base)
             self._known[there], self._references[there] = schema, []
             self._names[there] = f"d{len(self._names)}"
         self._written_once[node] = there
         self._gathered[there] = None
         return {"$ref": f"#/$defs/{self._names[there]}"}
 
-    def _sub(self, node: Node) -> Any:
+    def _sub(self, node: SchemaNode) -> Any:
         schema = self._rewritten(node)
         if schema is None:
             raise _NotNative
         return schema
 
-    def _schema(self, node: Node) -> Any:
+    def _schema(self, node: SchemaNode) -> Any:
         schema = node.schema
         if isinstance(schema, bool):
             return schema
@@ -150,7 +153,7 @@ class NativeSchemas:
             if keyword in _AS_THEY_ARE:
                 new[keyword] = value
                 if keyword in ("enum", "const") and _holds_container(value, keyword):
-                    raise _NotNative  # written with other separators
+                    raise _NotNative  # llguidance writes containers with other separators
             elif keyword not in _REWRITTEN:
                 continue
             elif keyword == "properties":
@@ -163,13 +166,13 @@ class NativeSchemas:
                     for pattern in value
                 }
                 if len(new[keyword]) < len(value) or not _have_no_end(schema):
-                    raise _NotNative  # two patterns that mean the same, or names that run out
+                    raise _NotNative  # two equal patterns, or names that may run out
             elif keyword == "additionalProperties":
                 new[keyword] = self._sub(child(node, keyword))
             elif keyword == "$ref":
                 new[keyword] = self._reference(node)
             elif keyword in ("anyOf", "allOf", "oneOf"):
-                if keyword == "oneOf" and not self._algebra.branches_apart(node):
+                if keyword == "oneOf" and not self._algebra.branches_disjoint(node):
                     raise _NotNative
                 subs = [self._sub(child(node, keyword, at)) for at in range(len(value))]
                 name = "anyOf" if keyword == "oneOf" else keyword
@@ -188,7 +191,7 @@ class NativeSchemas:
             self._items(node, new)
         return self._once(node, new)
 
-    def _reference(self, node: Node) -> str:
+    def _reference(self, node: SchemaNode) -> str:
         target = self._resources.target(node, "$ref")
         name = self._names.get(target)
         if name is None:
@@ -197,12 +200,12 @@ class NativeSchemas:
         self._gathered[target] = None
         return f"#/$defs/{name}"
 
-    def _refuse_circle(self, target: Node) -> None:
-        """llguidance takes references that lead only to each other, and then allows no token."""
+    def _refuse_circle(self, target: SchemaNode) -> None:
+        """llguidance accepts a cycle of mere references, and then allows no token."""
         seen = set()
         while isinstance(target.schema, Mapping) and "$ref" in target.schema:
             if target in seen:
-                raise _NotNative  # the algebra says why
+                raise _NotNative  # the algebra reports the error
             seen.add(target)
             target = self._resources.target(target, "$ref")
 
@@ -218,7 +221,7 @@ class NativeSchemas:
             raise _NotNative
         limited = "minLength" in schema or "maxLength" in schema
         if (limited or may_contradict(schema.get("pattern", ""))) and not _holds_some(schema):
-            raise _NotNative  # the algebra says why
+            raise _NotNative  # the algebra reports the error
         if has_format:
             new["pattern"] = _anchored(FORMATS[name].narrow, search=False)
         else:
@@ -239,7 +242,7 @@ class NativeSchemas:
             elif value is not None:
                 new[exclusive] = value
 
-    def _items(self, node: Node, new: dict[str, Any]) -> None:
+    def _items(self, node: SchemaNode, new: dict[str, Any]) -> None:
         schema, child = node.schema, self._resources.child
         items = schema.get("items")
         prefix = "prefixItems"
@@ -256,11 +259,11 @@ class NativeSchemas:
 
 
 def _all_end(definitions: dict[str, Any]) -> bool:
-    """Whether each has a value that ends. llguidance begins those of a schema that must hold itself
-    once more, and never finds a way out.
+    """True if each definition has a finite instance. llguidance does not detect that one has none,
+    and enters a dead end.
     """
     ending: set[str] = set()
-    waiting = list(reversed(definitions))  # who is referred to stands behind
+    waiting = list(reversed(definitions))  # targets come after the schemas that refer to them
     while waiting:
         found = [name for name in waiting if _ends(definitions[name], ending)]
         if not found:
@@ -271,7 +274,7 @@ def _all_end(definitions: dict[str, Any]) -> bool:
 
 
 def _ends(schema: Any, ending: Container[str]) -> bool:
-    """As far as references go."""
+    """True if the schema has a finite instance, given the definitions in `ending`."""
     if isinstance(schema, bool):
         return True
     if "$ref" in schema and schema["$ref"].removeprefix("#/$defs/") not in ending:
@@ -316,11 +319,11 @@ def _holds_container(value: Any, keyword: str) -> bool:
 
 
 def _have_no_end(schema: Any) -> bool:
-    """Whether there are always more names that the patterns allow."""
+    """True only if the names that the patterns allow never run out."""
     patterns = schema["patternProperties"]
     chosen = [(pattern,) for pattern, value in patterns.items() if value is not False]
     rest = [()] if schema.get("additionalProperties") is not False else []
-    return endless_names(list(patterns), [*chosen, *rest])
+    return names_never_run_out(list(patterns), [*chosen, *rest])
 
 
 def _needs_no_escape(name: str) -> bool:
@@ -328,7 +331,7 @@ def _needs_no_escape(name: str) -> bool:
 
 
 def _holds_some(schema: Any) -> bool:
-    """Whether a string is found that has the right length and matches."""
+    """True if a string is found that has the right length and matches."""
     most = schema.get("maxLength")
     has_format = schema.get("format", "") in FORMATS
     strings = Strings(
@@ -348,7 +351,7 @@ def _anchored(pattern: str, *, search: bool) -> str:
     try:
         regex = native_regex(pattern, search=search)
     except RegexError:
-        raise _NotNative from None  # the algebra says why
+        raise _NotNative from None  # the algebra reports the error
     if regex is None:
         raise _NotNative
     return f"^(?:{regex})$"

@@ -1,5 +1,5 @@
-"""The rules for objects: an automaton over the members in the order of the schema, whose state is
-what is left of the presence formula; behind it, the members that the schema does not name.
+"""The rules for objects: an automaton over the named members in the schema's order, whose state is
+the remaining presence formula; then the members that the schema does not name.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from formgate.constrain.algebra.scalars import Strings, matches, num_texts
 from formgate.constrain.algebra.shapes import Conjunction, Kind, Members, Object, Some, joined
 from formgate.constrain.errors import Unplaced
 from formgate.constrain.grammar.cfg import Repeat, Rule, Symbol, Token
-from formgate.constrain.rules.grammar_layout import Grammar
-from formgate.constrain.rules.open_names import names_may_end, unnamed
+from formgate.constrain.rules.grammar_builder import GrammarBuilder
+from formgate.constrain.rules.open_names import names_may_run_out, unnamed
 
-MAX_STATES = 20_000
-MOST_COUNTED = 1_000  # names; as many are taken to be enough
-_WORK_OF_AN_OBJECT = 40  # as of so many pairs of alternatives
-MOST_IN_ANY_ORDER = 4  # names that have no place in `properties`; more of them are in one order
+MAX_STATES = 20_000  # of one object
+MOST_COUNTED = 1_000  # unnamed members; this many count as enough
+_WORK_OF_AN_OBJECT = 40  # in pairs of alternatives
+MOST_IN_ANY_ORDER = 4  # names outside of `properties`; more of them are written in one order
 
 _CONDITIONS = (
     *("dependentRequired", "dependencies", "dependentSchemas", "if", "oneOf", "anyOf", "not"),
@@ -35,15 +35,16 @@ _COUNTED = (
 
 @dataclass(frozen=True, slots=True)
 class _Rest:
-    """One class of names that the schema does not name, and what their values must be."""
+    """One class of unnamed members: their names, and the schema of their values."""
 
     names: Strings
     value: Conjunction
 
 
 class _State(NamedTuple):
-    """Behind the first `at` names; `free` are those that may still come in any order. `need` and
-    `room`: members still needed and still allowed, each as far as it can matter.
+    """The state after the first `at` names. `free`: names that may still come in any order. `need`
+    and `room`: members still needed and still allowed, or None if unbounded. `first`: no member
+    has come, so that the next one has no comma.
     """
 
     at: int
@@ -54,13 +55,13 @@ class _State(NamedTuple):
     first: bool
 
 
-def add_object(grammar: Grammar, rule: Rule, thing: Object, canonical: bool) -> None:
+def add_object(grammar: GrammarBuilder, rule: Rule, thing: Object, canonical: bool) -> None:
     for resolved in _without_named_some(grammar, thing):
         _OneObject(grammar, resolved, canonical).add(rule)
 
 
-def _without_named_some(grammar: Grammar, thing: Object) -> Iterator[Object]:
-    """Alternatives in which each `Some` speaks of members that the schema does not name."""
+def _without_named_some(grammar: GrammarBuilder, thing: Object) -> Iterator[Object]:
+    """Expand each `Some`: a named member satisfies it, or only unnamed members may."""
     grammar.algebra.spend(_WORK_OF_AN_OBJECT)
     for at, some in enumerate(thing.some):
         others = thing.some[:at] + thing.some[at + 1 :]
@@ -78,7 +79,7 @@ def _without_named_some(grammar: Grammar, thing: Object) -> Iterator[Object]:
     yield thing
 
 
-def _speaks_of(grammar: Grammar, some: Some, name: str) -> bool:
+def _speaks_of(grammar: GrammarBuilder, some: Some, name: str) -> bool:
     return (
         name not in some.but
         and (some.pattern is None or matches(some.pattern, name))
@@ -87,7 +88,7 @@ def _speaks_of(grammar: Grammar, some: Some, name: str) -> bool:
     )
 
 
-def _allows(grammar: Grammar, names: Conjunction, name: str) -> bool:
+def _allows(grammar: GrammarBuilder, names: Conjunction, name: str) -> bool:
     return not names or any(
         isinstance(strings, Strings) and strings.holds(name)
         for strings in grammar.algebra.shapes(names, Kind.STRING)
@@ -95,12 +96,12 @@ def _allows(grammar: Grammar, names: Conjunction, name: str) -> bool:
 
 
 class _OneObject:
-    def __init__(self, grammar: Grammar, thing: Object, canonical: bool) -> None:
+    def __init__(self, grammar: GrammarBuilder, thing: Object, canonical: bool) -> None:
         self._grammar = grammar
         self._thing = thing
         self._canonical = canonical
-        self._names_may_end = names_may_end(grammar.algebra, thing)
-        grammar.guarded |= self._names_may_end
+        self._names_may_run_out = names_may_run_out(grammar.algebra, thing)
+        grammar.guarded |= self._names_may_run_out
         self._names = thing.known_names()
         declared = {name for members in thing.members for name, _ in members.named}
         free = tuple(name for name in self._names if name not in declared)
@@ -114,11 +115,11 @@ class _OneObject:
         }
         self._states: dict[_State, Rule] = {}
         self._texts: dict[tuple[str, bool], tuple[Symbol, ...]] = {}
-        # Behind the first names, when no presence and no count is left to be looked at.
-        self._tails: list[tuple[Symbol, ...]] = []  # of one name after another, from the last on
+        # For states without remaining presence or counts.
+        self._tails: list[tuple[Symbol, ...]] = []  # by number of names left
         self._heads: dict[int, Rule] = {}
         self._rests: dict[tuple[frozenset[Some], int, int | None, bool], Rule] = {}
-        self._steps = 0  # from one of these to another
+        self._steps = 0  # edges between `_rests`
         self._classes = list(self._rest_classes())
         grammar.has_open_names |= bool(self._classes)
 
@@ -130,12 +131,14 @@ class _OneObject:
         room = thing.most
         if room is not None and not self._classes and room >= len(self._values):
             room = None
-        layout = self._grammar.layout
         start = self._members(_State(0, self._free, presence, thing.least, room, True))
-        self._grammar.cfg.add(rule, (Token('"{"'), *layout.gap, *start, *layout.gap, Token('"}"')))
+        gap = self._grammar.spacing.gap
+        self._grammar.cfg.add(rule, (Token('"{"'), *gap, *start, *gap, Token('"}"')))
 
     def _members(self, state: _State) -> tuple[Symbol, ...]:
-        """The symbols for what comes in `state`; decisions that are none stay in the same rule."""
+        """The symbols for the rest of the object. A name that is required or impossible in `state`
+        needs no rule of its own.
+        """
         symbols: list[Symbol] = []
         while state.at < len(self._ordered):
             if self._is_plain(state):
@@ -147,7 +150,7 @@ class _OneObject:
                 return (*symbols, self._choice(state, there, absent))
             if there is None:
                 if absent is None:
-                    return (*symbols, self._grammar.cfg.rule())  # a rule that nothing comes of
+                    return (*symbols, self._grammar.cfg.rule())  # an empty rule: unproductive
                 state = absent
                 continue
             symbols += self._member(name, first=state.first)
@@ -160,12 +163,12 @@ class _OneObject:
 
     @staticmethod
     def _is_plain(state: _State) -> bool:
-        """Whether each member that is left may be there or not, whatever the others do."""
+        """True if all remaining members are optional and independent of each other."""
         return state.presence is True and not state.need and state.room is None and not state.free
 
     def _plain(self, at: int, *, first: bool) -> tuple[Symbol, ...]:
-        """The symbols for the members from `at` on. The first of them has no comma before it, so
-        that one rule has an alternative for each that may be the first.
+        """The symbols for the members from `at`. The first member written has no comma, so one rule
+        has an alternative for each member that may be the first.
         """
         names, tails, cfg = self._ordered, self._tails, self._grammar.cfg
         end = len(names)
@@ -214,13 +217,13 @@ class _OneObject:
         return rule
 
     def _rule_of(self, state: _State) -> tuple[Rule, bool]:
-        """And whether it is new, and still empty."""
+        """The rule of a state, and whether it is new, that is, still empty."""
         rule = self._states.get(state)
         if rule is not None:
             return rule, False
         if len(self._states) > MAX_STATES:
             raise Unplaced(
-                "it makes too many conditions on which members come together. Make some of "
+                "it makes too many conditions on which members occur together. Make some of "
                 "the members `required`, or put groups of members into objects of their own",
                 code="schema_too_complex",
                 keywords=_CONDITIONS,
@@ -229,7 +232,7 @@ class _OneObject:
         return rule, True
 
     def _decided(self, state: _State, name: str, *, present: bool) -> _State | None:
-        """The state behind a name; None if it cannot be reached."""
+        """The state after a name is decided; None if it is unreachable."""
         if present and (name not in self._values or state.room == 0):
             return None
         presence = state.presence
@@ -251,7 +254,7 @@ class _OneObject:
         text = self._texts.get((name, first))
         if text is None:
             value = self._grammar.value(self._values[name], canonical=self._canonical)
-            text = (*self._grammar.layout.key(quoted(name), first=first), value)
+            text = (*self._grammar.spacing.key(quoted(name), first=first), value)
             self._texts[name, first] = text
         return text
 
@@ -262,13 +265,13 @@ class _OneObject:
         if not self._classes:
             some = self._thing.some
             return () if state.need == 0 and not some else (self._grammar.cfg.rule(),)
-        if state.need and self._names_may_end and state.need > self._num_unnamed:
+        if state.need and self._names_may_run_out and state.need > self._num_unnamed:
             return (self._grammar.cfg.rule(),)
         return (self._rest(frozenset(self._thing.some), state.need, room, state.first),)
 
     @cached_property
     def _num_unnamed(self) -> int:
-        """How many other names there are, counted as far as it matters."""
+        """Number of unnamed members that an object can have, counted up to `least`."""
         most = min(self._thing.least, MOST_COUNTED)
         found = 0
         for rest in self._classes:
@@ -286,7 +289,7 @@ class _OneObject:
         self._steps += len(self._classes) * (1 + 3 * len(some))
         if self._steps > MAX_STATES:
             raise Unplaced(
-                "members that the schema does not name are too many to be counted. Name them in "
+                "too many members that the schema does not name must be counted. Name them in "
                 "`properties`, or lower the count",
                 code="schema_too_complex",
                 keywords=_COUNTED,
@@ -324,19 +327,19 @@ class _OneObject:
         return rule
 
     def _add_rest(self, rule: Rule, rest: _Rest, *, first: bool, then: tuple[Symbol, ...]) -> None:
-        layout = self._grammar.layout
+        spacing = self._grammar.spacing
         before: tuple[Symbol, ...] = ()
-        if layout.whitespace is None:
-            # One terminal from the comma on, as a name of the schema is: a lexer that has gone
-            # into `, "name": ` does not come back to a comma alone.
+        if spacing.whitespace is None:
+            # One terminal that begins with the comma, as for named members: a lexer inside of
+            # `, "name": ` does not return to a lexeme of the comma alone.
             name = string_token(
                 rest.names, prefix="" if first else ", ", suffix=": ", canonical=True
             )
             after: tuple[Symbol, ...] = ()
         else:
             name = string_token(rest.names, canonical=True)
-            before = () if first else layout.comma
-            after = layout.colon
+            before = () if first else spacing.comma
+            after = spacing.colon
         if name is None:
             return
         value = self._grammar.value(rest.value, canonical=self._canonical)
@@ -352,7 +355,7 @@ class _OneObject:
                 yield met
 
     def _rest_classes(self) -> Iterator[_Rest]:
-        """Names are told apart by the patterns that they match."""
+        """The classes of unnamed members, which differ in the patterns that the names match."""
         thing = self._thing
         patterns = thing.patterns()
         known = frozenset(self._names)

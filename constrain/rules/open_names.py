@@ -1,6 +1,6 @@
-"""Members that no schema names: in which objects they may be, what they are by the patterns that
-their names match, and whether there are always more of them, so that whatever of a name is written,
-infinitely many names begin so.
+"""Members that no schema names: which objects may have them, their classes by the patterns that
+their names match, and whether names may run out. They never do if every prefix of a name is a
+prefix of infinitely many names.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from formgate.constrain.algebra.shapes import Conjunction, Kind, Object, Shape, 
 from formgate.constrain.regex.regex_syntax import parse
 from formgate.constrain.regex.regex_tree import Alt, Chars, Edge, Regex, RegexError, Repeat, Seq
 
-MAX_PATTERNS = 4  # names that match several of more patterns than these are left out
+MAX_PATTERNS = 4  # with more patterns, no name may match several
 
 _PREFIX = re.compile(r"\^([A-Za-z0-9 _/:@#%&,;=~<>!-]+)")
 
 
 def unnamed(algebra: Algebra, thing: Object) -> Iterator[tuple[tuple[str, ...], Conjunction]]:
-    """Classes of members that are not named: the patterns that their names match, and what their
-    values must be. Only those of which there may be some.
+    """The non-empty classes of unnamed members: the patterns that the names match, and the schema
+    of the values. Exponential in the patterns, up to `MAX_PATTERNS` of them.
     """
     patterns = thing.patterns()
     most = len(patterns) if len(patterns) <= MAX_PATTERNS else 1
@@ -43,21 +43,21 @@ def _values(thing: Object, chosen: tuple[str, ...]) -> Iterator[Conjunction]:
             yield members.rest
 
 
-def names_may_end(algebra: Algebra, thing: Object) -> bool:
-    """Whether the names that are not said may be used up, or those that begin as a text does."""
+def names_may_run_out(algebra: Algebra, thing: Object) -> bool:
+    """True if the unnamed members' names, or those with some prefix, may be finitely many."""
     if thing.some:
         return True
     chosen = [patterns for patterns, _ in unnamed(algebra, thing)]
     if not chosen:
         return False
     names = algebra.shapes(thing.names, Kind.STRING) if thing.names else ()
-    return not _endless(thing.patterns(), chosen, names)
+    return not _never_run_out(thing.patterns(), chosen, names)
 
 
-def _endless(
+def _never_run_out(
     patterns: Sequence[str], chosen: Collection[tuple[str, ...]], names: Sequence[Shape]
 ) -> bool:
-    """False where it is not plain to see."""
+    """True only if names are proven to never run out. `names`: the shapes of `propertyNames`."""
     if len(names) > 1:
         return False
     if names and isinstance(names[0], Strings) and names[0] != Strings():
@@ -65,12 +65,12 @@ def _endless(
         if patterns or limit != Strings(least=limit.least, patterns=limit.patterns):
             return False
         patterns, chosen = tuple(limit.patterns), [tuple(limit.patterns)]
-    return endless_names(patterns, chosen)
+    return names_never_run_out(patterns, chosen)
 
 
-def endless_names(patterns: Sequence[str], chosen: Collection[tuple[str, ...]]) -> bool:
-    """`chosen`: the patterns that a name may match, and no others of `patterns`, class by class.
-    False where it is not plain to see.
+def names_never_run_out(patterns: Sequence[str], chosen: Collection[tuple[str, ...]]) -> bool:
+    """True only if names are proven to never run out. Each class of names in `chosen` matches its
+    patterns, and no others of `patterns`.
     """
     if not patterns or len(set(chosen)) == 2 ** len(patterns):
         return True  # all strings
@@ -84,7 +84,7 @@ def endless_names(patterns: Sequence[str], chosen: Collection[tuple[str, ...]]) 
 
 
 def _is_endless(pattern: str) -> bool:
-    """Whether what is found by a pattern, however far it is written, may go on in endless ways."""
+    """True only if every prefix of a match is a prefix of infinitely many matches."""
     try:
         tree = parse(pattern)
     except RegexError:
@@ -99,7 +99,7 @@ def _is_endless(pattern: str) -> bool:
 
 
 def _holds_back(tree: Regex) -> bool:
-    """Whether it looks about, or knows where the text ends."""
+    """True if the tree has an assertion, or matches nothing."""
     match tree:
         case Chars():
             return False
@@ -124,11 +124,11 @@ def _goes_on(tree: Regex) -> bool:
 
 
 def has_open_names(schema: Any) -> bool:
-    """Whether a value under a schema that is left to llguidance may have unnamed members."""
+    """True if an instance of a schema that is left to llguidance may have unnamed members."""
     if isinstance(schema, bool):
         return schema
     if "$ref" in schema and len(schema) == 1:
-        return False  # the definition is looked at by itself
+        return False  # the definition is visited in `$defs`
     below = [
         *schema.get("$defs", {}).values(),
         *schema.get("anyOf", ()),
@@ -146,7 +146,7 @@ def has_open_names(schema: Any) -> bool:
     kinds = (kinds,) if isinstance(kinds, str) else kinds
     if kinds is None:
         if not schema.keys().isdisjoint(("anyOf", "allOf", "$ref")):
-            return "properties" in schema  # what is said there may be all
+            return "properties" in schema  # the sub-schemas may close the object
         return True
     if "object" in kinds and (
         schema.get("additionalProperties", True) is not False or "patternProperties" in schema

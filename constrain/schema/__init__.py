@@ -1,1 +1,1 @@
-"""A schema as it was written: its dialect, references, keywords, and what judges it."""
+"""A schema as it was written: dialect, references, keywords, and the checks of its shape."""

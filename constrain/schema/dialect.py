@@ -1,4 +1,4 @@
-"""Which draft of JSON Schema a schema speaks, and what differs between them."""
+"""The drafts of JSON Schema, and the differences between them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Draft(IntEnum):
 
     @property
     def ref_hides_siblings(self) -> bool:
-        """Up to draft 7 the keywords beside a `$ref` are not there at all."""
+        """True up to draft 7, where the keywords beside a `$ref` are ignored."""
         return self <= Draft.D7
 
 
@@ -44,7 +44,7 @@ _BY_URI = {
 
 
 def draft_of(schema: Any) -> Draft:
-    """By `$schema`; 2020-12 where there is none or one that is not known."""
+    """The draft that `$schema` names; 2020-12 if it is absent or unknown."""
     if isinstance(schema, Mapping):
         uri = schema.get("$schema")
         if isinstance(uri, str):

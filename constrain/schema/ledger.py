@@ -16,15 +16,15 @@ ShapeTest = Callable[[Any], bool]
 
 
 class How(StrEnum):
-    MASK = "mask"  # the token mask enforces it as it stands
-    REWRITE = "rewrite"  # turned into what the mask enforces, exactly
+    MASK = "mask"  # the token mask enforces it directly
+    REWRITE = "rewrite"  # rewritten, exactly, into keywords that the mask enforces
     GUARD = "guard"  # checked against the answer so far, token by token
-    ANNOTATION = "annotation"  # the standard gives it no power over an instance
+    ANNOTATION = "annotation"  # the standard asserts nothing with it
     REFUSED = "refused"
 
 
 class Shape(StrEnum):
-    """What a keyword's value must look like."""
+    """The form of a keyword's value, worded for an error message."""
 
     SCHEMA = "a schema (an object or a boolean)"
     SCHEMAS = "a non-empty array of schemas"
@@ -69,31 +69,39 @@ LEDGER: dict[str, Keyword] = {
         Keyword("additionalProperties", _M, _S.SCHEMA, "After the declared members."),
         Keyword("patternProperties", _M, _S.SCHEMA_MAP, "Names by pattern, after the declared."),
         Keyword("propertyNames", _R, _S.SCHEMA, "Into the patterns of the names.", _D.D6),
-        Keyword("minProperties", _R, _S.COUNT, "Members are counted; names differ (a guard)."),
-        Keyword("maxProperties", _R, _S.COUNT, "Members are counted."),
+        Keyword("minProperties", _R, _S.COUNT, "Counted; a guard keeps names different."),
+        Keyword("maxProperties", _R, _S.COUNT, "Counted."),
         Keyword("dependencies", _R, _S.DEPENDENCIES, "As dependentRequired or dependentSchemas."),
-        Keyword("dependentRequired", _R, _S.STRINGS_MAP, "Decided member by member.", _D.D2019),
-        Keyword("dependentSchemas", _R, _S.SCHEMA_MAP, "Absent, or the schema holds.", _D.D2019),
+        Keyword("dependentRequired", _R, _S.STRINGS_MAP, "A formula over names.", _D.D2019),
+        Keyword("dependentSchemas", _R, _S.SCHEMA_MAP, "As an `if` on the member.", _D.D2019),
         Keyword(
             "unevaluatedProperties",
             _R,
             _S.SCHEMA,
-            "As additionalProperties of each way through the applicators beside it.",
+            "As additionalProperties of each combination of branches beside it.",
             _D.D2019,
         ),
         Keyword("items", _M, _S.SCHEMA_OR_SCHEMAS, "An array of schemas as prefixItems."),
-        Keyword("prefixItems", _M, _S.SCHEMAS, "Items by their place.", _D.D2020),
-        Keyword("additionalItems", _M, _S.SCHEMA, "As `items` after an array.", _D.D4, _D.D2019),
-        Keyword("unevaluatedItems", _R, _S.SCHEMA, "As `items`, likewise.", _D.D2019),
+        Keyword("prefixItems", _M, _S.SCHEMAS, "Items by index.", _D.D2020),
+        Keyword(
+            "additionalItems", _M, _S.SCHEMA, "Items after the array `items`.", _D.D4, _D.D2019
+        ),
+        Keyword(
+            "unevaluatedItems",
+            _R,
+            _S.SCHEMA,
+            "As `items` of each combination of branches beside it.",
+            _D.D2019,
+        ),
         Keyword("minItems", _M, _S.COUNT, "Exact."),
         Keyword("maxItems", _M, _S.COUNT, "Exact."),
-        Keyword("uniqueItems", _G, _S.BOOLEAN, "An item that was there cannot be closed again."),
+        Keyword("uniqueItems", _G, _S.BOOLEAN, "No token may complete an item a second time."),
         Keyword("contains", _R, _S.SCHEMA, "Matching items are counted.", _D.D6),
-        Keyword("minContains", _R, _S.COUNT, "Counted; 0 asks for nothing.", _D.D2019),
-        Keyword("maxContains", _R, _S.COUNT, "Counted: an item beyond fails `contains`.", _D.D2019),
+        Keyword("minContains", _R, _S.COUNT, "Counted; 0 asserts nothing.", _D.D2019),
+        Keyword("maxContains", _R, _S.COUNT, "Counted; later items fail `contains`.", _D.D2019),
         Keyword("minLength", _M, _S.COUNT, "In code points."),
         Keyword("maxLength", _M, _S.COUNT, "In code points."),
-        Keyword("pattern", _M, _S.STRING, "ECMA-262, found anywhere; `\\d` and `\\w` are ASCII."),
+        Keyword("pattern", _M, _S.STRING, "ECMA-262, unanchored; `\\d` and `\\w` are ASCII."),
         Keyword("format", _M, _S.STRING, "Formats of the standard; others are annotations."),
         Keyword("minimum", _M, _S.NUMBER, "As a decimal, exact."),
         Keyword("maximum", _M, _S.NUMBER, "As a decimal, exact."),
@@ -103,26 +111,26 @@ LEDGER: dict[str, Keyword] = {
             "multipleOf",
             _M,
             _S.POSITIVE,
-            "Exact; not below `not`: say there which numbers may come.",
+            "Exact. Refused below `not`: list the allowed numbers instead.",
         ),
         Keyword("allOf", _R, _S.SCHEMAS, "Merged."),
         Keyword("anyOf", _M, _S.SCHEMAS, "Branches may overlap."),
-        Keyword("oneOf", _R, _S.SCHEMAS, "Each branch less those that it overlaps with."),
-        Keyword("not", _R, _S.SCHEMA, "Pushed down to types, values, names and patterns."),
-        Keyword("if", _R, _S.SCHEMA, "Holds with `then`, or does not with `else`.", _D.D7),
-        Keyword("then", _R, _S.SCHEMA, "See `if`; nothing without it.", _D.D7),
-        Keyword("else", _R, _S.SCHEMA, "See `if`; nothing without it.", _D.D7),
-        Keyword("$ref", _M, _S.STRING, "Within the schema, recursive too; nothing is fetched."),
-        Keyword("$dynamicRef", _R, _S.STRING, "One rule for each place it leads to.", _D.D2020),
-        Keyword("$recursiveRef", _R, _S.STRING, "Likewise.", _D.D2019, _D.D2019),
-        Keyword("$defs", _M, _S.SCHEMA_MAP, "Where references lead.", _D.D2019),
-        Keyword("definitions", _M, _S.SCHEMA_MAP, "Where references lead."),
+        Keyword("oneOf", _R, _S.SCHEMAS, "Each branch minus the branches that overlap it."),
+        Keyword("not", _R, _S.SCHEMA, "By De Morgan's laws, down to types and values."),
+        Keyword("if", _R, _S.SCHEMA, "Both `if` and `then`, or `else` and not `if`.", _D.D7),
+        Keyword("then", _R, _S.SCHEMA, "See `if`; ignored without it.", _D.D7),
+        Keyword("else", _R, _S.SCHEMA, "See `if`; ignored without it.", _D.D7),
+        Keyword("$ref", _M, _S.STRING, "Within the schema; may be recursive. Never fetched."),
+        Keyword("$dynamicRef", _R, _S.STRING, "One rule for each target.", _D.D2020),
+        Keyword("$recursiveRef", _R, _S.STRING, "One rule for each target.", _D.D2019, _D.D2019),
+        Keyword("$defs", _M, _S.SCHEMA_MAP, "Targets of references.", _D.D2019),
+        Keyword("definitions", _M, _S.SCHEMA_MAP, "Targets of references."),
         Keyword("$id", _M, _S.STRING, "Base of references.", _D.D6),
         Keyword("id", _M, _S.ANY, "Base of references.", _D.D4, _D.D4),
         Keyword("$anchor", _M, _S.STRING, "A name for references.", _D.D2019),
         Keyword("$dynamicAnchor", _M, _S.STRING, "A name for references.", _D.D2020),
         Keyword("$recursiveAnchor", _M, _S.BOOLEAN, "A name for references.", _D.D2019, _D.D2019),
-        Keyword("$schema", _M, _S.STRING, "Chooses the draft; 2020-12 where there is none."),
+        Keyword("$schema", _M, _S.STRING, "Selects the draft; the default is 2020-12."),
         Keyword("$vocabulary", _A, _S.ANY, "", _D.D2019),
         Keyword("$comment", _A, _S.ANY, "", _D.D7),
         Keyword("title", _A, _S.ANY, ""),
@@ -136,14 +144,14 @@ LEDGER: dict[str, Keyword] = {
         Keyword("contentMediaType", _A, _S.ANY, "The standard asserts nothing.", _D.D7),
         Keyword("contentSchema", _A, _S.ANY, "The standard asserts nothing.", _D.D2019),
         Keyword("nullable", _A, _S.ANY, "OpenAPI 3.0; write `type: [..., 'null']`."),
-        Keyword("discriminator", _A, _S.ANY, "OpenAPI; `oneOf` decides by itself."),
+        Keyword("discriminator", _A, _S.ANY, "OpenAPI; `oneOf` needs none."),
         Keyword("extends", _X, _S.ANY, "Draft 3; write `allOf`."),
         Keyword("disallow", _X, _S.ANY, "Draft 3; write `not`."),
         Keyword("divisibleBy", _X, _S.ANY, "Draft 3; write `multipleOf`."),
     )
 }
 
-# Where schemas stand inside a schema.
+# Keywords whose value is a schema, a list of schemas, or a map to schemas.
 IN_SCHEMA = frozenset(
     {
         *("additionalItems", "additionalProperties", "contains", "else", "if", "items", "not"),
@@ -202,8 +210,8 @@ def _is_map(of: ShapeTest) -> ShapeTest:
     return lambda value: isinstance(value, dict) and all(map(of, value.values()))
 
 
-# Whether a keyword's value is of the kind that the metaschemas ask for, but for what is in the
-# schemas inside it.
+# Tests whether a keyword's value has the form that the metaschemas require. Sub-schemas are not
+# looked into.
 SHAPE_TESTS: Mapping[Shape, ShapeTest] = {
     Shape.ANY: lambda _: True,
     Shape.STRING: _is_string,
@@ -226,7 +234,7 @@ SHAPE_TESTS: Mapping[Shape, ShapeTest] = {
 }
 
 
-# They name a schema or hold others, and say nothing of a value.
+# Keywords that name a schema or hold definitions, and assert nothing.
 _NAMES = frozenset(
     {
         *("$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"),
@@ -236,7 +244,7 @@ _NAMES = frozenset(
 
 
 def says_nothing_but(schema: Mapping[str, Any], keyword: str) -> bool:
-    """Whether no other keyword of the schema speaks of a value."""
+    """True if no other keyword of the schema asserts anything."""
     return all(
         name == keyword
         or name in _NAMES

@@ -1,5 +1,5 @@
-"""Where a schema's `$ref`s lead: `$id`, `$anchor`, `$dynamicAnchor` and JSON Pointers within the
-one document. Nothing is ever fetched.
+"""Resolves a schema's `$ref`s, `$dynamicRef`s and `$recursiveRef`s by `$id`, anchor or JSON Pointer
+within the one document (JSON Schema Core 2020-12, sections 8.2 and 9.2). Nothing is fetched.
 """
 
 from __future__ import annotations
@@ -16,38 +16,40 @@ Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Node:
-    """One schema of the document, and where `$dynamicRef`s below it lead. Two nodes are the same if
-    both are.
+class SchemaNode:
+    """A sub-schema of the document in a dynamic scope, which decides the targets of `$dynamicRef`s
+    below it. Nodes are compared by identity; `Resources` makes one for each path and scope.
     """
 
     schema: Any  # a mapping or a boolean
     path: Path
-    base: str  # the URI that relative references start from
+    base: str  # the URI against which references are resolved
     scope: Scope = ()
 
 
 _HOLDERS = IN_MAP | IN_LIST | IN_SCHEMA
 
-# What gives a schema a name of its own.
+# Keywords that name a schema.
 _NAMES = frozenset({"$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"})
 
-# The anchors, by name, of the outermost resources on the way to a node that have them. Only names
-# that several resources have are in it.
-Scope = tuple[tuple[str, Node], ...]
+# For each dynamic anchor that several resources define, its outermost definition on the path of
+# references to a node.
+Scope = tuple[tuple[str, SchemaNode], ...]
 
 
 class Resources:
-    """Raises ConstraintError for a schema of more than `max_depth` levels, the root the first."""
+    """The sub-schemas of a document, in order. Raises ConstraintError for one of more than
+    `max_depth` levels; the root is the first.
+    """
 
     def __init__(self, root: Any, max_depth: int) -> None:
-        self._by_path: dict[Path, Node] = {}
-        self._by_uri: dict[str, Node] = {}
-        self._dynamic: dict[str, dict[str, Node]] = {}  # anchors by name, by their resource
-        self._scoped: dict[tuple[Path, Scope], Node] = {}
-        self._targets: dict[tuple[str, str], Node] = {}
-        self._either: dict[tuple[Node, ...], Node] = {}
-        self._parts: dict[Node, tuple[Node, ...]] = {}
+        self._by_path: dict[Path, SchemaNode] = {}
+        self._by_uri: dict[str, SchemaNode] = {}
+        self._dynamic: dict[str, dict[str, SchemaNode]] = {}  # anchors by name, by their resource
+        self._scoped: dict[tuple[Path, Scope], SchemaNode] = {}
+        self._targets: dict[tuple[str, str], SchemaNode] = {}
+        self._either: dict[tuple[SchemaNode, ...], SchemaNode] = {}
+        self._parts: dict[SchemaNode, tuple[SchemaNode, ...]] = {}
         first = self._add(root, (), "")
         level = [first]
         for _ in range(max_depth - 1):
@@ -64,11 +66,11 @@ class Resources:
         self._dynamic = {name: at for name, at in self._dynamic.items() if len(at) > 1}
         self.root = self._in_scope(first, ())
 
-    def __iter__(self) -> Iterator[Node]:
+    def __iter__(self) -> Iterator[SchemaNode]:
         return iter(self._by_path.values())
 
-    def child(self, node: Node, *parts: str | int) -> Node:
-        """The schema at `parts` below `node`, whether or not a keyword of ours names it."""
+    def child(self, node: SchemaNode, *parts: str | int) -> SchemaNode:
+        """The sub-schema at `parts` below `node`. `parts` may name an unknown keyword."""
         if node in self._parts:
             return self._parts[node][int(parts[1])]
         path = node.path + parts
@@ -77,20 +79,20 @@ class Resources:
             schema = node.schema
             for part in parts:
                 schema = schema[part]
-            found = self._by_path[path] = Node(schema, path, node.base)
+            found = self._by_path[path] = SchemaNode(schema, path, node.base)
         return self._in_scope(found, node.scope) if self._dynamic else found
 
-    def either(self, nodes: tuple[Node, ...]) -> Node:
-        """A schema that stands nowhere in the document: any of these holds."""
+    def either(self, nodes: tuple[SchemaNode, ...]) -> SchemaNode:
+        """A synthetic `anyOf` of the nodes, which is not part of the document."""
         node = self._either.get(nodes)
         if node is None:
             schema = {"anyOf": [part.schema for part in nodes]}
-            node = self._either[nodes] = Node(schema, nodes[-1].path, nodes[-1].base)
+            node = self._either[nodes] = SchemaNode(schema, nodes[-1].path, nodes[-1].base)
             self._parts[node] = nodes
         return node
 
-    def _in_scope(self, place: Node, scope: Scope) -> Node:
-        """A place of the document as it is when one comes to it from a scope."""
+    def _in_scope(self, place: SchemaNode, scope: Scope) -> SchemaNode:
+        """The node of a place that is entered from a dynamic scope."""
         known = {name for name, _ in scope}
         scope += tuple(
             (name, at[place.base])
@@ -102,22 +104,22 @@ class Resources:
         scope = tuple(sorted(scope, key=lambda one: one[0]))
         node = self._scoped.get((place.path, scope))
         if node is None:
-            node = Node(place.schema, place.path, place.base, scope)
+            node = SchemaNode(place.schema, place.path, place.base, scope)
             self._scoped[place.path, scope] = node
         return node
 
-    def _add(self, schema: Any, path: Path, base: str) -> Node:
+    def _add(self, schema: Any, path: Path, base: str) -> SchemaNode:
         if path and (not isinstance(schema, dict) or _NAMES.isdisjoint(schema)):
-            node = self._by_path[path] = Node(schema, path, base)
+            node = self._by_path[path] = SchemaNode(schema, path, base)
             return node
         if isinstance(schema, dict):
             own = schema.get("$id", schema.get("id"))
             if isinstance(own, str):
                 if own.startswith("#"):  # up to draft 7, an anchor
-                    self._by_uri.setdefault(_joined(base, own), Node(schema, path, base))
+                    self._by_uri.setdefault(_joined(base, own), SchemaNode(schema, path, base))
                 else:
                     base = urljoin(base, own.rstrip("#"))
-        node = self._by_path[path] = Node(schema, path, base)
+        node = self._by_path[path] = SchemaNode(schema, path, base)
         if isinstance(schema, dict):
             if not path or "$id" in schema or "id" in schema:
                 self._by_uri.setdefault(base, node)
@@ -130,8 +132,8 @@ class Resources:
                 self._dynamic.setdefault("", {})[base] = node
         return node
 
-    def target(self, node: Node, keyword: str) -> Node:
-        """The node that `node`'s `$ref` (or `$dynamicRef`, `$recursiveRef`) leads to. Raises
+    def target(self, node: SchemaNode, keyword: str) -> SchemaNode:
+        """The target of `node`'s `$ref`, `$dynamicRef` or `$recursiveRef`. Raises
         ConstraintError.
         """
         reference = node.schema[keyword]
@@ -147,7 +149,7 @@ class Resources:
                 found = dict(node.scope).get(name, found)
         return self._in_scope(found, node.scope)
 
-    def _find(self, uri: str, reference: str, node: Node, keyword: str) -> Node:
+    def _find(self, uri: str, reference: str, node: SchemaNode, keyword: str) -> SchemaNode:
         if (found := self._by_uri.get(uri.rstrip("#") if uri.endswith("#") else uri)) is not None:
             return found
         document, fragment = urldefrag(uri)
@@ -189,14 +191,14 @@ class Resources:
 
 
 def _joined(base: str, reference: str) -> str:
-    """As `urljoin`, for URNs too, which have no hierarchy."""
+    """`urljoin` that also joins a fragment to a URN, which has no hierarchy."""
     if reference.startswith("#"):
         return urldefrag(base).url + reference
     return urljoin(base, reference)
 
 
 def subschemas(schema: Any, path: Path) -> Iterator[tuple[Path, Any]]:
-    """The schemas right inside a schema, each with its path."""
+    """The direct sub-schemas of a schema, each with its path."""
     if not isinstance(schema, dict) or _HOLDERS.isdisjoint(schema):
         return
     for keyword, value in schema.items():
@@ -219,13 +221,13 @@ def _too_deep(path: Path, keyword: str, max_depth: int) -> ConstraintError:
     return ConstraintError.at(
         path,
         f"{max_depth} levels of schemas inside schemas are allowed, and this is one more. Write "
-        "inner schemas into `$defs` of the root, and a `$ref` in their stead",
+        "inner schemas into `$defs` of the root, and a `$ref` in their place",
         code="schema_too_complex",
         keyword=keyword,
     )
 
 
-def _refused(node: Node, keyword: str, why: str) -> ConstraintError:
+def _refused(node: SchemaNode, keyword: str, why: str) -> ConstraintError:
     return ConstraintError.at(
         (*node.path, keyword), f"the reference {why}", code="unsupported_schema", keyword=keyword
     )

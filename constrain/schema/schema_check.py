@@ -1,5 +1,5 @@
-"""Whether a JSON Schema is one: each keyword's value has the shape that the metaschemas ask for,
-and none is of those that cannot be enforced at all.
+"""Checks that a JSON Schema is valid: each keyword's value has the form that the metaschemas
+require, and no keyword is one that formgate always refuses.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from typing import Any
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.schema.dialect import draft_of
 from formgate.constrain.schema.ledger import LEDGER, SHAPE_TESTS, How, Shape
-from formgate.constrain.schema.resources import Node, Resources
+from formgate.constrain.schema.resources import Resources, SchemaNode
 
-MAX_DEPTH = 200  # levels of schemas inside schemas, whatever their pointers; the root is the first
+MAX_DEPTH = 200  # levels of sub-schemas; the root is the first
 
 
 def _no_value(_: Any) -> bool:
     return False
 
 
-# The keywords whose value is looked at; those that are refused have none that is right.
+# A test for each keyword whose value is checked. It always fails for a refused keyword.
 _TESTS = {
     name: _no_value if entry.how is How.REFUSED else SHAPE_TESTS[entry.shape]
     for name, entry in LEDGER.items()
@@ -27,7 +27,9 @@ _TESTS = {
 
 
 def checked(schema: Any) -> Resources:
-    """Raises ConstraintError for what is no schema, or asks for what cannot be enforced."""
+    """Check a schema, and return its sub-schemas. Raises ConstraintError if it is not a schema or
+    has a refused keyword.
+    """
     if not isinstance(schema, dict | bool):
         raise ConstraintError(
             f"A JSON Schema is an object or a boolean, not {_kind(schema)}.",
@@ -48,7 +50,7 @@ def checked(schema: Any) -> Resources:
     return resources
 
 
-def _refusal(node: Node, keyword: str) -> ConstraintError:
+def _refusal(node: SchemaNode, keyword: str) -> ConstraintError:
     path, entry = (*node.path, keyword), LEDGER[keyword]
     if not SHAPE_TESTS[entry.shape](node.schema[keyword]):
         why = f"its value must be {entry.shape.value}"

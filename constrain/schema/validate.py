@@ -1,6 +1,6 @@
-"""The oracle of tests and benchmarks: the `jsonschema` package, under the draft that the schema
-names and with formats checked. It runs patterns in Python's backtracking engine and follows every
-reference anew, so a server never gives it a client's schema; see `answer_check`.
+"""The oracle of tests and benchmarks: the `jsonschema` package, with the schema's draft and with
+formats asserted. It runs patterns in Python's backtracking engine and resolves every reference
+again at each use, so a server must not run it on a client's schema; see `answer_check`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from formgate.constrain.schema.dialect import draft_of
 
 
 def validate_json(text: str, schema: Any) -> str | None:
-    """What is wrong with `text` under `schema`, or None. It never raises on a wrong text."""
+    """Return the first error of `text` under `schema`, or None. A text that is not JSON is an
+    error; one nested too deeply to parse is not.
+    """
     try:
         value = json.loads(text)
     except ValueError as error:
         return f"not JSON: {error}"
     except RecursionError:
-        return None  # deeper than this parser goes, which says nothing of the answer
+        return None  # too deep for this parser, so nothing is known
     kind = draft_of(schema).validator
     validator = kind(schema, format_checker=kind.FORMAT_CHECKER)
     wrong = next(iter(validator.iter_errors(value)), None)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from formgate.constrain.masks.json_pointers import JsonPointers
+from formgate.constrain.masks.json_position import JsonPointers
 from formgate.engine.messages import TokenTrace
 from formgate.gateway.answers.logprobs import token_name
 from formgate.gateway.model.tokenizer import Tokenizer

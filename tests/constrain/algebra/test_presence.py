@@ -18,10 +18,10 @@ from formgate.constrain.algebra.presence import (
     can_hold,
     conjuncts,
     decide,
-    demanded,
     names_in,
     negation,
     one_of,
+    required_names,
 )
 
 NAMES = "abcd"
@@ -62,7 +62,7 @@ def test_what_is_left_of_a_formula_says_the_same(seed: int) -> None:
         assert holds(negation(part), there) is not holds(part, there)
         assert all(holds(one, there) for one in conjuncts(part)) == holds(part, there)
         if holds(part, there):
-            assert demanded(part) <= there
+            assert required_names(part) <= there
         left = part
         for name in r.sample(NAMES, len(NAMES)):
             left = decide(left, name, name in there)

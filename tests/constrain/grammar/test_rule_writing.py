@@ -10,10 +10,10 @@ import pytest
 from llguidance import LLMatcher
 
 from formgate.constrain.grammar.cfg import Cfg, Repeat, Rule, Sequence, Token
-from formgate.constrain.grammar.rule_merging import alike
+from formgate.constrain.grammar.rule_merging import equivalent_rules
 from formgate.constrain.grammar.rule_writing import lark_rules
 from formgate.constrain.grammar.shortest import byte_tokenizer
-from formgate.constrain.rules.grammar_layout import Layout
+from formgate.constrain.rules.grammar_builder import Spacing
 from formgate.constrain.rules.json_schema import ReadSchemas, schema_grammar
 
 A, B = Token('"a"'), Token('"b"')
@@ -32,7 +32,7 @@ def test_rules_that_hold_themselves_are_found_alike() -> None:
         1: [(A, one), ()],
         2: [(A, other), (B,)],
     }
-    same = alike(rules)
+    same = equivalent_rules(rules)
     assert same[0] == same[1]
     assert same[2] == 2
 
@@ -44,7 +44,7 @@ def test_a_difference_far_behind_tells_rules_apart() -> None:
         for at in range(length):
             rules[first + at] = [(A, Rule(first + at + 1))]
         rules[first + length] = [(last,)]
-    same = alike(rules)
+    same = equivalent_rules(rules)
     assert all(same[at] == same[200 + at] for at in range(length + 1))
     assert all(same[at] != same[100 + at] for at in range(length + 1))
 
@@ -80,7 +80,7 @@ def test_groups_are_the_coarsest(seed: int) -> None:
         }
         numbers = {form: at for at, form in enumerate(dict.fromkeys(forms.values()))}
         group = {number: numbers[form] for number, form in forms.items()}
-    same = alike(rules)
+    same = equivalent_rules(rules)
     assert all((same[a] == same[b]) == (group[a] == group[b]) for a, b in product(rules, rules))
 
 
@@ -151,7 +151,7 @@ def test_what_comes_to_the_same_is_written_once() -> None:
         "additionalProperties": False,
         "not": {"required": ["one", "two"]},
     }
-    grammar = schema_grammar(schema, Layout(), "x", native=False, read=ReadSchemas())
+    grammar = schema_grammar(schema, Spacing(), "x", native=False, read=ReadSchemas())
     objects = [rule for rule in grammar.rules if '"{" ' in rule]
     assert len(objects) < 5
     assert len(grammar.rules) < 2 * len(names)

@@ -14,8 +14,8 @@ from llguidance import LLMatcher
 from formgate.constrain.answer_tree import to_lark
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar.shortest import byte_tokenizer, terminal_text
-from formgate.constrain.grammar.terminal_samples import witnesses
-from formgate.constrain.rules.grammar_layout import Layout
+from formgate.constrain.grammar.terminal_samples import sample_texts
+from formgate.constrain.rules.grammar_builder import Spacing
 from formgate.constrain.rules.json_schema import ReadSchemas, shortest_instance
 
 BYTES = [bytes((byte,)) for byte in range(256)]
@@ -88,21 +88,21 @@ def assert_is_one(text: str, schema: Any) -> None:
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=json.dumps)
 def test_no_document_is_shorter(schema: Any) -> None:
-    text = shortest_instance(schema, Layout(), ReadSchemas()).text
+    text = shortest_instance(schema, Spacing(), ReadSchemas()).text
     assert_is_one(text, schema)
     assert shorter(matcher_of(schema), len(text) - 1) is None
 
 
 @pytest.mark.parametrize(("schema", "length"), KNOWN)
 def test_documents_with_strings(schema: Any, length: int) -> None:
-    text = shortest_instance(schema, Layout(), ReadSchemas()).text
+    text = shortest_instance(schema, Spacing(), ReadSchemas()).text
     assert_is_one(text, schema)
     assert len(text) == length
 
 
 def test_the_largest_part_is_no_longer_than_the_text_that_needs_it() -> None:
     schema = {"type": "array", "items": {"const": "0123456789"}, "minItems": 3}
-    found = shortest_instance(schema, Layout(), ReadSchemas())
+    found = shortest_instance(schema, Spacing(), ReadSchemas())
     assert len('"0123456789"') <= found.largest_part <= len(found.text)
 
 
@@ -121,7 +121,7 @@ def test_the_largest_part_is_no_longer_than_the_text_that_needs_it() -> None:
 def test_a_terminal_has_a_text_of_its_own(terminal: str) -> None:
     text = terminal_text(terminal)
     assert text is not None
-    assert witnesses(terminal)
+    assert sample_texts(terminal)
     grammar = f"start: T\nT: {terminal}\n"
     matcher = LLMatcher(byte_tokenizer(), grammar, log_level=0)
     assert matcher.deep_copy().try_consume_tokens(list(text.encode())) == len(text)
@@ -130,7 +130,7 @@ def test_a_terminal_has_a_text_of_its_own(terminal: str) -> None:
 
 @pytest.mark.parametrize("terminal", [r"/(?=a)b/", "/^a$/", "@other", "/[/", "(/a/"])
 def test_what_is_not_understood_has_no_witness(terminal: str) -> None:
-    assert witnesses(terminal) == []
+    assert sample_texts(terminal) == []
 
 
 def test_a_schema_that_allows_nothing_has_none() -> None:

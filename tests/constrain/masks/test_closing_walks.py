@@ -17,8 +17,8 @@ from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.grammar.shortest import Shortest
 from formgate.constrain.masks.closing import _STEPS, ClosingConstraint
 from formgate.constrain.masks.constraint import Constraint
+from formgate.constrain.masks.end_search import Walk
 from formgate.constrain.masks.vocabulary import Vocabulary
-from formgate.constrain.masks.ways import Walk
 from formgate.constrain.schema.validate import validate_json
 
 PIECES = (

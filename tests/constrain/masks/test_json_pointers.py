@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from formgate.constrain.masks.json_pointers import JsonPointers
+from formgate.constrain.masks.json_position import JsonPointers
 
 TEXT = '{"name": "J", "a/b": [1, {"~": null}, []], "é\\"": -2.5e3, "o": {}}'
 

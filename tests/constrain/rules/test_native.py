@@ -13,7 +13,7 @@ from llguidance import LLMatcher
 
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar.shortest import byte_tokenizer
-from formgate.constrain.rules.grammar_layout import Layout
+from formgate.constrain.rules.grammar_builder import Spacing
 from formgate.constrain.rules.json_schema import ReadSchemas, schema_grammar
 
 
@@ -66,7 +66,7 @@ def document(r: Random) -> Any:
 
 
 def matcher(made: Any, *, native: bool) -> tuple[LLMatcher, bool]:
-    grammar = schema_grammar(made, Layout(None), "json", native=native, read=ReadSchemas())
+    grammar = schema_grammar(made, Spacing(None), "json", native=native, read=ReadSchemas())
     source = "\n".join([f"start: {grammar.start}", *grammar.rules, ""])
     started = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(source), log_level=0)
     if not native:
@@ -136,7 +136,7 @@ def test_native_rules_allow_what_the_algebra_does(seed: int) -> None:
 def test_a_schema_that_must_hold_itself_has_no_value(made: Any, definitions: Any) -> None:
     with pytest.raises(ConstraintError, match="no value at all"):
         schema_grammar(
-            made | {"$defs": definitions}, Layout(), "json", native=True, read=ReadSchemas()
+            made | {"$defs": definitions}, Spacing(), "json", native=True, read=ReadSchemas()
         )
 
 
@@ -162,7 +162,7 @@ def test_a_long_pattern_is_written_once() -> None:
         "properties": {"a": place, "b": {"type": "array", "items": place}, "c": {"anyOf": [place]}},
         "additionalProperties": place,
     }
-    grammar = schema_grammar(made, Layout(None), "json", native=True, read=ReadSchemas())
+    grammar = schema_grammar(made, Spacing(None), "json", native=True, read=ReadSchemas())
     assert grammar.native
     (rule,) = grammar.rules
     written = json.loads(rule.partition("%json ")[2])
@@ -173,5 +173,5 @@ def test_a_long_pattern_is_written_once() -> None:
 
 def test_a_long_pattern_alone_is_no_reference() -> None:
     made = {"type": "string", "format": "uri", "minLength": 9}
-    grammar = schema_grammar(made, Layout(None), "json", native=True, read=ReadSchemas())
+    grammar = schema_grammar(made, Spacing(None), "json", native=True, read=ReadSchemas())
     assert "$ref" not in grammar.rules[0]

@@ -1,5 +1,5 @@
-"""What the rules for arrays and objects share: the grammar that they write into, the layout of the
-text, and the rule of every value.
+"""The grammar under construction, which the rules for arrays and objects share: its spacing, and
+the rule of every value.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _CONTAINERS = frozenset(("properties", "items", "prefixItems", "anyOf", "allOf",
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """What stands between the parts of a JSON text: `json.dumps`'s own style, and nothing else, so
-    that every separator is forced; or white space by a regex.
+class Spacing:
+    """The separators of a JSON text: exactly those of `json.dumps`, so that each is forced, or with
+    white space by a regex.
     """
 
     whitespace: str | None = None
@@ -38,15 +38,15 @@ class Layout:
         return (*self.gap, Token('","'), *self.gap)
 
     def key(self, text: str, *, first: bool) -> tuple[Symbol, ...]:
-        """A member's name, quoted, and what stands about it."""
+        """A member's quoted name with the separators around it."""
         if self.whitespace is None:
             return (Token(literal(("" if first else ", ") + text + ": ")),)
         before = () if first else self.comma
         return (*before, Token(literal(text)), *self.colon)
 
     def native(self, schema: Any) -> str:
-        """llguidance's own rule for a schema, with this layout."""
-        # Ours replaces any that came with the schema: it must not loosen its own enforcement.
+        """llguidance's own rule for a schema, with this spacing."""
+        # Replaces `x-guidance` of the schema, which could loosen the enforcement.
         options: dict[str, Any] = {
             "item_separator": ", ",
             "key_separator": ": ",
@@ -66,32 +66,36 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A `canonical` value is written in one way only, so that two that are equal look the same."""
+    """A schema and how its values are written. `canonical` values have one spelling, so that equal
+    values have equal texts.
+    """
 
     schema: Conjunction
     canonical: bool
 
 
-class Grammar:
-    """`natives`: what can be left to llguidance's own compiler is left to it."""
+class GrammarBuilder:
+    """A grammar, and a worklist of values whose rules are still empty. With `natives`, schemas that
+    llguidance's own compiler enforces exactly are left to it.
+    """
 
     def __init__(
-        self, algebra: Algebra, layout: Layout, natives: NativeSchemas | None = None
+        self, algebra: Algebra, spacing: Spacing, natives: NativeSchemas | None = None
     ) -> None:
         self.algebra = algebra
-        self.layout = layout
+        self.spacing = spacing
         self.natives = natives
         self.cfg = Cfg()
         self.values: dict[Value, Rule] = {}
         self.waiting: list[Value] = []
-        # Of the values that have been worked out, by what they came to.
+        # The rules of finished values, by their shapes: values with equal shapes share a rule.
         self.of_shapes: dict[tuple[tuple[Shape, ...], bool], Rule] = {}
-        self.guarded = False  # whether siblings somewhere must differ
-        self.has_open_names = False  # whether objects may have members that no schema names
-        self.native = False  # whether anything was left to llguidance
+        self.guarded = False  # some siblings must differ
+        self.has_open_names = False  # some object may have members that no schema names
+        self.native = False  # some schema is left to llguidance
 
     def value(self, schema: Conjunction, *, canonical: bool) -> Rule:
-        """The rule for a value; what stands in it is worked out later."""
+        """The rule for a value. A new rule is empty and put on the worklist."""
         value = Value(self.algebra.without_aliases(schema), canonical)
         rule = self.values.get(value)
         if rule is None:
@@ -100,16 +104,16 @@ class Grammar:
         return rule
 
     def leaf(self, value: Value) -> Token | None:
-        """The whole value as llguidance's own, where that can be."""
+        """The whole value as one `%json` of llguidance, or None if that is not possible."""
         if self.natives is None or value.canonical or len(value.schema) != 1:
             return None
         node, holds = value.schema[0]
         schema = self.natives.of(node) if holds else None
         if not isinstance(schema, dict) or _CONTAINERS.isdisjoint(schema):
             return None
-        text = self.layout.native(schema)
+        text = self.spacing.native(schema)
         if "$defs" in schema and len(text) > _LARGEST_LEAF and self.natives.refers(node):
-            return None  # it would be written once more wherever it is referred to
+            return None  # it would be repeated at each reference
         self.native = True
         self.has_open_names = self.has_open_names or has_open_names(schema)
         return Token(text)

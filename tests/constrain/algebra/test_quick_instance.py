@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from formgate.constrain.answer_size import some_answer
+from formgate.constrain.answer_size import quick_answer
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.rules.json_schema import ReadSchemas
 
@@ -59,7 +59,7 @@ def test_an_instance_is_valid_and_let_through(masks, schema: Any, white_space: s
     node = {"kind": "json", "schema": schema}
     if white_space is not None:
         node["whitespace_pattern"] = white_space
-    text = some_answer(node, ReadSchemas())
+    text = quick_answer(node, ReadSchemas())
     assert text is not None
     validator = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
     validator(schema).validate(json.loads(text))
@@ -89,12 +89,12 @@ def test_where_the_grammar_refuses_it_the_shortest_is_looked_for(masks, schema: 
 
 
 def test_a_text_that_references_double_is_not_written(masks) -> None:
-    assert some_answer({"kind": "json", "schema": LONG}, ReadSchemas()) is None
+    assert quick_answer({"kind": "json", "schema": LONG}, ReadSchemas()) is None
     with pytest.raises(ConstraintError, match=r"has [0-9]{9,} bytes"):
         masks.compiler.fitting_blueprint(spec(LONG))
 
 
 def test_other_answers_than_of_one_schema(masks) -> None:
     node = {"kind": "regex", "pattern": "a{3}"}
-    assert some_answer(node, ReadSchemas()) is None
+    assert quick_answer(node, ReadSchemas()) is None
     assert masks.compiler.fitting_blueprint(json.dumps({"tree": node}))[1] == 3

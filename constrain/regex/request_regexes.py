@@ -1,4 +1,6 @@
-"""What a request may ask to stand between the parts of a JSON text: white space, by a regex."""
+"""The regexes of a request that are no part of a schema: that of a whole answer, and that of the
+white space in a JSON text.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,24 @@ from llguidance import LLMatcher
 
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.grammar.shortest import byte_tokenizer
+from formgate.constrain.regex.regex_terms import Term, pattern_term
+from formgate.constrain.regex.regex_tree import RegexError
 
 _ANY_SPACE = re.compile(r"(?<!\\)((?:\\\\)*)\\s")
 
 
+def regex_term(pattern: str) -> Term:
+    """A terminal for the texts that the pattern matches as a whole. Raises ConstraintError."""
+    try:
+        return pattern_term(pattern, search=False, in_json=False)
+    except RegexError as error:
+        raise ConstraintError(f"The regex has {error}.", code="invalid_grammar") from None
+
+
 @lru_cache(maxsize=256)
 def white_space(pattern: str) -> str:
-    r"""The pattern, with `\s` as JSON's own white space. Raises ConstraintError if it lets anything
-    else through: the answer would be no JSON.
+    r"""The pattern, with `\s` as JSON's white space. Raises ConstraintError if it matches any other
+    text, with which the answer would not be JSON.
     """
     pattern = _ANY_SPACE.sub(r"\1[ \\t\\r\\n]", pattern)
     slashed = re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", pattern).replace("\n", "\\n")
@@ -24,7 +36,7 @@ def white_space(pattern: str) -> str:
     matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(grammar), log_level=0)
     if matcher.is_error():
         raise ConstraintError("The pattern of white space is no regex.", code="invalid_grammar")
-    if any(matcher.compute_bitmask()[:32]):  # any byte begins such a text
+    if any(matcher.compute_bitmask()[:32]):  # some byte begins another text
         raise ConstraintError(
             "The pattern of white space matches other text too.", code="unsupported_schema"
         )

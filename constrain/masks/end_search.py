@@ -1,5 +1,5 @@
-"""Short ways from a state of a constraint to its end, found byte by byte: each byte is the
-likeliest to lead there, and none is taken back.
+"""A greedy search for a short token sequence ("way") from a state of a constraint to an accepting
+one. It goes byte by byte, takes the likeliest byte to lead there, and does not backtrack.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from formgate.constrain.masks.matcher import Prepared
 
 LONGEST = 8_192  # tokens of a way to the end
 _IN_TEXT = b"abcdeghijk"  # outside of strings JSON has none of these
-_OFTEN = 8  # bytes of a string behind each of which its ending is looked for
-_SELDOM = 4  # bytes between two such looks behind them
+_OFTEN = 8  # first bytes of a string; its ending is tried after each of them
+_SELDOM = 4  # bytes between two tries after that
 _KINDS = (b"0123456789-", b'"', b"tfn", b"[", b"{", b"")  # of values by their first byte
 _DIGITS = frozenset(b"0123456789")
 _IN_NUMBER = _DIGITS | frozenset(b".eE+-")
-_TURN = 64  # uses of the bytes of one kind
-_TRIES = 64  # for each ending of a free text
-_SUFFIXES = 16  # of a known way that are tried from one state
+_TURN = 64  # uses of one kind's bytes before another kind is tried
+_TRIES = 64  # uses of each ending of a free text
+_SUFFIXES = 16  # suffixes of a known way that are tried from one state
 
 
 class Closable(Protocol):
-    """What a constraint must offer to be closed."""
+    """The interface of a constraint that can be searched for its end."""
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool: ...
     def prepared(self) -> Prepared | None: ...
@@ -39,15 +39,17 @@ class Closable(Protocol):
     def is_terminated(self) -> bool: ...
 
     def copy(self) -> Closable:
-        """Another one in the same state."""
+        """An independent constraint in the same state."""
         ...
 
     def follows(self, token_ids: list[int]) -> bool:
-        """Whether these tokens may come next, in a row. False also where it is costly to say."""
+        """True if these tokens, in sequence, may come next. False may be wrong where the exact
+        answer is costly.
+        """
         ...
 
 
-class Ways:
+class EndSearch:
     """Finds a short token sequence from a constraint's state to its end. Holds single-byte tokens,
     and the suffixes that end free text and patterned strings, which a mask alone does not reveal.
     """
@@ -66,7 +68,7 @@ class Ways:
         self.specials = tuple(sorted(special_ids - set(eos_ids)))
         self.endings: list[list[int]] = []
         self.strings: list[list[int]] = []
-        self.rests: list[list[int]] = []  # of them, the shortest first
+        self.rests: list[list[int]] = []  # suffixes of `strings`, the shortest first
         self.items: list[list[int]] = []
         self.single: dict[int, int] = {}
         for token_id, token in enumerate(token_bytes):
@@ -75,15 +77,15 @@ class Ways:
         self.single_bytes = np.array(list(self.single), dtype=np.int64)
         self.single_ids = np.array(list(self.single.values()), dtype=np.int64)
 
-    def through(self, free: Iterable[str], strings: Iterable[str]) -> Ways:
-        """The same for a grammar whose free texts and strings end so."""
-        ways = copy(self)
-        ways.endings = list(self._spelled(free))
-        ways.strings = list(self._spelled(text for text in strings if text.endswith('"')))
-        rests = {tuple(one[at:]) for one in ways.strings for at in range(len(one))}
-        ways.rests = [list(rest) for rest in sorted(rests, key=len)]
-        ways.items = list(self._spelled(text for text in strings if text.endswith("]")))
-        return ways
+    def through(self, free: Iterable[str], strings: Iterable[str]) -> EndSearch:
+        """A copy for a grammar with these endings of free texts and of patterned strings."""
+        search = copy(self)
+        search.endings = list(self._spelled(free))
+        search.strings = list(self._spelled(text for text in strings if text.endswith('"')))
+        rests = {tuple(one[at:]) for one in search.strings for at in range(len(one))}
+        search.rests = [list(rest) for rest in sorted(rests, key=len)]
+        search.items = list(self._spelled(text for text in strings if text.endswith("]")))
+        return search
 
     def _spelled(self, texts: Iterable[str]) -> Iterator[list[int]]:
         for text in texts:
@@ -91,13 +93,13 @@ class Ways:
                 yield [self.single[byte] for byte in text.encode()]
 
     def leads(self, constraint: Closable, way: Sequence[int]) -> bool:
-        """Whether a way goes from a state to the end, by a mask for each of its tokens: exact where
-        `follows` is too careful, and costly. `constraint` is moved along.
+        """True if a way leads from the constraint's state to the end. Computes a mask for each
+        token, so it is exact, unlike `follows`, but costly. `constraint` moves along.
         """
         row = np.zeros(self.words, dtype=np.int32)
         for at, token_id in enumerate(way):
             if constraint.is_terminated():
-                return at == len(way) - 1  # its end token needs not be written
+                return at == len(way) - 1  # only the end token is left
             try:
                 constraint.fill_bitmask(row)
             except ValueError:
@@ -115,9 +117,9 @@ class Ways:
         known: Sequence[int] = (),
         steps: int | None = None,
     ) -> list[int]:
-        """The tokens of a short way from a state to the end, end token included; empty if none was
-        found within `most` bytes and so many steps. A way that was `known` from an earlier state is
-        joined where it, or its suffix, may come next.
+        """The tokens of a short way from the constraint's state to the end, end token included;
+        empty if none is found within `most` tokens and `steps` masks. The search stops early where
+        a suffix of `known`, a way from an earlier state, may come next.
         """
         walk = Walk(self, constraint.copy())
         path: list[int] = []
@@ -133,7 +135,7 @@ class Ways:
         return []
 
     def _in_long_tokens(self, constraint: Closable, path: list[int], rest: list[int]) -> list[int]:
-        """The same text as the tokenizer writes it, if that is shorter and allowed."""
+        """The same text in the tokenizer's own tokens, if that is shorter and allowed."""
         way = [*path, *rest]
         written: list[int] = []
         specials = {*self.specials, *self.eos_ids}
@@ -146,48 +148,48 @@ class Ways:
 
 
 class Walk:
-    """One walk to the end, a few bytes at a time. `constraint` is moved along by `take`, or by its
-    owner, who then calls `took`.
+    """One greedy walk to the end. The caller advances `constraint` by `take`, or by itself and then
+    calls `took`.
     """
 
-    def __init__(self, ways: Ways, constraint: Closable) -> None:
-        self._ways = ways
+    def __init__(self, search: EndSearch, constraint: Closable) -> None:
+        self._search = search
         self._constraint = constraint
-        self._row = np.zeros(ways.words, dtype=np.int32)
+        self._row = np.zeros(search.words, dtype=np.int32)
         self._used = [0] * 256
-        self._turns = dict.fromkeys(ways.specials, 0)
-        self._endings = ways.endings * _TRIES
-        self._begun = False  # the string in hand was begun on this way
-        self._written = 0  # bytes of it
+        self._turns = dict.fromkeys(search.specials, 0)
+        self._endings = search.endings * _TRIES
+        self._begun = False  # the current string began on this walk
+        self._written = 0  # its bytes so far
         self._last: list[int] = []
 
     def next(self, known: Sequence[int] = ()) -> tuple[list[int], bool]:
-        """The next tokens, and whether they lead to the end; none where the grammar ran into a
-        limit. Looks at the constraint once.
+        """The next tokens, and whether they reach the end; no tokens if the grammar exceeds a
+        limit. Computes one mask.
         """
-        constraint, row, ways = self._constraint, self._row, self._ways
+        constraint, row, search = self._constraint, self._row, self._search
         if constraint.is_terminated():
-            return list(ways.eos_ids[:1]), True  # by which a way is known to lead to the end
+            return list(search.eos_ids[:1]), True  # a way ends with an end token
         try:
             constraint.fill_bitmask(row)
         except ValueError:
             return [], False
-        for end in ways.eos_ids:
+        for end in search.eos_ids:
             if _holds(row, end):
                 return [end], True
         if known and (rest := self._joined(known)):
             return rest, True
         if forced := constraint.forced_tokens():
             return forced, False
-        if specials := [token_id for token_id in ways.specials if _holds(row, token_id)]:
-            # Of those that open and those that end something, each has its turn.
+        if specials := [token_id for token_id in search.specials if _holds(row, token_id)]:
+            # Opening and closing markers take turns.
             return [min(specials, key=self._turns.__getitem__)], False
         if self._endings and self._is_free() and constraint.follows(self._endings[0]):
             ending, *self._endings = self._endings
             return ending, False
         if ending := self._string_ending() or []:
             return ending, False
-        stuck = self._last[-2:] == [ways.single.get(0x22)] * 2
+        stuck = self._last[-2:] == [search.single.get(0x22)] * 2
         return [self._byte(stuck=stuck)], False
 
     def take(self, tokens: Sequence[int]) -> None:
@@ -200,14 +202,16 @@ class Walk:
         for token_id in tokens:
             if token_id in self._turns:
                 self._turns[token_id] += 1
-            # What is forced may be a quote and the beginning of its string.
-            token = self._ways.token_bytes[token_id]
+            # A forced token may hold a quote and the beginning of its string.
+            token = self._search.token_bytes[token_id]
             _, quote, more = token.rpartition(b'"')
             self._begun = self._begun or bool(quote)
             self._written = len(more) if quote else self._written + len(more)
 
     def _joined(self, known: Sequence[int]) -> list[int] | None:
-        """The shortest of its suffixes that may come next, among the likeliest."""
+        """The first of the likeliest suffixes of `known` that may come next: the shortest are tried
+        first.
+        """
         ids = np.array(known, dtype=np.int64)
         starts = np.flatnonzero((self._row[ids >> 5] >> (ids & 31)) & 1).tolist()
         for start in [*reversed(starts[-_SUFFIXES:]), *starts[:1]]:
@@ -216,31 +220,31 @@ class Walk:
         return None
 
     def _string_ending(self) -> list[int] | None:
-        """For a string that may not end yet, behind its beginning, or if that is not known behind
-        where it was found; for an array that may not, one item more.
+        """An ending of the current string, which may not end yet, or another item of the current
+        array; None if none may come next.
         """
-        ways, row, written = self._ways, self._row, self._written
-        quote, letter, comma = (ways.single.get(byte) for byte in b'"b,')
+        search, row, written = self._search, self._row, self._written
+        quote, letter, comma = (search.single.get(byte) for byte in b'"b,')
         if quote is None or letter is None or comma is None:
             return None
         if not (_holds(row, letter) or _holds(row, comma)):  # a value may begin
-            fitting = ways.items
+            fitting = search.items
         elif _holds(row, quote) or (written >= _OFTEN and written % _SELDOM):
             return None
         elif not self._begun:
-            fitting = ways.rests
+            fitting = search.rests
         else:
-            # Of one that has begun as they do, their rest.
-            fitting = [*ways.strings, *(one[written:] for one in ways.strings if one[written:])]
+            # The string may already hold the beginning of an ending.
+            fitting = [*search.strings, *(one[written:] for one in search.strings if one[written:])]
         follows = self._constraint.follows
         return next((one for one in fitting if _holds(row, one[0]) and follows(one)), None)
 
     def _byte(self, *, stuck: bool) -> int:
-        """`stuck`: double quotes end nothing here, so single ones may."""
-        ways, row, used = self._ways, self._row, self._used
-        held = (row[ways.single_ids >> 5] >> (ways.single_ids & 31)) & 1
-        allowed = ways.single_bytes[np.flatnonzero(held)].tolist()
-        if not allowed:  # a text that the tokenizer writes in one way only
+        """The likeliest byte's token. `stuck`: double quotes lead nowhere, so try a single one."""
+        search, row, used = self._search, self._row, self._used
+        held = (row[search.single_ids >> 5] >> (search.single_ids & 31)) & 1
+        allowed = search.single_bytes[np.flatnonzero(held)].tolist()
+        if not allowed:  # no single-byte token is allowed
             bits = np.unpackbits(row.view(np.uint8), bitorder="little")
             return int(np.flatnonzero(bits)[0])
         there = set(allowed)
@@ -251,32 +255,30 @@ class Walk:
         else:
             for closing in b"}]":
                 if closing in there:
-                    return ways.single[closing]
+                    return search.single[closing]
             if 0x2C in there and used[0x2C] // _TURN % 2 == 0:
-                byte = 0x2C  # the end of a number, unless numbers so short lead nowhere
+                byte = 0x2C  # end the number; if that leads nowhere, the next turn lengthens it
             elif 0x2C in there:
                 byte = min(allowed, key=lambda byte: ending_order(byte, used, b"x"))
             else:
                 byte = self._last_digit(allowed) or self._value_start(allowed)
         used[byte] += 1
-        return ways.single[byte]
+        return search.single[byte]
 
     def _last_digit(self, allowed: list[int]) -> int | None:
-        """One behind which a number may end that may not end yet, such as a multiple."""
+        """A digit after which the current number may end, for numbers such as multiples."""
         if not _IN_NUMBER.issuperset(allowed):
             return None
-        ways, follows = self._ways, self._constraint.follows
-        ends = [*ways.eos_ids, *(ways.single[byte] for byte in b",]}" if byte in ways.single)]
+        search, follows = self._search, self._constraint.follows
+        ends = [*search.eos_ids, *(search.single[byte] for byte in b",]}" if byte in search.single)]
         digits = (byte for byte in allowed if byte in _DIGITS)
         return next(
-            (byte for byte in digits if any(follows([ways.single[byte], end]) for end in ends)),
+            (byte for byte in digits if any(follows([search.single[byte], end]) for end in ends)),
             None,
         )
 
     def _value_start(self, allowed: list[int]) -> int:
-        """The simplest kind of value first; but where one kind does not lead on, others must have
-        their turn.
-        """
+        """The first byte of the simplest kind of value. Kinds take turns: one may lead nowhere."""
         used = self._used
         turns = {kind: sum(used[byte] for byte in kind) // _TURN for kind in _KINDS}
 
@@ -287,8 +289,8 @@ class Walk:
         return min(allowed, key=order)
 
     def _is_free(self) -> bool:
-        """No JSON has a control character like this, nor what a pattern is likely to mean."""
-        bell = self._ways.single.get(0x07)
+        """True in free text: neither JSON nor a usual pattern allows the control character BEL."""
+        bell = self._search.single.get(0x07)
         return bell is not None and _holds(self._row, bell)
 
 
