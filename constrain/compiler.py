@@ -71,7 +71,7 @@ class Limits:
 
     max_spec_bytes: int = 2_000_000
     max_grammar_size: int = 500_000  # symbols in productions
-    max_lexer_states: int = 100_000  # about 2 kB each
+    max_lexer_states: int = 50_000  # about 2 to 5 kB each
     initial_lexer_fuel: int = 1_000_000  # about 50,000 a millisecond
     # Per mask. Counted words within a maxLength need more than llguidance's 200,000.
     step_lexer_fuel: int = 2_000_000

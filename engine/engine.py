@@ -12,7 +12,7 @@ from dataclasses import replace
 from formgate.engine.config import EngineConfig
 from formgate.engine.execution.runner import ModelRunner
 from formgate.engine.flight import Flight, readers_of
-from formgate.engine.hooks import ConstraintFactory, FillMasks, TooMuchAsked, forced_tokens
+from formgate.engine.hooks import ConstraintFactory, FillMasks, TooMuchAsked, too_much_asked
 from formgate.engine.loading.weights import Progress
 from formgate.engine.messages import (
     AddRequest,
@@ -231,7 +231,7 @@ class Engine:
         return (
             self.config.forced_tokens
             and len(running) <= FEW_ROWS
-            and any(map(_may_be_forced, running))
+            and any(sequence.may_be_forced for sequence in running)
         )
 
     def _forward(self, schedule: Schedule) -> Flight:
@@ -324,9 +324,11 @@ class Engine:
         return self.rules.accept(sequence, token_id) or self._force(sequence)
 
     def _force(self, sequence: Sequence) -> Finish | None:
-        if self.config.forced_tokens and _may_be_forced(sequence):
+        if self.config.forced_tokens and sequence.may_be_forced:
             assert sequence.constraint is not None
-            for token_id in forced_tokens(sequence.constraint):
+            with too_much_asked():
+                forced = sequence.constraint.forced_tokens()
+            for token_id in forced:
                 finish = self.rules.accept(sequence, token_id)
                 sequence.num_forced_tokens += 1
                 self._num_forced += 1
@@ -364,18 +366,6 @@ class Engine:
         sequence.pending_rows = NO_ROWS
         sequence.constraint = None  # no mask for what may still be computed of it
         return self.scheduler.finish(sequence)
-
-
-def _may_be_forced(sequence: Sequence) -> bool:
-    """Some answers depend on logits that a forced token does not have."""
-    params = sequence.params
-    return (
-        sequence.constraint is not None
-        and params.logprobs is None
-        and not params.trace
-        and not params.bad_words
-        and params.allowed_token_ids is None
-    )
 
 
 def _excludes_all(sequence: Sequence) -> Fault | None:

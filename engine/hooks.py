@@ -4,7 +4,8 @@ satisfies it structurally and the gateway introduces the two. Nothing here knows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -35,7 +36,9 @@ class TokenConstraint(Protocol):
         ...
 
     def accept(self, token_id: int) -> None:
-        """Advance by one sampled token, which the last mask allowed."""
+        """Advance by one sampled token, which the last mask allowed. Raises ValueError as
+        `fill_bitmask` does.
+        """
         ...
 
     def forced_tokens(self) -> list[int]:
@@ -53,10 +56,11 @@ class TokenConstraint(Protocol):
         ...
 
 
-def forced_tokens(constraint: TokenConstraint) -> list[int]:
-    """Raises TooMuchAsked where the constraint is too much to look ahead."""
+@contextmanager
+def too_much_asked() -> Iterator[None]:
+    """Turn the ValueError of a constraint at its limit into TooMuchAsked."""
     try:
-        return constraint.forced_tokens()
+        yield
     except ValueError as error:
         raise TooMuchAsked(*error.args) from error
 

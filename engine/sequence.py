@@ -81,6 +81,20 @@ class Sequence:
         return self.params.prompt_logprobs is not None and self.num_output_tokens == 0
 
     @property
+    def may_be_forced(self) -> bool:
+        """True if forced tokens may be appended: some answers depend on logits that a forced token
+        does not have.
+        """
+        params = self.params
+        return (
+            self.constraint is not None
+            and params.logprobs is None
+            and not params.trace
+            and not params.bad_words
+            and params.allowed_token_ids is None
+        )
+
+    @property
     def is_finished(self) -> bool:
         return self.status is SequenceStatus.FINISHED
 

@@ -66,13 +66,16 @@ class FsmConstraint:
         return self.fill_bitmask(row)
 
     def accept(self, token_id: int) -> None:
-        """Raises ValueError if the constraint does not allow the token."""
+        """Raises RuntimeError if the constraint does not allow the token."""
         if token_id != self._eos_id:
-            self._guide.advance(token_id, False)
+            try:
+                self._guide.advance(token_id, False)
+            except ValueError as error:
+                raise RuntimeError(f"token {token_id} doesn't satisfy the regex") from error
         elif self._guide.is_finished():
             self._ended = True
         else:
-            raise ValueError("the answer may not end here")
+            raise RuntimeError("the answer may not end here")
 
     def forced_tokens(self) -> list[int]:
         return []  # the index does not know the tokenizer's own tokens of a forced text

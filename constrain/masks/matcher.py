@@ -44,12 +44,14 @@ class GrammarConstraint:
         return True
 
     def accept(self, token_id: int) -> None:
-        """Raises ValueError if the grammar does not allow the token."""
+        """Raises ValueError if the grammar exceeds a limit, and RuntimeError if it does not allow
+        the token.
+        """
         if not self._matcher.consume_token(token_id):
             message = self._matcher.get_error()
             if is_limit(message):
                 raise failed(message)
-            raise ValueError(f"token {token_id} doesn't satisfy the grammar")
+            raise RuntimeError(f"token {token_id} doesn't satisfy the grammar")
 
     def forced_tokens(self) -> list[int]:
         """The tokens that must come next. Raises ValueError if the grammar exceeds a limit."""

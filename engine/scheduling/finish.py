@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from formgate.engine.hooks import too_much_asked
 from formgate.engine.sequence import Sequence
 
 
@@ -36,7 +37,8 @@ class FinishRules:
             return self._stopped(sequence, token_id)
         constraint = sequence.constraint
         if constraint is not None:
-            constraint.accept(token_id)
+            with too_much_asked():
+                constraint.accept(token_id)
             if constraint.is_terminated():
                 return self._stopped(sequence)
         return self.limit_reached(sequence)

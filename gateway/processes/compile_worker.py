@@ -35,7 +35,7 @@ from formgate.gateway.processes.grammar_setup import grammar_compiler
 
 COMMAND = (sys.executable, "-m", "formgate.gateway.processes.compile_worker")
 MEMORY_BYTES = 4 << 30  # of address space
-KEPT_BYTES = 256 << 20  # that a worker may hold more than at its beginning, between two answers
+KEPT_BYTES = 128 << 20  # that a worker may hold more than at its beginning, between two answers
 CPU_SECONDS = 1.0  # of one constraint: what is refused must not depend on what else runs
 CHECK_CPU_SECONDS = 0.5  # of the last validation of one answer
 WALL_SECONDS = 10.0  # but nobody waits for ever

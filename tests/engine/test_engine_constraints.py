@@ -62,7 +62,9 @@ class Broken:
     def accept(self, token_id: int) -> None:
         self.num_accepted += 1
         if self.where == "accept" and self.num_accepted == 3:
-            raise ValueError("not mine")
+            raise RuntimeError("not mine")
+        if self.where == "accept limit" and self.num_accepted == 3:
+            raise ValueError("too large a state")
 
     def forced_tokens(self) -> list[int]:
         if self.where == "forced from the start" or (
@@ -95,7 +97,7 @@ def test_a_broken_constraint_takes_down_its_own_request_only(
         assert answers[str(name)].token_ids == make_engine().generate(prompts[name]).token_ids
 
 
-@pytest.mark.parametrize("where", ["limit", "forced", "forced from the start"])
+@pytest.mark.parametrize("where", ["limit", "accept limit", "forced", "forced from the start"])
 def test_a_constraint_at_its_limit_is_the_fault_of_its_request(make_engine, prompts, where) -> None:
     answer = make_engine(factory=Broken).generate(prompts[0], constraint=where)
     assert (answer.finish_reason, answer.last.fault) == ("error", "constraint")

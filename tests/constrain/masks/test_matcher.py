@@ -34,7 +34,7 @@ def test_words_past_the_vocabulary_are_cleared(masks) -> None:
 
 def test_a_token_that_is_not_allowed_is_an_error_for_this_sequence_only(masks) -> None:
     one, other = masks.start(OBJECT), masks.start(OBJECT)
-    with pytest.raises(ValueError, match="token"):
+    with pytest.raises(RuntimeError, match="token"):
         one.accept(ord("x"))
     other.accept(ord("{"))
     assert masks.allowed(other)
