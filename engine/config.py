@@ -1,4 +1,4 @@
-"""Everything the engine can be told, in one frozen dataclass. The command line is made from it."""
+"""The engine's configuration in one frozen dataclass. The command line is made from its fields."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ class EngineConfig:
     kv_cache_dtype: Literal["auto"] = "auto"
     enable_prefix_caching: bool = True
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
-    max_queue_seconds: float = 0.0  # that a request may wait for its first step; 0: no limit
+    max_queue_seconds: float = 0.0  # longest wait for the first step; 0: no limit
     enforce_eager: bool = False
     max_cudagraph_capture_size: int | None = None  # None: max_num_seqs on CUDA, 0 on a CPU
-    async_scheduling: bool | None = None  # launch a step before the last one's tokens are known
+    # Launch a step before the last one's tokens reach the CPU. None: on CUDA only.
+    async_scheduling: bool | None = None
     max_logprobs: int = 20
     seed: int = 0
     tensor_parallel_size: int = 1
-    tokenizer_vocab_size: int | None = None  # logits past it are padding; None: there is none
-    forced_tokens: bool = True  # append what a grammar forces instead of sampling it
+    tokenizer_vocab_size: int | None = None  # logits past it are padding; None: no padding
+    forced_tokens: bool = True  # append tokens that the grammar forces, without sampling them
     structured_outputs_backend: Literal["llguidance", "outlines"] = "llguidance"

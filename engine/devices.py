@@ -1,5 +1,5 @@
-"""Where the engine runs: the device that a config means, and how many CPU threads are worth
-starting on it.
+"""The device that a config names, copies to and from it, and the number of CPU threads that torch
+computes on.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import torch
 
 from formgate.engine.errors import EngineStartError
 
-# Twice what was seen of threads that had their cores for themselves.
+# Involuntary context switches: twice the number measured for threads that share no core.
 MOST_SWITCHES = 12
 MOST_SWITCHES_A_SECOND = 80
-FIRST_PAUSE = 1.0  # seconds with fewer threads, before all are tried again
+FIRST_PAUSE = 1.0  # seconds on fewer threads before all are tried again
 LONGEST_PAUSE = 32.0
 
 CGROUP_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
 def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA where available. Raises EngineStartError for CUDA without a usable device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -32,14 +33,16 @@ def resolve_device(name: str) -> torch.device:
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A copy that nobody waits for: from pageable memory CUDA would wait for the whole stream."""
+    """Copy without blocking. The source is pinned first: CUDA copies pageable memory only after
+    everything else on the stream.
+    """
     if device.type == "cpu":
         return values
     return values.pin_memory().to(device, non_blocking=True)
 
 
 def to_host(values: torch.Tensor) -> torch.Tensor:
-    """Good once an event that is recorded after this call has happened."""
+    """Copy without blocking. The copy is valid once an event recorded after this call is done."""
     if values.device.type == "cpu":
         return values
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -47,13 +50,14 @@ def to_host(values: torch.Tensor) -> torch.Tensor:
 
 
 def record_event() -> torch.cuda.Event:
+    """An event that occurs when the current stream has done all work launched so far."""
     event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record()  # on the current stream, behind everything launched so far
+    event.record()
     return event
 
 
 def usable_cpus() -> int:
-    """The cores that this process may run on, and a container's share of them."""
+    """Cores that this process may run on, limited by its cgroup's CPU quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = CGROUP_CPU_LIMIT.read_text().split()
@@ -64,14 +68,15 @@ def usable_cpus() -> int:
 
 
 def involuntary_switches() -> int:
-    """How often a thread of this process had to leave its core to somebody else."""
+    """Number of times that the kernel preempted a thread of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 class CpuThreads:
-    """How many cores torch computes on: a thread that waits for its core holds up all of them, at
-    each of the hundreds of operations of a step, so that one busy neighbour makes a step ten times
-    as long. Then fewer threads are quicker.
+    """Lowers torch's thread count while other processes use the cores.
+
+    Each of the hundreds of operations of a step waits for its slowest thread. One busy neighbour on
+    one core makes a step ten times as long; one thread less is then faster.
     """
 
     def __init__(
@@ -80,34 +85,36 @@ class CpuThreads:
         switches: Callable[[], int] = involuntary_switches,
     ) -> None:
         self._clock, self._count_switches = clock, switches
-        # torch counts the machine's cores, not a container's share of them.
+        # torch counts the machine's cores and ignores a container's quota.
         self._all = self._now = min(torch.get_num_threads(), usable_cpus())
         torch.set_num_threads(self._all)
-        self._looked = clock()  # seconds
+        self._last_check = clock()  # seconds
         self._switches = switches()
-        self._fewer = 0  # threads, while there is a neighbour
-        self._until = 0.0  # seconds
+        self._num_spared = 0  # threads that are off because a neighbour needs their cores
+        self._until = 0.0  # seconds; all threads are tried again then
         self._pause = FIRST_PAUSE
 
     def begin_step(self, *, leave_one: bool) -> None:
-        """`leave_one`: somebody is known to need a core."""
-        self._look_for_neighbours()
-        wanted = max(self._all - max(self._fewer, leave_one), 1)
+        """Set the thread count for a step. `leave_one`: keep one core free in any case."""
+        self._detect_neighbours()
+        wanted = max(self._all - max(self._num_spared, leave_one), 1)
         if wanted != self._now:
             torch.set_num_threads(wanted)
             self._now = wanted
 
-    def _look_for_neighbours(self) -> None:
-        """By how often this process was pushed from a core since the last look."""
+    def _detect_neighbours(self) -> None:
+        """Spare one more core if the kernel preempted this process too often since the last call;
+        use all cores again after a pause, which doubles each time.
+        """
         now, switches = self._clock(), self._count_switches()
-        most = MOST_SWITCHES + MOST_SWITCHES_A_SECOND * (now - self._looked)
+        most = MOST_SWITCHES + MOST_SWITCHES_A_SECOND * (now - self._last_check)
         crowded = self._now > 1 and switches - self._switches > most
-        self._looked, self._switches = now, switches
+        self._last_check, self._switches = now, switches
         if crowded:
-            self._fewer = self._all - self._now + 1
+            self._num_spared = self._all - self._now + 1
             self._until = now + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
-        elif self._fewer and now >= self._until:
-            self._fewer = 0
-        elif not self._fewer and now >= self._until + self._pause:
+        elif self._num_spared and now >= self._until:
+            self._num_spared = 0
+        elif not self._num_spared and now >= self._until + self._pause:
             self._pause = FIRST_PAUSE

@@ -1,5 +1,5 @@
-"""The engine: requests in, tokens out, one step at a time. It joins the scheduler, the runner and
-the constraints; each of them knows nothing of the others. Sockets and processes are the loop's.
+"""The engine: requests in, tokens out, one step at a time. It connects the scheduler, the runner
+and the constraints, none of which knows the others. Sockets and processes belong to the loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from dataclasses import replace
 from formgate.engine.config import EngineConfig
 from formgate.engine.execution.runner import ModelRunner
 from formgate.engine.flight import Flight, readers_of
-from formgate.engine.hooks import ConstraintFactory, FillMasks, TooMuchAsked, too_much_asked
+from formgate.engine.hooks import (
+    ConstraintFactory,
+    ConstraintTooComplex,
+    FillMasks,
+    raise_too_complex,
+)
 from formgate.engine.loading.weights import Progress
 from formgate.engine.messages import (
     AddRequest,
@@ -35,21 +40,20 @@ from formgate.engine.sequence import NO_ROWS, Sequence
 
 logger = logging.getLogger(__name__)
 
-BUILD_WAIT = 0.002  # seconds an idle step waits for a constraint, before commands are looked at
-# So few sequences are looked at soon: where a grammar may force tokens, a step saved is worth more
-# than steps that overlap.
+BUILD_WAIT = 0.002  # seconds that an idle step waits for a constraint before it reads commands
+# Up to this many sequences, a step saved by forced tokens is worth more than overlapping steps.
 FEW_ROWS = 8
 
-NOTHING_TO_CHOOSE = (
-    "No token can be chosen: the model's numbers are not valid, or the request's own settings "
+NO_VALID_TOKEN = (
+    "No token can be chosen: the model's logits are not valid, or the request's own settings "
     "or its constraint exclude every token."
 )
 
 
 class Engine:
-    """Steps overlap where `async_scheduling` says so: each is launched before the tokens of the one
-    before have reached the CPU. A sequence that these tokens end, or lead on by forced ones, has
-    then a row too many in the step under way, which is computed for nothing and never looked at.
+    """With `async_scheduling` steps overlap: each is launched before the previous step's tokens
+    reach the CPU. If such a token ends its sequence, or forces further tokens, the sequence's row
+    in the launched step is wasted and its result is ignored.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class Engine:
         fill_masks: FillMasks = one_by_one,
         progress: Progress,
     ) -> None:
-        """Loads the model. Raises as ModelRunner does."""
+        """Load the model. Raises EngineStartError, WeightsError or UnsupportedModelError."""
         self.config = config
         self.runner = ModelRunner(config, progress=progress)
         self.pool = BlockPool(self.runner.num_blocks)
@@ -83,8 +87,8 @@ class Engine:
         self.rules = FinishRules(self.runner.eos_token_ids, self.runner.max_model_len)
         self.masks = MaskFiller(self.runner.sampling.bitmask, fill_masks)
         self.builder = ConstraintBuilder(constraint_factory)
-        self._sequences: dict[str, Sequence] = {}  # all that are not finished
-        self._early: list[TokenOutput] = []  # endings that no step brought about
+        self._sequences: dict[str, Sequence] = {}  # unfinished ones, by request id
+        self._early: list[TokenOutput] = []  # of sequences that ended outside a step
         self._num_forced = 0  # since the last step
         self._flight = Flight()
         given = config.async_scheduling
@@ -103,12 +107,12 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """False also if all that there is waits for a `release`."""
+        """False if there is no sequence, or if every sequence waits for a `release`."""
         building = self._sequences and self.builder.num_pending
         return bool(self._early or building or self.scheduler.has_work)
 
     def add_request(self, request: AddRequest) -> None:
-        """A request that cannot be served is answered by an output with an error."""
+        """Queue a request. One that cannot be served ends with an error in the next output."""
         assert request.request_id not in self._sequences, "request ids are unique"
         sequence = Sequence(
             request_id=request.request_id,
@@ -132,13 +136,13 @@ class Engine:
             self.scheduler.add(sequence)
 
     def release(self, request_id: str, constraint: str) -> None:
-        """A held request has its constraint. Unknown ids may just have been aborted."""
+        """Give a held request its constraint. Unknown ids, just aborted perhaps, are ignored."""
         sequence = self._sequences.get(request_id)
         if sequence is not None:
             self.builder.submit(sequence, constraint)
 
     def abort(self, request_ids: Iterable[str]) -> None:
-        """Their blocks are free at once. Unknown ids may just have finished: they are ignored."""
+        """Free the requests' blocks at once. Unknown ids, just finished perhaps, are ignored."""
         for request_id in request_ids:
             sequence = self._sequences.get(request_id)
             if sequence is not None:
@@ -156,7 +160,7 @@ class Engine:
         schedule = self.scheduler.schedule()
         flight = self._forward(schedule)  # launched, not awaited
         self.scheduler.advance(schedule)
-        self._land(outputs, stats)  # the step before; its tokens are still on the device till here
+        self._land(outputs, stats)  # the previous step, whose tokens were still on the device
         self._sample(flight)
         if not overlap:
             self._land(outputs, stats)
@@ -172,21 +176,24 @@ class Engine:
         return StepOutputs(early + outputs, stats)
 
     def check_integrity(self) -> None:
-        """Asserts that every block belongs to whom it should; when idle, to nobody."""
+        """Assert that reference counts match the block tables, and are 0 when idle."""
         self.scheduler.check_integrity()
         if not self._sequences:
             assert self.pool.num_used == 0, f"{self.pool.num_used} blocks are in use"
 
     def close(self) -> None:
+        """Stop the threads that build constraints."""
         self.builder.close()
 
     def _problem_with(self, sequence: Sequence) -> str | None:
-        """What the gateway should have refused; here it would take down the whole engine."""
+        """Why the engine cannot run the sequence. The gateway refuses such requests already; here
+        they would end the whole engine.
+        """
         prompt, longest = sequence.token_ids, self.runner.max_model_len
         if not prompt:
             return "The prompt is empty."
         if len(prompt) >= longest:
-            return f"The prompt has {len(prompt)} tokens, and the model's context {longest}."
+            return f"The prompt has {len(prompt)} tokens; the model's context length is {longest}."
         if min(prompt) < 0 or max(prompt) >= self.runner.vocab_size:
             return "The prompt holds a token id outside the vocabulary."
         if sequence.lora_name is not None:
@@ -194,9 +201,11 @@ class Engine:
         return None
 
     def _admit(self) -> None:
-        """Hand the scheduler what has its constraint, and give up what has waited too long."""
+        """Schedule sequences whose constraints are built; fail those that waited too long."""
         for sequence in self.scheduler.overdue(self.config.max_queue_seconds):
-            self._early.append(self._fail(sequence, "It waited too long.", fault="queue"))
+            self._early.append(
+                self._fail(sequence, "The request waited too long in the queue.", fault="queue")
+            )
         idle = not self.scheduler.has_work and not self._early
         for sequence, built in self.builder.collect(timeout=BUILD_WAIT if idle else 0.0):
             if sequence.is_finished:
@@ -208,7 +217,9 @@ class Engine:
             self._start(sequence)
 
     def _start(self, sequence: Sequence) -> None:
-        """What the grammar forces from the start is computed together with the prompt."""
+        """Append the tokens that the grammar forces first, to compute them with the prompt, and
+        hand the sequence to the scheduler.
+        """
         finish: Finish | None = None
         params = sequence.params
         if params.max_tokens > 0 and params.prompt_logprobs is None:
@@ -225,8 +236,9 @@ class Engine:
             self._early.append(self._new_tokens(sequence, finish))
 
     def _waits_for_forced_tokens(self) -> bool:
-        """Where a grammar may force the next tokens, and few wait, the step waits for the last one:
-        a run of them is then computed together with the token before it, not one step later."""
+        """True if few sequences run and a grammar may force tokens. The next step then waits for
+        the last one's tokens, so that forced tokens are computed together with the token before.
+        """
         running = self.scheduler.running
         return (
             self.config.forced_tokens
@@ -245,7 +257,7 @@ class Engine:
         return Flight(readers, prompts, forward)
 
     def _sample(self, flight: Flight) -> None:
-        """Fill the masks while the device computes, and launch the choice of tokens."""
+        """Fill the masks while the device computes the logits, then launch sampling."""
         assert not self._flight.readers
         sequences = [reader.sequence for reader in flight.readers]
         masks = self.masks.fill(sequences)
@@ -254,18 +266,18 @@ class Engine:
         self._flight = replace(flight, masks=masks, sampling=sampling)
         for reader in flight.readers:
             sequence = reader.sequence
-            # Else the tokens that just landed have ended it, or led on beyond this step.
+            # False if the tokens that just landed ended it or forced further ones.
             if not sequence.is_finished and sequence.num_uncomputed_tokens == 0:
                 sequence.pending_rows = reader.rows
 
     def _land(self, outputs: list[TokenOutput], stats: EngineStats) -> None:
-        """Take in the tokens of the step that was launched last."""
+        """Wait for the tokens of the step that was launched last, and append its outputs."""
         flight, self._flight = self._flight, Flight()
         tokens = flight.sampling.fetch()
         self._collect_prompt_logprobs(flight)
         for reader in flight.readers:
             sequence, rows = reader.sequence, reader.rows
-            if sequence.pending_rows != rows:  # aborted, or they were rows too many
+            if sequence.pending_rows != rows:  # aborted, or the rows were wasted
                 continue
             sequence.pending_rows = NO_ROWS
             outputs.append(self._emit_row(rows[0], sequence, flight.masks, tokens))
@@ -273,11 +285,11 @@ class Engine:
         stats.mask_wait += tokens.mask_wait
 
     def _collect_prompt_logprobs(self, flight: Flight) -> None:
-        """Add what the step says about prompts to the sequences that asked for it."""
+        """Store the prompt logprobs that the step computed in their sequences."""
         found = self.runner.prompt_logprobs(flight.forward)
         targets = flight.forward.prompt_targets
         for sequence, one, logprobs in zip(flight.prompts, targets, found, strict=True):
-            # A sequence that was preempted meanwhile comes back to the same places.
+            # A sequence that was preempted meanwhile overwrites the same positions.
             sequence.prompt_logprobs[one.first_target - 1 :] = logprobs
 
     def _emit_row(
@@ -288,10 +300,10 @@ class Engine:
         if row in tokens.broken_rows:
             logger.error("no token can be chosen for %s", sequence.request_id)
             return self._fail(
-                sequence, NOTHING_TO_CHOOSE, poisoned=True, fault=_excludes_all(sequence)
+                sequence, NO_VALID_TOKEN, poisoned=True, fault=_conflicting_field(sequence)
             )
         try:
-            finish = self._take(sequence, tokens.token_ids[row])
+            finish = self._accept(sequence, tokens.token_ids[row])
         except Exception as error:
             return self._constraint_failed(sequence, error)
         output = self._new_tokens(sequence, finish)
@@ -303,22 +315,22 @@ class Engine:
         return output
 
     def _new_tokens(self, sequence: Sequence, finish: Finish | None) -> TokenOutput:
-        """What the client has not been told yet."""
-        told = sequence.num_told_tokens
+        """The output tokens not emitted yet; the first output also describes the prompt."""
+        emitted = sequence.num_emitted_tokens
         output = TokenOutput(
-            sequence.request_id, sequence.token_ids[sequence.num_prompt_tokens + told :]
+            sequence.request_id, sequence.token_ids[sequence.num_prompt_tokens + emitted :]
         )
-        if told == 0:
+        if emitted == 0:
             _describe_prompt(output, sequence)
-        sequence.num_told_tokens = sequence.num_output_tokens
+        sequence.num_emitted_tokens = sequence.num_output_tokens
         if finish is not None:
             output.finish_reason, output.stop_token_id = finish.reason, finish.stop_token_id
             output.closed = finish.closed
             self._drop(sequence)
         return output
 
-    def _take(self, sequence: Sequence, token_id: int) -> Finish | None:
-        """Append a sampled token and what the constraint forces then."""
+    def _accept(self, sequence: Sequence, token_id: int) -> Finish | None:
+        """Append a sampled token and the tokens that the constraint forces after it."""
         if sequence.params.max_tokens == 0:  # only the prompt's logprobs were wanted
             return self.rules.limit_reached(sequence)
         return self.rules.accept(sequence, token_id) or self._force(sequence)
@@ -326,7 +338,7 @@ class Engine:
     def _force(self, sequence: Sequence) -> Finish | None:
         if self.config.forced_tokens and sequence.may_be_forced:
             assert sequence.constraint is not None
-            with too_much_asked():
+            with raise_too_complex():
                 forced = sequence.constraint.forced_tokens()
             for token_id in forced:
                 finish = self.rules.accept(sequence, token_id)
@@ -339,9 +351,11 @@ class Engine:
     def _constraint_failed(
         self, sequence: Sequence, error: Exception, *, of_request: bool = False
     ) -> TokenOutput:
-        """`of_request`: a ValueError says that what the request wants cannot be had."""
+        """`of_request`: a ValueError is the request's fault, any other exception is a bug."""
         problem = f"The constraint failed: {error}"
-        if isinstance(error, TooMuchAsked) or (of_request and isinstance(error, ValueError)):
+        if isinstance(error, ConstraintTooComplex) or (
+            of_request and isinstance(error, ValueError)
+        ):
             logger.warning("the constraint of %s failed", sequence.request_id)
             return self._fail(sequence, problem, fault="constraint")
         logger.error("bug: the constraint of %s failed", sequence.request_id, exc_info=error)
@@ -355,8 +369,9 @@ class Engine:
         poisoned: bool = False,
         fault: Fault | None = None,
     ) -> TokenOutput:
+        """`poisoned`: the keys and values may hold NaN, so the prefix cache forgets them."""
         freed = self._drop(sequence)
-        if poisoned:  # nobody may find these keys and values again
+        if poisoned:
             self.pool.forget(freed)
             self.runner.clear_blocks(freed)
         return TokenOutput(sequence.request_id, [], "error", error=problem, fault=fault)
@@ -364,20 +379,21 @@ class Engine:
     def _drop(self, sequence: Sequence) -> list[int]:
         del self._sequences[sequence.request_id]
         sequence.pending_rows = NO_ROWS
-        sequence.constraint = None  # no mask for what may still be computed of it
+        sequence.constraint = None  # a launched step may still hold the sequence; fill no mask
         return self.scheduler.finish(sequence)
 
 
-def _excludes_all(sequence: Sequence) -> Fault | None:
-    """What of a request may have left no token to choose: wishes that exclude one another. One of
-    them alone always leaves some."""
+def _conflicting_field(sequence: Sequence) -> Fault | None:
+    """The field to blame if no token is left: the first of two or more that exclude tokens. None
+    if there are fewer, as a single one always leaves a token.
+    """
     params = sequence.params
-    wishes: dict[Fault, bool] = {
+    excluding: dict[Fault, bool] = {
         "allowed_token_ids": params.allowed_token_ids is not None,
         "bad_words": bool(params.bad_words),
         "constraint": sequence.constraint is not None,
     }
-    given = [name for name, is_given in wishes.items() if is_given]
+    given = [name for name, is_given in excluding.items() if is_given]
     return given[0] if len(given) > 1 else None
 
 

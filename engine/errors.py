@@ -1,7 +1,7 @@
-"""Why an engine cannot start, in the operator's words."""
+"""The error that an operator sees when the engine cannot start."""
 
 from __future__ import annotations
 
 
 class EngineStartError(Exception):
-    """The message is one line: what is wrong and, where there is one, which flag to change."""
+    """The message is one line: the problem and, if one helps, the flag to change."""

@@ -1,4 +1,4 @@
-"""A step between its launch and the moment its tokens reach the CPU, and who reads them."""
+"""A step between its launch and the arrival of its tokens on the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from formgate.engine.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A sequence that catches up, and its rows of the step's logits."""
+    """A sequence whose next token is sampled in the step, and its rows of the logits."""
 
     sequence: Sequence
     rows: range
@@ -21,15 +21,17 @@ class Reader:
 
 @dataclass(frozen=True, slots=True)
 class Flight:
+    """A launched step. The default is a step that computes nothing."""
+
     readers: list[Reader] = field(default_factory=list)
-    prompts: list[Sequence] = field(default_factory=list)  # of `forward.prompt_targets`
+    prompts: list[Sequence] = field(default_factory=list)  # one per `forward.prompt_targets`
     forward: Forward = NOTHING_COMPUTED
     masks: StepMasks = field(default_factory=StepMasks)
     sampling: Sampling = field(default_factory=Sampling)
 
 
 def readers_of(sequences: Iterable[Sequence]) -> list[Reader]:
-    """The readers of a step that is scheduled, in the order of their rows."""
+    """The readers among scheduled sequences, in the order of their rows."""
     readers: list[Reader] = []
     row = 0
     for sequence in sequences:

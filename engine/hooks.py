@@ -1,5 +1,6 @@
-"""What a constraint must offer the engine. The engine owns this protocol; `formgate.constrain`
-satisfies it structurally and the gateway introduces the two. Nothing here knows what a grammar is.
+"""The interface between the engine and constraints. The engine owns this protocol;
+`formgate.constrain` satisfies it structurally and the gateway connects the two. Nothing here knows
+grammars.
 """
 
 from __future__ import annotations
@@ -12,65 +13,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class TooMuchAsked(ValueError):
-    """A constraint cannot go on, because of what the request has asked for."""
+class ConstraintTooComplex(ValueError):
+    """The request's constraint exceeds a limit, so that the request fails by its own fault."""
 
 
 class TokenConstraint(Protocol):
-    """The state of one sequence inside its grammar.
+    """The grammar state of one sequence. The engine only moves it forward.
 
-    Bitmask contract: a row is int32 words `[ceil(padded_vocab / 32)]`; bit `i & 31` of word
-    `i >> 5` stands for token `i`, 1 = allowed. Bits past the tokenizer's vocabulary are 0, because
-    padded logits leak otherwise. EOS is allowed only where the grammar may end. An all-zero row is
-    a bug: the engine ends that request with an error.
+    Bitmask contract: a row is int32 [ceil(padded_vocab / 32)]; bit `i & 31` of word `i >> 5` stands
+    for token `i`, 1 = allowed. Bits past the tokenizer's vocabulary are 0, because padded logits
+    leak otherwise. EOS is allowed only in accepting states. An all-zero row is a bug: the engine
+    ends that request with an error.
     """
 
     closed: bool
-    """True once the constraint leaves nothing but the end, so that the answer fits its budget."""
+    """True once the constraint forces the shortest ending, so that the answer fits its budget."""
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
-        """Write the tokens that may come next into every word of the row, which holds anything
-        before. False: anything goes, and the row is not looked at. Raises ValueError where the
-        constraint, as the request has it, is too much to go on with.
+        """Overwrite every word of the row with the tokens allowed next and return True. Return
+        False if every token is allowed; the row is then ignored. Raises ValueError if the request's
+        constraint exceeds a limit.
         """
         ...
 
     def accept(self, token_id: int) -> None:
-        """Advance by one sampled token, which the last mask allowed. Raises ValueError as
-        `fill_bitmask` does.
+        """Advance by one token that the last mask allowed. Raises ValueError as `fill_bitmask`
+        does.
         """
         ...
 
     def forced_tokens(self) -> list[int]:
-        """The tokens that must come next, in the tokenizer's own tokenization; may be empty. Raises
+        """The only possible next tokens, as the tokenizer itself splits them; may be empty. Raises
         ValueError as `fill_bitmask` does.
         """
         ...
 
-    def rollback(self, num_tokens: int) -> None:
-        """Take back the last `num_tokens` accepted tokens."""
-        ...
-
     def is_terminated(self) -> bool:
-        """True once the grammar has ended and nothing more may be generated."""
+        """True once the grammar has ended and no token may follow."""
         ...
 
 
 @contextmanager
-def too_much_asked() -> Iterator[None]:
-    """Turn the ValueError of a constraint at its limit into TooMuchAsked."""
+def raise_too_complex() -> Iterator[None]:
+    """Turn the ValueError of a constraint at its limit into ConstraintTooComplex."""
     try:
         yield
     except ValueError as error:
-        raise TooMuchAsked(*error.args) from error
+        raise ConstraintTooComplex(*error.args) from error
 
 
 ConstraintFactory = Callable[[str], TokenConstraint]
-"""Builds a fresh constraint from the opaque text that came with a request. May raise ValueError."""
+"""Builds a constraint in its initial state from a request's opaque text. May raise ValueError."""
 
 
 class FillMasks(Protocol):
-    """Fills the rows of one step together."""
+    """Fills all rows of a step in one call."""
 
     def __call__(
         self,
@@ -78,5 +75,5 @@ class FillMasks(Protocol):
         rows: Sequence[int],
         bitmask: NDArray[np.int32],
     ) -> list[bool | Exception]:
-        """For each constraint and its row what `fill_bitmask` would return or raise."""
+        """The result of `fill_bitmask`, or the exception it raised, for each constraint and row."""
         ...

@@ -1,5 +1,5 @@
-"""The engine process' main loop: commands from one socket, events to the other, steps in between.
-It decides nothing about requests, and how the process was started is not its business.
+"""The main loop of the engine process: commands from one socket, events to the others, steps in
+between. It decides nothing about requests and does not know how the process was started.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from formgate.engine.models.spec import UnsupportedModelError
 
 logger = logging.getLogger(__name__)
 
-LINGER = 2000  # milliseconds that the last events may take to leave
+LINGER = 2000  # milliseconds that closing waits for the last events to be sent
 PARENT_CHECK_INTERVAL = 1.0  # seconds
-IDLE_INTERVAL = 1.0  # seconds between two signs of life without requests
-IDLE_WAIT = 0.001  # seconds behind a step that found nothing to do
+IDLE_INTERVAL = 1.0  # seconds between two EngineIdle events
+IDLE_WAIT = 0.001  # seconds after a step that computed nothing
 PROGRESS_INTERVAL = 0.05  # seconds
 
 
@@ -54,10 +54,9 @@ def run_engine_loop(
 ) -> None:
     """Load the model and serve until a Shutdown arrives or the parent process is gone.
 
-    `load_constraints` runs in a thread beside the loading of the model, much of which is on the
-    device or in compilers that let Python run. Connects to both addresses, and to those of further
-    clients, which are numbered from 1. An engine that cannot start, or go on, says so in an
-    EngineFailed and raises SystemExit(1).
+    Connects to both addresses and to those of `more_clients`, which are numbered from 1.
+    `load_constraints` runs in a thread while the model loads, since most of that loading releases
+    the GIL. An engine that cannot start or continue sends EngineFailed and raises SystemExit(1).
     """
     parent = os.getppid()
     with (
@@ -90,14 +89,14 @@ def run_engine_loop(
         except Exception as error:
             sender.send(EngineFailed(_start_failure(error)))
             raise SystemExit(1) from error
-        # What was loaded lives as long as the process: no collection needs to look at it.
+        # Everything loaded so far lives as long as the process: exempt it from garbage collection.
         gc.collect()
         gc.freeze()
         sender.send(engine.ready)
         try:
             EngineLoop(engine, commands, sender, parent).run()
         except Exception as error:
-            logger.exception("the engine cannot go on")
+            logger.exception("the engine failed")
             sender.send(EngineFailed(f"The engine failed: {_in_one_line(error)}"))
             raise SystemExit(1) from error
         finally:
@@ -105,11 +104,11 @@ def run_engine_loop(
 
 
 class EventSender:
-    """Answers each client's requests to that client, and tells all of them everything else."""
+    """Sends each client the outputs of its own requests, and all clients every other event."""
 
     def __init__(self, sockets: Sequence[zmq.Socket[bytes]]) -> None:
         self._sockets = sockets
-        self._clients: dict[str, int] = {}  # of requests that are not the first client's
+        self._clients: dict[str, int] = {}  # by request id; the first client's are left out
         self._encoder = msgspec.msgpack.Encoder()
         self._stage = ""
         self._next_progress = 0.0
@@ -137,15 +136,15 @@ class EventSender:
             if output.finish_reason is not None:
                 self._clients.pop(output.request_id, None)
         for number, (socket, share) in enumerate(zip(self._sockets, shares, strict=True)):
-            if share or number == 0:  # the first counts what the engine reports of itself
+            if share or number == 0:  # the first client reports the engine's statistics
                 socket.send(self._encoder.encode(StepOutputs(share, step.stats)))
 
     def idle(self) -> None:
-        """For the first client, which watches over the engine."""
+        """Tell the first client, which supervises the engine, that it is alive."""
         self._sockets[0].send(self._encoder.encode(EngineIdle()))
 
     def progress(self, stage: str, done: int, total: int) -> None:
-        """The first and the last of a stage, and a few a second in between."""
+        """Send the first and last event of a stage, and at most 20 a second in between."""
         now = time.monotonic()
         if stage != self._stage or done >= total or now >= self._next_progress:
             self._stage, self._next_progress = stage, now + PROGRESS_INTERVAL
@@ -166,18 +165,19 @@ class EngineLoop:
 
     def run(self) -> None:
         wait = 0.0
-        while self._running and self._parent_lives():
-            self._take_commands(wait if self.engine.has_work else IDLE_INTERVAL)
+        """Serve until a Shutdown arrives or the parent process is gone."""
+        while self._running and self._parent_is_alive():
+            self._handle_commands(wait if self.engine.has_work else IDLE_INTERVAL)
             if self.engine.has_work:
                 step = self.engine.step()
                 self._sender.step(step)
-                # Who waits may have no room until others get their constraints.
+                # Waiting sequences may have no room until held ones get their constraints.
                 wait = 0.0 if step.stats.num_batched_tokens or step.outputs else IDLE_WAIT
             else:
                 self._sender.idle()
 
-    def _take_commands(self, wait: float) -> None:
-        """All that have arrived; up to `wait` seconds for the first."""
+    def _handle_commands(self, wait: float) -> None:
+        """Handle all commands that have arrived; wait up to `wait` seconds for the first."""
         if wait and not self._commands.poll(int(wait * 1000)):
             return
         while self._running:
@@ -185,9 +185,9 @@ class EngineLoop:
                 message = self._commands.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            self._obey(self._decoder.decode(message))
+            self._handle(self._decoder.decode(message))
 
-    def _obey(self, command: EngineCommand) -> None:
+    def _handle(self, command: EngineCommand) -> None:
         match command:
             case AddRequest():
                 self._sender.started(command)
@@ -200,8 +200,8 @@ class EngineLoop:
             case Shutdown():
                 self._running = False
 
-    def _parent_lives(self) -> bool:
-        """An orphan is handed to another parent, and has nobody left to serve."""
+    def _parent_is_alive(self) -> bool:
+        """False once the process has another parent, as orphans do. Checked once a second."""
         now = time.monotonic()
         if now < self._next_parent_check:
             return True

@@ -1,6 +1,5 @@
-"""What crosses the socket between the HTTP process and the engine process, in msgpack.
-
-These structs are the whole vocabulary of the two processes; neither sends anything else.
+"""The messages between the HTTP processes and the engine process, in msgpack. Nothing else crosses
+their sockets.
 """
 
 from __future__ import annotations
@@ -13,32 +12,36 @@ from formgate.engine.sampling_params import SamplingParams
 
 
 class AddRequest(msgspec.Struct, tag="add", omit_defaults=True):
-    """One sequence to generate. `n > 1` is several of these; the prefix cache shares the prompt."""
+    """One sequence to generate. A request with `n > 1` sends several; they share the prompt's
+    blocks by the prefix cache.
+    """
 
     request_id: str
     prompt_token_ids: list[int]
     params: SamplingParams
     constraint: str | None = None  # opaque to the engine; handed to the ConstraintFactory
-    held: bool = False  # the prompt is computed, and nothing sampled before a Release
+    held: bool = False  # compute the prompt, but sample only after a Release
     lora_name: str | None = None
     priority: int = 0  # lower runs earlier under the priority policy
     cache_salt: str | None = None
-    client: int = 0  # which of several HTTP processes asks, and is answered
+    client: int = 0  # number of the HTTP process that gets the outputs
 
 
 class Release(msgspec.Struct, tag="release"):
-    """The constraint of a held request, which may be sampled from with it."""
+    """The constraint of a held request, which starts its sampling."""
 
     request_id: str
     constraint: str
 
 
 class AbortRequests(msgspec.Struct, tag="abort"):
+    """End requests at once. Each unfinished one gets an output with finish_reason "abort"."""
+
     request_ids: list[str]
 
 
 class Shutdown(msgspec.Struct, tag="shutdown"):
-    pass
+    """End the engine process after the current step."""
 
 
 EngineCommand = AddRequest | Release | AbortRequests | Shutdown
@@ -58,31 +61,31 @@ class PositionLogprobs(msgspec.Struct, array_like=True):
 
 
 class TokenTrace(msgspec.Struct, array_like=True):
-    """What the mask did before a token was chosen."""
+    """The effect of the mask on one token's distribution."""
 
-    allowed: int  # tokens
-    masked: float  # of the model's own probability at temperature 1, what was taken away
+    allowed: int  # number of tokens that the mask left
+    masked: float  # probability that the mask removed, of the model's distribution at temperature 1
 
 
-# A field of the request, or that it has waited longer than `max_queue_seconds`.
+# The request's field that caused an error; "queue": it waited longer than `max_queue_seconds`.
 Fault = Literal["constraint", "allowed_token_ids", "bad_words", "queue"]
 
 
 class TokenOutput(msgspec.Struct, array_like=True):
-    """What one step added to one sequence. The last one carries `finish_reason`."""
+    """The tokens that one step added to one sequence. The last output carries `finish_reason`."""
 
     request_id: str
     token_ids: list[int]  # new tokens, in order; EOS and stop ids are included
     finish_reason: str | None = None  # "stop" | "length" | "abort" | "error"
-    stop_token_id: int | None = None  # the token that ended it, if a token did
+    stop_token_id: int | None = None  # the EOS or stop token that ended the sequence
     logprobs: list[PositionLogprobs] | None = None  # one per token of `token_ids`
     prompt_logprobs: list[PositionLogprobs | None] | None = None  # on the first output only
     num_cached_tokens: int = 0  # prompt tokens served from the prefix cache; on the first output
     queue_time: float = 0.0  # seconds from arrival to first schedule; on the first output
-    error: str | None = None  # with finish_reason "error": what to tell the client
+    error: str | None = None  # with finish_reason "error": the message for the client
     trace: list[TokenTrace] | None = None  # one per token of `token_ids`
-    closed: bool = False  # with finish_reason "length": a constraint ended the answer in time
-    fault: Fault | None = None  # with `error`: what of the request led to it; None: nothing did
+    closed: bool = False  # with finish_reason "length": the constraint ended the answer within it
+    fault: Fault | None = None  # with `error`: the field that caused it; None: not the request
 
 
 class EngineStats(msgspec.Struct, array_like=True):
@@ -97,16 +100,18 @@ class EngineStats(msgspec.Struct, array_like=True):
     num_batched_tokens: int = 0  # query tokens of the step
     num_forced_tokens: int = 0
     mask_time: float = 0.0  # seconds spent filling bitmasks
-    mask_wait: float = 0.0  # seconds sampling waited for them after the forward pass was done
+    mask_wait: float = 0.0  # seconds that sampling waited for bitmasks after the forward pass
 
 
 class StepOutputs(msgspec.Struct, tag="outputs"):
+    """The outputs of one step, and of sequences that ended between steps."""
+
     outputs: list[TokenOutput]
     stats: EngineStats
 
 
 class EngineIdle(msgspec.Struct, tag="idle"):
-    """Once a second while there is nothing to do: silence means that the engine hangs."""
+    """Sent once a second while idle. An engine that sends nothing hangs."""
 
 
 class LoadProgress(msgspec.Struct, tag="progress"):
@@ -118,6 +123,8 @@ class LoadProgress(msgspec.Struct, tag="progress"):
 
 
 class EngineReady(msgspec.Struct, tag="ready"):
+    """The engine accepts requests."""
+
     max_model_len: int  # tokens, prompt and answer together
     num_blocks: int
     block_size: int
@@ -127,7 +134,7 @@ class EngineReady(msgspec.Struct, tag="ready"):
 
 
 class EngineFailed(msgspec.Struct, tag="failed"):
-    """The engine cannot start or go on. `message` is one clear line for the operator."""
+    """The engine cannot start or continue. `message` is one line for the operator."""
 
     message: str
 

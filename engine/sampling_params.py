@@ -1,6 +1,4 @@
-"""The numbers that shape one sequence's tokens. Validated where requests enter (the gateway);
-the engine trusts them.
-"""
+"""Sampling parameters of one sequence. The gateway validates them; the engine trusts them."""
 
 from __future__ import annotations
 
@@ -8,11 +6,9 @@ import msgspec
 
 
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the tokens of one sequence are chosen.
-
-    Order of application: bad_words, allowed_token_ids and logit_bias; repetition, frequency and
-    presence penalties; min_tokens (EOS and stop ids off until reached); the constraint's mask;
-    then temperature, top_k, top_p, min_p and the draw.
+    """Order of application: bad_words, allowed_token_ids and logit_bias; repetition, frequency and
+    presence penalties; the constraint's mask; min_tokens; temperature, top_k, top_p, min_p; the
+    draw. min_tokens withholds EOS and stop ids, unless the mask leaves nothing else.
     """
 
     max_tokens: int = 16
@@ -30,8 +26,6 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     ignore_eos: bool = False
     bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that must not be completed
     allowed_token_ids: tuple[int, ...] | None = None
-    logprobs: int | None = (
-        None  # None: off; k: the sampled token's and the k best (0 = sampled only)
-    )
-    prompt_logprobs: int | None = None
-    trace: bool = False  # say what the mask did to each token's distribution
+    logprobs: int | None = None  # k: of the sampled token and the k most likely; None: off
+    prompt_logprobs: int | None = None  # k: of each prompt token and the k most likely; None: off
+    trace: bool = False  # report the mask's effect on each token's distribution

@@ -1,5 +1,5 @@
-"""One sequence in the engine: its tokens, its blocks and three counters. Everything else about it
-is a property. It knows neither the scheduler's queues nor any tensor.
+"""One sequence in the engine: its tokens, its blocks and its counters. It knows neither the
+scheduler's queues nor any tensor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NO_ROWS = range(0)
 
 
 class SequenceStatus(enum.Enum):
-    NEW = enum.auto()  # not yet handed to the scheduler: its constraint is being built
+    NEW = enum.auto()  # not in the scheduler yet: its constraint is being built
     WAITING = enum.auto()
     RUNNING = enum.auto()
     FINISHED = enum.auto()
@@ -23,14 +23,14 @@ class SequenceStatus(enum.Enum):
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Sequence:
-    """A prompt and what has been generated after it.
+    """A prompt and its output.
 
-    A step brings `num_computed_tokens` closer to `num_tokens`: a whole prompt, a chunk of one, one
-    decoded token and a run of forced tokens are the same case. Tokens are sampled only from a
-    sequence that the step catches up.
+    Each step brings `num_computed_tokens` closer to `num_tokens`: a whole prompt, a prefill chunk,
+    one decoded token and a run of forced tokens are the same case. A token is sampled only if the
+    step computes the last token of the sequence.
 
-    A token that is sampled but still on the device is pending: the next step may already compute
-    with it, and only then does the CPU learn which one it is. A pending token is always the last.
+    A token that is sampled but not yet known to the CPU is pending. The next step may already
+    compute with it. A pending token is always the last one.
     """
 
     request_id: str
@@ -38,7 +38,7 @@ class Sequence:
     num_prompt_tokens: int
     params: SamplingParams
     constraint: TokenConstraint | None = None
-    held: bool = False  # waits for its constraint: all but its last token may be computed
+    held: bool = False  # its constraint is not built yet: compute all tokens but the last
     lora_name: str | None = None
     lora_content: str | None = None  # hash of the adapter's weights; part of every block's hash
     priority: int = 0
@@ -49,22 +49,23 @@ class Sequence:
     status: SequenceStatus = SequenceStatus.NEW
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)  # of the full blocks, as far as known
-    num_computed_tokens: int = 0  # keys and values of these lie in the cache
-    num_scheduled_tokens: int = 0  # query tokens of the step under way
-    pending_rows: range = NO_ROWS  # of the last step's logits, where its next tokens are sampled
-    num_offered_blocks: int = 0  # the first of its blocks: others may find them
+    num_computed_tokens: int = 0  # tokens whose keys and values are in the cache
+    num_scheduled_tokens: int = 0  # query tokens in the current step
+    pending_rows: range = NO_ROWS  # rows of the last step's logits that sample its pending tokens
+    num_published_blocks: int = 0  # leading blocks that the prefix cache offers to others
     num_cached_tokens: int = 0  # prompt tokens that the first prefill found in the prefix cache
-    num_told_tokens: int = 0  # output tokens that were handed out
-    num_forced_tokens: int = 0  # output tokens that the constraint left no choice for
+    num_emitted_tokens: int = 0  # output tokens that were sent to the client
+    num_forced_tokens: int = 0  # output tokens that the constraint forced
     prompt_logprobs: list[PositionLogprobs | None] = field(default_factory=list)  # so far
 
     @property
     def num_tokens(self) -> int:
+        """Prompt, output and pending tokens."""
         return len(self.token_ids) + len(self.pending_rows)
 
     @property
     def num_output_tokens(self) -> int:
-        """Of the tokens that are known."""
+        """Output tokens known to the CPU; pending ones do not count."""
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property
@@ -73,18 +74,17 @@ class Sequence:
 
     @property
     def num_computable_tokens(self) -> int:
+        """Tokens that may be scheduled; a held sequence keeps its last one back."""
         return self.num_uncomputed_tokens - self.held
 
     @property
     def wants_prompt_logprobs(self) -> bool:
-        """True while its prompt may still be computed, and the logprobs of it are asked for."""
+        """True if prompt logprobs are requested and there is no output yet."""
         return self.params.prompt_logprobs is not None and self.num_output_tokens == 0
 
     @property
     def may_be_forced(self) -> bool:
-        """True if forced tokens may be appended: some answers depend on logits that a forced token
-        does not have.
-        """
+        """True if forced tokens may skip sampling: the request reads or edits no logits itself."""
         params = self.params
         return (
             self.constraint is not None
@@ -100,10 +100,10 @@ class Sequence:
 
     @property
     def catches_up(self) -> bool:
-        """True if the step under way computes the last token, so that a next one is sampled."""
+        """True if the current step computes the last token, so that the next one is sampled."""
         return self.num_computed_tokens + self.num_scheduled_tokens == self.num_tokens
 
     @property
     def num_read_rows(self) -> int:
-        """Rows of logits that the step under way gives the sequence, for its last query tokens."""
+        """Rows of logits of the current step, for the sequence's last query tokens."""
         return int(self.catches_up)

@@ -1,6 +1,5 @@
-"""What one step computes, as plain numbers: sizes, and one packed array that holds every integer
-that the forward pass reads. It names no sequence and no tensor of the device, so that any rank can
-be handed it.
+"""The input of one step as plain numbers: sizes, and one packed array of all integers that the
+forward pass reads. It refers to no sequence and no device tensor, so it can be sent to any rank.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# An input id of `PENDING - r` stands for the token that was sampled in row `r` of the last step.
+# An input id of `PENDING - r` stands for the token sampled in row `r` of the last step.
 PENDING = -1
-# Query tokens of a short query: a run of forced tokens, or what a prefix hit leaves of a prompt.
-# Weights are still what a step with such rows waits for, and attention splits a long context.
+# Most query tokens of a short query: a run of forced tokens, or a prompt's rest after a prefix hit.
+# A step with such rows is still bound by reading weights, and attention splits a long context.
 SHORT_QUERY = 16
 
 
@@ -21,8 +20,8 @@ SHORT_QUERY = 16
 class BatchShape:
     """Sizes of a padded batch. One CUDA graph serves every batch that fits into its shape."""
 
-    num_tokens: int
-    num_rows: int
+    num_tokens: int  # query tokens
+    num_rows: int  # sequences
     max_query_len: int
 
     def holds(self, num_tokens: int, num_rows: int, max_query_len: int) -> bool:
@@ -35,8 +34,9 @@ class BatchShape:
 
 @dataclass(frozen=True, slots=True)
 class StepLayout:
-    """Offsets of the parts of a packed array. Each part begins at a multiple of 16 bytes: Triton
-    compiles a kernel anew for a pointer that is not aligned.
+    """Offsets of the parts of a packed array: an int64 section, then an int32 section. Each part
+    starts at a multiple of 16 bytes, because Triton compiles another kernel for an unaligned
+    pointer.
     """
 
     num_tokens: int
@@ -44,36 +44,38 @@ class StepLayout:
     num_logits: int
 
     @property
-    def tokens(self) -> int:
-        """Length of an int64 part with one number a token."""
+    def token_stride(self) -> int:
+        """Length, padding included, of each int64 part with one number per token."""
         return -(-self.num_tokens // 2) * 2
 
     @property
-    def longs(self) -> int:
+    def int32_start(self) -> int:
         """Length of the int64 section; the int32 section starts at this offset."""
-        return 3 * self.tokens + -(-self.num_logits // 2) * 2
+        return 3 * self.token_stride + -(-self.num_logits // 2) * 2
 
     @property
-    def contexts(self) -> int:
-        """Offset of `context_lens` in the int32 section; so are the two below."""
+    def context_lens(self) -> int:
+        """Offset in the int32 section."""
         return -(-(self.num_rows + 1) // 4) * 4
 
     @property
     def read_start(self) -> int:
-        return self.contexts + -(-self.num_rows // 4) * 4
+        """Offset in the int32 section."""
+        return self.context_lens + -(-self.num_rows // 4) * 4
 
     @property
-    def tables(self) -> int:
-        return self.read_start + self.contexts
+    def block_tables(self) -> int:
+        """Offset in the int32 section."""
+        return self.read_start + self.context_lens
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTargets:
-    """Prompt tokens whose logprobs are wanted. Query token `first_row + i` of the step predicts
-    `token_ids[i]`, token `first_target + i` of the prompt.
+    """Prompt tokens whose logprobs are requested. Query token `first_row + i` of the step predicts
+    `token_ids[i]`, which is token `first_target + i` of the prompt.
     """
 
-    sequence: int  # its place in the step
+    sequence: int  # index in the step
     first_row: int
     first_target: int
     token_ids: list[int]
@@ -92,18 +94,18 @@ class Step:
 
     numbers: NDArray[np.int64]
     layout: StepLayout
-    shape: BatchShape | None  # None: the batch has the size that it needs
-    num_rows: int  # that hold a sequence
+    shape: BatchShape | None  # None: no padding
+    num_rows: int  # rows that hold a sequence
     num_logits: int  # rows of logits that are read; at least one is computed
     table_width: int
     max_query_len: int
     max_context_len: int
-    max_read_rows: int  # rows of logits of the sequence that has most
+    max_read_rows: int  # largest number of logits rows of one sequence
     has_pending: bool
     prompt_targets: tuple[PromptTargets, ...] = ()
 
     @property
     def num_numbers(self) -> int:
-        """How much of `numbers` is used."""
-        end = self.layout.tables + self.num_rows * self.table_width
-        return self.layout.longs + -(-end // 2)
+        """Length of the used part of `numbers`."""
+        end = self.layout.block_tables + self.num_rows * self.table_width
+        return self.layout.int32_start + -(-end // 2)

@@ -1,4 +1,4 @@
-"""Takes away, in place, the logits of tokens that a bitmask forbids."""
+"""Sets the logits of tokens that a bitmask forbids to -inf, in place."""
 
 import math
 
@@ -8,7 +8,7 @@ from formgate.kernels.jit import tl, triton
 
 WORDS_PER_PROGRAM = 64
 
-# The highest logit that each bit of a byte lets through: [256, 8].
+# float32 [256, 8]: for each byte value and bit, the ceiling of the logit: inf if the bit is 1.
 _BITS = torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1
 _CEILINGS = torch.full((256, 8), -math.inf).masked_fill_(_BITS.bool(), math.inf)
 
@@ -24,13 +24,13 @@ def apply_bitmask_ref(
     if row_indices is not None:
         if row_indices.numel() == 0:
             return
-        # A row is small beside its expansion: masking a copy of a few rows beats scattered writes.
+        # Copying the rows costs less than scattered writes: their expanded masks are much larger.
         masked = logits.index_select(0, row_indices)
         apply_bitmask_ref(masked, bitmask.index_select(0, row_indices))
         logits.index_copy_(0, row_indices, masked)
         return
-    # On a CPU, looking bytes up is five times as fast as shifting bits, and `minimum` as fast
-    # again beside `masked_fill_`.
+    # On a CPU, a lookup by byte is five times as fast as shifting bits, and `minimum` takes half
+    # the time of `masked_fill_`.
     byte_values = bitmask.contiguous().view(torch.uint8).flatten().int()
     ceilings = _CEILINGS.to(logits.device).index_select(0, byte_values)
     ceiling = ceilings.view(bitmask.shape[0], -1)
@@ -58,7 +58,7 @@ def _apply_bitmask_kernel(
     bits = tl.arange(0, 32)
     tokens = words[:, None] * 32 + bits[None, :]
     forbidden = ((word[:, None] >> bits[None, :]) & 1) == 0
-    # Logits are written where forbidden and never read.
+    # Logits are only written, never read.
     nothing = tl.full((WORDS, 32), float("-inf"), tl.float32)
     tl.store(
         logits_ptr + row * logits_stride + tokens,
@@ -70,6 +70,7 @@ def _apply_bitmask_kernel(
 def apply_bitmask_triton(
     logits: torch.Tensor, bitmask: torch.Tensor, row_indices: torch.Tensor | None = None
 ) -> None:
+    """As `apply_bitmask_ref`. Rows must be contiguous."""
     _check(logits, bitmask, row_indices)
     assert logits.stride(1) == bitmask.stride(1) == 1
     rows = logits.shape[0] if row_indices is None else row_indices.shape[0]
@@ -90,6 +91,7 @@ def apply_bitmask_triton(
 def apply_bitmask(
     logits: torch.Tensor, bitmask: torch.Tensor, row_indices: torch.Tensor | None = None
 ) -> None:
+    """The Triton kernel on CUDA, `apply_bitmask_ref` elsewhere."""
     op = apply_bitmask_triton if logits.is_cuda else apply_bitmask_ref
     op(logits, bitmask, row_indices)
 

@@ -1,5 +1,5 @@
-"""The device code of paged attention: online softmax over tiles of keys, and what adds up the parts
-of a context that was split. `paged_attention.py` chooses tiles and launches.
+"""Triton kernels of paged attention: online softmax over tiles of keys, and the combination of the
+partial results of a split context. `paged_attention.py` chooses tiles and launches.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ def _attend_keys(
             block = tl.load(table_ptr + keys // BLOCK_SIZE, mask=key_inside, other=0)
         else:
             block = tl.load(table_ptr + keys // BLOCK_SIZE)
-        # int64: a big cache has more than 2**31 numbers.
+        # int64, because a large cache has more than 2**31 elements.
         slots = block.to(tl.int64) * BLOCK_SIZE + keys % BLOCK_SIZE
         offsets = (slots * NUM_KV_HEADS + kv_head) * HEAD_DIM
         key_ptr = key_cache_ptr + offsets[None, :] + dims[:, None]
@@ -60,7 +60,7 @@ def _attend_keys(
         scores = tl.dot(query, key, input_precision="ieee")
         factor = scale * LOG2_E
         if SOFTCAP > 0.0:
-            # tanh(x) = 1 - 2 / (exp(2x) + 1), sound at both infinities.
+            # tanh(x) = 1 - 2 / (exp(2x) + 1), which is exact at both infinities.
             scores = 1.0 - 2.0 / (tl.exp2(scores * (2.0 / SOFTCAP * factor)) + 1.0)
             factor = SOFTCAP * LOG2_E
         if MASKED:
@@ -69,7 +69,7 @@ def _attend_keys(
                 visible = visible & (keys[None, :] > positions[:, None] - WINDOW)
             scores = tl.where(visible, scores, float("-inf"))
         new_highest = tl.maximum(highest, tl.max(scores, axis=1) * factor)
-        # A row that has seen no key yet must not compute -inf - -inf.
+        # Avoid -inf - -inf in a row that has seen no key yet.
         shift = tl.where(new_highest == float("-inf"), 0.0, new_highest) if MASKED else new_highest
         weights = tl.exp2(scores * factor - shift[:, None])
         fade = tl.exp2(highest - shift)
@@ -79,8 +79,8 @@ def _attend_keys(
     return acc, total, highest
 
 
-# These numbers differ from step to step: a variant for each that is 1 or a multiple of 16 would be
-# compiled in the middle of serving, and hold up everybody for a second.
+# These arguments differ from step to step. Specializing on 1 and on multiples of 16 would compile
+# variants while serving, and delay every request by a second.
 @triton.jit(do_not_specialize=["table_stride", "num_seqs", "shortest_query", "longest_query"])
 def attend_kernel(
     query_ptr,
@@ -100,27 +100,27 @@ def attend_kernel(
     longest_query,
     scale,
     NUM_KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,  # query heads of a KV head; they share a tile
+    GROUP: tl.constexpr,  # query heads per KV head; they share a tile
     HEAD_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     TILE_TOKENS: tl.constexpr,
-    ROWS: tl.constexpr,  # of a tile: its tokens times GROUP, padded
+    ROWS: tl.constexpr,  # rows of a tile: TILE_TOKENS * GROUP, padded
     KEYS: tl.constexpr,
     DIMS: tl.constexpr,
     SPLITS: tl.constexpr,
     ONE_TILE_EACH: tl.constexpr,
 ) -> None:
-    """Grid (tiles, KV heads, splits): one tile of query tokens against one range of its keys."""
+    """Grid (tiles, KV heads, splits): one tile of query tokens attends to one range of its keys."""
     tile = tl.program_id(0)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
     seq = tile
     tile_in_seq = 0
     if not ONE_TILE_EACH:
-        # Sequence i owns the tiles from query_start[i] // TILE_TOKENS + i on, so the grid follows
-        # from the shapes alone; a few tiles are left over and do nothing.
+        # Sequence i starts at tile query_start[i] // TILE_TOKENS + i, so the grid follows from
+        # the shapes alone; a few tiles are left over and return at once.
         low = 0
         high = num_seqs
         while low < high - 1:
@@ -167,8 +167,8 @@ def attend_kernel(
         total = tl.zeros((ROWS,), tl.float32)
         acc = tl.zeros((ROWS, DIMS), tl.float32)
         table_ptr = block_tables_ptr + seq.to(tl.int64) * table_stride
-        # Keys that every row of the tile sees get a loop without masks. Where a tile is one short
-        # query, there are too few of them to fill another pipeline for.
+        # A loop without masks covers the keys that every row of the tile attends to. A tile of one
+        # short query skips it: the extra pipeline start costs more than the masks.
         plain_end = first_key
         if not ONE_TILE_EACH and WINDOW == 0:
             seen_by_all = tl.minimum(end_key, first_position + 1) - first_key
@@ -251,7 +251,7 @@ def combine_kernel(
     DIMS: tl.constexpr,
     SPLITS: tl.constexpr,
 ) -> None:
-    """Grid (num_seqs * TILE_TOKENS, heads): adds up what the splits of a row found."""
+    """Grid (num_seqs * TILE_TOKENS, heads): combines the partial results of a row's splits."""
     seq_row = tl.program_id(0)
     head = tl.program_id(1)
     seq = seq_row // TILE_TOKENS

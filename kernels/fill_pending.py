@@ -1,5 +1,5 @@
-"""Puts sampled tokens that never left the device into the input ids of the next step. An id of
-`-1 - r` stands for the token that was sampled in row `r` of the step before.
+"""Fills the pending input ids of a step from the tokens that the previous step sampled, without a
+round trip to the CPU. An id of `-1 - r` stands for the token sampled in row `r`.
 """
 
 import torch
@@ -10,12 +10,12 @@ BLOCK = 256
 
 
 def fill_pending_ref(input_ids: torch.Tensor, sampled: torch.Tensor) -> None:
-    """input_ids int64 [n], changed in place; sampled int64 [rows], no token below 0."""
+    """input_ids int64 [n], changed in place; sampled int64 [rows], all >= 0"""
     rows = (-1 - input_ids).clamp_(min=0)
     input_ids.copy_(torch.where(input_ids < 0, sampled.index_select(0, rows), input_ids))
 
 
-@triton.jit(do_not_specialize=["n"])  # another number of tokens is no reason to compile again
+@triton.jit(do_not_specialize=["n"])  # one variant for every number of tokens
 def _fill_pending_kernel(input_ids_ptr, sampled_ptr, n, BLOCK: tl.constexpr) -> None:
     tokens = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     ids = tl.load(input_ids_ptr + tokens, mask=tokens < n, other=0)
@@ -25,6 +25,7 @@ def _fill_pending_kernel(input_ids_ptr, sampled_ptr, n, BLOCK: tl.constexpr) -> 
 
 
 def fill_pending_triton(input_ids: torch.Tensor, sampled: torch.Tensor) -> None:
+    """As `fill_pending_ref`. Both tensors must be contiguous."""
     assert input_ids.dtype == sampled.dtype == torch.int64
     assert input_ids.is_contiguous()
     assert sampled.is_contiguous()
@@ -34,5 +35,6 @@ def fill_pending_triton(input_ids: torch.Tensor, sampled: torch.Tensor) -> None:
 
 
 def fill_pending(input_ids: torch.Tensor, sampled: torch.Tensor) -> None:
+    """The Triton kernel on CUDA, `fill_pending_ref` elsewhere."""
     op = fill_pending_triton if input_ids.is_cuda else fill_pending_ref
     op(input_ids, sampled)

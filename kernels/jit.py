@@ -1,5 +1,5 @@
-"""Where the kernels get triton from. Without it (macOS, say) the modules still import and their
-references run; only launching a kernel fails.
+"""Imports triton for the kernels. Without triton (on macOS, for example) the modules still import
+and their references run; launching a kernel raises RuntimeError.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class _UnavailableKernel:
 
 
 class _NoTriton:
-    """As much of `triton` and `triton.language` as module bodies touch when they are imported."""
+    """The parts of `triton` and `triton.language` that the kernel modules use when imported."""
 
     constexpr = object
 
@@ -35,5 +35,5 @@ except ImportError:
 
 
 def is_float_tensor(tensor: torch.Tensor) -> bool:
-    """One of the types that every kernel takes."""
+    """True if every kernel accepts the tensor's dtype."""
     return tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)

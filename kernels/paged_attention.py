@@ -1,8 +1,9 @@
-"""Causal attention of ragged query tokens over the paged cache: decode, prefill chunks and runs of
-forced tokens in one batch, grouped-query heads, sliding window, soft-capped logits.
+"""Causal attention over the paged KV cache (PagedAttention, arXiv:2309.06180) for ragged batches:
+decode, chunked prefill and forced tokens; grouped-query heads, sliding window, soft-capped scores.
 
 Query token `j` of a sequence with `q` query tokens and `c` context tokens sits at position
-`c - q + j` and sees keys `0 .. c - q + j`, of these the last `sliding_window` if that is not 0.
+`c - q + j` and attends to keys `0 .. c - q + j`, or the last `sliding_window` of them if it is not
+0.
 """
 
 from typing import Any
@@ -22,11 +23,11 @@ __all__ = [
 ]
 
 MAX_HEAD_DIM = 256
-SHORT_ROWS = 64  # query rows (tokens times heads of a group) that one split-K tile takes
-LONG_QUERY = 1024  # query tokens of the longest sequence, from which on large tiles pay
-KEYS_PER_SPLIT = 256  # fewer are not worth a program and its part of the combination
+SHORT_ROWS = 64  # rows (query tokens * heads of a group) of a tile whose context may be split
+LONG_QUERY = 1024  # longest query in the batch from which large tiles are faster
+KEYS_PER_SPLIT = 256  # fewer keys do not pay for another program and the combination
 MAX_SPLITS = 32
-PROGRAMS_PER_PROCESSOR = 4  # two run at a time; short ones hide each other's start and end
+PROGRAMS_PER_PROCESSOR = 4  # two run at a time; the others hide their start and end
 
 
 def paged_attention_triton(
@@ -44,9 +45,10 @@ def paged_attention_triton(
     logit_softcap: float = 0.0,
     num_splits: int | None = None,
 ) -> torch.Tensor:
-    """Grids depend on shapes and on the two maxima only, and nothing waits for the device: a
-    decode batch can be captured in a CUDA graph. A sequence without query tokens is allowed.
-    `num_splits` None chooses by the size of the device.
+    """Arguments as for `paged_attention`. Grids depend only on shapes and on the two maxima, and
+    nothing synchronizes, so a decode batch can be captured in a CUDA graph. A sequence may have no
+    query token. `num_splits`: parts of each context; None: chosen by the size of the device.
+    Raises ValueError if the head dimension exceeds MAX_HEAD_DIM.
     """
     n, num_heads, head_dim = query.shape
     _, block_size, num_kv_heads, cache_dim = key_cache.shape
@@ -61,7 +63,7 @@ def paged_attention_triton(
     assert cache_dim == head_dim
     assert num_heads % num_kv_heads == 0
     if head_dim > MAX_HEAD_DIM:
-        raise ValueError(f"paged attention takes heads of {MAX_HEAD_DIM} at most, not {head_dim}")
+        raise ValueError(f"head_dim {head_dim} is not supported: the largest is {MAX_HEAD_DIM}")
     for integers in (block_tables, query_start, context_lens):
         assert integers.dtype == torch.int32
         assert integers.stride(-1) == 1
@@ -73,8 +75,8 @@ def paged_attention_triton(
         return out
     group = num_heads // num_kv_heads
     dims = max(triton.next_power_of_2(head_dim), 16)
-    # One token or as many as a tile takes: a variant for each length would be compiled in the
-    # middle of serving.
+    # Short tiles hold one token or the most that fit: a variant for each length would be compiled
+    # while serving.
     most = 1 << max(SHORT_ROWS // group, 1).bit_length() - 1
     all_short = max_query_len <= most
     short_query = most if 1 < max_query_len <= most else 1
@@ -91,7 +93,7 @@ def paged_attention_triton(
     strides = (query.stride(0), query.stride(1), block_tables.stride(0), num_seqs)
 
     if not all_short:
-        # Large tiles read keys less often, small ones waste less of a short prompt.
+        # Large tiles read keys less often; small tiles waste less on a short prompt.
         wide = head_dim > 128 or query.dtype == torch.float32
         large = not wide and max_query_len >= LONG_QUERY
         rows = max(128 if large else 64, triton.next_power_of_2(group))
@@ -117,7 +119,7 @@ def paged_attention_triton(
             num_warps=8 if large else 4,
             num_stages=3 if large else 2,
         )
-        if n == num_seqs * max_query_len:  # every sequence is as long: no short one is left
+        if n == num_seqs * max_query_len:  # all queries have the same length, so none is short
             return out
 
     rows = max(16, triton.next_power_of_2(short_query * group))
@@ -167,8 +169,8 @@ def paged_attention_triton(
 
 
 def choose_splits(num_programs: int, max_context_len: int, device: torch.device) -> int:
-    """Into how many parts contexts are split, for so many sequences times heads of keys: enough
-    programs for every multiprocessor; a power of two, to compile few variants.
+    """Number of parts to split contexts into, so that every multiprocessor has enough programs. A
+    power of two, to compile few variants. `num_programs`: sequences * KV heads.
     """
     processors = num_processors(device)
     wanted = PROGRAMS_PER_PROCESSOR * processors // num_programs
@@ -177,7 +179,7 @@ def choose_splits(num_programs: int, max_context_len: int, device: torch.device)
 
 
 def num_processors(device: torch.device) -> int:
-    """0 for a CPU."""
+    """Number of multiprocessors of a GPU; 0 for a CPU."""
     if device.type != "cuda":
         return 0
     return torch.cuda.get_device_properties(device).multi_processor_count
@@ -198,7 +200,10 @@ def paged_attention(
     logit_softcap: float = 0.0,
     plans: dict[int, ReferencePlan] | None = None,
 ) -> torch.Tensor:
-    """`plans`: a dict that lives as long as the tables and lengths do; the reference's notes."""
+    """Returns [n, num_heads, head_dim], by Triton on CUDA and `paged_attention_ref` elsewhere.
+
+    `plans`: an empty dict shared by all layers of a step; the reference caches its plan there.
+    """
     kept: dict[str, Any] = {} if query.is_cuda else {"plans": plans}
     op = paged_attention_triton if query.is_cuda else paged_attention_ref
     return op(

@@ -1,5 +1,5 @@
-"""Paged attention in plain torch: the truth that the kernel is tested against, and the way that
-every answer on a CPU is computed. Decoded rows go together, prefill chunks one at a time.
+"""Paged attention in plain torch: the reference for the kernel's tests, and the implementation on
+CPUs. Decode rows are computed together, prefill chunks one at a time.
 """
 
 from collections.abc import Iterator
@@ -9,37 +9,37 @@ import torch
 import torch.nn.functional as F
 
 HEADS_TOGETHER = 4
-# Rows share a gather while this many masked keys are added at most: about what a call costs.
+# Most masked keys that a group of decode rows is padded with; more cost as much as another call.
 MAX_PADDING = 512
-# Keys of one product. A matrix library splits a long sum where it likes, and by its length; so that
-# a row's sum is the same whatever keys pad it, it is split here, always at the same places.
+# Keys per product. BLAS splits a long sum at places that depend on its length. Splitting it here,
+# always at the same offsets, makes a row's sum independent of its padding.
 KEYS_TOGETHER = 256
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
-    """Sequences of one query token each and of about the same context."""
+    """Sequences with one query token each and contexts of similar length."""
 
-    tokens: torch.Tensor | None  # int64, their rows of the query; None: all, in order
+    tokens: torch.Tensor | None  # int64 [num_seqs], rows of the query; None: all, in order
     num_seqs: int
-    blocks: torch.Tensor  # int32 [num_seqs * blocks], what to gather
-    penalty: torch.Tensor | None  # float32 [num_seqs, 1, keys], -inf where a key is not seen
+    blocks: torch.Tensor  # int32 [num_seqs * blocks], to gather
+    penalty: torch.Tensor | None  # float32 [num_seqs, 1, keys], -inf for masked keys; None: none
 
 
 @dataclass(frozen=True, slots=True)
 class PrefillChunk:
-    """Several query tokens of one sequence."""
+    """Several query tokens of one sequence: rows `start` to `end` of the query."""
 
     start: int
-    end: int  # rows of the query
-    blocks: torch.Tensor
+    end: int
+    blocks: torch.Tensor  # int32 [blocks], to gather
     num_keys: int
     visible: torch.Tensor | None  # bool [tokens, keys]; None: plain causal
 
 
 @dataclass(frozen=True, slots=True)
 class ReferencePlan:
-    """All that follows from the lengths and the tables, and so is the same for every layer."""
+    """Everything that depends only on lengths and tables, and is therefore shared by all layers."""
 
     groups: tuple[DecodeGroup, ...]
     chunks: tuple[PrefillChunk, ...]
@@ -60,9 +60,10 @@ def paged_attention_ref(
     logit_softcap: float = 0.0,
     plans: dict[int, ReferencePlan] | None = None,
 ) -> torch.Tensor:
-    """The maxima are for kernels, which must know their grid; here the lengths are read.
+    """Returns [n, num_heads, head_dim]. Reads the lengths on the host and ignores the two maxima,
+    which the kernels need for their grids.
 
-    `plans`: kept by the caller for as long as tables and lengths stay the same, by window.
+    `plans`: cache of plans by window. The caller clears it when tables or lengths change.
     """
     plan = plans.get(sliding_window) if plans is not None else None
     if plan is None:
@@ -102,6 +103,7 @@ def plan_attention(
     window: int,
     always_masked: bool,
 ) -> ReferencePlan:
+    """`always_masked`: build an explicit mask even for a plain causal chunk."""
     contexts: list[int] = context_lens.tolist()
     starts: list[int] = query_start.tolist()
     decoded: list[int] = []
@@ -136,7 +138,7 @@ def _plan_group(
     window: int,
 ) -> DecodeGroup:
     device = tables.device
-    # Where the keys begin that are summed together, whatever the shortest context of the group is.
+    # Rounded down to a multiple of KEYS_TOGETHER, so that the group does not change a row's sums.
     first_key = max(min(contexts) - window, 0) // KEYS_TOGETHER * KEYS_TOGETHER if window else 0
     first_block = first_key // block_size
     end_block = -(-max(contexts) // block_size)
@@ -152,7 +154,8 @@ def _plan_group(
         penalty = penalty.masked_fill_(hidden, float("-inf")).unsqueeze(1)
     blocks = tables[:, first_block:end_block]
     if min(contexts) <= end - block_size:
-        # Where a row's table ends it reads a block of its own again: 0 times another's NaN is NaN.
+        # Past the end of its table a row reads its own first block again: another sequence's block
+        # may hold NaN, and 0 times NaN is NaN.
         held = torch.tensor([-(-c // block_size) - first_block for c in contexts], device=device)
         past = torch.arange(end_block - first_block, device=device) >= held.unsqueeze(1)
         blocks = torch.where(past, blocks[:, :1], blocks)
@@ -188,7 +191,7 @@ def _plan_chunk(
 
 
 def _similar(seqs: list[int], contexts: list[int]) -> Iterator[list[int]]:
-    """Sequences in groups of about the same context, so that a long one does not pad the others."""
+    """Groups of sequences with contexts of similar length, to bound the padding."""
     if not seqs:
         return
     lengths = [contexts[seq] for seq in seqs]
@@ -216,14 +219,14 @@ def _decode(
     scale: float,
     softcap: float,
 ) -> torch.Tensor:
-    """A gathered key is one row of all its heads, and a query a row that is zero outside its own
-    KV head: a product of full rows is faster than one per KV head on strided slices, although it
-    multiplies zeros.
+    """Attention of one query token per sequence. Keys of several KV heads form one row, and a query
+    is a row that is zero outside its own KV head: one product of full rows multiplies zeros, but is
+    faster than one product per KV head on strided slices.
     """
     num_seqs, num_heads, head_dim = query.shape
     num_kv_heads = key_cache.shape[2]
     together = min(num_kv_heads, HEADS_TOGETHER)
-    heads = num_heads // num_kv_heads  # of a KV head
+    heads = num_heads // num_kv_heads  # query heads per KV head
     queries = query.float().view(num_seqs, num_kv_heads, heads, head_dim)
     keys = _gather(key_cache, group.blocks, num_seqs)
     all_weights: list[torch.Tensor] = []
@@ -246,7 +249,7 @@ def _decode(
         else:
             scores = torch.bmm(spread, part.transpose(1, 2))
         all_weights.append(scores.softmax(-1))
-    del keys  # the values take its place in the CPU's cache
+    del keys  # frees its memory, which the values then find in the CPU's cache
 
     values = _gather(value_cache, group.blocks, num_seqs)
     outs: list[torch.Tensor] = []
@@ -260,7 +263,7 @@ def _decode(
 
 
 def _mix(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """`weights @ values`, [num_seqs, rows, keys] and [num_seqs, keys, columns]."""
+    """[num_seqs, rows, keys] @ [num_seqs, keys, columns], summed in runs of KEYS_TOGETHER keys."""
     keys = KEYS_TOGETHER
     mixed = torch.bmm(weights[..., :keys], values[:, :keys])
     for start in range(keys, weights.shape[-1], keys):
@@ -304,6 +307,6 @@ def _prefill(
 
 
 def _gather(cache: torch.Tensor, tables: torch.Tensor, num_seqs: int) -> torch.Tensor:
-    """float32 [num_seqs, keys, num_kv_heads, head_dim]"""
+    """The blocks of `tables` as float32 [num_seqs, keys, num_kv_heads, head_dim]"""
     blocks = cache.index_select(0, tables)
     return blocks.float().view(num_seqs, -1, *cache.shape[2:])

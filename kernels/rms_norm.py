@@ -1,5 +1,5 @@
-"""Root-mean-square normalization of rows, alone or fused with the addition of a residual. Sums are
-float32 whatever the inputs are; a row is normalized by one program and never leaves its registers.
+"""Root-mean-square normalization of rows (arXiv:1910.07467), alone or fused with the addition of a
+residual. Sums are float32 for every input dtype. One program normalizes a row in its registers.
 """
 
 import torch
@@ -7,11 +7,11 @@ import torch.nn.functional as F
 
 from formgate.kernels.jit import is_float_tensor, tl, triton
 
-MAX_ROW = 65536  # of a row that one program holds
+MAX_ROW = 65536  # elements of a row that one program can hold
 
 
 def rms_norm_ref(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x [n, d], weight [d] of any float type -> [n, d] of x's type"""
+    """x [n, d], weight [d] of any float dtype -> [n, d] in x's dtype"""
     if x.dtype == weight.dtype == torch.float32:
         return F.rms_norm(x, weight.shape, weight, eps)
     return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
@@ -20,8 +20,8 @@ def rms_norm_ref(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Ten
 def add_rms_norm_ref(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(norm(x + residual), x + residual); the sum is rounded to x's type before it is normalized,
-    so that the fusion changes no number.
+    """(norm(x + residual), x + residual). The sum is rounded to x's dtype before it is normalized,
+    so that the result equals the unfused one.
     """
     summed = x + residual
     return rms_norm_ref(summed, weight, eps), summed
@@ -70,7 +70,7 @@ def _launch(
     assert x.stride(1) == 1
     assert weight.shape == (d,)
     assert weight.is_contiguous()
-    assert d <= MAX_ROW, f"rows of {d} do not fit into one program"
+    assert d <= MAX_ROW, f"a row of {d} elements does not fit into one program"
     normed = torch.empty((n, d), dtype=x.dtype, device=x.device)
     summed = normed
     if residual is not None:
@@ -98,22 +98,26 @@ def _launch(
 
 
 def rms_norm_triton(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """As `rms_norm_ref`. Rows must be contiguous and have at most MAX_ROW elements."""
     return _launch(x, None, weight, eps)[0]
 
 
 def add_rms_norm_triton(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `add_rms_norm_ref`. Rows must be contiguous and have at most MAX_ROW elements."""
     return _launch(x, residual, weight, eps)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """The Triton kernel on CUDA, `rms_norm_ref` elsewhere."""
     return rms_norm_triton(x, weight, eps) if x.is_cuda else rms_norm_ref(x, weight, eps)
 
 
 def add_rms_norm(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """The Triton kernel on CUDA, `add_rms_norm_ref` elsewhere."""
     if x.is_cuda:
         return add_rms_norm_triton(x, residual, weight, eps)
     return add_rms_norm_ref(x, residual, weight, eps)

@@ -1,7 +1,7 @@
-"""Turns a step's queries and keys by their positions (rotary embedding, NeoX style: dimension `i`
-turns together with dimension `i + rot_dim / 2`, those past `rot_dim` stay as they are) and writes
-keys and values to their slots of the paged cache. Slot `s` is offset `s % block_size` of block
-`s // block_size`; slot -1 (padding) is written nowhere.
+"""Rotates a step's queries and keys by their positions and writes keys and values to their slots of
+the paged cache. The rotary embedding is NeoX style: dimension `i` is paired with dimension
+`i + rot_dim / 2`, and dimensions past `rot_dim` stay. Slot `s` is offset `s % block_size` of block
+`s // block_size`; tokens with slot -1 (padding) are not written.
 """
 
 import torch
@@ -13,13 +13,13 @@ def rotary_write_kv_ref(
     positions: torch.Tensor,  # int64 [n]
     query: torch.Tensor,  # [n, num_heads, head_dim]
     key: torch.Tensor,  # [n, num_kv_heads, head_dim]
-    value: torch.Tensor,
+    value: torch.Tensor,  # [n, num_kv_heads, head_dim]
     cos_sin: torch.Tensor,  # float32 [max_position, rot_dim]: cosines, then sines
     key_cache: torch.Tensor,  # [blocks, block_size, num_kv_heads, head_dim]
-    value_cache: torch.Tensor,
+    value_cache: torch.Tensor,  # [blocks, block_size, num_kv_heads, head_dim]
     slot_mapping: torch.Tensor,  # int64 [n]; -1 writes nothing
 ) -> torch.Tensor:
-    """The turned queries, perhaps in the place of the old ones."""
+    """Returns the rotated queries, which may share `query`'s memory."""
     query, key = _rotate_ref(positions, query, key, cos_sin)
     _write_ref(key, value, key_cache, value_cache, slot_mapping)
     return query
@@ -28,10 +28,10 @@ def rotary_write_kv_ref(
 def _rotate_ref(
     positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor, cos_sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns new tensors, views of one."""
+    """Returns the rotated query and key as views of one new tensor."""
     rot_dim = cos_sin.shape[1]
     cos, sin = cos_sin.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
-    both = torch.cat((query, key), dim=1)  # one copy, then everything in place: half the calls
+    both = torch.cat((query, key), dim=1)  # rotate both in place, with half the calls
     turned = both if both.dtype == torch.float32 else both[..., :rot_dim].float()
     first, second = turned[..., :rot_dim].chunk(2, dim=-1)
     first_sin = first * sin
@@ -85,7 +85,9 @@ def _rotary_write_kv_kernel(
     HALF: tl.constexpr,
     DIMS: tl.constexpr,
 ) -> None:
-    """Grid (tokens, KV heads): one KV head of a token and the query heads of its group."""
+    """Grid (tokens, KV heads): rotates and writes one KV head of a token, and rotates the query
+    heads of its group.
+    """
     token = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     columns = tl.arange(0, HALF)
@@ -107,7 +109,7 @@ def _rotary_write_kv_kernel(
 
     slot = tl.load(slot_mapping_ptr + token)
     if slot >= 0:
-        # int64 by way of the slot: a big cache has more than 2**31 numbers.
+        # `slot` is int64, and so are the offsets: a large cache has more than 2**31 elements.
         target = (slot * num_kv_heads + kv_head) * head_dim
         source_ptr = key_ptr + token * key_stride + kv_head * key_head_stride
         first_key = tl.load(source_ptr + columns, mask=turning, other=0.0).to(tl.float32)
@@ -144,7 +146,9 @@ def rotary_write_kv_triton(
     value_cache: torch.Tensor,
     slot_mapping: torch.Tensor,
 ) -> torch.Tensor:
-    """In place; query, key and value may be strided views of one projection."""
+    """As `rotary_write_kv_ref`, but rotates queries in place. query, key and value may be strided
+    views of one projection.
+    """
     n, num_heads, head_dim = query.shape
     num_kv_heads = key.shape[1]
     rot_dim = cos_sin.shape[1]
@@ -205,5 +209,6 @@ def rotary_write_kv(
     value_cache: torch.Tensor,
     slot_mapping: torch.Tensor,
 ) -> torch.Tensor:
+    """The Triton kernel on CUDA, `rotary_write_kv_ref` elsewhere."""
     op = rotary_write_kv_triton if query.is_cuda else rotary_write_kv_ref
     return op(positions, query, key, value, cos_sin, key_cache, value_cache, slot_mapping)

@@ -1,7 +1,7 @@
-"""The lowest logit that top-k, top-p and min-p keep, without a sort: the bounds between which it
-lies come closer pass by pass. In a pass each chunk of a row says how many of its logits, or how
-much of the mass, lie above each of 16 bounds; the next pass adds the chunks up, in their order, so
-that a row's result does not depend on its company.
+"""Finds the lowest logit that top-k, top-p and min-p keep, by a 16-way search instead of a sort. In
+each pass, every chunk of a row counts the logits (top-k) or sums the probability mass (top-p) above
+each of 16 bounds. The next pass adds up the chunks in order and narrows the interval, so that a
+row's result does not depend on the rest of the batch.
 """
 
 from typing import NamedTuple, Self
@@ -13,13 +13,13 @@ from formgate.kernels.jit import tl, triton
 __all__ = ["lowest_kept"]
 
 WAYS = 16
-PASSES = 8  # 16**8 is all floats
-PART = 256  # logits that are looked at together; an interpreter takes all at once
+PASSES = 8  # 16**8 covers every float32
+PART = 256  # logits per inner iteration; Triton's interpreter takes the whole chunk
 
 
 @triton.jit
 def _as_float(key):  # noqa: ANN202
-    """The float32 of an integer key; keys are ordered as their floats are."""
+    """The float32 of an integer key. Keys have the order of their floats."""
     key = key.to(tl.int32)
     return tl.where(key >= 0, key, key ^ 0x7FFFFFFF).to(tl.float32, bitcast=True)
 
@@ -32,7 +32,7 @@ def _as_key(value):  # noqa: ANN202
 
 @triton.jit
 def _highest(highest_ptr, row, num_chunks, CHUNKS: tl.constexpr):  # noqa: ANN202
-    """A row's highest logit, and whether a token can be drawn from it."""
+    """A row's highest logit, and whether the row is valid: no NaN, and a finite maximum."""
     chunks = tl.arange(0, CHUNKS)
     parts = tl.load(
         highest_ptr + row * num_chunks + chunks, mask=chunks < num_chunks, other=float("-inf")
@@ -44,7 +44,7 @@ def _highest(highest_ptr, row, num_chunks, CHUNKS: tl.constexpr):  # noqa: ANN20
 
 @triton.jit
 def _bounds(low, high, ways, WAYS: tl.constexpr):  # noqa: ANN202
-    """Keys from `low` on, evenly, none above `high`."""
+    """WAYS evenly spaced keys from `low`, at most `high`."""
     return tl.minimum(low + ways * ((high - low + WAYS - 1) // WAYS), high)
 
 
@@ -57,13 +57,13 @@ def _narrowed(  # noqa: ANN202
     between_ptr,
     limit_ptr,
     num_chunks,
-    is_second,  # 1: the pass that is read was the first of its limit
+    is_second,  # 1: the previous pass was the first one of its limit
     COUNT: tl.constexpr,
     CHUNKS: tl.constexpr,
     WAYS: tl.constexpr,
 ):
-    """What a pass leaves of the keys [low, high] that it began with, by what its chunks found. The
-    key that is looked for is the first one above which there is less than the limit asks for.
+    """The interval (low, high) and the total mass after the previous pass, from its chunks' counts.
+    The search looks for the first key above which lies less than the limit.
     """
     low = tl.load(keys_ptr + row * 2)
     high = tl.load(keys_ptr + row * 2 + 1)
@@ -79,21 +79,21 @@ def _narrowed(  # noqa: ANN202
         above = tl.sum(above, axis=0)
         wanted = tl.load(limit_ptr + row).to(tl.float32)
         if not COUNT:
-            # The first pass began just below all that is left.
+            # The first bound of the first pass lies below every logit that is left.
             total = tl.where(is_second == 1, tl.sum(tl.where(ways == 0, above, 0.0)), total)
             wanted *= total
-        enough = tl.sum((above >= wanted).to(tl.int32), axis=0)  # of the bounds, the first ones
+        enough = tl.sum((above >= wanted).to(tl.int32), axis=0)  # number of leading bounds
         first = _bounds(low, high, enough.to(tl.int64) - 1, WAYS) + 1
         last = _bounds(low, high, enough.to(tl.int64), WAYS)
         between = tl.sum(tl.load(between_ptr + parts, mask=inside, other=0), axis=0)
         high = tl.where(enough == 0, low, tl.where(enough < WAYS, last, high))
         low = tl.where(enough == 0, low, tl.minimum(first, high))
-        # With one logit there, every key that is left keeps the same logits.
+        # With at most one logit in the interval, every key in it keeps the same logits.
         high = tl.where(between <= 1, low, high)
     return low, high, total
 
 
-# A variant for each number of a pass would be compiled at the start, which is slow enough.
+# Specializing on these arguments would compile more variants at start.
 @triton.jit(do_not_specialize=["number", "is_behind_count", "num_chunks"])
 def _pass_kernel(
     logits_ptr,
@@ -101,7 +101,7 @@ def _pass_kernel(
     limit_ptr,
     last_limit_ptr,
     highest_ptr,
-    keys_ptr,  # these four: `_Found`
+    keys_ptr,  # this and the next three: `_SearchState` of the previous pass
     total_ptr,
     above_ptr,
     between_ptr,
@@ -112,21 +112,21 @@ def _pass_kernel(
     logits_stride,
     vocab_size,
     num_chunks,
-    number,  # of the pass, from 0 on
-    is_behind_count,  # 1: top-p of what top-k leaves
+    number,  # of the pass, from 0
+    is_behind_count,  # 1: top-p among the tokens that top-k keeps
     COUNT: tl.constexpr,  # top-k; else top-p
     CHUNKS: tl.constexpr,
     CHUNK: tl.constexpr,
     WAYS: tl.constexpr,
     PART: tl.constexpr,
 ) -> None:
-    """Grid (rows, chunks). Reads what the last pass wrote, and writes the same of its own."""
+    """Grid (rows, chunks). Reads the state of the previous pass and writes its own."""
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     highest, sound = _highest(highest_ptr, row, num_chunks, CHUNKS)
     temperature = tl.load(temperature_ptr + row)
     limit = tl.load(limit_ptr + row)
-    low = tl.full((), -2139095040, tl.int64)  # no finite logit lies below this key
+    low = tl.full((), -2139095040, tl.int64)  # key of -float32.max, the lowest finite logit
     high = low
     total = tl.full((), 0.0, tl.float32)
     if number == 0:
@@ -211,7 +211,7 @@ def _lowest_kernel(
     CHUNKS: tl.constexpr,
     WAYS: tl.constexpr,
 ) -> None:
-    """Grid (rows,): the lowest logit that is kept, or a number between it and the next lower."""
+    """Grid (rows,): writes the lowest kept logit, or a number between it and the next lower one."""
     row = tl.program_id(0).to(tl.int64)
     highest, sound = _highest(highest_ptr, row, num_chunks, CHUNKS)
     temperature = tl.load(temperature_ptr + row)
@@ -240,12 +240,12 @@ def _lowest_kernel(
     tl.store(lowest_ptr + row, lowest)
 
 
-class _Found(NamedTuple):
-    """What a pass writes and the next one reads."""
+class _SearchState(NamedTuple):
+    """The result of a pass, which the next one reads."""
 
-    keys: torch.Tensor  # int64 [rows, 2]: the lowest and the highest that may be the limit
-    total: torch.Tensor  # float32 [rows]: the mass of all that is left
-    above: torch.Tensor  # float32 [rows, chunks, WAYS]: how many, or their mass, by bound
+    keys: torch.Tensor  # int64 [rows, 2]: lowest and highest key of the interval
+    total: torch.Tensor  # float32 [rows]: mass of the tokens that earlier limits keep
+    above: torch.Tensor  # float32 [rows, chunks, WAYS]: count or mass above each bound
     between: torch.Tensor  # int32 [rows, chunks]: logits between the two keys
 
     @classmethod
@@ -268,14 +268,15 @@ def lowest_kept(
     *,
     chunk: int,
 ) -> torch.Tensor:
-    """logits float32 [rows, vocab], the limits as `sample_tokens_ref` takes them, highest float32
-    [rows, chunks]: of each chunk of so many logits, NaN if it holds one. Returns float32 [rows];
-    -inf where nothing is limited.
+    """Returns float32 [rows]: every logit >= it is kept; -inf in rows without a limit.
+
+    logits float32 [rows, vocab]; limits as for `sample_tokens_ref`; highest float32 [rows, chunks]:
+    maximum of each chunk of `chunk` logits, NaN if the chunk holds NaN.
     """
     rows, vocab_size = logits.shape
     num_chunks = highest.shape[1]
     chunks = triton.next_power_of_2(num_chunks)
-    before, after = (_Found.empty(rows, num_chunks, logits.device) for _ in range(2))
+    before, after = (_SearchState.empty(rows, num_chunks, logits.device) for _ in range(2))
     limits = [(limit, limit is top_k) for limit in (top_k, top_p) if limit is not None]
     last_limit: torch.Tensor | None = None
     for limit, is_count in limits:

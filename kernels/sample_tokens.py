@@ -1,6 +1,6 @@
-"""Draws a token from every row of logits: temperature, top-k, top-p and min-p, then the inverse of
-the cumulative distribution at one uniform number a row. The kernels sort nothing: a row without
-truncation is read twice; sample_limits.py finds what truncation leaves.
+"""Samples a token from every row of logits: temperature, top-k, top-p and min-p, then the inverse
+of the cumulative distribution at one uniform number per row. The kernels do not sort. They read a
+row without truncation twice; sample_limits.py finds the threshold of the others.
 """
 
 import torch
@@ -28,8 +28,8 @@ def _chunk_kernel(
     LIMITED: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> None:
-    """Grid (rows, chunks): of one chunk the highest logit (NaN if there is one), its token, and the
-    mass relative to it of all logits from `lowest` on.
+    """Grid (rows, chunks): writes a chunk's highest logit (NaN if the chunk holds NaN), its token,
+    and the mass, relative to that logit, of all logits >= `lowest`.
     """
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
@@ -42,7 +42,7 @@ def _chunk_kernel(
     highest = tl.max(logits, axis=0)
     best = tl.min(tl.where(logits == highest, tokens, vocab_size), axis=0)
     temperature = tl.load(temperature_ptr + row)
-    # No difference of infinities: neither of a chunk without tokens nor of a broken one.
+    # Avoid inf - inf in a chunk without allowed tokens and in a broken one.
     finite = (highest > float("-inf")) & (highest < float("inf"))
     scaled = (logits - tl.where(finite, highest, 0.0)) / tl.where(temperature > 0, temperature, 1.0)
     mass = tl.exp(tl.minimum(scaled, 0.0))
@@ -71,7 +71,7 @@ def _choose_kernel(
     CHUNKS: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> None:
-    """Grid (rows,): the chunk that the uniform number falls into, then the token in it."""
+    """Grid (rows,): finds the chunk that the uniform number falls into, then the token in it."""
     row = tl.program_id(0).to(tl.int64)
     chunks = tl.arange(0, CHUNKS)
     inside = chunks < num_chunks
@@ -103,7 +103,7 @@ def _choose_kernel(
             mass = tl.exp((logits - highest) / temperature)
             if LIMITED:
                 mass = tl.where(logits >= tl.load(lowest_ptr + row), mass, 0.0)
-            # Where rounding finds nothing above the target, the last token with mass is it.
+            # If rounding leaves no token above the target, take the last token with mass.
             found = (tl.cumsum(mass, axis=0) > target - before) & (mass > 0)
             first = tl.min(tl.where(found, tokens, vocab_size), axis=0)
             last = tl.max(tl.where(mass > 0, tokens, -1), axis=0)
@@ -119,6 +119,7 @@ def sample_tokens_triton(
     top_p: torch.Tensor | None = None,
     min_p: torch.Tensor | None = None,
 ) -> torch.Tensor:
+    """As `sample_tokens_ref`. Rows of `logits` must be contiguous."""
     check(logits, uniform, temperature, top_k, top_p, min_p)
     assert logits.stride(1) == 1
     rows, vocab_size = logits.shape
@@ -128,12 +129,12 @@ def sample_tokens_triton(
         return tokens
     num_chunks = triton.cdiv(vocab_size, CHUNK)
     chunks = triton.next_power_of_2(num_chunks)
-    # Each by itself: where a part of one begins, another variant would be compiled for.
+    # Separate tensors: parts of one tensor may be unaligned, which compiles another variant.
     highest = torch.empty((rows, num_chunks), dtype=torch.float32, device=device)
     total = torch.empty_like(highest)
     best = torch.empty((rows, num_chunks), dtype=torch.int32, device=device)
     limited = top_k is not None or top_p is not None or min_p is not None
-    lowest = temperature  # of no meaning yet
+    lowest = temperature  # a placeholder, not read unless there are limits
     sizes = (logits.stride(0), vocab_size, num_chunks)
 
     def sum_chunks(lowest: torch.Tensor, *, use_limits: bool) -> None:
@@ -180,5 +181,6 @@ def sample_tokens(
     top_p: torch.Tensor | None = None,
     min_p: torch.Tensor | None = None,
 ) -> torch.Tensor:
+    """The Triton kernels on CUDA, `sample_tokens_ref` elsewhere."""
     op = sample_tokens_triton if logits.is_cuda else sample_tokens_ref
     return op(logits, uniform, temperature, top_k, top_p, min_p)

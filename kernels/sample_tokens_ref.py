@@ -1,12 +1,9 @@
-"""Drawing tokens in plain torch: the truth that the kernels are tested against, and how every token
-on a CPU is drawn.
-"""
+"""Sampling in plain torch: the reference for the kernels' tests, and the implementation on CPUs."""
 
 import torch
 
 BROKEN = -1
-# On a CPU the best few are found much faster than a vocabulary is sorted, and mostly they hold
-# all the mass that top_p asks for.
+# On a CPU topk is much faster than a full sort, and mostly a small head holds the mass of top_p.
 CPU_HEADS = (64, 1024)
 
 
@@ -18,19 +15,19 @@ def sample_tokens_ref(
     top_p: torch.Tensor | None = None,
     min_p: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """logits float32 [rows, vocab]; uniform float32 [rows] in [0, 1); temperature float32 [rows],
-    0 is greedy; top_k int64 [rows], the vocabulary's size where off; top_p and min_p float32
-    [rows], 1 and 0 where off. Returns int64 [rows]: BROKEN where a row holds NaN or nothing finite.
+    """Returns int64 [rows]: a token id, or BROKEN if the row holds NaN or no finite maximum.
 
-    top_p counts of what top_k leaves, and keeps the token that reaches it; ties with the last kept
-    token are kept.
+    logits float32 [rows, vocab]; uniform float32 [rows] in [0, 1); temperature float32 [rows], 0 is
+    greedy; top_k int64 [rows], vocab is off; top_p float32 [rows], 1 is off; min_p float32 [rows],
+    0 is off. top_p applies to the mass that top_k keeps, and keeps the token that reaches it. Ties
+    with the last kept token are kept.
     """
     check(logits, uniform, temperature, top_k, top_p, min_p)
     highest, tokens = logits.max(dim=-1)
     rows = (temperature > 0).nonzero().squeeze(1)
     if rows.numel():
         scaled = logits.index_select(0, rows) - highest.index_select(0, rows).unsqueeze(1)
-        # The highest comes to 0, so no temperature is too low to divide by.
+        # Shift the maximum to 0, so that dividing by a low temperature cannot overflow.
         probs = scaled.div_(temperature.index_select(0, rows).unsqueeze(1)).softmax(-1)
         limits = [None if t is None else t[rows].unsqueeze(1) for t in (top_k, top_p, min_p)]
         threshold = _threshold(probs, *limits)
@@ -39,9 +36,9 @@ def sample_tokens_ref(
         cumulative = probs.cumsum(-1)
         targets = uniform.index_select(0, rows).unsqueeze(1) * cumulative[:, -1:]
         found = torch.searchsorted(cumulative, targets, right=True)
-        found.clamp_(max=logits.shape[1] - 1)  # of a row of NaN
-        # A sum made in parallel may rise by a rounding where there is no mass; a token that a mask
-        # forbids must not be found there.
+        found.clamp_(max=logits.shape[1] - 1)  # a row of NaN is out of range
+        # A parallel cumsum may rise by rounding at a token without mass. Such a token, which a mask
+        # may forbid, must not be sampled.
         found = torch.where(probs.gather(1, found) > 0, found, probs.argmax(-1, keepdim=True))
         tokens.index_copy_(0, rows, found.squeeze(1))
     return torch.where(highest.isfinite(), tokens, BROKEN)
@@ -53,7 +50,7 @@ def _threshold(
     top_p: torch.Tensor | None,
     min_p: torch.Tensor | None,
 ) -> torch.Tensor | None:
-    """[rows, 1]: the smallest probability that is kept; None: all are."""
+    """[rows, 1]: the smallest probability kept; None: no row is limited."""
     vocab_size = probs.shape[1]
     if top_k is not None and bool((top_k >= vocab_size).all()):
         top_k = None
@@ -72,7 +69,7 @@ def _threshold(
             total = torch.where(limited, cumulative.gather(1, last), total)
             off = ~limited
         if top_p is not None:
-            # Kept: a token before which less than top_p has been gathered.
+            # Keep a token if the mass before it is less than top_p.
             kept = (cumulative - head < top_p * total).sum(-1, keepdim=True)
             last = torch.minimum(last, kept.clamp_(min=1) - 1)
             off = off & (top_p >= 1.0)
@@ -86,7 +83,7 @@ def _threshold(
 def _head(
     probs: torch.Tensor, top_k: torch.Tensor | None, top_p: torch.Tensor | None
 ) -> torch.Tensor:
-    """The largest probabilities of each row, descending: as many as top_k and top_p can need."""
+    """The largest probabilities of each row, descending; enough for top_k and top_p."""
     vocab_size = probs.shape[1]
     largest = 1
     if top_k is not None:
@@ -114,6 +111,7 @@ def check(
     top_p: torch.Tensor | None,
     min_p: torch.Tensor | None,
 ) -> None:
+    """Assert the arguments' dtypes and shapes."""
     assert logits.dtype == torch.float32
     for numbers in (uniform, temperature, top_k, top_p, min_p):
         assert numbers is None or numbers.shape == (logits.shape[0],)

@@ -1,4 +1,4 @@
-"""The gate of a feed-forward block: silu of one half of a row times the other half."""
+"""The gate of a SwiGLU MLP (arXiv:2002.05202): silu of a row's first half times its second half."""
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ def _silu_and_mul_kernel(x_ptr, out_ptr, x_stride, size, BLOCK: tl.constexpr) ->
 
 
 def silu_and_mul_triton(x: torch.Tensor) -> torch.Tensor:
+    """As `silu_and_mul_ref`. Rows must be contiguous."""
     n, width = x.shape
     assert is_float_tensor(x)
     assert x.stride(1) == 1
@@ -41,4 +42,5 @@ def silu_and_mul_triton(x: torch.Tensor) -> torch.Tensor:
 
 
 def silu_and_mul(x: torch.Tensor) -> torch.Tensor:
+    """The Triton kernel on CUDA, `silu_and_mul_ref` elsewhere."""
     return silu_and_mul_triton(x) if x.is_cuda else silu_and_mul_ref(x)

@@ -1,5 +1,5 @@
-"""A linear layer over a few rows: what takes the time is to read the weight once, as fast as memory
-gives it. More rows are cuBLAS's: docs/performance.md has the figures.
+"""A linear layer for few rows, which is bound by reading the weight from memory. More rows go to
+cuBLAS. Measurements are in docs/performance.md.
 """
 
 import torch
@@ -9,7 +9,7 @@ from formgate.kernels.jit import tl, triton
 
 __all__ = ["MAX_ROWS", "linear", "linear_ref", "linear_triton"]
 
-MAX_ROWS = 16  # a matrix instruction takes as many; with more, cuBLAS's tiles are as fast
+MAX_ROWS = 16  # columns of one matrix instruction; with more rows, cuBLAS is as fast
 TYPES = (torch.bfloat16, torch.float16)
 MIN_OUTPUTS_OF_LARGE_TILES = 5120
 MIN_OUTPUTS_OF_MANY_TILES = 16384
@@ -18,11 +18,13 @@ MIN_OUTPUTS_OF_MANY_TILES = 16384
 def linear_ref(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """x [n, in_features], weight [out_features, in_features] -> [n, out_features]"""
+    """x [n, in_features], weight [out_features, in_features], bias [out_features] ->
+    [n, out_features]
+    """
     return F.linear(x, weight, bias)
 
 
-# One variant for every number of rows: none is compiled in the middle of serving.
+# One variant for every number of rows, so that none is compiled while serving.
 @triton.jit(do_not_specialize=["num_rows"])
 def _linear_kernel(
     x_ptr,
@@ -37,8 +39,8 @@ def _linear_kernel(
     OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
 ) -> None:
-    """Grid (tiles of outputs). The weight is the left factor: its rows fill a matrix instruction
-    where those of x would leave most of it empty.
+    """Grid (tiles of outputs). The weight is the left operand, because its rows fill a matrix
+    instruction and the few rows of x do not.
     """
     outputs = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     outside = outputs >= out_features
@@ -68,6 +70,7 @@ def _linear_kernel(
 def linear_triton(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
+    """As `linear_ref`, for at most MAX_ROWS rows. x and weight must be contiguous."""
     n, in_features = x.shape
     out_features = weight.shape[0]
     assert n <= MAX_ROWS
@@ -77,8 +80,8 @@ def linear_triton(
     assert weight.is_contiguous()
     out = torch.empty((n, out_features), dtype=x.dtype, device=x.device)
     if n:
-        # Small tiles where large ones would leave multiprocessors without one; as many stages as
-        # fit where a multiprocessor has one tile only.
+        # Small tiles if large ones are too few for all multiprocessors; more pipeline stages if a
+        # multiprocessor has only one tile.
         outputs, inputs = (64, 128) if out_features >= MIN_OUTPUTS_OF_LARGE_TILES else (32, 256)
         _linear_kernel[(triton.cdiv(out_features, outputs),)](
             x,
@@ -99,6 +102,7 @@ def linear_triton(
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """The Triton kernel for few rows in half precision on CUDA, `F.linear` otherwise."""
     if x.is_cuda and x.shape[0] <= MAX_ROWS and x.dtype in TYPES and x.is_contiguous():
         return linear_triton(x, weight, bias)
     return linear_ref(x, weight, bias)

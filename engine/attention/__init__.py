@@ -1,1 +1,1 @@
-"""How tokens see one another: the attention of a layer, its metadata, the layout of its cache."""
+"""Attention over the paged KV cache: layer, step metadata, cache layout, kernel warm-up."""

@@ -1,5 +1,5 @@
-"""Attention with a key and a value for each head, over the paged cache: every query token sees its
-sequence's blocks, where this step's keys and values lie already. It knows no projection.
+"""Multi-head attention over the paged KV cache (with grouped key and value heads). The projections
+around it belong to the model's attention block.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from formgate.kernels.rotary_write_kv import rotary_write_kv
 
 
 class PagedAttention(Layer):
-    """`sliding_window`: how many keys a token sees, itself included; 0 is all."""
+    """`store` writes a step's keys and values to the cache; the call then attends to the cache.
+
+    `sliding_window`: number of keys that a token attends to, itself included; 0: all.
+    `softcap`: caps scores as `softcap * tanh(score / softcap)`; 0: off.
+    """
 
     def __init__(
         self,
@@ -27,7 +31,7 @@ class PagedAttention(Layer):
         softcap: float = 0.0,
     ) -> None:
         super().__init__()
-        self.num_heads = num_heads  # of this rank
+        self.num_heads = num_heads  # query heads of this rank
         self.rotary = rotary
         self.scale = scale
         self.sliding_window = sliding_window
@@ -37,13 +41,13 @@ class PagedAttention(Layer):
         self,
         query: torch.Tensor,  # [num_tokens, num_heads, head_dim]
         key: torch.Tensor,  # [num_tokens, num_kv_heads, head_dim]
-        value: torch.Tensor,
+        value: torch.Tensor,  # [num_tokens, num_kv_heads, head_dim]
         positions: torch.Tensor,  # int64 [num_tokens]
         kv_cache: LayerCache,
         metadata: AttentionMetadata,
     ) -> torch.Tensor:
-        """Rotate queries and keys by their positions, and write keys and values to the cache, all
-        in one kernel. Returns the rotated queries, perhaps in place.
+        """Rotate queries and keys by their positions and write keys and values to the cache, in one
+        kernel. Returns the rotated queries, which may share `query`'s memory.
         """
         key_cache, value_cache = kv_cache
         rotated: torch.Tensor = rotary_write_kv(

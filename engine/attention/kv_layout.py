@@ -1,5 +1,5 @@
-"""How keys and values lie in the blocks of the cache. An attention brings its own layout; the block
-pool counts blocks, and the rest of the engine asks for bytes.
+"""Layout of the KV cache's blocks in memory. Each kind of attention brings its own; the block pool
+only counts blocks, and the rest of the engine only asks for bytes.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ from typing import Protocol
 
 import torch
 
-LayerCache = tuple[torch.Tensor, ...]  # of one layer; dimension 0 of each tensor counts blocks
+LayerCache = tuple[torch.Tensor, ...]  # of one layer; dimension 0 of each tensor is the block
 
 
 class KVLayout(Protocol):
     @property
     def block_size(self) -> int:
-        """Tokens of a block."""
+        """Tokens per block."""
         ...
 
     @property
     def bytes_per_block(self) -> int:
-        """Of all layers together."""
+        """Bytes of one block in all layers together."""
         ...
 
     def allocate(self, num_blocks: int, device: torch.device) -> list[LayerCache]:
-        """One cache a layer. Zeros, not garbage: a masked value is multiplied by 0, and 0 times
-        NaN is NaN.
+        """One zeroed cache per layer. Uninitialized memory may hold NaN, which survives the masked
+        value's multiplication by 0.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class HeadsLayout:
-    """Per layer keys and values, each [num_blocks, block_size, num_kv_heads, head_dim]."""
+    """Two tensors per layer, keys and values: [num_blocks, block_size, num_kv_heads, head_dim]."""
 
     num_layers: int
     block_size: int

@@ -1,5 +1,5 @@
-"""What every attention layer reads of a step beside its queries: lengths, block tables, slots. It
-says nothing of what a block holds.
+"""The metadata of a step that all its attention layers share: lengths, block tables, slots. It does
+not depend on the contents of a block.
 """
 
 from __future__ import annotations
@@ -22,5 +22,5 @@ class AttentionMetadata:
     context_lens: torch.Tensor  # int32 [num_seqs]: keys of each sequence, this step's included
     max_query_len: int
     max_context_len: int
-    # What an implementation derives from the lengths and tables, once for all layers.
+    # Data that a kernel derives from the lengths and tables, once for all layers.
     plans: dict[int, Any] = field(default_factory=dict)

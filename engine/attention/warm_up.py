@@ -1,5 +1,5 @@
-"""The launches that make every variant of the attention kernels that serving needs. They are known
-here because they follow from the kernels' tiles and splits.
+"""Launches that compile every variant of the attention kernels that serving needs. The variants
+follow from the kernels' tile sizes and context splits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from formgate.engine.attention.metadata import AttentionMetadata
 from formgate.engine.step import SHORT_QUERY, BatchShape
 from formgate.kernels.paged_attention import choose_splits
 
-# Query tokens of prompts that get tiles of their own kind: a short one, a long one.
+# Lengths of a short and a long prompt, which the kernels tile differently.
 PROMPTS = (128, 2048)
 
 Task = Callable[[], None]
@@ -29,18 +29,18 @@ def attention_tasks(
     max_context_len: int,
     device: torch.device,
 ) -> Iterator[Task]:
-    """A launch of every kind that decoding in `shapes`, and prompts, will need."""
+    """One launch for each kernel variant of prompts and of decoding in `shapes`."""
     kinds: dict[tuple[float, int, float], PagedAttention] = {}
     for layer in model.modules():
         if isinstance(layer, PagedAttention):
             kinds[layer.scale, layer.sliding_window, layer.softcap] = layer
     batches = [(1, prompt) for prompt in PROMPTS if prompt <= max_context_len]
-    # Mixed batches bring nothing new: their rows of one token are split as those of decoding, the
-    # others are in tiles of prompts.
+    # Mixed batches need no other variant: rows of one token are split as in decode batches, and
+    # longer rows use the tiles of prompts.
     shapes = list(shapes)
     decode = {shape.num_rows for shape in shapes if shape.max_query_len == 1}
     short = {shape.num_rows for shape in shapes if shape.max_query_len == SHORT_QUERY}
-    # Runs of forced tokens, or ends of prompts, may be in more rows than a shape of theirs has.
+    # Short queries may come in more rows than the largest shape for short queries has.
     most = max((shape.num_tokens for shape in shapes), default=0)
     short |= {rows for rows in decode if rows * SHORT_QUERY > most}
     for query_len, sizes in ((1, decode), (SHORT_QUERY, short)):
@@ -70,7 +70,7 @@ def _attend(
 def _metadata_of(
     num_rows: int, query_len: int, max_context_len: int, layout: HeadsLayout, device: torch.device
 ) -> AttentionMetadata:
-    """Rows that begin with these query tokens, though their context might be as long as given."""
+    """Rows without earlier context, sized for contexts of up to `max_context_len` tokens."""
     num_tokens = num_rows * query_len
     integers = partial(torch.full, dtype=torch.int32, device=device)
     return AttentionMetadata(

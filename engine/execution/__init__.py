@@ -1,1 +1,1 @@
-"""Runs a step on the device: buffers, graphs, memory, the model runner."""
+"""Runs steps on the device: the model runner, its buffers, CUDA graphs and memory."""

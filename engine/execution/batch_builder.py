@@ -1,5 +1,5 @@
-"""Turns the numbers of a step into the tensors of a forward pass: one copy to the device, however
-many rows there are. It knows tensors, and no sequence.
+"""Turns the numbers of a step into the tensors of a forward pass, with one copy to the device. It
+knows tensors, and no sequence.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ NUM_HOST_BUFFERS = 2  # one is filled while the device may still read the other
 
 
 class BatchBuilder:
-    """The tensors of a batch with a shape are always the same ones; those of any other batch have
-    the size that it needs. Both are valid until the next `build` (on CUDA: in the order of the
-    stream).
+    """Batches of the same static shape share their tensors. Any other batch gets tensors of its own
+    size. Both are valid until the next `build` (on CUDA: in stream order).
     """
 
     def __init__(
@@ -37,7 +36,9 @@ class BatchBuilder:
         self._max_context_len = max_blocks_per_seq * block_size
         max_num_tokens = max([max_num_tokens, *(shape.num_tokens for shape in shapes)])
         largest = StepLayout(max_num_tokens, max_num_seqs, max_num_seqs)
-        size = largest.longs + -(-(largest.tables + max_num_seqs * max_blocks_per_seq) // 2)
+        size = largest.int32_start + -(
+            -(largest.block_tables + max_num_seqs * max_blocks_per_seq) // 2
+        )
         on_cuda = device.type == "cuda"
         self._device_buffer = torch.zeros(size, dtype=torch.int64, device=device)
         self._host_buffers = (
@@ -51,7 +52,7 @@ class BatchBuilder:
             else []
         )
         self._turn = 0
-        # The tables of static shapes: rows as wide as a table can become, as a graph needs them.
+        # Block tables of static shapes, as wide as any table can become: a graph fixes the width.
         table_rows = max((shape.num_rows for shape in shapes), default=0)
         self._static_tables = torch.zeros(
             (table_rows, max_blocks_per_seq), dtype=torch.int32, device=device
@@ -59,25 +60,25 @@ class BatchBuilder:
         self._static_batches = {shape: self._static_batch(shape) for shape in shapes}
 
     def static_batch(self, shape: BatchShape) -> ForwardBatch:
-        """The tensors of every batch of a shape."""
+        """The tensors that all batches of a static shape share."""
         return self._static_batches[shape]
 
     def next_numbers(self) -> NDArray[np.int64]:
-        """The array that the next step is packed into. Waits while the device may read it."""
+        """The array to pack the next step into. Waits until the device has read its last use."""
         self._turn = (self._turn + 1) % len(self._host_buffers)
         if self._copied:
-            self._copied[self._turn].synchronize()  # long ago, unless many steps sampled nothing
+            self._copied[self._turn].synchronize()  # done already, unless steps sampled nothing
         numbers: NDArray[np.int64] = self._host_buffers[self._turn].numpy()
         return numbers
 
     def build(self, step: Step) -> ForwardBatch:
-        """`step` is packed into what `next_numbers` gave last. A pending token has an id below 0,
-        which `fill_pending` replaces.
+        """The tensors of `step`, which is packed into the last array of `next_numbers`. The ids of
+        pending tokens are negative until `fill_pending` replaces them.
         """
         self._copy_to_device(step.num_numbers)
         layout, rows = step.layout, step.num_rows
-        ints = self._device_buffer[layout.longs :].view(torch.int32)
-        tables = ints[layout.tables : layout.tables + rows * step.table_width]
+        ints = self._device_buffer[layout.int32_start :].view(torch.int32)
+        tables = ints[layout.block_tables : layout.block_tables + rows * step.table_width]
         tables = tables.view(rows, step.table_width)
         if step.shape is not None:
             self._static_tables[:rows, : step.table_width] = tables
@@ -85,7 +86,7 @@ class BatchBuilder:
             batch.attention.plans.clear()
             return batch
         batch = self._batch(layout, tables, step.max_query_len, step.max_context_len)
-        # Logprobs of a prompt read the hidden states of all its tokens.
+        # Prompt logprobs read the hidden states of all tokens.
         if layout.num_logits == layout.num_tokens or step.prompt_targets:
             return batch
         read_start = ints[layout.read_start : layout.read_start + rows + 1]
@@ -95,7 +96,7 @@ class BatchBuilder:
         return replace(batch, read=read)
 
     def _static_batch(self, shape: BatchShape) -> ForwardBatch:
-        # Grids must follow from the shape, so any context has to fit.
+        # A graph fixes its kernels' grids, so they must cover the longest context.
         return self._batch(
             StepLayout(shape.num_tokens, shape.num_rows, shape.num_rows),
             self._static_tables[: shape.num_rows],
@@ -106,17 +107,17 @@ class BatchBuilder:
     def _batch(
         self, layout: StepLayout, tables: torch.Tensor, max_query_len: int, max_context_len: int
     ) -> ForwardBatch:
-        longs, start, size = self._device_buffer, layout.tokens, layout.num_tokens
-        ints = longs[layout.longs :].view(torch.int32)
+        longs, stride, size = self._device_buffer, layout.token_stride, layout.num_tokens
+        ints = longs[layout.int32_start :].view(torch.int32)
         return ForwardBatch(
             input_ids=longs[:size],
-            positions=longs[start : start + size],
-            logits_indices=longs[3 * start : 3 * start + layout.num_logits],
+            positions=longs[stride : stride + size],
+            logits_indices=longs[3 * stride : 3 * stride + layout.num_logits],
             attention=AttentionMetadata(
-                slot_mapping=longs[2 * start : 2 * start + size],
+                slot_mapping=longs[2 * stride : 2 * stride + size],
                 block_tables=tables,
                 query_start=ints[: layout.num_rows + 1],
-                context_lens=ints[layout.contexts : layout.contexts + layout.num_rows],
+                context_lens=ints[layout.context_lens : layout.context_lens + layout.num_rows],
                 max_query_len=max_query_len,
                 max_context_len=max_context_len,
             ),

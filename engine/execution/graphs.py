@@ -1,5 +1,5 @@
-"""CUDA graphs: which batch shapes are worth one, and their capture and replay. Where nothing is
-captured (a CPU, `--enforce-eager`) the same work runs step by step over the same tensors.
+"""CUDA graphs: the batch shapes that get one, their capture and replay. On a CPU, where no graph is
+captured, a static shape's work runs eagerly over the same tensors.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from formgate.engine.step import SHORT_QUERY, BatchShape
 SMALL_BATCHES = (1, 2, 4)
 BATCH_STEP = 8
 SHORT_QUERY_BATCHES = (1, 2, 4, 8)
-# Decoding rows beside a short prompt, or more forced tokens than above: any mix of so many tokens.
+# Token counts of mixed batches: decode rows with a short prompt, or with many forced tokens.
 MIXED_TOKENS = (64, 128, 192, 256, 384, 512)
-# What a graph of some hundred kernels itself takes on the device, beside the shared pool.
+# Device memory of a graph of a few hundred kernels, without the shared pool.
 BYTES_PER_GRAPH = 8 << 20
 
 
@@ -30,7 +30,7 @@ def decode_batches(max_batch: int) -> list[int]:
 
 
 def static_shapes(max_batch: int) -> list[BatchShape]:
-    """`max_batch`: the largest decode batch that has a shape of its own; 0: nothing has."""
+    """All static shapes. `max_batch`: the largest decode batch with a static shape; 0: none."""
     shapes = {BatchShape(size, size, 1) for size in decode_batches(max_batch)}
     shapes.update(
         BatchShape(size * SHORT_QUERY, size, SHORT_QUERY)
@@ -44,12 +44,13 @@ def static_shapes(max_batch: int) -> list[BatchShape]:
 
 
 class StaticShapes:
-    """`compute` does a shape's work on its static tensors and allocates nothing that outlives it;
-    all graphs share one memory pool, so only one of them may be in use at a time.
+    """Runs batches of static shapes. `compute` does a shape's work on its static tensors and
+    allocates nothing that outlives the call. All graphs share one memory pool, so only one may run
+    at a time.
     """
 
     def __init__(self, shapes: Iterable[BatchShape], compute: Callable[[BatchShape], None]) -> None:
-        self._shapes = sorted(shapes, reverse=True)  # the largest first: the others fit its memory
+        self._shapes = sorted(shapes, reverse=True)  # largest first, so the others reuse its memory
         self._compute = compute
         self._graphs: dict[BatchShape, torch.cuda.CUDAGraph] = {}
 
@@ -61,6 +62,7 @@ class StaticShapes:
         return tuple(self._shapes)
 
     def capture(self, progress: Progress) -> None:
+        """Capture a graph for each shape; `run` replays it from then on."""
         if not self._shapes:
             return
         with _no_collection():
@@ -71,7 +73,7 @@ class StaticShapes:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         for done, shape in enumerate(self._shapes):
             progress("capturing CUDA graphs", done, len(self._shapes))
-            self._compute(shape)  # what is compiled or chosen at a first call must be by now
+            self._compute(shape)  # compile and autotune now; a capture allows neither
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool, stream=stream):
@@ -89,7 +91,7 @@ class StaticShapes:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """An earlier engine's graphs that are freed during a capture would spoil it."""
+    """Disable garbage collection: freeing an earlier engine's graphs would break a capture."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()

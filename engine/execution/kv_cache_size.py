@@ -1,5 +1,5 @@
-"""How large the KV cache is: bytes of a block, blocks that fit, and what to tell the operator when
-too few do. It holds no block's state; that is the block pool's.
+"""The size of the KV cache in blocks, and the errors for the operator if too few fit. The state of
+blocks belongs to the block pool.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ GIB = 1 << 30
 @dataclass(frozen=True, slots=True)
 class KVCacheSize:
     num_blocks: int
-    max_model_len: int
+    max_model_len: int  # tokens; lowered to the cache's capacity if it was not given
 
 
 def num_blocks_for(num_tokens: int, block_size: int) -> int:
@@ -32,10 +32,11 @@ def size_kv_cache(
     max_num_seqs: int,
     more_memory: str,
 ) -> KVCacheSize:
-    """As many blocks as fit, up to what all sequences could fill. One sequence of `max_model_len`
-    must fit: a length that the user gave is an error if it does not, the model's own is lowered.
+    """The number of blocks that fit, at most those that `max_num_seqs` sequences can fill.
 
-    `more_memory` says which flag leaves more to the cache.
+    If one sequence of `max_model_len` does not fit, a length given by the user raises
+    EngineStartError, and the model's own length is lowered. `more_memory` is the advice in the
+    message: the flag that gives the cache more memory.
     """
     useful = max_num_seqs * num_blocks_for(max_model_len, layout.block_size)
     num_blocks = min(available_bytes // layout.bytes_per_block, useful)

@@ -1,5 +1,5 @@
-"""How much memory a GPU leaves to the KV cache, and what to tell the operator where some step of
-the start does not fit: always the flag to lower, and to what.
+"""The memory that a GPU has left for the KV cache, and the errors for the operator if a part of the
+start does not fit. Each names the flag to change and its new value.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from formgate.engine.execution.kv_cache_size import (
 from formgate.engine.models.forward_batch import ForwardBatch
 
 BATCHED_TOKENS_CUDA = 8192
-BATCHED_TOKENS_CPU = 1024  # a longer chunk would hold up the decoding rows for too long
+BATCHED_TOKENS_CPU = 1024  # a longer prefill chunk would delay decode rows for too long
 
 
 def max_num_batched_tokens(config: EngineConfig, device: torch.device) -> int:
+    """Token budget of a step. Raises EngineStartError if it is below `max_num_seqs`."""
     if config.max_num_batched_tokens is None:
         default = BATCHED_TOKENS_CUDA if device.type == "cuda" else BATCHED_TOKENS_CPU
         return max(default, config.max_num_seqs)
@@ -42,18 +43,20 @@ def max_num_batched_tokens(config: EngineConfig, device: torch.device) -> int:
 
 @contextmanager
 def weights_fit(device: torch.device) -> Iterator[None]:
+    """Raise EngineStartError if the GPU runs out of memory while the weights are loaded."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         total = torch.cuda.get_device_properties(device).total_memory
         raise EngineStartError(
             f"Out of GPU memory while loading the weights (the GPU has {total / GIB:.1f} GiB): "
-            "free it from other programs, or serve a smaller model"
+            "stop other programs on the GPU, or serve a smaller model"
         ) from error
 
 
 @contextmanager
 def graphs_fit(config: EngineConfig, max_batch: int) -> Iterator[None]:
+    """Raise EngineStartError if the GPU runs out of memory while graphs are captured."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -66,6 +69,7 @@ def graphs_fit(config: EngineConfig, max_batch: int) -> Iterator[None]:
 
 @contextmanager
 def buffers_fit(config: EngineConfig) -> Iterator[None]:
+    """Raise EngineStartError if the GPU runs out of memory while buffers are allocated."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -85,12 +89,12 @@ def fit_kv_cache(
     num_graphs: int,
     run_largest_step: Callable[[], None],
 ) -> KVCacheSize:
-    """As many blocks as the config, or what the GPU has left, allows."""
+    """Size the cache by the config's bytes, or else by the GPU's free memory (CPU: 1 GiB)."""
     one_sequence = num_blocks_for(max_model_len, layout.block_size) * layout.bytes_per_block
     more_memory = f"raise --kv-cache-memory-bytes to {one_sequence}"
     available = CPU_CACHE_BYTES
     if device.type == "cuda":
-        # Even if the size is given: what compiles its kernels now holds up nobody later.
+        # Run the largest step even if the size is given, because it compiles kernels.
         available = _free_gpu_memory(config, device, max_num_tokens, run_largest_step)
         available -= num_graphs * BYTES_PER_GRAPH
     if config.kv_cache_memory_bytes is not None:
@@ -114,6 +118,7 @@ def fit_kv_cache(
 def allocate_kv_cache(
     config: EngineConfig, layout: KVLayout, num_blocks: int, device: torch.device
 ) -> list[LayerCache]:
+    """One cache per layer. Raises EngineStartError if the GPU runs out of memory."""
     try:
         return layout.allocate(num_blocks, device)
     except torch.OutOfMemoryError as error:
@@ -131,7 +136,9 @@ def allocate_kv_cache(
 def largest_batch(
     *, num_seqs: int, max_num_tokens: int, max_model_len: int, block_size: int, device: torch.device
 ) -> ForwardBatch:
-    """As many tokens and rows as a step may have. All read and none writes block 0."""
+    """A batch with the most tokens and rows that a step may have. All rows read block 0, and none
+    writes it.
+    """
     base, longer = divmod(max_num_tokens, num_seqs)
     counts = torch.full((num_seqs,), base)
     counts[:longer] += 1
@@ -163,7 +170,7 @@ def _free_gpu_memory(
     max_num_tokens: int,
     run_largest_step: Callable[[], None],
 ) -> int:
-    """Bytes of the GPU's share that the largest step leaves free."""
+    """Bytes left of `gpu_memory_utilization` at the peak of the largest step."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     try:
@@ -177,6 +184,6 @@ def _free_gpu_memory(
     peak = torch.cuda.max_memory_allocated(device)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    # The CUDA context, libraries' workspaces, and other programs on the same GPU.
+    # Memory of the CUDA context, of libraries' workspaces, and of other programs on the GPU.
     outside_torch = total - free - torch.cuda.memory_reserved(device)
     return int(total * config.gpu_memory_utilization) - peak - outside_torch

@@ -1,5 +1,5 @@
-"""Owns what lives on the device: the model, the KV cache, the buffers of a step. Runs steps, which
-are plain numbers, through them; it knows no sequence, and nothing of what becomes of the logits.
+"""The model runner owns the model, the KV cache and the buffers of a step, and runs steps. It knows
+no sequence and does not sample.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ from formgate.kernels.fill_pending import fill_pending
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A forward pass that is launched and, on CUDA, perhaps still under way."""
+    """A launched forward pass, which may still run on CUDA."""
 
     logits: torch.Tensor | None = None  # float32 [step.num_logits, vocab_size]
-    hidden: torch.Tensor | None = None  # [num_tokens, hidden_size], if `prompt_targets` need it
+    hidden: torch.Tensor | None = None  # [num_tokens, hidden_size], kept for `prompt_targets`
     prompt_targets: tuple[PromptTargets, ...] = ()
-    done: torch.cuda.Event | None = None  # None: nobody will ask when it was done
+    done: torch.cuda.Event | None = None  # recorded after the pass if it is `timed` and on CUDA
 
 
 NOTHING_COMPUTED = Forward()
@@ -62,7 +62,9 @@ NOTHING_COMPUTED = Forward()
 
 class ModelRunner:
     def __init__(self, config: EngineConfig, *, progress: Progress) -> None:
-        """Raises EngineStartError, WeightsError or UnsupportedModelError, each in one line."""
+        """Load the model and allocate the KV cache. Raises EngineStartError, WeightsError or
+        UnsupportedModelError, each with a message of one line.
+        """
         if config.tensor_parallel_size != 1:
             raise EngineStartError("--tensor-parallel-size: more than 1 is not supported yet")
         if config.quantization is not None:
@@ -127,10 +129,10 @@ class ModelRunner:
         if self.on_cuda:
             with graphs_fit(config, max_batch), torch.inference_mode():
                 self._static.capture(progress)
-                self.clear_blocks([0])  # what was computed on the way to the graphs
+                self.clear_blocks([0])  # the captures wrote to it
 
     def leave_a_core(self, leave: bool) -> None:
-        """Where the model runs on the CPU: to whoever prepares what requests wait for."""
+        """On a CPU, leave a core to the threads and processes that build constraints."""
         if self._cpu_threads is not None:
             self._cpu_threads.begin_step(leave_one=leave)
 
@@ -140,13 +142,13 @@ class ModelRunner:
         return self._static.shapes
 
     def next_numbers(self) -> NDArray[np.int64]:
-        """The array that the next step is packed into."""
+        """The array to pack the next step into."""
         return self._builder.next_numbers()
 
     @torch.inference_mode()
     def forward(self, step: Step, *, timed: bool = False) -> Forward:
-        """Launch the pass of a step. On CUDA it returns at once. Pending tokens are those of
-        `last_tokens`. `timed`: whoever waits for it may ask when it was done.
+        """Launch a step's forward pass; on CUDA it returns at once. Pending tokens are read from
+        `last_tokens`. `timed`: record an event when the pass is done.
         """
         batch = self._builder.build(step)
         logits: torch.Tensor | None = None
@@ -169,7 +171,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def prompt_logprobs(self, forward: Forward) -> list[list[PositionLogprobs]]:
-        """What the pass says about prompts, in the order of its `prompt_targets`."""
+        """Prompt logprobs for each of the pass's `prompt_targets`, in order."""
         found = []
         for targets in forward.prompt_targets:
             assert forward.hidden is not None
@@ -184,9 +186,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def clear_blocks(self, blocks: Iterable[int]) -> None:
-        """Take NaN out of blocks before others use them: masked out is multiplied by 0, and 0
-        times NaN is NaN.
-        """
+        """Zero the blocks: a NaN in one would survive a masked value's multiplication by 0."""
         indices = torch.tensor(list(blocks), dtype=torch.int64, device=self.device)
         for tensors in self.kv_caches:
             for tensor in tensors:
@@ -201,7 +201,7 @@ class ModelRunner:
 
     def _make_buffers(self, max_batch: int) -> None:
         rows = self.max_num_seqs
-        # The device's own record of the last tokens: a next step need not wait for the CPU's.
+        # Last sampled token of each row, on the device, so that a step need not wait for the CPU.
         self.last_tokens = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self._static_logits = torch.zeros(
             (rows if max_batch else 0, self.spec.vocab_size),
@@ -258,13 +258,13 @@ class ModelRunner:
         )
         hidden = self.model(batch, kv_cache)
         logits = self.model.compute_logits(hidden[batch.logits_indices])
-        # Penalties and logprobs copy the logits: at most twice at a time.
+        # Penalties and logprobs copy the logits; at most two copies exist at a time.
         copies = [torch.empty_like(logits) for _ in range(2)]
         del hidden, logits, copies
 
 
 def _max_static_batch(config: EngineConfig, device: torch.device) -> int:
-    """The largest decode batch that is padded to a static shape."""
+    """The largest decode batch that gets a static shape; 0: none."""
     if config.enforce_eager:
         return 0
     default = config.max_num_seqs if device.type == "cuda" else 0

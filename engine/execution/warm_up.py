@@ -1,6 +1,5 @@
-"""Compiles the kernels that take longest before anything else runs, many at a time: most of a
-kernel's compilation is in LLVM and ptxas, which let go of Python's lock. A kernel that is left out
-is compiled at its first launch, as all are without this.
+"""Compiles the slowest kernels at start, in parallel threads: most of a compilation is in LLVM and
+ptxas, which release the GIL. A kernel left out here is compiled at its first launch.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Task = Callable[[], None]
 
 
 def compile_kernels(tasks: Iterable[Task], progress: Progress) -> None:
-    """Run each task in some thread, all of them to their end. Raises what a task raises."""
+    """Run every task in a thread pool and wait for all. Raises the first task's exception."""
     tasks = list(tasks)
     stage = "compiling kernels"
     with ThreadPoolExecutor(min(usable_cpus(), MAX_THREADS), "compile-kernels") as pool:
@@ -32,9 +31,10 @@ def compile_kernels(tasks: Iterable[Task], progress: Progress) -> None:
 
 
 def sampler_tasks(sampler: Sampler, vocab_size: int, device: torch.device) -> Iterator[Task]:
+    """Launches that compile the sampler's kernels."""
     logits = torch.zeros((1, vocab_size), device=device)
     bitmask = torch.zeros((1, -(-vocab_size // 32)), dtype=torch.int32, device=device)
-    # Of a mask that forbids everything nothing is sampled here: the tasks run side by side.
+    # Masking works on a clone, because the tasks run in parallel and the mask forbids everything.
     yield partial(sampler.warm_up, logits.clone(), bitmask)
     yield partial(sampler.warm_up_limits, logits, top_p=True)
     yield partial(sampler.warm_up_limits, logits, top_p=False)

@@ -1,1 +1,1 @@
-"""What models are built of: linear layers and how they are stored, norms, embeddings, rotation."""
+"""The layers of models: linear layers and their storage, norms, embeddings, MLP, rotary tables."""

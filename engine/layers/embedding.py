@@ -1,5 +1,5 @@
-"""Token embedding and language-model head, both split by vocabulary rows. The rows are padded so
-that every rank holds equally many; the padding never reaches a caller.
+"""Token embedding and language-model head, both split by vocabulary rows. The rows are padded to
+the same number on every rank; callers never see the padding.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def _vocab_part(vocab_size: int, hidden_size: int, placement: Placement) -> Line
 
 
 class LMHead(Layer):
-    """`tied`: the embedding whose matrix is used again; such a head owns no weight."""
+    """Projects hidden states to logits. `tied`: the embedding whose matrix the head shares; such a
+    head owns no weight. `softcap`: caps logits as `softcap * tanh(logit / softcap)`; 0: off.
+    """
 
     def __init__(
         self,
@@ -62,11 +64,11 @@ class LMHead(Layer):
             self.tensors[name] = parameter.data
 
     def finish_loading(self) -> None:
-        # The plain matrix stays: it may be the embedding's too.
+        # Keep the dense matrix, which may be the embedding's too.
         self.method.finish_loading(self.tensors)
 
     def forward(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """hidden [m, hidden_size] -> float32 [m, vocab_size], written to `out` if there is one"""
+        """hidden [m, hidden_size] -> float32 [m, vocab_size], written to `out` if given"""
         logits = self.parallel.all_gather(self.method.apply(self.tensors, hidden))
         logits = logits[:, : self.vocab_size]
         logits = logits.float() if out is None else out.copy_(logits)

@@ -1,6 +1,6 @@
-"""The base of every layer: an `nn.Module` without the costs of a call. torch's hook checks and its
-two-step attribute lookup take about 60 us a decoder layer on a laptop's CPU, as long as a small
-matrix product; nothing here needs either.
+"""The base of every layer: an `nn.Module` without call overhead. torch's hook checks and two-step
+attribute lookup take about 60 us per decoder layer on a laptop's CPU, as long as a small matrix
+product.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Layer(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        # torch keeps parameters and sub-layers in dicts of their own, behind `__getattr__`.
+        # torch keeps parameters and sub-layers in separate dicts, which `__getattr__` searches.
         self.__dict__[name] = value
 
     def __call__(self, *args: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Linear layers answer three separate questions: which slice of the matrix this rank holds (the
-class), how it is stored (`LinearMethod`), and what is added to the product (the bias).
+"""Linear layers. The class decides which slice of the matrix this rank holds; the `LinearMethod`
+decides how it is stored and multiplied.
 
-Several checkpoint matrices may be stacked into one along the outputs, so that one product gives
-query, key and value; each named output knows its own rows.
+Several checkpoint matrices may be stacked along the outputs, so that one product gives query, key
+and value. Each output has a name and its own rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from formgate.engine.layers.storage import LinearPart, Placement, StoredTensor
 
 
 class Linear(Layer):
-    """`outputs` are stacked in order. `partial_sums`: the inputs are split, so the ranks add up."""
+    """`outputs` are stacked in order. `partial_sums`: the inputs are split over the ranks, and an
+    all-reduce sums the products.
+    """
 
     def __init__(
         self,
@@ -40,21 +42,22 @@ class Linear(Layer):
             shape = (part.out_features,)
             stored = StoredTensor("bias", shape, part.dtype, output_dim=0, input_dim=None)
             parameters["bias"] = stored.parameter(part)
-        # What `method` computes with, by the names it gave: the same memory, which loading fills. A
-        # plain tensor takes torch's short way to the op.
+        # The parameters' data by the names that `method` gave them; loading fills the same memory.
+        # A plain tensor has less dispatch overhead than a parameter.
         self.tensors: dict[str, torch.Tensor] = {}
         for name, parameter in parameters.items():
             self.register_parameter(name, parameter)
             self.tensors[name] = parameter.data
         if bias and self.partial_sums and placement.parallel.rank > 0:
-            del self.tensors["bias"]  # every rank holds it, one adds it
+            del self.tensors["bias"]  # every rank loads it, only rank 0 adds it
 
     def finish_loading(self) -> None:
+        """Let the method repack its tensors, and free the memory of those it replaced."""
         loaded = dict(self.tensors)
         self.method.finish_loading(self.tensors)
         for name, tensor in loaded.items():
             if self.tensors.get(name) is not tensor:
-                tensor.untyped_storage().resize_(0)  # repacked: nothing reads this one again
+                tensor.untyped_storage().resize_(0)  # repacked; the original is never read again
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [n, inputs of this rank] -> [n, outputs of this rank]"""
@@ -73,7 +76,7 @@ class ReplicatedLinear(Linear):
 
 
 class ColumnLinear(Linear):
-    """The outputs are split; the next layer takes them split."""
+    """Each rank computes its slice of the outputs, which the next layer takes as its inputs."""
 
     def __init__(
         self, in_features: int, out_features: int, *, bias: bool, placement: Placement
@@ -83,7 +86,7 @@ class ColumnLinear(Linear):
 
 
 class MergedColumnLinear(Linear):
-    """Several matrices over the same input, each split, stacked into one product."""
+    """Several matrices with the same input in one product; each rank holds a slice of each."""
 
     def __init__(
         self, in_features: int, outputs: Mapping[str, int], *, bias: bool, placement: Placement
@@ -94,7 +97,9 @@ class MergedColumnLinear(Linear):
 
 
 class QKVLinear(Linear):
-    """Query, key and value in one product, split by whole heads."""
+    """Query, key and value in one product, split by whole heads. Raises ValueError if the ranks
+    cannot divide the heads.
+    """
 
     def __init__(
         self,
@@ -123,7 +128,7 @@ class QKVLinear(Linear):
 
 
 class RowLinear(Linear):
-    """The inputs come split from a column layer; the ranks' partial sums are added up."""
+    """The inputs are split, as a column layer leaves them; an all-reduce sums the products."""
 
     def __init__(
         self, in_features: int, out_features: int, *, bias: bool, placement: Placement

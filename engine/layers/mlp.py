@@ -1,4 +1,4 @@
-"""The gated feed-forward block: gate and up in one product, activation fused with the gating."""
+"""The gated MLP: gate and up in one product, the activation fused with the gating."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def gelu_tanh_and_mul(x: torch.Tensor) -> torch.Tensor:
     return F.gelu(gate, approximate="tanh") * up
 
 
-# Hugging Face's name of an activation -> the fused form that takes [gate, up].
+# Hugging Face's name of an activation -> the fused function of [gate, up].
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": silu_and_mul,
     "gelu_pytorch_tanh": gelu_tanh_and_mul,

@@ -11,13 +11,13 @@ from formgate.kernels.rms_norm import add_rms_norm, rms_norm
 
 
 class RMSNorm(Layer):
-    """`offset` is added to the checkpoint's weight on load (Gemma stores the distance to one)."""
+    """`offset` is added to the checkpoint's weight on load (Gemma stores the weight minus 1)."""
 
     def __init__(self, size: int, eps: float, placement: Placement, *, offset: float = 0.0) -> None:
         super().__init__()
         self.eps = eps
         self.offset = offset
-        # The offset is lost in bfloat16, where 1 + w keeps two digits of w.
+        # float32, because 1 + w in bfloat16 keeps only two digits of w.
         dtype = torch.float32 if offset else placement.dtype
         data = torch.empty(size, dtype=dtype, device=placement.device)
         self.weight = WeightParameter(data, dummy=ones)

@@ -1,5 +1,5 @@
-"""Dense weights repacked for a CPU, where a decode step waits for its weights to come from memory:
-figures in docs/performance.md.
+"""Dense weights repacked for CPUs, where reading the weights from memory bounds a decode step.
+Measurements are in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import torch
 
 from formgate.engine.layers.storage import DenseMethod, LinearMethod
 
-# float16 keeps a bfloat16 weight exactly but for the last bits of the smallest; that much may go.
+# float16 holds bfloat16 weights exactly, except the last bits of the smallest ones.
 MAX_ROUNDING = 2.0**-24
 
 
 @dataclass(frozen=True, slots=True)
 class PackedMethod(DenseMethod):
-    """Computes in float32. A weight that float16 can hold is stored in half the bytes, for FBGEMM;
-    any other in oneDNN's blocked layout, chosen for a decode batch but good for every size.
+    """Computes in float32. A weight that float16 can hold is stored as float16 for FBGEMM; any
+    other is stored in oneDNN's blocked layout, tuned for `batch_hint` rows but valid for all.
     """
 
     batch_hint: int = 16
@@ -48,7 +48,7 @@ def _fits_float16(weight: torch.Tensor) -> bool:
 
 
 def linear_method_for(dtype: torch.dtype, device: torch.device) -> LinearMethod:
-    """How unquantized weights are best stored there."""
+    """The fastest storage of unquantized weights on `device`."""
     packs = (
         device.type == "cpu"
         and dtype is torch.float32

@@ -1,5 +1,5 @@
-"""Which part of a model one rank of a tensor-parallel group holds, and the two collectives that
-join the parts. It knows nothing of processes: whoever starts them makes the group.
+"""The slice of a model that one rank of a tensor-parallel group holds, and the two collectives that
+join the slices. The group is made outside, where the processes start.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 @dataclass(frozen=True, slots=True)
 class TensorParallel:
-    """Passed to every layer that is split. The default is the whole model in one place."""
+    """This process's rank and group, passed to every split layer. The default is a single rank."""
 
     rank: int = 0
     size: int = 1
@@ -29,7 +29,7 @@ class TensorParallel:
         return partial
 
     def all_gather(self, part: torch.Tensor) -> torch.Tensor:
-        """Join equal parts [n, d] of every rank along the last dimension: [n, size * d]."""
+        """Concatenate every rank's [n, d] along the last dimension: [n, size * d]."""
         if self.size == 1:
             return part
         assert self.group is not None
@@ -40,7 +40,7 @@ class TensorParallel:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """`length` of `full` features, from `start` on. What reaches past the end is padding."""
+    """`length` of `full` features, starting at `start`. Features past `full` are padding."""
 
     full: int
     start: int
@@ -52,6 +52,7 @@ class Slice:
 
     @classmethod
     def of_rank(cls, full: int, parallel: TensorParallel) -> Slice:
+        """An equal share of the features. Raises ValueError if the ranks do not divide them."""
         if full % parallel.size:
             raise ValueError(f"{full} features cannot be split over {parallel.size} ranks")
         length = full // parallel.size
@@ -59,7 +60,7 @@ class Slice:
 
     @classmethod
     def padded(cls, full: int, parallel: TensorParallel) -> Slice:
-        """Equal parts whatever the size; the last ranks may hold padding."""
+        """An equal share of any number of features; the last ranks may hold padding."""
         length = -(-full // parallel.size)
         return cls(full, min(parallel.rank * length, full), length)
 
@@ -70,7 +71,9 @@ class Slice:
 
     @classmethod
     def of_heads(cls, heads: int, head_dim: int, parallel: TensorParallel) -> Slice:
-        """Whole heads; with fewer heads than ranks, neighbouring ranks hold the same head."""
+        """An equal share of whole heads. With fewer heads than ranks, neighbouring ranks hold the
+        same head. Raises ValueError if neither number divides the other.
+        """
         if heads >= parallel.size:
             if heads % parallel.size:
                 raise ValueError(f"{heads} heads cannot be split over {parallel.size} ranks")

@@ -1,5 +1,5 @@
-"""A parameter that carries its own weight loader, so that the checkpoint reader is one loop and
-each layer alone knows which slice of a checkpoint's tensor it keeps.
+"""Parameters with their own weight loaders. The checkpoint reader is one loop, and only the layer
+knows which slice of a checkpoint tensor it keeps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import nn
 
 
 class WeightShapeError(ValueError):
-    """A checkpoint tensor does not have the shape that the config asks for."""
+    """A checkpoint tensor does not have the shape that the config implies."""
 
     def __init__(self, found: Sequence[int], expected: Sequence[int]) -> None:
         super().__init__(f"has shape {list(found)}, the config asks for {list(expected)}")
@@ -21,8 +21,8 @@ class WeightShapeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class FileTensor:
-    """A tensor of an open safetensors file. `narrow` reads nothing, so that a rank reads the bytes
-    of its own slice alone.
+    """A slice of a tensor in an open safetensors file. `narrow` reads nothing and `read` reads only
+    the slice, so a rank never reads the other ranks' bytes.
     """
 
     file: Any  # safetensors.safe_open
@@ -57,7 +57,7 @@ class FileTensor:
 
 
 Loaded = torch.Tensor | FileTensor
-# (checkpoint tensor, which shard of a merged parameter it is; None: all of it)
+# (checkpoint tensor, name of the shard of a merged parameter; None: the whole parameter)
 WeightLoader = Callable[[Loaded, str | None], None]
 # Fills a parameter for `--load-format dummy`.
 Dummy = Callable[[torch.Tensor, torch.Generator], None]
@@ -72,7 +72,9 @@ def ones(target: torch.Tensor, generator: torch.Generator) -> None:
 
 
 class WeightParameter(nn.Parameter):
-    """`shards`: the parts that separate checkpoint tensors fill; empty, one tensor fills it all."""
+    """`shards`: names of the parts that separate checkpoint tensors fill; empty: one tensor fills
+    the whole parameter.
+    """
 
     weight_loader: WeightLoader
     shards: tuple[str, ...]
@@ -97,7 +99,7 @@ def read(loaded: Loaded) -> torch.Tensor:
 
 
 def copy_weight(target: torch.Tensor, loaded: Loaded) -> None:
-    """Converts dtype and device on the way."""
+    """Copy and convert dtype and device. Raises WeightShapeError if the shapes differ."""
     if target.shape != tuple(loaded.shape):
         raise WeightShapeError(loaded.shape, target.shape)
     target.copy_(read(loaded))

@@ -1,5 +1,5 @@
-"""Rotary position embedding: the table of cosines and sines for every position that a model may
-reach, float32, with frequencies as transformers computes them for each kind of scaling.
+"""Rotary position embedding (RoFormer, arXiv:2104.09864): the float32 table of cosines and sines of
+every position, with the same frequencies as transformers for each kind of scaling.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from formgate.engine.layers.layer import Layer
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
-    """Fields that a kind does not use keep their defaults."""
+    """Parameters of the rotary embedding. Fields that `kind` does not use keep their defaults."""
 
     kind: str
     theta: float
@@ -49,7 +49,9 @@ def _linear(rope: RopeSpec) -> tuple[torch.Tensor, float]:
 
 
 def _llama3(rope: RopeSpec) -> tuple[torch.Tensor, float]:
-    """Short waves stay, long waves are stretched by `factor`, those between are blended."""
+    """Llama 3.1: short wavelengths stay, long ones are stretched by `factor`, and those between are
+    interpolated.
+    """
     frequencies = _inverse_frequencies(rope)
     turns = rope.original_max_position * frequencies / (2 * math.pi)
     blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
@@ -62,7 +64,7 @@ def _yarn(rope: RopeSpec) -> tuple[torch.Tensor, float]:
     frequencies = _inverse_frequencies(rope)
 
     def dimension_of(num_turns: float) -> float:
-        """The (fractional) dimension that turns so often over the original context."""
+        """The (fractional) dimension that makes `num_turns` turns over the original context."""
         wave = rope.original_max_position / (num_turns * 2 * math.pi)
         return rope.rotary_dim * math.log(wave) / (2 * math.log(rope.theta))
 
@@ -99,16 +101,16 @@ ROPE_KINDS: dict[str, Callable[[RopeSpec], tuple[torch.Tensor, float]]] = {
 
 
 def cos_sin_table(rope: RopeSpec) -> torch.Tensor:
-    """float32 [max_position, rotary_dim]: the cosines of a position, then its sines."""
+    """float32 [max_position, rotary_dim]: each row is a position's cosines, then its sines."""
     frequencies, attention_factor = ROPE_KINDS[rope.kind](rope)
     angles = torch.outer(torch.arange(rope.max_position, dtype=torch.float32), frequencies)
     return torch.cat((angles.cos(), angles.sin()), dim=-1) * attention_factor
 
 
 class Rotary(Layer):
-    """The table of a model; its layers share it."""
+    """The table of a model, shared by its layers."""
 
     def __init__(self, rope: RopeSpec, device: torch.device) -> None:
         super().__init__()
-        # Computed on the CPU everywhere: a GPU's cosine of a large angle differs in the last bits.
+        # Computed on the CPU, because a GPU's cosine of a large angle differs in the last bits.
         self.cos_sin = cos_sin_table(rope).to(device)  # float32 [max_position, rotary_dim]

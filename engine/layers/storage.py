@@ -1,6 +1,6 @@
-"""How a linear layer's weight is stored, loaded, sharded and multiplied: dense here; quantized
-forms add a class. The layer says which part of the whole matrix is its own; the method makes the
-parameters of that part, and multiplies by them.
+"""Storage of a linear layer's weight: its parameters, their loading and sharding, and the product.
+The layer defines its part of the whole matrix; the `LinearMethod` makes the parameters of that
+part. Dense storage is here; each quantized form adds a class.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from formgate.kernels.skinny_linear import linear
 
 @dataclass(frozen=True, slots=True)
 class LinearPart:
-    """One rank's part of a linear layer: some of its inputs and, stacked in order, some of each of
-    its outputs.
+    """One rank's part of a linear layer: a slice of its inputs, and a slice of each of its outputs,
+    stacked in order.
     """
 
     inputs: Slice
@@ -42,12 +42,12 @@ class LinearPart:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a linear layer: which axis runs over its outputs, which over its inputs.
+    """One tensor of a linear layer, and how its axes are split.
 
-    One element along an axis may stand for several features (packed integers, group scales): that
-    number is the axis' `*_divisor`. An axis of None is not split. With `per_output` the tensor
-    holds one number for each stacked output, such as the scale of a whole matrix: the shards of a
-    checkpoint are scalars, and each has a place of its own.
+    `output_dim` and `input_dim` are the axes over outputs and inputs; None: not split. A divisor
+    is the number of features per element of its axis (packed integers, group scales). With
+    `per_output` the tensor holds one number per stacked output, such as the scale of a whole
+    matrix; the checkpoint's shards are then scalars.
     """
 
     name: str
@@ -61,8 +61,8 @@ class StoredTensor:
     dummy: Dummy = small_normal
 
     def parameter(self, part: LinearPart) -> WeightParameter:
-        """Allocated and not yet filled; its loader takes a checkpoint's whole tensor, or that of
-        one output, and keeps the part's slice.
+        """Allocate the parameter. Its loader takes the whole checkpoint tensor, or that of one
+        output, and keeps the part's slice.
         """
         data = torch.empty(self.shape, dtype=self.dtype, device=part.device)
         shards = tuple(part.outputs) if len(part.outputs) > 1 else ()
@@ -75,7 +75,7 @@ class StoredTensor:
 def _load_scalars(
     target: torch.Tensor, stored: StoredTensor, part: LinearPart, loaded: Loaded, shard: str | None
 ) -> None:
-    """A scalar that comes for all outputs together is that of each."""
+    """Load a scalar per output. A single scalar for all outputs is copied to each."""
     scalar = loaded if loaded.shape == () or loaded.shape == (1,) else None
     if scalar is None:
         if shard is not None:
@@ -92,6 +92,7 @@ def _load_scalars(
 def _load_slices(
     target: torch.Tensor, stored: StoredTensor, part: LinearPart, loaded: Loaded, shard: str | None
 ) -> None:
+    """Load the part's slices of one output (`shard`) or of all of them, stacked."""
     names = tuple(part.outputs) if shard is None else (shard,)
     rows, columns = stored.output_dim, stored.input_dim
     expected = list(target.shape)
@@ -110,7 +111,7 @@ def _load_slices(
         copy_weight(target, loaded)
         return
     divisor = stored.output_divisor
-    source_offset = 0  # where this output begins in `loaded`, which may hold several
+    source_offset = 0  # of the output in `loaded`, which may hold several
     target_offset = 0
     for name, output in part.outputs.items():
         length = output.length // divisor
@@ -126,13 +127,13 @@ def _load_slices(
 
 class LinearMethod(Protocol):
     def parameters(self, part: LinearPart) -> dict[str, WeightParameter]:
-        """The parameters of a part, by the names of a checkpoint's tensors."""
+        """Allocate the parameters of a part, by their names in a checkpoint."""
 
     def finish_loading(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Called once when every tensor is in place: the moment to repack, in the dict."""
+        """Called once after loading. May replace tensors in the dict by repacked ones."""
 
     def apply(self, tensors: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        """x [n, in_features] -> [n, out_features]; a `bias` among the tensors is added."""
+        """x [n, in_features] -> [n, out_features], with `tensors["bias"]` added if present"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class DenseMethod:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a model's weights live and in which form; handed to every layer as it is built."""
+    """Dtype, device, rank and storage of a model's weights, passed to every layer's constructor."""
 
     dtype: torch.dtype
     device: torch.device

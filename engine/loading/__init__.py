@@ -1,1 +1,1 @@
-"""From a model folder to a filled model."""
+"""Loads a model from its folder: config, dtype, weights, EOS tokens."""

@@ -1,5 +1,5 @@
-"""From a Hugging Face folder to a filled model: the config, the safetensors files, the dtype. What
-slice of a tensor a parameter keeps is the parameter's own affair.
+"""Loads a model from a Hugging Face folder: the config, the safetensors files, the dtype. Each
+parameter's own loader takes its slice of a tensor.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ NAMES_IN_MESSAGE = 5
 
 
 class WeightsError(ValueError):
-    """A model folder that cannot be loaded. The message is one line for the operator."""
+    """The model folder cannot be loaded. The message is one line for the operator."""
 
 
 def load_model_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """Raises WeightsError, or UnsupportedModelError for a model type that nobody here knows."""
+    """Read config.json. Raises WeightsError, or UnsupportedModelError for an unknown model type."""
     path = folder / "config.json"
     if not folder.is_dir():
         raise WeightsError(f"{folder} is not a folder")
@@ -41,7 +41,7 @@ def load_model_config(folder: Path, *, trust_remote_code: bool = False) -> PreTr
         raise WeightsError(f"{path} holds no JSON object")
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # transformers raises whatever the bad field led to
+    except Exception as error:  # transformers raises many types for a bad field
         architectures = raw.get("architectures")
         names = [str(name) for name in architectures] if isinstance(architectures, list) else []
         if not set(names) & set(ARCHITECTURES):
@@ -50,8 +50,8 @@ def load_model_config(folder: Path, *, trust_remote_code: bool = False) -> PreTr
 
 
 def load_weights(model: CausalLM, folder: Path, *, progress: Progress) -> None:
-    """Fill `model` from the folder's safetensors. Every parameter must be filled, and every tensor
-    must have a place. Values are converted to the parameters' dtype and device.
+    """Fill `model` from the folder's safetensors, converted to the parameters' dtype and device.
+    Raises WeightsError if a parameter gets no tensor, or a tensor belongs to no parameter.
     """
     parameters = _weight_parameters(model)
     missing = {
@@ -61,7 +61,7 @@ def load_weights(model: CausalLM, folder: Path, *, progress: Progress) -> None:
     }
     unexpected: list[str] = []
     with ExitStack() as stack, torch.no_grad():
-        # All headers are read first: a damaged last shard is found before minutes of copying.
+        # Read all headers first, to report a damaged shard before minutes of copying.
         files = [(path, stack.enter_context(_open(path))) for path in find_weight_files(folder)]
         names = [(path, file, name) for path, file in files for name in file.keys()]  # noqa: SIM118
         for done, (path, file, name) in enumerate(names):
@@ -92,7 +92,7 @@ def load_weights(model: CausalLM, folder: Path, *, progress: Progress) -> None:
 
 
 def dummy_weights(model: CausalLM, seed: int) -> None:
-    """Small random values, drawn on the device: `--load-format dummy`."""
+    """Fill `model` with small random values, drawn on its device (`--load-format dummy`)."""
     generators: dict[torch.device, torch.Generator] = {}
     with torch.no_grad():
         for parameter in _weight_parameters(model).values():
@@ -104,8 +104,8 @@ def dummy_weights(model: CausalLM, seed: int) -> None:
 
 
 def resolve_dtype(name: str, config: PreTrainedConfig, device: torch.device) -> torch.dtype:
-    """`auto` is the checkpoint's own dtype on CUDA. A CPU without bfloat16 arithmetic emulates it
-    several times slower than float32, so there auto is float32.
+    """`auto` is the checkpoint's dtype on CUDA (float16 if the GPU lacks bfloat16). On a CPU it is
+    bfloat16, or float32 if the CPU only emulates bfloat16, which is several times slower.
     """
     if name != "auto":
         dtype = getattr(torch, name)
@@ -123,27 +123,30 @@ def resolve_dtype(name: str, config: PreTrainedConfig, device: torch.device) -> 
 
 
 def cpu_has_fast_bfloat16() -> bool:
-    # Not in every torch that we support; without it the safe answer is no.
+    """True if the CPU multiplies bfloat16 matrices in hardware (AMX or AVX-512)."""
+    # Not every supported torch has `get_capabilities`; without it, assume no.
     capabilities: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
     found = capabilities()
     return any(found.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def find_weight_files(folder: Path) -> list[Path]:
-    """The index's shards, else the single file, else every safetensors file of the folder."""
+    """The index's shards, else the single file, else every safetensors file of the folder. Raises
+    WeightsError if there is none, or a shard is missing.
+    """
     if (folder / INDEX_FILE).exists():
         index = _read_json(folder / INDEX_FILE)
         shards = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(shards, dict) or not shards:
             raise WeightsError(f"{folder / INDEX_FILE} has no weight_map")
-        # A shard is a plain name: an index cannot point out of its folder.
+        # Only the file name counts: an index must not point outside its folder.
         files = [folder / name for name in sorted({Path(str(v)).name for v in shards.values()})]
         if absent := [path.name for path in files if not path.is_file()]:
             raise WeightsError(f"{folder} lacks {_some(absent)}, named in {INDEX_FILE}")
         return files
     if (folder / SINGLE_FILE).is_file():
         return [folder / SINGLE_FILE]
-    # `consolidated` is the same model again, in its maker's own naming.
+    # `consolidated*` holds the same weights again, under the original authors' names.
     files = sorted(
         path for path in folder.glob("*.safetensors") if not path.stem.startswith("consolidated")
     )

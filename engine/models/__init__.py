@@ -1,1 +1,1 @@
-"""One file a model family, each stating its difference from the shared decoder."""
+"""One file per model family, which states its differences from the shared decoder."""

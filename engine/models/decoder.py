@@ -1,5 +1,5 @@
-"""The decoder that all models share. A `DecoderSpec` states every difference between them; module
-names are the checkpoints' own, but for the matrices that are stacked into one.
+"""The decoder that all models share. A `DecoderSpec` states the differences between them. Module
+names are those of the checkpoints, except for stacked matrices.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from formgate.engine.step import BatchShape
 
 
 class AttentionPart(Protocol):
-    """The class of a layer's attention block: how it is built, how its cache lies in the blocks,
-    and which launches compile its kernels.
+    """The class of a layer's attention block: its constructor, its KV layout, and the launches that
+    compile its kernels.
     """
 
     def __call__(
@@ -64,14 +64,16 @@ def gated_mlp(spec: DecoderSpec, layer: int, placement: Placement) -> Layer:
 
 @dataclass(frozen=True, slots=True)
 class LayerParts:
-    """What a model's layers are made of; a model's file names another part where it has one."""
+    """The parts of a model's layers. A model's file names the parts that differ."""
 
     attention: AttentionPart = SelfAttention
     mlp: Callable[[DecoderSpec, int, Placement], Layer] = gated_mlp
 
 
 class DecoderLayer(Layer):
-    """Takes the last block's output and the residual stream apart: one kernel adds and norms."""
+    """Takes the previous layer's output and the residual stream separately, so that one kernel adds
+    and normalizes them.
+    """
 
     def __init__(
         self, spec: DecoderSpec, layer: int, rotary: Rotary, placement: Placement, parts: LayerParts
@@ -91,10 +93,10 @@ class DecoderLayer(Layer):
     def forward(
         self,
         hidden: torch.Tensor,
-        residual: torch.Tensor | None,  # None before the first layer: hidden is the stream
+        residual: torch.Tensor | None,  # None in the first layer: `hidden` is the residual
         kv_cache: LayerCache,
         batch: ForwardBatch,
-        read: AttentionMetadata | None,  # in the last layer, `batch.read`
+        read: AttentionMetadata | None,  # `batch.read` in the last layer
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if residual is None:
             residual = hidden
@@ -114,12 +116,12 @@ class DecoderLayer(Layer):
 
 
 class Decoder(Layer):
-    """[n] token ids to final hidden states: [n, hidden_size], or those of `batch.read`."""
+    """Token ids [n] -> final hidden states [n, hidden_size], or those of `batch.read` only."""
 
     def __init__(self, spec: DecoderSpec, placement: Placement, parts: LayerParts) -> None:
         super().__init__()
         self.embed_tokens = VocabEmbedding(spec.vocab_size, spec.hidden_size, placement)
-        # Rounded to the model's dtype, as the models that scale were trained.
+        # Rounded to the model's dtype, as in training.
         self.embedding_scale = torch.tensor(spec.embedding_scale, dtype=placement.dtype).item()
         rotary = Rotary(spec.rope, placement.device)
         self.layers = nn.ModuleList(
@@ -134,7 +136,7 @@ class Decoder(Layer):
         residual: torch.Tensor | None = None
         last = len(kv_caches) - 1
         for i, (layer, kv_cache) in enumerate(zip(self.layers, kv_caches, strict=True)):
-            # Nobody reads what the last layer makes of the other tokens of a prompt.
+            # Of the last layer's outputs only those at `logits_indices` are read.
             read = batch.read if i == last else None
             hidden, residual = layer(hidden, residual, kv_cache, batch, read)
         assert residual is not None
@@ -142,13 +144,13 @@ class Decoder(Layer):
 
 
 class CausalLM(Layer):
-    """A decoder with its language-model head. A model's file overrides `read_spec`, `parts` where
-    its layers are made of others, and `renamed` where its checkpoints name things in another way.
+    """A decoder with its language-model head. A model's file overrides `read_spec`; `parts` if its
+    layers have other parts; `renamed` if its checkpoints use other names.
     """
 
     parts: ClassVar[LayerParts] = LayerParts()
 
-    # Checkpoint's module name -> (ours, which shard of ours it is; None: the whole).
+    # Module name in a checkpoint -> (module name here, its shard there; None: the whole).
     renamed: ClassVar[Mapping[str, tuple[str, str | None]]] = {
         "q_proj": ("qkv_proj", "q"),
         "k_proj": ("qkv_proj", "k"),
@@ -172,17 +174,18 @@ class CausalLM(Layer):
 
     @classmethod
     def read_spec(cls, config: PreTrainedConfig) -> DecoderSpec:
+        """Raises UnsupportedModelError if the config asks for an unsupported feature."""
         return plain_spec(config)
 
     def forward(self, batch: ForwardBatch, kv_caches: list[LayerCache]) -> torch.Tensor:
-        """One cache per layer -> [num_tokens, hidden_size], or [num_logits, hidden_size] where
-        `batch.read` is given.
+        """Final hidden states: [num_tokens, hidden_size], or [num_logits, hidden_size] if
+        `batch.read` is given. `kv_caches` holds one cache per layer.
         """
         hidden: torch.Tensor = self.model(batch, kv_caches)
         return hidden
 
     def kv_layout(self, block_size: int) -> KVLayout:
-        """Of this rank's cache."""
+        """Layout of this rank's KV cache."""
         placement = self._placement
         return self.parts.attention.kv_layout(
             self.spec, placement.parallel, block_size, placement.dtype
@@ -191,20 +194,20 @@ class CausalLM(Layer):
     def attention_tasks(
         self, layout: KVLayout, shapes: Iterable[BatchShape], max_context_len: int
     ) -> Iterator[Task]:
-        """Launches of every attention kernel that decoding in `shapes`, and prompts, will need."""
+        """One launch for each attention kernel of prompts and of decoding in `shapes`."""
         return self.parts.attention.warm_up(
             self, self.spec, layout, shapes, max_context_len, self._placement.device
         )
 
     def compute_logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """hidden [m, hidden_size] -> float32 [m, vocab_size], written to `out` if there is one"""
+        """hidden [m, hidden_size] -> float32 [m, vocab_size], written to `out` if given"""
         logits: torch.Tensor = self.lm_head(hidden, out)
         return logits
 
     def parameter_of(self, checkpoint_name: str) -> tuple[str, str | None] | None:
-        """(parameter, shard) that a checkpoint tensor fills; None: the model has no use for it."""
+        """(parameter, shard) that a checkpoint tensor fills; None: the tensor is not needed."""
         if checkpoint_name.endswith("rotary_emb.inv_freq"):
-            return None  # old checkpoints store what the config says
+            return None  # old checkpoints store it; it follows from the config
         if checkpoint_name == "lm_head.weight" and self.spec.tied_embeddings:
             return None
         parts = checkpoint_name.split(".")

@@ -1,5 +1,5 @@
-"""The tensors that one forward pass needs beside the weights. Built by the model runner; the
-scheduler never sees it.
+"""The inputs of one forward pass, as device tensors. The runner builds them; the scheduler never
+sees them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from formgate.engine.attention.metadata import AttentionMetadata
 
 @dataclass(frozen=True, slots=True)
 class ForwardBatch:
-    """A ragged batch: the query tokens of all sequences, one after the other. Any sequence may
-    bring one query token (decode) or several (prefill chunk, forced tokens).
+    """A ragged batch: the query tokens of all sequences, concatenated. A sequence has one query
+    token (decode) or several (chunked prefill, forced tokens).
     """
 
     input_ids: torch.Tensor  # int64 [num_tokens]
     positions: torch.Tensor  # int64 [num_tokens]
     logits_indices: torch.Tensor  # int64 [num_logits]: rows of the hidden states to project
     attention: AttentionMetadata
-    # The metadata of the tokens at `logits_indices` alone: all that the last layer goes on with
-    # once it has written keys and values. None: every token.
+    # Metadata of the tokens at `logits_indices` only. The last layer computes no other token after
+    # it has written keys and values. None: it computes every token.
     read: AttentionMetadata | None = None

@@ -1,4 +1,6 @@
-"""Gemma 2: norms around each block, capped logits, scaled embeddings, every other layer slides."""
+"""Gemma 2: norms around each block, capped logits, scaled embeddings, and a sliding window in every
+other layer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Llama 2, 3, 3.1 and what shares their architecture (CodeLlama, R1-Distill-Llama)."""
+"""Llama 2, 3, 3.1 and models of the same architecture (CodeLlama, R1-Distill-Llama)."""
 
 from __future__ import annotations
 

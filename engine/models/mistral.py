@@ -1,4 +1,4 @@
-"""Mistral 7B and Nemo: Llama whose layers all slide, where the config names a window."""
+"""Mistral 7B and Nemo: Llama with a sliding window in all layers, if the config names one."""
 
 from __future__ import annotations
 

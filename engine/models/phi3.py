@@ -1,4 +1,4 @@
-"""Phi-3 and Phi-4: the checkpoints stack query, key and value, and gate and up, as we do."""
+"""Phi-3 and Phi-4: the checkpoints already stack query, key and value, and gate and up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Qwen2, Qwen2.5 and R1-Distill-Qwen: a bias on query, key and value; some layers may slide."""
+"""Qwen2, Qwen2.5 and R1-Distill-Qwen: a bias on query, key and value; a sliding window in some
+layers, if the config says so.
+"""
 
 from __future__ import annotations
 

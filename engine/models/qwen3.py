@@ -1,4 +1,4 @@
-"""Qwen3: query and key are normed per head instead of biased."""
+"""Qwen3: query and key are normalized per head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which architectures formgate runs, and how a config becomes a model."""
+"""The supported architectures, and the construction of a model from its config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from formgate.engine.models.qwen2 import Qwen2ForCausalLM
 from formgate.engine.models.qwen3 import Qwen3ForCausalLM
 from formgate.engine.models.spec import UnsupportedModelError
 
-# The name that a config gives in `architectures`.
+# By the name in a config's `architectures`.
 ARCHITECTURES: dict[str, type[CausalLM]] = {
     model.__name__: model
     for model in (
@@ -34,7 +34,7 @@ ARCHITECTURES: dict[str, type[CausalLM]] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What the rest of the engine needs to know of a model: its cache's shape and its limits."""
+    """The properties of a model that the rest of the engine uses: sizes, limits and EOS tokens."""
 
     num_layers: int
     num_kv_heads: int  # of the whole model, not of one rank
@@ -43,11 +43,12 @@ class ModelSpec:
     hidden_size: int
     vocab_size: int
     max_position: int
-    sliding_window: int  # keys that any layer may still need; 0: all of them
+    sliding_window: int  # largest window of any layer; 0: some layer attends to all keys
     eos_token_ids: tuple[int, ...]
 
 
 def unsupported(architectures: list[str]) -> UnsupportedModelError:
+    """The error for a config with these `architectures`."""
     named = ", ".join(architectures) or "the config names none"
     return UnsupportedModelError(
         f"unsupported architecture: {named} (supported: {', '.join(ARCHITECTURES)})"
@@ -87,7 +88,7 @@ def build_model(
     parallel: TensorParallel | None = None,
     linear_method: LinearMethod | None = None,
 ) -> CausalLM:
-    """The model with its weights allocated on `device` and not yet filled."""
+    """The model with its weights allocated on `device`, unfilled. Raises UnsupportedModelError."""
     architecture = architecture_of(config)
     placement = Placement(
         dtype, device, parallel or TensorParallel(), linear_method or DenseMethod()

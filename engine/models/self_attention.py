@@ -1,5 +1,5 @@
-"""The attention block of most decoders: query, key and value in one product, heads over the paged
-cache, one product back.
+"""The attention block of most decoders: the QKV projection, paged multi-head attention, the output
+projection.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class SelfAttention(Layer):
         hidden: torch.Tensor,
         kv_cache: LayerCache,
         batch: ForwardBatch,
-        read: AttentionMetadata | None,  # of the tokens that go on from here; None: all
+        read: AttentionMetadata | None,  # of the tokens whose outputs are computed; None: all
     ) -> torch.Tensor:
         num_tokens = hidden.shape[0]
         heads, kv_heads = self.num_heads, self.num_kv_heads

@@ -1,5 +1,5 @@
-"""What a decoder needs to know of a checkpoint's config, in formgate's own words. Every model of
-the registry is the one decoder under another spec.
+"""The fields of a checkpoint's config that a decoder uses, under formgate's names. Every model of
+the registry is the same decoder with another spec.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from formgate.engine.layers.rotary import ROPE_KINDS, RopeSpec
 
 
 class UnsupportedModelError(ValueError):
-    """The config asks for something that formgate does not run. One line, for the operator."""
+    """The config asks for an unsupported feature. The message is one line for the operator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderSpec:
-    """Defaults are the plain case; a model's file names what differs."""
+    """Defaults are those of a plain decoder; a model's file sets the fields that differ."""
 
     vocab_size: int
     hidden_size: int
@@ -38,7 +38,7 @@ class DecoderSpec:
     mlp_bias: bool = False
     query_key_norm: bool = False  # over each head, before the rotation
     output_norms: bool = False  # also after attention and after the feed-forward block
-    norm_offset: float = 0.0  # the checkpoint stores the norms' weights less this
+    norm_offset: float = 0.0  # the checkpoint stores the norms' weights minus this
     embedding_scale: float = 1.0
     attention_scale: float | None = None  # None: head_dim ** -0.5
     attention_softcap: float = 0.0
@@ -50,7 +50,9 @@ class DecoderSpec:
 
 
 def plain_spec(config: PreTrainedConfig) -> DecoderSpec:
-    """The fields that all Hugging Face decoder configs name alike."""
+    """A spec from the fields that have the same name in all Hugging Face decoder configs. Raises
+    UnsupportedModelError for an unknown activation or rope scaling.
+    """
     heads: int = config.num_attention_heads
     head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
     rope = rope_spec(config, head_dim)
@@ -88,7 +90,7 @@ def rope_spec(config: PreTrainedConfig, head_dim: int) -> RopeSpec:
     if factor is None:
         factor = max_position / original
     if kind == "yarn":
-        # Qwen names the length before scaling, others the length after it.
+        # Qwen configs state the length before scaling, others the length after it.
         max_position = max(max_position, int(original * factor))
     # A key that is absent or null keeps the spec's default.
     names = (
@@ -109,6 +111,6 @@ def rope_spec(config: PreTrainedConfig, head_dim: int) -> RopeSpec:
 
 
 def windows_by_layer_type(config: PreTrainedConfig) -> tuple[int, ...]:
-    """For configs whose `layer_types` say which layers slide."""
+    """Sliding window of each layer, for configs with `layer_types`."""
     window: int = config.sliding_window or 0
     return tuple(window if kind == "sliding_attention" else 0 for kind in config.layer_types)

@@ -1,1 +1,1 @@
-"""From logits to tokens: masks, penalties, the draw, logprobs."""
+"""Samples tokens from logits: masks, penalties, the draw, logprobs."""

@@ -1,5 +1,5 @@
-"""Log-probabilities of the model's own distribution: of the chosen tokens, their ranks, and the
-most likely tokens beside them. It knows nothing of how the tokens were chosen.
+"""Log-probabilities and ranks of chosen tokens, and the most likely tokens, in the model's own
+distribution. It does not know how the tokens were chosen.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from formgate.engine.messages import PositionLogprobs, TokenLogprob
 
 @dataclass(frozen=True, slots=True)
 class Logprobs:
-    """`to_host` begins their way to the CPU, `positions` is for what has arrived there."""
+    """`to_host` starts the copy to the CPU. `positions` reads the copy once it has arrived."""
 
     token_ids: torch.Tensor  # int64 [n], chosen
     chosen: torch.Tensor  # float32 [n]
@@ -32,7 +32,7 @@ class Logprobs:
         )
 
     def positions(self, num_top: list[int]) -> list[PositionLogprobs]:
-        """`num_top`: how many of the best each row asked for."""
+        """`num_top`: number of most likely tokens that each row requested."""
         rows = zip(
             self.token_ids.tolist(),
             self.chosen.tolist(),
@@ -57,8 +57,8 @@ class Logprobs:
 
 
 def compute_logprobs(logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Logprobs:
-    """logits float32 [n, vocab], as the model computed them; token_ids int64 [n]. Serves sampled
-    tokens and, on chunks of hidden states projected to logits, the tokens of a prompt.
+    """logits float32 [n, vocab], as the model computed them; token_ids int64 [n], sampled tokens or
+    tokens of a prompt.
     """
     chosen_logits = logits.gather(1, token_ids.unsqueeze(1))  # [n, 1]
     normalizer = logits.logsumexp(-1, keepdim=True)  # the whole log_softmax is never stored

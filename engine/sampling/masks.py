@@ -1,5 +1,5 @@
-"""Fills the bitmasks of a step's constrained rows, on the CPU, while the device computes. It knows
-the hook and numpy, neither logits nor grammars.
+"""Fills the bitmasks of a step's constrained rows on the CPU while the device computes. It knows
+`TokenConstraint` and numpy, neither logits nor grammars.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from formgate.engine.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class StepMasks:
-    """Rows are the logits' rows; a row that is not among `masked_rows` holds anything."""
+    """The result of filling the bitmask, whose rows are those of the logits."""
 
-    masked_rows: list[int] = field(default_factory=list)
+    masked_rows: list[int] = field(default_factory=list)  # the contents of other rows are undefined
     failed: dict[int, Exception] = field(default_factory=dict)  # by row
-    seconds: float = 0.0
+    seconds: float = 0.0  # spent filling
 
 
 NOTHING_MASKED = StepMasks()
@@ -32,6 +32,7 @@ def one_by_one(
     rows: ReadSequence[int],
     bitmask: NDArray[np.int32],
 ) -> list[bool | Exception]:
+    """A `FillMasks` that fills the rows in this thread, one after the other."""
     results: list[bool | Exception] = []
     for constraint, row in zip(constraints, rows, strict=True):
         try:
@@ -47,7 +48,7 @@ class MaskFiller:
         self._fill_masks = fill_masks
 
     def fill(self, sequences: ReadSequence[Sequence]) -> StepMasks:
-        """One row for each sequence. A constraint that fails takes down its own row only."""
+        """Fill row `i` for `sequences[i]`. A constraint that fails affects its own row only."""
         constrained = [
             (row, constraint)
             for row, sequence in enumerate(sequences)

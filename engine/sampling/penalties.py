@@ -1,5 +1,5 @@
-"""Repetition, frequency and presence penalties. Keeps how often each token occurred in the
-sequences of the last batch, and adds only what is new: no step counts a whole answer again.
+"""Repetition, frequency and presence penalties. Token counts of the last batch's sequences are kept
+and updated by the new tokens only.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ def is_penalized(params: SamplingParams) -> bool:
 
 
 class TokenCounts:
-    """Occurrences in the prompt and in the output of each sequence that `update` was last given.
-
-    A sequence that leaves the batch is forgotten and counted anew if it comes back.
+    """Token counts of the sequences that were passed to the last `update`, one row each. A sequence
+    that leaves the batch and returns is counted anew.
     """
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
@@ -34,12 +33,13 @@ class TokenCounts:
         self._num_counted: list[int] = []  # output tokens of each
 
     def update(self, sequences: list[Sequence]) -> None:
+        """Count the output tokens that are new since the last call."""
         if not _same(sequences, self._sequences):
             self._rebuild(sequences)
         rows: list[int] = []
         tokens: list[int] = []
         for row, sequence in enumerate(sequences):
-            if self._num_counted[row] > sequence.num_output_tokens:  # tokens were taken back
+            if self._num_counted[row] > sequence.num_output_tokens:  # tokens were dropped
                 self.in_output[row] = 0.0
                 self._num_counted[row] = 0
             new = sequence.token_ids[sequence.num_prompt_tokens + self._num_counted[row] :]
@@ -81,7 +81,7 @@ class TokenCounts:
 
 
 class Penalties:
-    """The penalties of some rows of one batch, as columns."""
+    """The penalties of the penalized rows of a batch, as column tensors."""
 
     def __init__(self, rows: list[int], sequences: list[Sequence], device: torch.device) -> None:
         self.rows = to_device(torch.tensor(rows), device)
@@ -92,7 +92,9 @@ class Penalties:
         self.presence = _column([p.presence_penalty for p in params], 0.0, device)
 
     def apply(self, logits: torch.Tensor, counts: TokenCounts) -> None:
-        """In place. Repetition looks at prompt and output, the others at the output only."""
+        """Change float32 logits [batch, vocab] in place. The repetition penalty counts prompt and
+        output, as Hugging Face does; frequency and presence count the output only, as OpenAI does.
+        """
         counts.update(self.sequences)
         penalized = logits.index_select(0, self.rows)
         occurred = counts.in_output > 0
@@ -108,7 +110,7 @@ class Penalties:
 
 
 def _column(values: list[float], off: float, device: torch.device) -> torch.Tensor | None:
-    """float32 [rows, 1]; None if no row needs it"""
+    """float32 [rows, 1]; None if every value is `off`"""
     if all(value == off for value in values):
         return None
     return to_device(torch.tensor(values, dtype=torch.float32), device).unsqueeze(1)

@@ -1,5 +1,5 @@
-"""Logprobs of a prompt's own tokens. Works through the hidden states a few rows at a time: the
-logits of a whole prompt would be larger than the model's activations.
+"""Logprobs of prompt tokens, computed in chunks of rows, because the logits of a whole prompt would
+be larger than the model's activations.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROWS_AT_ONCE = 256
 def prompt_logprobs(
     compute_logits: Callable[[torch.Tensor], torch.Tensor],
     hidden: torch.Tensor,  # [n, hidden_size]
-    targets: list[int],  # the n tokens that came next
+    targets: list[int],  # n tokens; hidden row `i` predicts `targets[i]`
     num_top: int,
 ) -> list[PositionLogprobs]:
     found: list[PositionLogprobs] = []

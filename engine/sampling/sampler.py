@@ -1,5 +1,8 @@
-"""Chooses a token for every row of a step's logits, as the sequences' SamplingParams say. It knows
-tensors and sequences; what a bitmask means and what becomes of the tokens is not its business.
+"""Samples a token for every row of a step's logits by the sequences' SamplingParams. It knows
+tensors and sequences, not grammars or scheduling.
+
+Order: bias, bad words and penalties; the bitmask; min_tokens; temperature, top-k, top-p, min-p; the
+draw. min_tokens comes after the mask, because it allows a stop if the mask leaves nothing else.
 """
 
 from __future__ import annotations
@@ -26,25 +29,25 @@ LARGEST_UNIFORM = 1.0 - 2.0**-23
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
-    """What the CPU learns of a step, one entry per row of the logits."""
+    """A step's results on the CPU, one entry per row of the logits."""
 
     token_ids: list[int]  # BROKEN in a broken row
-    broken_rows: frozenset[int]  # their logits held NaN or nothing finite
+    broken_rows: frozenset[int]  # rows whose logits hold NaN or no finite value
     logprobs: list[PositionLogprobs | None]
-    mask_wait: float = 0.0  # seconds; whoever waited for the masks knows
-    traces: dict[int, TokenTrace] = field(default_factory=dict)  # of the rows that asked
+    mask_wait: float = 0.0  # seconds; set by `Sampling.fetch`
+    traces: dict[int, TokenTrace] = field(default_factory=dict)  # by row, if requested
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceSample:
-    """What `launch` leaves on the device, on its way to the CPU; `fetch` waits for it."""
+    """The result of `launch`, on its way to the CPU. `fetch` waits for it."""
 
-    device_ids: torch.Tensor  # int64 [rows], BROKEN where the logits were no numbers
+    device_ids: torch.Tensor  # int64 [rows], BROKEN in a broken row
     host_ids: torch.Tensor
     logprobs: Logprobs | None  # on the host
     logprob_rows: list[int]
     num_top: list[int]  # per row of `logprob_rows`
-    arrived: torch.cuda.Event | None  # None: at once
+    arrived: torch.cuda.Event | None  # None: already on the host
     traces: Traces | None  # on the host
 
     def fetch(self) -> SampledTokens:
@@ -63,7 +66,7 @@ class DeviceSample:
 
 @dataclass(slots=True)
 class _Plan:
-    """What a batch of sequences asks for, as tensors; holds while the rows are the same."""
+    """The sampling parameters of a batch as tensors; reused while the batch has the same rows."""
 
     sequences: list[Sequence]
     static_rows: torch.Tensor | None = None  # int64 [m]
@@ -75,9 +78,9 @@ class _Plan:
     num_top: list[int] = field(default_factory=list)
     logprob_index: torch.Tensor | None = None
     trace_rows: list[int] = field(default_factory=list)
-    random: bool = False  # any row is drawn
+    random: bool = False  # True if any row is not greedy
     seeded_rows: list[int] = field(default_factory=list)
-    # Of all rows; None of the last three: no row needs it.
+    # Of all rows. A limit is None if no row uses it.
     temperature: torch.Tensor = field(default_factory=lambda: torch.zeros(0))  # float32 [rows]
     top_k: torch.Tensor | None = None  # int64 [rows], the vocabulary's size where off
     top_p: torch.Tensor | None = None
@@ -85,7 +88,7 @@ class _Plan:
 
 
 class Sampler:
-    """`vocab_size` is the tokenizer's: logits past it are padding and are never looked at."""
+    """`vocab_size` is the tokenizer's: logits past it are padding and are never sampled."""
 
     def __init__(
         self,
@@ -103,15 +106,17 @@ class Sampler:
         self._plan = _Plan([])
 
     def warm_up(self, logits: torch.Tensor, bitmask: torch.Tensor) -> None:
-        """Compile what the first request with a constraint would hold up all others for. Both as
-        for `launch`; what they hold is lost.
+        """Compile the bitmask kernels, so that the first constrained request does not stall the
+        others. Arguments as for `launch`; `logits` is overwritten.
         """
         logits = logits[:, : self.vocab_size]
         apply_bitmask(logits, bitmask)
         apply_bitmask(logits, bitmask, self._index([0]))
 
     def warm_up_limits(self, logits: torch.Tensor, *, top_p: bool) -> None:
-        """Likewise what samples, with top-k and min-p and without, under top-p or not."""
+        """Compile the sampling kernels for each combination of top-k and min-p, with or without
+        top-p.
+        """
         logits = logits[:, : self.vocab_size]
         rows = logits.shape[0]
         ones = self._numbers([1.0] * rows)
@@ -126,6 +131,7 @@ class Sampler:
         bitmask: torch.Tensor | None = None,
         masked_rows: list[int] | None = None,
     ) -> SampledTokens:
+        """`launch` and `fetch` in one call."""
         return self.launch(logits, sequences, bitmask, masked_rows).fetch()
 
     @torch.inference_mode()
@@ -136,9 +142,9 @@ class Sampler:
         bitmask: torch.Tensor | None = None,
         masked_rows: list[int] | None = None,
     ) -> DeviceSample:
-        """logits float32 [rows, padded_vocab], changed in place; row i belongs to `sequences[i]`,
-        whose `token_ids` hold everything before the token to choose. bitmask int32 [rows, words];
-        its row i is used if i is in `masked_rows` (None: all are). On CUDA nothing waits here.
+        """Start sampling; on CUDA it returns at once. logits float32 [rows, padded_vocab], changed
+        in place; row i belongs to `sequences[i]`, whose `token_ids` precede the token to sample.
+        bitmask int32 [rows, words]; row i applies if i is in `masked_rows` (None: all rows).
         """
         assert logits.shape[0] == len(sequences)
         plan = self._plan_of(sequences)
@@ -146,7 +152,7 @@ class Sampler:
         raw = None if plan.logprob_index is None else logits.index_select(0, plan.logprob_index)
         traces = launch_traces(logits, bitmask, masked_rows, plan.trace_rows)
 
-        self._edit(logits, plan)
+        self._apply_bias_and_penalties(logits, plan)
         if bitmask is not None and (masked_rows is None or masked_rows):
             some = masked_rows is not None and len(masked_rows) < len(sequences)
             apply_bitmask(logits, bitmask, self._index(masked_rows) if some else None)
@@ -169,8 +175,8 @@ class Sampler:
             token_ids, host_ids, logprobs, plan.logprob_rows, plan.num_top, arrived, traces
         )
 
-    def _edit(self, logits: torch.Tensor, plan: _Plan) -> None:
-        """Everything that shapes logits before the mask."""
+    def _apply_bias_and_penalties(self, logits: torch.Tensor, plan: _Plan) -> None:
+        """Apply every change of the logits that precedes the mask."""
         if plan.static_rows is not None and plan.static_bias is not None:
             logits.index_add_(0, plan.static_rows, plan.static_bias)
         banned = [
@@ -187,7 +193,7 @@ class Sampler:
             plan.penalties.apply(logits, self._counts)
 
     def _withhold_stops(self, logits: torch.Tensor, plan: _Plan) -> None:
-        """min_tokens: no stop yet, unless the mask leaves nothing else."""
+        """Apply min_tokens: exclude EOS and stop ids, unless the mask leaves nothing else."""
         stops = [
             (row, token_id)
             for row in plan.min_token_rows
@@ -209,9 +215,9 @@ class Sampler:
         return {token_id for token_id in stops if token_id < self.vocab_size}
 
     def _uniform(self, plan: _Plan) -> torch.Tensor:
-        """float32 [rows] in [0, 1)"""
+        """Random numbers, float32 [rows] in [0, 1)"""
         if not plan.random:
-            return plan.temperature  # nothing is drawn
+            return plan.temperature  # not used by greedy rows
         numbers = torch.rand(len(plan.sequences), generator=self._generator)
         seeded = numbers.numpy()
         for row in plan.seeded_rows:
@@ -275,7 +281,9 @@ class Sampler:
             plan.min_p = self._numbers([p.min_p for p in params])
 
     def _static_bias(self, sequence: Sequence) -> torch.Tensor:
-        """float32 [vocab], on the CPU. Ids past the vocabulary name nothing and are left out."""
+        """float32 [vocab] on the CPU: logit_bias, and -inf for excluded tokens. Ids past the
+        vocabulary are ignored.
+        """
         params = sequence.params
         bias = torch.zeros(self.vocab_size)
         if params.allowed_token_ids is not None:
@@ -297,7 +305,7 @@ class Sampler:
 
 
 def _seeded_uniform(seed: int, num_output_tokens: int) -> float:
-    """A function of the two numbers alone: no batch, device or preemption changes it."""
+    """A number in [0, 1) that depends on no batch, device or preemption."""
     digest = hashlib.blake2b(f"{seed}:{num_output_tokens}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 40) * 2.0**-24
 

@@ -1,5 +1,5 @@
-"""From a step's logits to its tokens: sends the masks beside the forward pass, samples, and leaves
-the tokens on the device for the next step. Only the rank that speaks has one.
+"""From a step's logits to its tokens: copies the masks during the forward pass, samples, and leaves
+the tokens on the device for the next step. Only rank 0 samples.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ NO_TOKENS = SampledTokens([], frozenset(), [])
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Tokens that are being chosen; `fetch` waits for them."""
+    """A launched sampling. `fetch` waits for its tokens."""
 
     sample: DeviceSample | None = None
-    mask_wait: float = 0.0  # seconds, if there are no events to tell
-    computed: torch.cuda.Event | None = None
-    masked: torch.cuda.Event | None = None
+    mask_wait: float = 0.0  # seconds, if there are no events to measure it
+    computed: torch.cuda.Event | None = None  # the logits are computed
+    masked: torch.cuda.Event | None = None  # the masks are on the device
 
     def fetch(self) -> SampledTokens:
         if self.sample is None:
@@ -34,12 +34,14 @@ class Sampling:
         tokens = self.sample.fetch()
         wait = self.mask_wait
         if self.computed is not None and self.masked is not None:
-            # Between the two events the device had nothing to do: milliseconds.
+            # The device idled between the two events. `elapsed_time` is in milliseconds.
             wait = self.computed.elapsed_time(self.masked) / 1000
         return replace(tokens, mask_wait=wait)
 
 
 class SamplingStage:
+    """Owns the bitmask buffers and the sampler."""
+
     def __init__(
         self,
         last_tokens: torch.Tensor,  # int64 [max_num_seqs]: by row, written by `launch`
@@ -67,7 +69,7 @@ class SamplingStage:
 
     @property
     def bitmask(self) -> NDArray[np.int32]:
-        """Where the masks of a step's rows are written before `launch`: [max_num_seqs, words]"""
+        """int32 [max_num_seqs, words]. Write a step's masks here before `launch`."""
         array: NDArray[np.int32] = self._bitmask.numpy()
         return array
 
@@ -79,8 +81,8 @@ class SamplingStage:
         masks: StepMasks,
         computed: torch.cuda.Event | None,
     ) -> Sampling:
-        """Choose a token for each row of the logits, of which row `i` belongs to `sequences[i]`.
-        `computed`: when the logits are there. On CUDA it returns at once.
+        """Start sampling; on CUDA it returns at once. Row `i` of the logits belongs to
+        `sequences[i]`. `computed`: the event after the logits' computation.
         """
         if logits is None:
             return Sampling()
@@ -92,18 +94,18 @@ class SamplingStage:
             if computed is not None:
                 masked = record_event()
         sample = self.sampler.launch(logits, list(sequences), bitmask, masks.masked_rows)
-        # A broken row's token is never seen, but the next step may be launched with it.
+        # A broken row's token is never emitted, but the next step may already compute with it.
         torch.clamp(sample.device_ids, min=0, out=self._last_tokens[:num_rows])
         if not self._on_cuda:
             return Sampling(sample, masks.seconds)
         return Sampling(sample, 0.0, computed, masked)
 
     def _send_masks(self, num_rows: int) -> torch.Tensor:
-        """Copied beside the forward pass, not behind it."""
+        """Copy the masks on a side stream, in parallel to the forward pass."""
         if self._mask_stream is None:
             return self._bitmask[:num_rows]
         with torch.cuda.stream(self._mask_stream):
-            # The sampling that read it last is over: its tokens have been fetched.
+            # Safe to overwrite: the last sampling's tokens have been fetched.
             self._device_bitmask[:num_rows].copy_(self._bitmask[:num_rows], non_blocking=True)
         torch.cuda.current_stream().wait_stream(self._mask_stream)
         return self._device_bitmask[:num_rows]

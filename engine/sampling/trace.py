@@ -1,5 +1,5 @@
-"""What a mask did to one token's distribution: how many tokens it left, and how much of the model's
-probability it took away. Worked out for the rows that ask; a batch without one never comes here.
+"""The effect of a mask on a token's distribution: the number of tokens it left, and the model's
+probability that it removed. Computed only for rows that request it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from formgate.engine.messages import TokenTrace
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """On their way to the host: good once the event of their step has happened."""
+    """On their way to the host: valid once the event of their step is done."""
 
     rows: list[int]
     allowed: torch.Tensor  # int64 [len(rows)]
@@ -33,7 +33,7 @@ def launch_traces(
     rows: list[int],
 ) -> Traces | None:
     """logits float32 [num_rows, vocab] as the model computed them; bitmask int32 [num_rows, words].
-    Of a row that is not among `masked_rows` (None: all are), nothing is taken away.
+    Rows not in `masked_rows` (None: all are) count as unmasked. Returns None if `rows` is empty.
     """
     if not rows:
         return None

@@ -1,1 +1,1 @@
-"""Which sequences run in a step: scheduler, block pool and tables, admission, endings."""
+"""Chooses the sequences of a step: scheduler, block pool and tables, admission, finish rules."""

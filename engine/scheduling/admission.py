@@ -1,5 +1,5 @@
-"""Builds constraints off the step: a sequence joins the scheduler when its constraint is ready, and
-a compile that takes long, or fails, concerns nobody else.
+"""Builds constraints in threads beside the step loop. A sequence joins the scheduler when its
+constraint is ready; a build that is slow or fails delays no other sequence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Built = tuple[Sequence, TokenConstraint | Exception]
 class ConstraintBuilder:
     def __init__(self, factory: ConstraintFactory) -> None:
         self._factory = factory
-        # Most of a build lets Python run: a burst of new grammars is built side by side.
+        # Most of a build releases the GIL, so a burst of new grammars is built in parallel.
         threads = max(2, min(MAX_BUILD_THREADS, usable_cpus() // 2))
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="constraint")
         self._built: queue.SimpleQueue[Built] = queue.SimpleQueue()
@@ -36,8 +36,8 @@ class ConstraintBuilder:
         self._threads.submit(self._build, sequence, constraint)
 
     def collect(self, *, timeout: float = 0.0) -> Iterator[Built]:
-        """What is ready by now; waits up to `timeout` seconds for the first. Sequences that were
-        aborted meanwhile are among them.
+        """Yield each sequence whose build has ended, with its constraint or the exception. Waits up
+        to `timeout` seconds for the first. Aborted sequences are included.
         """
         while self._num_pending:
             try:
@@ -54,7 +54,7 @@ class ConstraintBuilder:
     def _build(self, sequence: Sequence, constraint: str) -> None:
         result: TokenConstraint | Exception
         try:
-            # Nothing to build for a client that has left.
+            # The client may have left while the sequence waited for a thread.
             result = ValueError("aborted") if sequence.is_finished else self._factory(constraint)
         except Exception as error:
             result = error

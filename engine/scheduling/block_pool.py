@@ -1,5 +1,5 @@
-"""The blocks of the KV cache: how many sequences use each, and which may be handed out next. It
-knows block numbers only, neither sequences nor tensors.
+"""The blocks of the KV cache: the reference count of each, and the order in which free ones are
+allocated. It knows block numbers only, neither sequences nor tensors.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ class BlockPool:
              ^                        |  ^
              |                 release|  |acquire (a prefix hit)
              |                        v  |
-             +--allocate evicts--  free, cached (its contents can still be found)
+             +--allocate evicts--  free, cached (the prefix cache still finds it)
 
-    Free blocks wait in one line: empty ones at its head, cached ones behind in the order of their
-    release, so that the least recently used contents are evicted first.
+    Free blocks form one queue: empty ones first, then cached ones in the order of their release, so
+    that the least recently used contents are evicted first.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -42,6 +42,7 @@ class BlockPool:
         return sum(block in self._free for block in blocks)
 
     def allocate(self, count: int) -> list[int]:
+        """Take `count` free blocks, one reference each; evicts their cached contents."""
         assert 0 <= count <= len(self._free), f"{count} of {len(self._free)} free blocks"
         blocks = [self._free.popitem(last=False)[0] for _ in range(count)]
         for block in blocks:
@@ -50,16 +51,16 @@ class BlockPool:
         return blocks
 
     def acquire(self, blocks: Iterable[int]) -> None:
-        """One more reference to each of these cached blocks."""
+        """Add a reference to each of these cached blocks."""
         for block in blocks:
             if self._ref_counts[block] == 0:
                 del self._free[block]
             self._ref_counts[block] += 1
 
     def release(self, blocks: list[int]) -> list[int]:
-        """One reference less to each block of a sequence; returns those that became free.
+        """Drop a reference to each block of a sequence. Returns the blocks that became free.
 
-        The last block is freed first: a prefix is never evicted before what was computed on it.
+        The last block is freed first, so that no prefix is evicted before its continuation.
         """
         freed: list[int] = []
         for block in reversed(blocks):
@@ -73,14 +74,14 @@ class BlockPool:
         return freed
 
     def forget(self, blocks: Iterable[int]) -> None:
-        """Take the contents of free blocks out of the cache."""
+        """Remove free blocks from the prefix cache."""
         for block in blocks:
             assert block in self._free
             self.cache.forget(block)
             self._free.move_to_end(block, last=False)
 
     def check_integrity(self, tables: Iterable[list[int]]) -> None:
-        """`tables`: the block tables of every sequence that is alive."""
+        """Assert that reference counts match `tables`, the block tables of all sequences."""
         references = Counter(block for table in tables for block in table)
         for block, count in enumerate(self._ref_counts):
             assert count == references[block], f"block {block}: {count}, not {references[block]}"

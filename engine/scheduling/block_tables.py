@@ -1,5 +1,5 @@
-"""Which blocks hold the keys and values of a sequence: growth before a step, prefix hits at
-admission, hashing after a step, release at the end. It works on lists of integers only.
+"""The block table of each sequence: prefix hits at admission, growth before a step, hashing after
+it, release at the end. It works on lists of integers only.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from formgate.engine.scheduling.block_pool import BlockPool
 from formgate.engine.scheduling.prefix_cache import block_hash, root_hash
 from formgate.engine.sequence import Sequence
 
-# Who owns which tokens of a running sequence, block by block:
+# Ownership of a running sequence's tokens, block by block:
 #
 #   0            num_cached        len(block_hashes)*      num_computed    + num_scheduled
 #   |---- shared ----|---- own, full, cached ----|-- own, not full --|---- own, reserved ----|
 #   |  found in the  |  hashed after the step    |  never found by   |  being written by the |
-#   |  prefix cache  |  that filled them; others |  others           |  step under way       |
-#   |                |  may share them from now  |                   |                       |
+#   |  prefix cache  |  that filled them, then   |  other sequences  |  current step         |
+#   |                |  shared with others       |                   |                       |
 #
-# A reference is held on all of them from admission to release; nobody writes to a full block, so
-# sharing needs no copy. (*) at least: hashes may be known before their blocks are filled.
+# The sequence holds a reference on all of them from admission to release. A full block is never
+# written again, so sharing needs no copy. (*) at least: a hash may be computed before its block is.
 
 
 class BlockTables:
@@ -30,9 +30,10 @@ class BlockTables:
         return -(-num_tokens // self.block_size)
 
     def find_prefix(self, sequence: Sequence) -> list[int]:
-        """Blocks that hold the beginning of a sequence. Always leaves two tokens to compute, if
-        there are two: without one there would be no logits to sample from, and a single one is
-        computed as a decoded one is, whose sums are rounded otherwise. Takes no reference.
+        """Cached blocks of the longest known prefix of a sequence. Takes no reference.
+
+        Leaves at least two tokens to compute. Sampling needs the logits of the last one, and a
+        single token would run through the decode kernels, which round differently from prefill.
         """
         found: list[int] = []
         if not self.finds_prefix_of(sequence):
@@ -47,11 +48,12 @@ class BlockTables:
         return found
 
     def finds_prefix_of(self, sequence: Sequence) -> bool:
+        """True if `find_prefix` may return blocks for the sequence."""
         # Logprobs of the prompt need its hidden states, which are not cached.
         return self.prefix_caching and not sequence.wants_prompt_logprobs
 
     def hash_of(self, sequence: Sequence, index: int) -> bytes:
-        """Of the sequence's full block at `index`; computed once."""
+        """Hash of the sequence's full block at `index`; computed once."""
         hashes = sequence.block_hashes
         while len(hashes) <= index:
             previous = (
@@ -66,51 +68,52 @@ class BlockTables:
         return missing <= self.pool.num_free
 
     def grow(self, sequence: Sequence, num_tokens: int) -> None:
+        """Allocate the blocks missing for the first `num_tokens` tokens."""
         missing = self.num_blocks_for(num_tokens) - len(sequence.block_table)
         if missing > 0:
             sequence.block_table += self.pool.allocate(missing)
 
     def shrink(self, sequence: Sequence, num_tokens: int) -> None:
-        """Give back the blocks past the first `num_tokens` tokens, which nobody else holds: tokens
-        that were computed ahead, and taken back.
+        """Release the blocks past the first `num_tokens` tokens. No other sequence holds them: they
+        belong to tokens that were computed ahead and dropped.
         """
         kept = self.num_blocks_for(num_tokens)
-        assert kept >= sequence.num_offered_blocks
+        assert kept >= sequence.num_published_blocks
         if kept < len(sequence.block_table):
             self.pool.release(sequence.block_table[kept:])
-            # A new list: the packer recognises a table that only grows by its identity.
+            # A new list, because the packer assumes that a list it has seen only grows.
             sequence.block_table = sequence.block_table[:kept]
 
     def share(self, sequence: Sequence, prefix: list[int]) -> None:
-        """Start a table with blocks that `find_prefix` found."""
+        """Start the sequence's table with the blocks that `find_prefix` returned."""
         assert not sequence.block_table
         self.pool.acquire(prefix)
         sequence.block_table = list(prefix)
         sequence.num_computed_tokens = len(prefix) * self.block_size
-        sequence.num_offered_blocks = len(prefix)
+        sequence.num_published_blocks = len(prefix)
 
     def cache_computed(self, sequence: Sequence) -> None:
-        """Let others find the blocks that are full of computed tokens; those of a pending token
-        are found once it is known.
+        """Add the blocks full of computed tokens to the prefix cache. A block with a pending token
+        is added once the token is known.
         """
         if not self.prefix_caching:
             return
         filled = min(sequence.num_computed_tokens, len(sequence.token_ids)) // self.block_size
-        for index in range(sequence.num_offered_blocks, filled):
+        for index in range(sequence.num_published_blocks, filled):
             self.pool.cache.insert(
                 self.hash_of(sequence, index),
                 self._tokens_of(sequence, index),
                 sequence.block_table[index],
             )
-        sequence.num_offered_blocks = max(filled, sequence.num_offered_blocks)
+        sequence.num_published_blocks = max(filled, sequence.num_published_blocks)
 
     def release(self, sequence: Sequence) -> list[int]:
-        """Returns the blocks that nobody uses now. Their contents can still be found."""
+        """Release all blocks. Returns those that became free; the prefix cache still finds them."""
         freed = self.pool.release(sequence.block_table)
-        # A new list: the packer recognises a table that only grows by its identity.
+        # A new list, because the packer assumes that a list it has seen only grows.
         sequence.block_table = []
         sequence.num_computed_tokens = 0
-        sequence.num_offered_blocks = 0
+        sequence.num_published_blocks = 0
         return freed
 
     def _tokens_of(self, sequence: Sequence, index: int) -> list[int]:

@@ -1,5 +1,5 @@
-"""When a sequence ends. Takes each new token into the sequence and its constraint, and says what,
-if anything, it ended.
+"""Finish rules: append each new token to its sequence and constraint, and decide whether it ends
+the sequence.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from formgate.engine.hooks import too_much_asked
+from formgate.engine.hooks import raise_too_complex
 from formgate.engine.sequence import Sequence
 
 
@@ -15,7 +15,7 @@ from formgate.engine.sequence import Sequence
 class Finish:
     reason: Literal["stop", "length"]
     stop_token_id: int | None = None
-    closed: bool = False  # the constraint ended the answer before the limit would have
+    closed: bool = False  # the constraint ended the answer to fit the length limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,10 @@ class FinishRules:
     max_model_len: int
 
     def accept(self, sequence: Sequence, token_id: int) -> Finish | None:
-        """Append a token. Whatever the constraint raises passes through.
+        """Append a token. Returns None if the sequence goes on. Raises what the constraint raises.
 
-        A reason to stop outranks a limit reached by the same token. The constraint does not see
-        a token that ends the sequence: stop ids need not be of its grammar.
+        "stop" takes precedence over "length". The constraint does not see an EOS or stop token,
+        which need not be in its grammar.
         """
         sequence.token_ids.append(token_id)
         params = sequence.params
@@ -37,7 +37,7 @@ class FinishRules:
             return self._stopped(sequence, token_id)
         constraint = sequence.constraint
         if constraint is not None:
-            with too_much_asked():
+            with raise_too_complex():
                 constraint.accept(token_id)
             if constraint.is_terminated():
                 return self._stopped(sequence)
@@ -49,6 +49,7 @@ class FinishRules:
         return Finish("stop", token_id)
 
     def limit_reached(self, sequence: Sequence) -> Finish | None:
+        """A "length" finish if the sequence has reached `max_tokens` or the context length."""
         if (
             sequence.num_output_tokens >= sequence.params.max_tokens
             or sequence.num_tokens >= self.max_model_len

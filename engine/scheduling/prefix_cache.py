@@ -1,5 +1,5 @@
-"""Finds the block that already holds given tokens after a given prefix. It names contents by a
-chained hash and confirms every hit token by token; who uses a block is the block pool's affair.
+"""Finds the block that holds given tokens after a given prefix. Contents are keyed by a chained
+hash, and every hit is confirmed token by token. Reference counts belong to the block pool.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ DIGEST_SIZE = 16  # bytes
 
 
 def root_hash(cache_salt: str | None, lora_key: str | None) -> bytes:
-    """What the chain of a sequence starts from: equal tokens under another adapter, or under
-    another salt, have other keys and values, or must not be found.
+    """The hash that a sequence's chain starts from. It separates equal tokens of different adapters
+    (their keys and values differ) and of different salts (they must not be shared).
     """
     return blake2b(repr((cache_salt, lora_key)).encode(), digest_size=DIGEST_SIZE).digest()
 
 
 def block_hash(previous: bytes, token_ids: ReadSequence[int]) -> bytes:
-    """Names a full block: its tokens and, by `previous`, everything before them."""
+    """Hash of a full block's tokens and, through `previous`, of every token before them."""
     return blake2b(array("q", token_ids).tobytes(), key=previous, digest_size=DIGEST_SIZE).digest()
 
 
@@ -31,8 +31,8 @@ class CachedContent:
 
 
 class PrefixCache:
-    """Hash of contents <-> block, one to one. Each block is known once, and the first block that
-    holds some contents stays the one that is found.
+    """One-to-one map between content hashes and blocks. If several blocks hold the same contents,
+    the first one inserted is found.
     """
 
     def __init__(self) -> None:
@@ -46,13 +46,14 @@ class PrefixCache:
         return block in self._content_of
 
     def find(self, content_hash: bytes, token_ids: list[int]) -> int | None:
+        """The block with this hash, if its tokens are equal too."""
         block = self._block_of.get(content_hash)
         if block is None or self._content_of[block].token_ids != token_ids:
             return None
         return block
 
     def insert(self, content_hash: bytes, token_ids: list[int], block: int) -> None:
-        """`block` is full and computed. Nothing happens if another block holds the same."""
+        """Add a full, computed block. Does nothing if another block has the same hash."""
         if content_hash in self._block_of:
             return
         assert block not in self._content_of, f"block {block} is cached twice"

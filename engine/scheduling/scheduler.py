@@ -1,5 +1,6 @@
-"""Decides which sequences bring how many tokens to the next step, and who gives way when the KV
-cache is full. It handles Python lists and block numbers; it never sees a tensor or a token's text.
+"""Chooses the sequences of the next step, the number of tokens of each, and the sequences to
+preempt when the KV cache is full. It handles Python lists and block numbers; it never sees a tensor
+or a token's text.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal
 from formgate.engine.scheduling.block_tables import BlockTables
 from formgate.engine.sequence import Sequence, SequenceStatus
 
-Order = tuple[int, float]  # the smaller runs earlier and is preempted later
+Order = tuple[int, float]  # the smallest is admitted first and preempted last
 
 ORDERS: dict[str, Callable[[Sequence], Order]] = {
     "fcfs": lambda sequence: (0, sequence.arrival_time),
@@ -37,7 +38,8 @@ class Schedule:
         self.sequences.append(sequence)
         self.num_tokens += num_tokens
 
-    def take_back(self, sequence: Sequence) -> None:
+    def remove(self, sequence: Sequence) -> None:
+        """Undo `add`, if there was one."""
         if sequence.num_scheduled_tokens:
             self.num_tokens -= sequence.num_scheduled_tokens
             sequence.num_scheduled_tokens = 0
@@ -45,10 +47,10 @@ class Schedule:
 
 
 class Scheduler:
-    """`add` and `finish` between steps; `schedule` before a step and `advance` once it is launched.
+    """Call `add` and `finish` between steps, `schedule` before a step, `advance` after its launch.
 
-    The KV cache holds at least one sequence of `max_model_len` tokens, so the first in line can
-    always run and nothing waits for ever.
+    The KV cache holds at least one sequence of `max_model_len` tokens. The first sequence in order
+    can therefore always run, and none waits for ever.
     """
 
     def __init__(
@@ -69,16 +71,17 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # sorted by `_order`
         self.running: list[Sequence] = []
         self._order = ORDERS[policy]
-        # Hashes of the blocks that the step under way fills: a sequence that begins with the same
-        # tokens is better off one step later, when it finds them in the prefix cache.
+        # Hashes of the blocks that the current step fills. A sequence with the same prefix is
+        # admitted one step later, when the prefix cache has it.
         self._filling: set[bytes] = set()
 
     @property
     def has_work(self) -> bool:
-        """False if nothing is left but to wait for the constraints of those that are held."""
+        """False if every sequence is held back until its constraint is built."""
         return bool(self.waiting) or any(s.num_computable_tokens for s in self.running)
 
     def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. Raises ValueError if its prompt leaves no room for an answer."""
         if sequence.num_tokens >= self.max_model_len:
             raise ValueError(
                 f"the prompt has {sequence.num_tokens} tokens; prompt and answer together may have "
@@ -87,8 +90,9 @@ class Scheduler:
         self._wait(sequence)
 
     def overdue(self, limit: float) -> list[Sequence]:
-        """Those that have waited for their first step for more than `limit` seconds, if it is one.
-        A sequence that gave way has had its first step."""
+        """Sequences that have waited more than `limit` seconds for their first step; 0: no limit.
+        Preempted sequences have had it and are never overdue.
+        """
         latest = time.monotonic() - limit
         return [
             sequence
@@ -102,22 +106,22 @@ class Scheduler:
         # Decodes first: a long prefill must not take their place in the token budget.
         self.running.sort(key=_num_uncomputed)
         for sequence in self.running.copy():
-            if sequence.status is SequenceStatus.RUNNING:  # else it has given way to another
+            if sequence.status is SequenceStatus.RUNNING:  # not preempted by an earlier one
                 self._continue(sequence, schedule)
-        # Whoever gave way comes back before anyone new, but not in the step that evicted it.
+        # A preempted sequence returns before any new one, but not in the step that preempted it.
         if not schedule.num_preemptions:
             self._admit(schedule)
         return schedule
 
     def advance(self, schedule: Schedule) -> None:
-        """The step is launched: what it computes may be built on."""
+        """Count a launched step's tokens as computed."""
         for sequence in schedule.sequences:
             sequence.num_computed_tokens += sequence.num_scheduled_tokens
             sequence.num_scheduled_tokens = 0
             self.tables.cache_computed(sequence)
 
     def finish(self, sequence: Sequence) -> list[int]:
-        """Drop a sequence, wherever it is. Returns the blocks that nobody uses any more."""
+        """Remove a sequence in any state. Returns the blocks that became free."""
         if sequence.status is SequenceStatus.WAITING:
             self.waiting.remove(sequence)
         elif sequence.status is SequenceStatus.RUNNING:
@@ -161,14 +165,14 @@ class Scheduler:
                 index += 1
                 continue
             if not self._has_room_for(sequence, prefix):
-                return  # nobody overtakes: a long prompt would starve
+                return  # a shorter prompt must not overtake, or a long one would starve
             del self.waiting[index]
             self.tables.share(sequence, prefix)
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)
             if sequence.first_scheduled_time is None:
                 sequence.first_scheduled_time = time.monotonic()
-                # What is forced behind the prompt may be found too, and is none of it.
+                # The prefix cache may also hold tokens forced after the prompt; do not count them.
                 sequence.num_cached_tokens = min(
                     sequence.num_computed_tokens, sequence.num_prompt_tokens
                 )
@@ -179,19 +183,19 @@ class Scheduler:
                 self._run(sequence, num_tokens, schedule)
 
     def _has_room_for(self, sequence: Sequence, prefix: list[int]) -> bool:
-        """Room for all its tokens, and for one more block of each running sequence: admitting it
-        must not preempt in the next step.
+        """True if all its tokens fit, and one more block for each running sequence, so that the
+        admission causes no preemption in the next step.
         """
         pool = self.tables.pool
         missing = self.tables.num_blocks_for(sequence.num_tokens) - len(prefix)
         return missing + len(self.running) <= pool.num_free - pool.num_free_among(prefix)
 
     def _is_being_filled(self, sequence: Sequence, num_found: int) -> bool:
-        """True if its first block that was not found is computed in this very step."""
+        """True if the current step computes the block after its cached prefix."""
         if not self._filling or not self.tables.finds_prefix_of(sequence):
             return False
         if (num_found + 1) * self.tables.block_size > sequence.num_tokens - 2:
-            return False  # `find_prefix` would leave it out
+            return False  # `find_prefix` never returns this block
         return self.tables.hash_of(sequence, num_found) in self._filling
 
     def _chunk_of(self, sequence: Sequence, schedule: Schedule) -> int:
@@ -200,7 +204,7 @@ class Scheduler:
         )
 
     def _ends_when_known(self, sequence: Sequence) -> bool:
-        """True if its pending token reaches a limit, whichever token it is."""
+        """True if its pending token, whichever it is, reaches a length limit."""
         return bool(sequence.pending_rows) and (
             sequence.num_output_tokens + 1 >= sequence.params.max_tokens
             or sequence.num_tokens >= self.max_model_len
@@ -218,8 +222,8 @@ class Scheduler:
             )
 
     def _preempt(self, sequence: Sequence, schedule: Schedule) -> None:
-        """Its blocks go back; its tokens stay, and are computed again when there is room."""
-        schedule.take_back(sequence)
+        """Release its blocks and queue it again. Its tokens are kept and recomputed later."""
+        schedule.remove(sequence)
         schedule.num_preemptions += 1
         self._leave(sequence)
         self.tables.release(sequence)
@@ -230,7 +234,7 @@ class Scheduler:
         insort(self.waiting, sequence, key=self._order)
 
     def _leave(self, sequence: Sequence) -> None:
-        # The last takes its place, so that the others keep their rows in the next batch.
+        # The last sequence takes its place, so that all others keep their rows in the next batch.
         index = self.running.index(sequence)
         last = self.running.pop()
         if last is not sequence:

@@ -1,5 +1,5 @@
-"""Turns scheduled sequences into the numbers of one step. A hot loop: numpy over arrays that live
-as long as the engine. It knows sequences and block tables, and no device.
+"""Packs scheduled sequences into the numbers of one step. It is on the hot path, so it reuses numpy
+arrays that live as long as the engine. It knows sequences and block tables, and no device.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ NO_BLOCKS: list[int] = []
 
 @dataclass(slots=True)
 class _Query:
-    """The query tokens of a step, sequence by sequence, and what is read of them."""
+    """The query tokens of a step, sequence by sequence, and the rows of logits they produce."""
 
     ids: list[int]
     counts: list[int]  # query tokens of each sequence
-    contexts: list[int]  # keys of each sequence, this step's included
+    context_lens: list[int]  # keys of each sequence, this step's included
     logits_indices: list[int]
-    reads: list[int]  # rows of logits of each sequence
+    num_reads: list[int]  # rows of logits of each sequence
     has_pending: bool = False
 
 
 class StepPacker:
-    """A batch that fits into one of `shapes` is padded to the smallest such shape. Padding rows
-    have no query token, and padding tokens write no keys and values (slot -1).
+    """Pads a batch to the smallest of `shapes` that holds it. Padding rows have no query token, and
+    padding tokens write no keys and values (slot -1).
     """
 
     def __init__(
@@ -44,23 +44,23 @@ class StepPacker:
     ) -> None:
         self.block_size = block_size
         self.shapes = tuple(sorted(shapes))  # the first that fits is the smallest
-        # Row i mirrors the first `_mirrored[i]` entries of the list `_tables[i]`. A sequence keeps
-        # its list while the list only grows, so most rows need nothing or one more entry.
+        # Row i mirrors the first `_mirrored[i]` entries of the list `_tables[i]`. Such a list only
+        # grows, so most rows need no new entry or one.
         self._mirror: NDArray[np.int32] = np.zeros((max_num_seqs, max_blocks_per_seq), np.int32)
         self._tables = [NO_BLOCKS] * max_num_seqs
         self._mirrored = [0] * max_num_seqs
 
     def pack(self, sequences: ReadSequence[Sequence], numbers: NDArray[np.int64]) -> Step:
-        """Each sequence brings its next `num_scheduled_tokens` and gets `num_read_rows` rows of
-        logits, in order. `numbers` is overwritten and is the step's from then on.
+        """The step that computes the next `num_scheduled_tokens` of each sequence and gives each
+        `num_read_rows` rows of logits, in order. The step owns `numbers`, which is overwritten.
         """
         query = self._query(sequences)
-        num_logits = sum(query.reads)
-        if not num_logits:  # one token all the same: no operation meets an empty tensor
+        num_logits = sum(query.num_reads)
+        if not num_logits:  # compute one row anyway, so that no operation gets an empty tensor
             query.logits_indices.append(len(query.ids) - 1)
-            query.reads[-1] = 1
+            query.num_reads[-1] = 1
         tokens, rows = len(query.ids), len(query.counts)
-        max_query, max_context = max(query.counts), max(query.contexts)
+        max_query, max_context = max(query.counts), max(query.context_lens)
         shape = self._shape_of(tokens, rows, max_query)
         layout = (
             StepLayout(shape.num_tokens, shape.num_rows, shape.num_rows)
@@ -78,7 +78,7 @@ class StepPacker:
             table_width=width,
             max_query_len=max_query,
             max_context_len=max_context,
-            max_read_rows=max(query.reads),
+            max_read_rows=max(query.num_reads),
             has_pending=query.has_pending,
             prompt_targets=tuple(_prompt_targets(sequences)),
         )
@@ -98,10 +98,10 @@ class StepPacker:
             else:
                 ids += sequence.token_ids[start : start + count]
             query.counts.append(count)
-            query.contexts.append(start + count)
+            query.context_lens.append(start + count)
             num_read = sequence.num_read_rows
             query.logits_indices += range(len(ids) - num_read, len(ids))
-            query.reads.append(num_read)
+            query.num_reads.append(num_read)
             self._mirror_table(row, sequence.block_table)
         return query
 
@@ -109,26 +109,27 @@ class StepPacker:
         self, query: _Query, numbers: NDArray[np.int64], layout: StepLayout, width: int
     ) -> None:
         tokens, rows = len(query.ids), len(query.counts)
-        start, size, num_logits = layout.tokens, layout.num_tokens, len(query.logits_indices)
-        ints: NDArray[np.int32] = numbers[layout.longs :].view(np.int32)
+        stride, size, num_logits = layout.token_stride, layout.num_tokens, len(query.logits_indices)
+        ints: NDArray[np.int32] = numbers[layout.int32_start :].view(np.int32)
         input_ids = numbers[:size]
-        positions = numbers[start : start + size]
-        slot_mapping = numbers[2 * start : 2 * start + size]
-        logits_indices = numbers[3 * start : 3 * start + layout.num_logits]
+        positions = numbers[stride : stride + size]
+        slot_mapping = numbers[2 * stride : 2 * stride + size]
+        logits_indices = numbers[3 * stride : 3 * stride + layout.num_logits]
         query_start = ints[: layout.num_rows + 1]
-        context_lens = ints[layout.contexts : layout.contexts + layout.num_rows]
+        context_lens = ints[layout.context_lens : layout.context_lens + layout.num_rows]
         read_start = ints[layout.read_start : layout.read_start + rows + 1]
-        tables = ints[layout.tables : layout.tables + rows * width].reshape(rows, width)
+        tables = ints[layout.block_tables : layout.block_tables + rows * width]
+        tables = tables.reshape(rows, width)
 
         input_ids[:tokens] = query.ids
         logits_indices[:num_logits] = query.logits_indices
         query_start[0] = 0
         np.cumsum(query.counts, out=query_start[1 : rows + 1])
         read_start[0] = 0
-        np.cumsum(query.reads, out=read_start[1:])
-        context_lens[:rows] = query.contexts
+        np.cumsum(query.num_reads, out=read_start[1:])
+        context_lens[:rows] = query.context_lens
         tables[:] = self._mirror[:rows, :width]
-        self._write_places(
+        self._write_positions_and_slots(
             query.counts,
             query_start[: rows + 1],
             context_lens[:rows],
@@ -136,7 +137,7 @@ class StepPacker:
             positions[:tokens],
             slot_mapping[:tokens],
         )
-        # Padding; nothing where there is no shape.
+        # Padding; empty slices if the batch has no shape.
         input_ids[tokens:] = 0
         positions[tokens:] = 0
         slot_mapping[tokens:] = -1
@@ -144,7 +145,7 @@ class StepPacker:
         query_start[rows + 1 :] = tokens
         context_lens[rows:] = 0
 
-    def _write_places(
+    def _write_positions_and_slots(
         self,
         counts: list[int],
         query_start: NDArray[np.int32],
@@ -153,7 +154,7 @@ class StepPacker:
         positions: NDArray[np.int64],
         slots: NDArray[np.int64],
     ) -> None:
-        """Of each token: its position, and the slot of its key and value."""
+        """Write each token's position, and the slot of its key and value."""
         rows, tokens = len(counts), len(positions)
         if tokens == rows:
             row_of_token = np.arange(rows)
