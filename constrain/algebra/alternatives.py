@@ -103,7 +103,7 @@ def _without_special_cases(shapes: list[Shape]) -> list[Shape]:
     if len(shapes) > MOST_COMPARED or not isinstance(shapes[0], Object):
         return shapes
     objects = [shape for shape in shapes if isinstance(shape, Object)]
-    asserted = [thing.assertions for thing in objects]
+    asserted = [shape.assertions for shape in objects]
     return [
         one
         for at, one in enumerate(objects)

@@ -38,13 +38,13 @@ class NameGuard:
         if position.in_string:
             if frame.at_key:
                 self._narrow_name(words, position)
-            self._try(words, position, tokens.name_behind_string)
+            self._try(words, position, tokens.name_after_string)
         elif frame.at_key:
             for ids in _known(tokens.whole_name, frame.names, b""):
                 forbid(words, ids)
             self._try(words, position, tokens.name_due)
         else:
-            self._try(words, position, tokens.name_behind_value)
+            self._try(words, position, tokens.name_after_value)
 
     def breaks(self, position: JsonPosition, text: bytes) -> bool:
         """True if `text`, which the grammar allows next, repeats or misspells a name."""
