@@ -105,7 +105,7 @@ class _Spec:
         if len(self.text) > self._max_bytes:
             raise ConstraintError(
                 f"The constraint has {len(self.text)} bytes; at most {self._max_bytes} are "
-                "allowed. Write what is repeated once, into `$defs`, or a `pattern` for a long "
+                "allowed. Write repeated schemas once, into `$defs`, or a `pattern` for a long "
                 "`enum`.",
                 code="schema_too_complex",
             )

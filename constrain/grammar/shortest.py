@@ -45,8 +45,8 @@ def shortest(cfg: Cfg, start: Rule) -> Shortest:
     lengths = _Lengths(cfg, texts)
     if (size := lengths.size(start.number)) > _MOST_BYTES:
         raise ConstraintError(
-            f"The shortest answer that the constraint allows has {size} bytes. Lower the least "
-            "lengths and numbers of items that it asks for.",
+            f"The shortest answer that the constraint allows has {size} bytes. Lower its minimum "
+            "lengths and numbers of items.",
             code="schema_too_complex",
         )
     rest = max(map(longest_suffix, terminals), default=0)
