@@ -87,7 +87,7 @@ class Walker:
         blueprint = self.compiler.blueprint(json.dumps({"tree": self.tree}))
         self.compiled = self.compiler.build(blueprint)
         ways = EndSearch(tokens, special, (EOS,), list)  # a byte is its own token
-        self.ways = ways.through(Blueprint.loads(blueprint).endings, ())
+        self.ways = ways.with_endings(Blueprint.loads(blueprint).endings, ())
         wishes = [
             *("</think>", "[/THINK]", "<think>", "[THINK]", "</parameter>", "</arg_value>"),
             *('{"name": "get', "[get(", "<tool_cal", "\\ud83d\\ude42", "\\u00e9", "北京", "🙂"),

@@ -67,7 +67,7 @@ class Walker:
             special_ids=self.special_ids,
         )
         blueprint = self.compiler.blueprint(json.dumps({"tree": tree}))
-        ways = self.ways.through(Blueprint.loads(blueprint).endings, ())
+        ways = self.ways.with_endings(Blueprint.loads(blueprint).endings, ())
         return self.compiler.build(blueprint), ways
 
     def calls(

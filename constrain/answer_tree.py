@@ -129,13 +129,13 @@ class _TreeWriter:
         return self._rule("until", self._rule("UNTIL", term), "[lazy]")
 
     def _choice(self, items: Sequence[AnswerNode]) -> str:
-        before, behind = self._before, []
+        before, after_node = self._before, []
         written = []
         for item in items:
             self._before = before
             written.append(self.expression(item))
-            behind.append(self._before)
-        self._before = some(*behind)
+            after_node.append(self._before)
+        self._before = some(*after_node)
         return "(" + " | ".join(written) + ")"
 
     def _json(self, schema: Any, whitespace_pattern: str | None) -> str:
@@ -159,17 +159,17 @@ class _TreeWriter:
 
     def _repeat(self, node: AnswerNode) -> str:
         before = self._before
-        behind = self._after(node, before)
+        after_node = self._after(node, before)
         self._before = before_each(node, before, self._token_bytes)
         item = self.expression(node["item"])
         least, most = node["min"], node["max"]
         separator = node.get("separator")
         if separator is None or most == 1:
-            self._before = behind
+            self._before = after_node
             return f"({item}){_times(least, most)}"
         more = None if most is None else most - 1
         rest = f"({self.expression(separator)} {item}){_times(max(0, least - 1), more)}"
-        self._before = behind
+        self._before = after_node
         items = f"({item} {rest})"
         return items if least else f"{items}?"
 

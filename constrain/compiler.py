@@ -105,7 +105,7 @@ class _Spec:
         if len(self.text) > self._max_bytes:
             raise ConstraintError(
                 f"The constraint has {len(self.text)} bytes; at most {self._max_bytes} are "
-                "allowed. Write what is repeated once, into `$defs`, or a `pattern` for a long "
+                "allowed. Write repeated schemas once, into `$defs`, or a `pattern` for a long "
                 "`enum`.",
                 code="schema_too_complex",
             )
@@ -149,7 +149,7 @@ class GrammarCompiler:
         spec_text = json.dumps({"tree": {"kind": "json", "schema": _WARM_UP_SCHEMA}})
         self.factory(Constraint.of(self.blueprint(spec_text)).dumps())
         self.num_tokens(self.shortest(spec_text).text)
-        _ = self._tokens, self._ways
+        _ = self._tokens, self._end_search
 
     def warm_up_formats(self) -> None:
         """Compile the formats of schemas in advance. Only makers of blueprints use them."""
@@ -225,15 +225,17 @@ class GrammarCompiler:
         blueprint = constraint.blueprint_text
         started = self.build(blueprint).start()
         if isinstance(started, FsmConstraint):
-            return started  # has neither reasoning nor a way to its end
+            return started  # no reasoning, and no search for its end
         masks: GrammarConstraint | GuardedConstraint | ThinkingConstraint = started
         if constraint.thinking is not None:
             encode = self._tokenizer.tokenize_str
             tokens = ThinkingTokens(constraint.thinking, self._vocabulary, encode)
             masks = ThinkingConstraint(masks, tokens)
         if (closing := constraint.closing) is not None:
-            ways = self._ways.through(Blueprint.loads(blueprint).endings, closing.endings)
-            return ClosingConstraint(masks, ways, closing)
+            search = self._end_search.with_endings(
+                Blueprint.loads(blueprint).endings, closing.endings
+            )
+            return ClosingConstraint(masks, search, closing)
         return masks
 
     def filler(self, num_threads: int) -> ParallelFiller:
@@ -261,11 +263,13 @@ class GrammarCompiler:
         constraint = self.build(blueprint_text).start()
         if isinstance(constraint, FsmConstraint) or not self._vocabulary.eos_ids:
             return Budget(tokens, shortest.largest_part)
-        ways = self._ways.through(Blueprint.loads(blueprint_text).endings, shortest.endings)
+        search = self._end_search.with_endings(
+            Blueprint.loads(blueprint_text).endings, shortest.endings
+        )
         text = self._tokenizer.tokenize_str(shortest.text)
         way = [*text, self._vocabulary.eos_ids[0]] if text else []
-        if not (way and ways.leads(constraint.copy(), way)):
-            way = ways.to_end(constraint)
+        if not (way and search.leads(constraint.copy(), way)):
+            way = search.to_end(constraint)
         return Budget(tokens, shortest.largest_part, shortest.endings, tuple(way))
 
     def num_tokens(self, text: str) -> int:
@@ -302,7 +306,7 @@ class GrammarCompiler:
         return TokenBytes(self._vocabulary.token_bytes, self._vocabulary.special_ids)
 
     @cached_property
-    def _ways(self) -> EndSearch:
+    def _end_search(self) -> EndSearch:
         vocabulary = self._vocabulary
         return EndSearch(
             vocabulary.token_bytes,

@@ -8,7 +8,7 @@ _NOTHING = ("NoExtensionBias", "unsatisfiable", "Unsatisfiable")
 _LIMITS = ("too large", "limit", "fuel", "too many", "Too many", "too complex", "too deep")
 
 TOO_MUCH = (
-    "there are too many ways to go on at one place of the answer, or too much that must come. "
+    "there are too many ways to go on at one position of the answer, or too long a forced text. "
     "Lower the counts in its patterns, lengths and items, or list fewer values"
 )
 

@@ -22,8 +22,8 @@ _BRANCHING = (
     *("unevaluatedProperties", "unevaluatedItems", "type"),
 )
 _FEWER = (
-    "Write fewer branches, or give each a `required` member with a `const` of its own, which tells "
-    "them apart"
+    "Write fewer branches, or give each a `required` member with a `const` of its own, which "
+    "distinguishes them"
 )
 
 
@@ -82,7 +82,7 @@ class Alternatives:
         self._work += work
         if self._work > MAX_WORK:
             raise self._refusal or Unplaced(
-                f"its alternatives take too long to work out. {_FEWER}",
+                f"its alternatives take too long to compute. {_FEWER}",
                 keywords=_BRANCHING,
                 code="schema_too_complex",
             )
@@ -103,7 +103,7 @@ def _without_special_cases(shapes: list[Shape]) -> list[Shape]:
     if len(shapes) > MOST_COMPARED or not isinstance(shapes[0], Object):
         return shapes
     objects = [shape for shape in shapes if isinstance(shape, Object)]
-    asserted = [thing.assertions for thing in objects]
+    asserted = [shape.assertions for shape in objects]
     return [
         one
         for at, one in enumerate(objects)
@@ -148,7 +148,7 @@ def with_absent_members(shapes: list[Shape]) -> list[Shape]:
 
 def too_many() -> Unplaced:
     return Unplaced(
-        f"there are more than {MAX_SHAPES} ways through it and what is beside it. {_FEWER}",
+        f"it has more than {MAX_SHAPES} alternatives with the keywords beside it. {_FEWER}",
         keywords=_BRANCHING,
         code="schema_too_complex",
     )

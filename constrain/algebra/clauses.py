@@ -31,8 +31,8 @@ def listed(holds: list[Shape], fails: list[Shape]) -> Clause:
 
 
 _INSTEAD = {
-    "multipleOf": "say which numbers may come, with bounds, an `enum` or another `multipleOf`",
-    "uniqueItems": "say how many items there are to be, or leave `uniqueItems` out there",
+    "multipleOf": "list which numbers may come, by bounds, an `enum` or another `multipleOf`",
+    "uniqueItems": "limit how many items the array has, or omit `uniqueItems` there",
     "unevaluatedProperties": "write `additionalProperties`, whose negation is enforced",
     "unevaluatedItems": "write `items`, whose negation is enforced",
 }
@@ -44,7 +44,7 @@ def not_negatable(node: SchemaNode, keyword: str) -> LazyShapes:
     def refuse() -> list[Shape]:
         raise ConstraintError.at(
             (*node.path, keyword),
-            "its negation is asked for (by `not`, `oneOf`, `if` or the like), which cannot be "
+            "its negation is needed (by `not`, `oneOf`, `if` or a similar keyword), and cannot be "
             f"enforced. Instead, {_INSTEAD[keyword]}",
             keyword=keyword,
         )

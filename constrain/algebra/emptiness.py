@@ -67,18 +67,18 @@ class Emptiness:
 
     def have_a_tag(self, branches: list[list[Shape]]) -> bool:
         """True if a member is required everywhere, and has other constants in each branch."""
-        things = [thing for branch in branches for thing in branch]
-        if not things or not isinstance(things[0], Object):
+        objects = [shape for branch in branches for shape in branch]
+        if not objects or not isinstance(objects[0], Object):
             return False
-        return any(self._is_tag(name, branches) for name in self._tags_of(things[0]))
+        return any(self._is_tag(name, branches) for name in self._tags_of(objects[0]))
 
     def _is_tag(self, name: str, branches: list[list[Shape]]) -> bool:
         taken: set[str] = set()
         for branch in branches:
             own: set[str] = set()
-            for thing in branch:
-                assert isinstance(thing, Object)
-                constants = self._tags_of(thing).get(name)
+            for shape in branch:
+                assert isinstance(shape, Object)
+                constants = self._tags_of(shape).get(name)
                 if constants is None:
                     return False
                 own |= constants
@@ -105,14 +105,14 @@ class Emptiness:
         tags, others = self._tags_of(one), self._tags_of(two)
         return any(name in others and tags[name].isdisjoint(others[name]) for name in tags)
 
-    def _tags_of(self, thing: Object) -> dict[str, frozenset[str]]:
+    def _tags_of(self, shape: Object) -> dict[str, frozenset[str]]:
         """The required members that must be one of some constant strings, with these strings."""
-        known = self._tags.get(id(thing))
+        known = self._tags.get(id(shape))
         if known is not None:
             return known[1]
         tags: dict[str, frozenset[str]] = {}
-        for name in required_names(thing.presence):
-            value = thing.member(name)
+        for name in required_names(shape.presence):
+            value = shape.member(name)
             if _is_open(value):
                 continue
             shapes = {kind: self._shapes_of(value, kind) for kind in self._kinds_of(value)}
@@ -122,7 +122,7 @@ class Emptiness:
             constants = [s.values for s in strings if isinstance(s, Strings)]
             if all(values is not None for values in constants):
                 tags[name] = frozenset(v for values in constants for v in values or ())
-        self._tags[id(thing)] = thing, tags
+        self._tags[id(shape)] = shape, tags
         return tags
 
     def of_shape(self, shape: Shape, depth: int = _DEPTH) -> bool:
@@ -140,25 +140,25 @@ class Emptiness:
             return True
         return any(count.least and self.of(count.schema, depth - 1) for count in array.counts)
 
-    def _of_object(self, thing: Object, depth: int) -> bool:
-        if thing.presence is True and thing.most is None:
+    def _of_object(self, shape: Object, depth: int) -> bool:
+        if shape.presence is True and shape.most is None:
             return False
-        needed = required_names(thing.presence)
-        if thing.most is not None and len(needed) > thing.most:
+        needed = required_names(shape.presence)
+        if shape.most is not None and len(needed) > shape.most:
             return True
-        self._spend(len(needed) * len(thing.members) // 32)
+        self._spend(len(needed) * len(shape.members) // 32)
         # Constants first, as most empty alternatives are found by them.
-        values = sorted((thing.member(name) for name in sorted(needed)), key=_is_open)
+        values = sorted((shape.member(name) for name in sorted(needed)), key=_is_open)
         if any(self.of(value, depth - 1) for value in values):
             return True
-        if all(isinstance(part, Has | Not) for part in conjuncts(thing.presence)):
+        if all(isinstance(part, Has | Not) for part in conjuncts(shape.presence)):
             return False  # no further name is required
         absent = [
             name
-            for name in sorted(names_in(thing.presence) - needed)
-            if self.of(thing.member(name), depth - 1)
+            for name in sorted(names_in(shape.presence) - needed)
+            if self.of(shape.member(name), depth - 1)
         ]
-        return thing.without(absent) is False
+        return shape.without(absent) is False
 
 
 def _is_open(schema: Conjunction) -> bool:

@@ -48,10 +48,9 @@ def refuse_too_large(resources: Resources, *, ref_alone: bool) -> None:
             (
                 f"its shortest value has more than {MAX_BYTES} bytes"
                 if least.size > MAX_BYTES
-                else f"it asks for more than {MAX_FORCED} names and values in a row that are all "
-                "determined"
+                else f"it has more than {MAX_FORCED} names and values in a row that are all forced"
             )
-            + ". Lower the counts, or let members be absent that refer to further ones",
+            + ". Lower the counts, or make members optional that refer to further ones",
             code="schema_too_complex",
             keyword=keyword,
         )

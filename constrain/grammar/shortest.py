@@ -45,8 +45,8 @@ def shortest(cfg: Cfg, start: Rule) -> Shortest:
     lengths = _Lengths(cfg, texts)
     if (size := lengths.size(start.number)) > _MOST_BYTES:
         raise ConstraintError(
-            f"The shortest answer that the constraint allows has {size} bytes. Lower the least "
-            "lengths and numbers of items that it asks for.",
+            f"The shortest answer that the constraint allows has {size} bytes. Lower its minimum "
+            "lengths and numbers of items.",
             code="schema_too_complex",
         )
     rest = max(map(longest_suffix, terminals), default=0)
@@ -233,8 +233,8 @@ def terminal_text(terminal: str) -> str | None:
     # A pattern that excludes all plain strings may leave those with a line break: `.` matches none.
     for candidate in (*plain, *map(_with_line_break, plain)):
         tokens = list(candidate.encode())
-        there = matcher.deep_copy()
-        if there.consume_tokens(tokens) and there.is_accepting():
+        state = matcher.deep_copy()
+        if state.consume_tokens(tokens) and state.is_accepting():
             return candidate
     return _nearest(matcher) or _walked(matcher)
 
@@ -255,19 +255,19 @@ def _nearest(matcher: LLMatcher) -> str | None:
     looks = _LOOKS
     while level:
         longer = []
-        for text, there in level:
-            mask = there.compute_bitmask()
+        for text, state in level:
+            mask = state.compute_bitmask()
             for byte in range(256):
                 if not mask[byte >> 3] >> (byte & 7) & 1:
                     continue
                 looks -= 1
                 if looks < 0:
                     return None
-                behind = there.deep_copy()
-                behind.consume_token(byte)
-                if behind.is_accepting():
+                next_matcher = state.deep_copy()
+                next_matcher.consume_token(byte)
+                if next_matcher.is_accepting():
                     return (text + bytes((byte,))).decode("utf-8", "replace")
-                longer.append((text + bytes((byte,)), behind))
+                longer.append((text + bytes((byte,)), next_matcher))
         level = longer
     return None
 

@@ -1,4 +1,4 @@
-"""A compiled constraint as text: what one process works out and another builds its masks from."""
+"""A compiled constraint as text: one process compiles it, and another builds masks from it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Guards = tuple[tuple[bytes, GuardPlan], ...]
 
 
 class Blueprint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Either a grammar for llguidance (Lark, or JSON around a schema), with its guards, or the
-    pattern of an index of Outlines. `endings`: what ends the free texts in the grammar.
+    """Either a grammar for llguidance (Lark, or JSON around a schema) with its guards, or the
+    pattern of an Outlines index. `endings`: the texts that end the grammar's free texts.
     """
 
     source: str = ""

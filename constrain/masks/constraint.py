@@ -1,5 +1,5 @@
-"""A compiled constraint on its way to the engine: a blueprint, and the budgets of the answer under
-it. The processes in between pass its text on and read nothing of it.
+"""A compiled constraint on its way to the engine: a blueprint, and the budgets of one answer.
+Processes in between forward its text unread.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from formgate.constrain.masks.thinking import ThinkingBudget
 
 
 class Constraint(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`blueprint` stays text: a grammar that is in use already is found by it. `closing`: the
-    answer ends within this budget. `thinking`: its reasoning does.
+    """`blueprint` stays text, as it is the key of cached grammars. `closing`: the budget within
+    which the answer ends. `thinking`: that of its reasoning.
     """
 
     blueprint: msgspec.Raw
@@ -44,7 +44,7 @@ class Constraint(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SizedConstraint(msgspec.Struct, frozen=True):
-    """A constraint with the number of tokens in which an answer under it is known to fit."""
+    """A constraint, and a number of tokens in which some answer is known to fit."""
 
     constraint: Constraint
     tokens: int

@@ -77,7 +77,7 @@ class EndSearch:
         self.single_bytes = np.array(list(self.single), dtype=np.int64)
         self.single_ids = np.array(list(self.single.values()), dtype=np.int64)
 
-    def through(self, free: Iterable[str], strings: Iterable[str]) -> EndSearch:
+    def with_endings(self, free: Iterable[str], strings: Iterable[str]) -> EndSearch:
         """A copy for a grammar with these endings of free texts and of patterned strings."""
         search = copy(self)
         search.endings = list(self._spelled(free))

@@ -1,6 +1,6 @@
-"""A compiled grammar, ready for many sequences at once. Copies of one matcher share its lexer,
-which keeps the states that it has met: later masks are quick by that, but only one thread may look
-at it at a time. So a grammar that many sequences use has several matchers.
+"""A compiled grammar for many concurrent sequences. Copies of one matcher share its lexer, whose
+cached states make later masks fast, but only one thread may use a lexer at a time. So a grammar
+with many sequences has several matchers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from formgate.constrain.masks.matcher import GrammarConstraint
 from formgate.constrain.masks.sibling_guard import GuardedConstraint
 from formgate.constrain.masks.token_bytes import TokenBytes
 
-SHARING = 4  # sequences of one matcher, until another one is built
+SHARING = 4  # sequences per matcher before another one is built
 MOST_MATCHERS = 16
-QUICK = 0.03  # seconds to build a matcher that is worth it
-# A lexer's states are never forgotten; after so many sequences it starts anew.
+QUICK = 0.03  # seconds: only a matcher that builds faster is built again
+# A lexer never frees its states, so it is replaced after this many sequences.
 MOST_USES = 512
 
 
@@ -34,7 +34,7 @@ class _Original:
 
 
 class CompiledGrammar:
-    """Thread-safe. `build` makes the matcher anew, without the GIL."""
+    """Thread-safe. `build` makes a new matcher, and releases the GIL."""
 
     def __init__(
         self,
@@ -52,15 +52,15 @@ class CompiledGrammar:
         self._starts = JsonStarts(guards)
         self._tokens = tokens
         self._originals = [_Original(self.first)]
-        self._lock = threading.Lock()  # a matcher may not be borrowed twice at once
+        self._lock = threading.Lock()  # a matcher must not be used by two threads at once
 
     @property
     def guarded(self) -> bool:
-        """Whether something is asked for beside the grammar and names that differ."""
+        """True if a guard enforces more than names that differ."""
         return any(plan.places for _, plan in self._guards)
 
     def check(self) -> None:
-        """Raises ConstraintError if it is refused, or no token can come first."""
+        """Raises ConstraintError if the grammar is refused, or allows no first token."""
         with self._lock:
             matcher = self.first if self.first.is_error() else self.first.deep_copy()
         if not matcher.is_error():
@@ -102,6 +102,6 @@ class CompiledGrammar:
         return built
 
     def _ended(self, original: _Original) -> None:
-        # Not under the lock: the garbage collector may call it anywhere. A count that is off by one
-        # for once does no harm.
+        # Without the lock, as the garbage collector may run this while the thread holds it. A
+        # count that is once off by one does no harm.
         original.running -= 1

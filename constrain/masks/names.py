@@ -1,8 +1,8 @@
-"""The guard that no object gets a name twice. A name has one spelling (no escape that it does not
-need), so that names are equal where their texts are, and none is a name of the schema in disguise.
+"""The guard that the names of an object differ. A name has one spelling, without needless escapes,
+so that names are equal if their texts are, and no name of the schema appears in disguise.
 
-It leads into no dead end where from the beginning of any name infinitely many names can be reached
-(`guard_plan.py` tells); for the others the guard of siblings looks further ahead.
+The guard enters no dead end if every prefix of a name is a prefix of infinitely many names (see
+`open_names`). The sibling guard handles the other objects.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from formgate.constrain.masks.json_position import JsonPosition
 from formgate.constrain.masks.token_bytes import Ids, TokenBytes, TokenSet, Words, forbid
 
-# The escapes with four digits that a name may have: of what has no shorter one.
+# The escapes with four digits that a name may have: of characters without a shorter escape.
 _ESCAPES = [b"\\u%04x" % code for code in range(0x20) if code not in (8, 9, 10, 12, 13)]
 _NO_ESCAPE = re.compile(rb"\\u[0-9A-Fa-f]{0,3}[^0-9A-Fa-f]")
 _BEGUN = re.compile(rb"(?:[^\\]|\\[^u]|\\u[0-9A-Fa-f]{4})*(\\(?:u[0-9A-Fa-f]{0,3})?)?", re.DOTALL)
@@ -33,21 +33,21 @@ class NameGuard:
         self._ill_spelled = TokenSet(ill)
 
     def narrow(self, words: Words, position: JsonPosition) -> None:
-        """Take away the tokens that would write a name once more, or otherwise than it is."""
+        """Forbid the tokens that would repeat a name, or misspell one."""
         tokens, frame = self._tokens, position.frames[-1]
         if position.in_string:
             if frame.at_key:
                 self._narrow_name(words, position)
-            self._try(words, position, tokens.name_behind_string)
+            self._try(words, position, tokens.name_after_string)
         elif frame.at_key:
             for ids in _known(tokens.whole_name, frame.names, b""):
                 forbid(words, ids)
             self._try(words, position, tokens.name_due)
         else:
-            self._try(words, position, tokens.name_behind_value)
+            self._try(words, position, tokens.name_after_value)
 
     def breaks(self, position: JsonPosition, text: bytes) -> bool:
-        """Whether a text that the grammar allows next has such a name."""
+        """True if `text`, which the grammar allows next, repeats or misspells a name."""
         position = position.copy()
         for byte in text:
             if position.ended:
@@ -99,7 +99,7 @@ class NameGuard:
 def _known(
     by_rest: Mapping[bytes, list[int]], names: Collection[bytes], text: bytes
 ) -> list[list[int]]:
-    """Of tokens by what they write, those that end `text` as one of the names."""
+    """The tokens, out of `by_rest`, that complete `text` to one of the names."""
     if len(names) > len(by_rest):
         return [ids for rest, ids in by_rest.items() if text + rest in names]
     at = len(text)
@@ -112,7 +112,7 @@ def _rests(begun: bytes) -> list[bytes]:
 
 
 def _is_spelled_well(text: bytes) -> bool:
-    """So far."""
+    """True if the escapes in a prefix of a name are allowed ones."""
     at = text.find(b"\\")
     while at >= 0:
         escape = text[at : at + 6]

@@ -1,6 +1,6 @@
-"""The guard for what no context-free mask can say: that siblings differ (`uniqueItems`, and the
-names of one object). It takes away the tokens that would complete a sibling once more, and those
-after which nothing else could be completed, so that it never leads into a dead end.
+"""The guard that siblings differ (`uniqueItems`, and the names of one object), which no
+context-free mask can enforce. It removes the tokens that complete a repeated sibling, and those
+after which only repeated siblings could be completed, so that it never enters a dead end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_LOOKBACK = 64  # bytes of an element that are searched for another way
 
 
 class GuardedConstraint:
-    """Satisfies the engine's `TokenConstraint`. `starts` tells where guarded JSON texts begin."""
+    """Satisfies the engine's `TokenConstraint`. `starts` finds where guarded JSON texts begin."""
 
     closed = False  # it never ends an answer early
 
@@ -40,20 +40,20 @@ class GuardedConstraint:
         self._starts = starts
         self._accepted: list[int] = []
         self._no_anchors: set[tuple[int, int]] = set()  # tokens accepted, bytes of the last one
-        # What must not come behind an item: by tokens accepted, its beginning and its text.
+        # The siblings after an item: by tokens accepted, the item's offset and its text.
         self._last: dict[tuple[int, int, bytes], Siblings | None] = {}
         self._begin()
 
     def _begin(self) -> None:
-        self._before = b""  # text in which an anchor may be found
+        self._before = b""  # suffix of the text that may hold the beginning of an anchor
         self._position: JsonPosition | None = None
         self._element_starts: dict[int, LLMatcher | None] = {}  # by depth
         if self._starts.at_once is not None:
             self._position = JsonPosition(self._starts.at_once)
 
     def fill_bitmask(self, row: NDArray[np.int32]) -> bool:
-        """As the grammar fills it, less the tokens that would repeat a sibling. Raises ValueError
-        if the grammar has run into a limit, or nothing is left.
+        """Fill as the grammar does, without the tokens that would repeat a sibling. Raises
+        ValueError if the grammar exceeds a limit, or no token is left.
         """
         self._grammar.fill_bitmask(row)
         return self._guarded(row)
@@ -101,7 +101,7 @@ class GuardedConstraint:
                     forbid(words, self._tokens.beginning_with(closing))
 
     def _forbid_next(self, words: NDArray[np.uint32], siblings: Siblings) -> None:
-        """Before an element has begun."""
+        """Forbid tokens before an element begins."""
         if siblings.is_dead(b""):
             forbid(words, self._tokens.beginning_with(b","))
             return
@@ -155,8 +155,8 @@ class GuardedConstraint:
     def _behind(
         self, position: JsonPosition, frame: Frame, began: int, begun: bytes | None
     ) -> Siblings | None:
-        """What must not come behind an item that has just ended with a comma; None if that is not
-        known. `begun` is what stands before it of the token in hand; None: it began before that.
+        """The siblings after an item that a comma just ended; None if unknown. `begun`: the part of
+        the current token before the item; None: the item began in an earlier token.
         """
         depth = next((i for i, one in enumerate(position.frames) if one is frame), -1)
         if frame.is_object or depth < 0 or not position.next_is_alike(frame):
@@ -165,7 +165,7 @@ class GuardedConstraint:
         place = (len(self._accepted), began, text)
         if place not in self._last:
             if self._last and next(iter(self._last))[0] != len(self._accepted):
-                self._last.clear()  # of other masks
+                self._last.clear()  # entries of earlier masks
             self._last[place] = self._with_ended(frame, depth, text, begun)
         return self._last[place]
 
@@ -203,7 +203,7 @@ class GuardedConstraint:
         if position is not None and token_id in self._tokens.special_ids:
             self._before = self._starts.kept(self._before + bytes(position.text))
             position = self._position = None
-        begun = 0  # bytes that have been followed
+        begun = 0  # bytes already fed
         if position is None:
             if not self._starts.may_end_in(self._before, token):
                 self._before = self._starts.kept(self._before + token)
@@ -229,9 +229,9 @@ class GuardedConstraint:
             self._look_behind(position)
 
     def _look_behind(self, position: JsonPosition) -> None:
-        """Whether the text in hand is over, or turns out to be the beginning of a call."""
+        """Handle the end of the current JSON text, or its turning out to be part of an anchor."""
         if position.ended:
-            # It may have been the beginning of a marker that looks like JSON.
+            # The text may be the beginning of a marker that looks like JSON.
             self._before = self._starts.kept(self._before + bytes(position.text))
             plan = self._starts.behind(JSON_END)
             self._position = None if plan is None else JsonPosition(plan)
@@ -240,7 +240,7 @@ class GuardedConstraint:
             self._position = JsonPosition(plan)
 
     def _state_before(self, begun: bytes) -> LLMatcher | None:
-        """The grammar's state inside the token that it has just taken."""
+        """The grammar's state inside the token just accepted, after its bytes `begun`."""
         matcher = self._matcher.deep_copy()
         matcher.rollback(1)
         single = self._tokens.single
@@ -262,10 +262,11 @@ class GuardedConstraint:
             self._position = JsonPosition(plan)
 
     def _is_free_text(self, begun: bytes) -> bool:
-        """Whether what an anchor says stands in a text that may say anything: there the grammar
-        goes on with what begins no JSON.
+        """True if an anchor's text was written in free text: the grammar then allows bytes that
+        cannot begin JSON.
         """
-        whole = begun == self._tokens.of_token[self._accepted[-1]]  # a special one is not its bytes
+        # A special token cannot be replayed byte by byte.
+        whole = begun == self._tokens.of_token[self._accepted[-1]]
         matcher = self._matcher if whole else self._state_before(begun)
         single = self._tokens.single
         return matcher is not None and all(
@@ -274,7 +275,7 @@ class GuardedConstraint:
 
     def _element_ended(self, position: JsonPosition, frame: Frame, *, replayed: bool) -> None:
         text = position.element_text(frame)
-        bare = text[:1] not in (b'"', b"[", b"{")  # ended by what comes behind it
+        bare = text[:1] not in (b'"', b"[", b"{")  # ended by the byte after it
         if bare:
             text = text[:-1]
         frame.element = None
@@ -294,7 +295,9 @@ class GuardedConstraint:
     def _find_dead(
         self, matcher: LLMatcher, siblings: Siblings, text: bytes, *, bare: bool
     ) -> None:
-        """Mark the beginnings of `text` after which only dead texts are left, from its end up."""
+        """Add the dead prefixes of `text`, from the longest, to `siblings`. Visits at most
+        `_MAX_LOOKBACK` prefixes.
+        """
         single = self._tokens.single
         mask = np.zeros(-(-len(self._tokens.of_token) // 32), dtype=np.uint32)
         for byte in text:
@@ -321,7 +324,7 @@ class GuardedConstraint:
                 matcher.rollback(1)
 
     def _goes_on(self, matcher: LLMatcher, siblings: Siblings, prefix: bytes) -> bool:
-        """Whether one of a few likely bytes may come next, which is quicker found out than all."""
+        """True if one of a few likely bytes may come next: a quick test before a full mask."""
         return any(
             (token_id := self._tokens.single.get(byte)) is not None
             and not siblings.is_dead(prefix + bytes((byte,)))
@@ -335,7 +338,7 @@ class GuardedConstraint:
         return np.unique(self._tokens.first[np.flatnonzero(bits[: len(self._tokens.first)])])
 
     def forced_tokens(self) -> list[int]:
-        """None where siblings must differ: what the grammar forces may be a repetition."""
+        """Empty where siblings must differ: a forced text may repeat a sibling."""
         position = self._position
         if position is not None and position.differing:
             return []
@@ -348,7 +351,7 @@ class GuardedConstraint:
         self._last.clear()
         self._no_anchors = {place for place in self._no_anchors if place[0] <= len(kept)}
         self._begin()
-        for token_id in kept:  # without the grammar's states of then: only exact repeats are known
+        for token_id in kept:  # without past grammar states, only exact repeats are recognized
             self._accepted.append(token_id)
             self._follow(token_id, replayed=True)
 

@@ -58,8 +58,8 @@ def after(node: AnswerNode, befores: Befores, token_bytes: Sequence[bytes]) -> B
         case "choice":
             return some(*(after(item, befores, token_bytes) for item in node["items"]))
         case "repeat":
-            behind = after(node["item"], before_each(node, befores, token_bytes), token_bytes)
-            return some(behind, befores) if node["min"] == 0 else behind
+            after_item = after(node["item"], before_each(node, befores, token_bytes), token_bytes)
+            return some(after_item, befores) if node["min"] == 0 else after_item
         case "json" | "json_object":
             return frozenset((Before(JSON_END, False),))
         case "free_text_until":
@@ -80,8 +80,8 @@ def before_each(node: AnswerNode, befores: Befores, token_bytes: Sequence[bytes]
     separator = node.get("separator", {"kind": "text", "value": ""})
     each = befores
     for _ in range(3):  # items of fixed text prolong each other, so there may be no fixed point
-        behind = after(node["item"], each, token_bytes)
-        more = some(befores, after(separator, behind, token_bytes))
+        after_item = after(node["item"], each, token_bytes)
+        more = some(befores, after(separator, after_item, token_bytes))
         if more == each:
             return each
         each = more

@@ -68,7 +68,7 @@ class ThinkingConstraint:
         self._inner = inner
         self._tokens = tokens
         self._accepted: list[int] = []  # until the reasoning is over
-        self._behind = 0  # tokens after the reasoning
+        self._num_after = 0  # tokens after the reasoning
         self._begin()
 
     def _begin(self) -> None:
@@ -107,7 +107,7 @@ class ThinkingConstraint:
     def accept(self, token_id: int) -> None:
         self._inner.accept(token_id)
         if self._over:
-            self._behind += 1
+            self._num_after += 1
             return
         self._accepted.append(token_id)
         self._follow(token_id)
@@ -136,11 +136,11 @@ class ThinkingConstraint:
 
     def rollback(self, num_tokens: int) -> None:
         self._inner.rollback(num_tokens)
-        behind = min(self._behind, num_tokens)
-        self._behind -= behind
-        if num_tokens == behind:
+        num_after = min(self._num_after, num_tokens)
+        self._num_after -= num_after
+        if num_tokens == num_after:
             return
-        kept = self._accepted[: len(self._accepted) - (num_tokens - behind)]
+        kept = self._accepted[: len(self._accepted) - (num_tokens - num_after)]
         self._accepted = []
         self._begin()
         for token_id in kept:
@@ -150,7 +150,7 @@ class ThinkingConstraint:
     def copy(self) -> ThinkingConstraint:
         new = ThinkingConstraint(self._inner.copy(), self._tokens)
         new._accepted = self._accepted[:]
-        new._behind = self._behind
+        new._num_after = self._num_after
         new._inside, new._over = self._inside, self._over
         new._tail, new._spent, new._path = self._tail, self._spent, self._path[:]
         return new

@@ -69,9 +69,9 @@ class TokenBytes:
         self.crossing_string = self._matching(rb'"\s*[,\]}]', quoted)
         self.crossing = self._matching(rb",", text)
         # Tokens with a name in them, after the rest of a value or of a string.
-        behind = rb"(?:" + _STRING + rb"|" + _BETWEEN + rb")*[,{]\s*" + _NAME
-        self.name_behind_value = self._matching(rb"^" + behind, quoted)
-        self.name_behind_string = self._matching(rb'"\s*' + behind, quoted)
+        after_start = rb"(?:" + _STRING + rb"|" + _BETWEEN + rb")*[,{]\s*" + _NAME
+        self.name_after_value = self._matching(rb"^" + after_start, quoted)
+        self.name_after_string = self._matching(rb'"\s*' + after_start, quoted)
         # For positions before a name: tokens that are one name, by its text, and others.
         self.whole_name: dict[bytes, list[int]] = {}
         others = []

@@ -82,7 +82,7 @@ class _Reader:
             name = self._name()
             self._skip(_SPACES)
             if not self._take("::="):
-                raise self._error(f"'::=' is missing behind {name!r:.60}")
+                raise self._error(f"'::=' is missing after {name!r:.60}")
             if name in rules:
                 raise self._error(f"the rule {name!r:.60} is there already", start)
             self._skip(_SPACES)

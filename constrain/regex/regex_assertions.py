@@ -1,10 +1,10 @@
-"""Anchors, word boundaries and look-aheads, worked into the tree: what is left takes text and looks
-at nothing else. An assertion holds at a place, between the character before it (`Before`) and the
-texts that may follow. So a tree is rewritten together with the rest of the pattern behind it: `$`
-leaves an empty rest, a look-ahead is an intersection with the rest, `^` has no character before it.
+"""Eliminates anchors, word boundaries and look-aheads from a regex tree. An assertion holds at a
+position, between the character before it (`Before`) and the texts that may follow. So a tree is
+rewritten together with the rest of the pattern: `$` requires an empty rest, a look-ahead is an
+intersection with the rest, `^` requires that no character precedes.
 
-A repetition that asserts something looks, in each round, at rounds that are yet to come. It is left
-to `regex_automaton`.
+In a repetition, an assertion depends on later rounds. `regex_automaton` rewrites these, and trees
+that take more than `_MOST_STEPS` here.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _NO_WORD_NEXT = alt(EMPTY, seq(OTHER_CHAR, ANY_TEXT))
 
 
 def without_look(tree: Regex, *, search: bool) -> Regex:
-    """The texts in which `tree` is found (search), or which it matches as a whole, as a tree that
-    asserts nothing. Raises RegexError.
+    """A tree without assertions for the texts that `tree` matches anywhere (`search`) or as a
+    whole. Raises RegexError.
     """
     if not asserts(tree):
         return seq(ANY_TEXT, tree, ANY_TEXT) if search else tree
@@ -64,7 +64,7 @@ class _NeedsAutomaton(Exception):
 
 
 class _Rest:
-    """The texts that may stand behind a place. `same`: whatever is before it."""
+    """The texts that may follow a position. `same`: they do not depend on the character before."""
 
     def __init__(self, texts: Callable[[Before], Regex], *, same: bool) -> None:
         self.same = same
@@ -100,7 +100,7 @@ class _Rewriter:
         return alt(first, seq(ANY_TEXT, OTHER_CHAR, other), seq(ANY_TEXT, WORD_CHAR, word))
 
     def texts(self, tree: Regex, rest: _Rest, before: Before) -> Regex:
-        """The texts that begin with a match of `tree` at a place, and go on as `rest` has it."""
+        """The texts that are a match of `tree` at a position, followed by a text of `rest`."""
         self._steps += 1
         self._depth += 1
         if self._steps > _MOST_STEPS or self._depth > _DEEPEST:
@@ -148,7 +148,7 @@ class _Rewriter:
         return self.texts(parts[0], behind, before)
 
     def _taken(self, tree: Regex, rest: _Rest, before: Before) -> Regex:
-        """`tree` asserts nothing, but the rest may ask for its last character."""
+        """`tree` has no assertion, but `rest` may depend on its last character."""
         if rest.same:
             return seq(tree, rest.behind(before))
         found = [rest.behind(before)] if nullable(tree) else []
@@ -167,7 +167,7 @@ class _Rewriter:
 
 
 def _with_plain_runs(parts: Sequence[Regex]) -> list[Regex]:
-    """The same parts, those together that assert nothing and stand side by side."""
+    """The parts, with adjacent parts without assertions joined."""
     runs: list[Regex] = []
     for part in parts:
         if runs and not asserts(part) and not asserts(runs[-1]):
@@ -186,7 +186,7 @@ def _not_empty(tree: Regex) -> Regex:
 
 
 def _ending(tree: Regex, last: Chars) -> Regex:
-    """The texts of `tree` whose last character is one of `last`."""
+    """The texts of `tree` whose last character is in `last`."""
     match tree:
         case Chars():
             return chars_of_both(tree, last)

@@ -1,8 +1,7 @@
-"""Regexes that assert something inside of a repetition, as regexes that assert nothing: by way of a
-deterministic automaton. A state says what the rest of the text must be, as a boolean function of
-items ("this part of the pattern matches from here on"), kept as a binary decision diagram, so that
-equal states are the same. The automaton becomes a regex by elimination of its states. Each of these
-can explode, and has a bound.
+"""Eliminates assertions inside of repetitions by a deterministic automaton. A state is a boolean
+function of items ("this part of the pattern matches from here"), which describes the rest of the
+text. States are binary decision diagrams (Bryant, 1986), so that equal states are identical. State
+elimination turns the automaton into a regex. Each step may be exponential, and is bounded.
 """
 
 from __future__ import annotations
@@ -40,24 +39,24 @@ _MOST_CELLS = 200
 _MOST_WORK = 25_000
 _MOST_PARTS = 20_000  # of the regex that comes out
 
-# What is left of a pattern: its next part and what stands behind that. None is the end.
+# The rest of a pattern: its next part and the rest after that. None is the end.
 Item = tuple[Regex, "Item"] | None
-# A node of a decision diagram: an item's number, the function without it, that with it.
+# A node of a decision diagram: an item's number, the function if it is false, and if it is true.
 Node = int
 _FALSE, _TRUE = 0, 1
 
 
 def without_assertions(tree: Regex, *, search: bool) -> Regex:
-    """The texts in which `tree` is found (search), or which it matches as a whole. Raises
-    RegexError where that takes too large an automaton.
+    """A tree without assertions for the texts that `tree` matches anywhere (`search`) or as a
+    whole. Raises RegexError if the automaton is too large.
     """
     return _as_regex(*_Automaton(tree, search=search).states())
 
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """Characters that no class of the pattern tells apart: `chars`, and the classes that hold them.
-    `None` as a cell is the end of the text.
+    """Characters that every class of the pattern treats alike: `chars`, and the classes that hold
+    them. As a cell, None is the end of the text.
     """
 
     chars: Chars
@@ -80,9 +79,7 @@ class _Automaton:
         self._item_of: dict[tuple[Item, bool], int] = {}
 
     def states(self) -> tuple[list[dict[int, list[Chars]]], set[int]]:
-        """The edges of each state, of which the first is where a text begins; and the states in
-        which it may end.
-        """
+        """The edges of each state, and the accepting states. State 0 is the initial one."""
         start: Item = (self._tree, None)
         if self._search:
             start = (ANY_TEXT, start)
@@ -116,7 +113,7 @@ class _Automaton:
     # Functions of items.
 
     def _item(self, item: Item, endless: bool) -> Node:
-        """True if `item` matches; `endless`, if it does so at the beginning of what is left."""
+        """The function that `item` matches the rest of the text; with `endless`, a prefix of it."""
         if item is None and endless:
             return _TRUE
         key = (item, endless)
@@ -135,7 +132,7 @@ class _Automaton:
         return self._node_of[key]
 
     def _choice(self, test: Node, having: Node, without: Node) -> Node:
-        """`having` where `test` is true, `without` where it is not."""
+        """If-then-else: `having` where `test` is true, otherwise `without`."""
         if test in (_FALSE, _TRUE):
             return having if test == _TRUE else without
         if having == without:
@@ -183,7 +180,7 @@ class _Automaton:
 
 
 class _Step:
-    """What an item asks of the text behind one character, or whether it matches at the end."""
+    """The derivative of an item by one character, or whether it matches at the end of the text."""
 
     def __init__(
         self, automaton: _Automaton, before: Before, cell: _Cell | None, endless: bool
@@ -194,7 +191,7 @@ class _Step:
         self._endless = endless
 
     def of(self, item: Item, rounds: frozenset[Item]) -> Node:
-        """`rounds`: the repetitions that have begun a round here."""
+        """`rounds`: the repetitions that began a round at this position."""
         automaton, cell = self._automaton, self._cell
         automaton._spend()
         if item is None:
@@ -228,7 +225,7 @@ class _Step:
                 if most == 0:
                     return self.of(rest, rounds)
                 again = Repeat(part, max(least - 1, 0), None if most is None else most - 1)
-                # After a round that took no text, all further ones can do the same.
+                # An empty round can be repeated, so further rounds at this position change nothing.
                 loop = (part, rest)
                 if loop in rounds:
                     return self.of(rest, rounds)
@@ -319,7 +316,7 @@ def _size(tree: Regex) -> int:
 
 
 def _united(chars: list[Chars]) -> list[Chars]:
-    """The same characters in fewer classes."""
+    """The same characters in as few classes as possible."""
     plain = [one for one in chars if not one.properties]
     whole = merged(pair for one in plain for pair in one.ranges)
     return [*([Chars(whole)] if plain else []), *(one for one in chars if one.properties)]
@@ -328,7 +325,7 @@ def _united(chars: list[Chars]) -> list[Chars]:
 def _smallest(
     edges: list[dict[int, list[Chars]]], accepting: set[int]
 ) -> tuple[list[dict[int, list[Chars]]], set[int]]:
-    """The states that lead to an end, those in one that no text tells apart."""
+    """The minimal automaton: no dead states, and equivalent states merged (Moore)."""
     alive = _leading_to(accepting, edges)
     if 0 not in alive:
         return [{}], set()

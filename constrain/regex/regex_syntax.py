@@ -116,7 +116,7 @@ class _Parser:
         if isinstance(part, Edge | Boundary) and not grouped:
             raise self._error("nothing to repeat: an anchor takes no text")
         if self._quantifier() is not None:
-            raise self._error("nothing to repeat: a quantifier stands behind another")
+            raise self._error("nothing to repeat: a quantifier follows another")
         least, most = bounds
         if isinstance(part, Edge | Boundary | Look):
             return part if least else EMPTY
@@ -179,7 +179,7 @@ class _Parser:
                 self._at += 1
             case "]" if self._has_empty_class:
                 raise self._error(
-                    "']' behind '[]', which is no character in ECMA-262 and part of a class in "
+                    "']' after '[]', which is no character in ECMA-262 and part of a class in "
                     "Python; write '\\]'"
                 )
         return self._char(ord(char))

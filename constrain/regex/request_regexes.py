@@ -35,9 +35,9 @@ def white_space(pattern: str) -> str:
     grammar = f"start: T\nT: /(?:{slashed})/ & ~/[ \\t\\r\\n]*/\n"
     matcher = LLMatcher(byte_tokenizer(), LLMatcher.grammar_from_lark(grammar), log_level=0)
     if matcher.is_error():
-        raise ConstraintError("The pattern of white space is no regex.", code="invalid_grammar")
+        raise ConstraintError("`whitespace_pattern` is not a regex.", code="invalid_grammar")
     if any(matcher.compute_bitmask()[:32]):  # some byte begins another text
         raise ConstraintError(
-            "The pattern of white space matches other text too.", code="unsupported_schema"
+            "`whitespace_pattern` matches text that is not white space.", code="unsupported_schema"
         )
     return slashed

@@ -12,7 +12,7 @@ from formgate.constrain.schema.resources import Resources, SchemaNode
 
 _WHY = (
     "no value at all satisfies it. Look for bounds, types or constants that contradict each other, "
-    "and for a `required` member that holds its own schema once more"
+    "and for a `required` member that requires its own schema again"
 )
 
 

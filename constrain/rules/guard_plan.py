@@ -154,12 +154,12 @@ class _Planner:
                     items[index] |= here
                 else:
                     items.append(here)
-        for thing in self._algebra.shapes(schema, Kind.OBJECT):
-            assert isinstance(thing, Object)
-            names_differ = names_differ or names_may_run_out(self._algebra, thing)
-            for name in thing.known_names():
-                members.setdefault(name, set()).update(self._number(thing.member(name)))
-            for group in thing.members:
+        for shape in self._algebra.shapes(schema, Kind.OBJECT):
+            assert isinstance(shape, Object)
+            names_differ = names_differ or names_may_run_out(self._algebra, shape)
+            for name in shape.known_names():
+                members.setdefault(name, set()).update(self._number(shape.member(name)))
+            for group in shape.members:
                 for _, value in group.matching:
                     others.update(self._number(value))
                 others.update(self._number(group.rest or ()))

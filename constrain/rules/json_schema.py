@@ -95,8 +95,8 @@ def guard_refusal(schema: Any) -> ConstraintError:
     keyword = None if found is None else _GUARDED[found[0]]
     return ConstraintError.at(
         () if found is None or keyword is None else (*found[1], keyword),
-        "it can be enforced only where a fixed text stands before the JSON text, or nothing. Write "
-        "a fixed text (the `begin` of a tag) right before it, or leave the keyword out",
+        "it can be enforced only at the start of the answer or after a fixed text. Write a fixed "
+        "text (the `begin` of a tag) directly before the JSON text, or omit the keyword",
         keyword=keyword,
     )
 

@@ -55,28 +55,28 @@ class _State(NamedTuple):
     first: bool
 
 
-def add_object(grammar: GrammarBuilder, rule: Rule, thing: Object, canonical: bool) -> None:
-    for resolved in _without_named_some(grammar, thing):
+def add_object(grammar: GrammarBuilder, rule: Rule, shape: Object, canonical: bool) -> None:
+    for resolved in _without_named_some(grammar, shape):
         _OneObject(grammar, resolved, canonical).add(rule)
 
 
-def _without_named_some(grammar: GrammarBuilder, thing: Object) -> Iterator[Object]:
+def _without_named_some(grammar: GrammarBuilder, shape: Object) -> Iterator[Object]:
     """Expand each `Some`: a named member satisfies it, or only unnamed members may."""
     grammar.algebra.spend(_WORK_OF_AN_OBJECT)
-    for at, some in enumerate(thing.some):
-        others = thing.some[:at] + thing.some[at + 1 :]
-        for name in thing.known_names():
+    for at, some in enumerate(shape.some):
+        others = shape.some[:at] + shape.some[at + 1 :]
+        for name in shape.known_names():
             if _speaks_of(grammar, some, name):
                 yield from _without_named_some(
                     grammar,
                     replace(
-                        thing,
+                        shape,
                         some=others,
-                        members=(*thing.members, Members(((name, some.value),), evaluates=False)),
-                        presence=all_of(thing.presence, Has(name)),
+                        members=(*shape.members, Members(((name, some.value),), evaluates=False)),
+                        presence=all_of(shape.presence, Has(name)),
                     ),
                 )
-    yield thing
+    yield shape
 
 
 def _speaks_of(grammar: GrammarBuilder, some: Some, name: str) -> bool:
@@ -96,22 +96,22 @@ def _allows(grammar: GrammarBuilder, names: Conjunction, name: str) -> bool:
 
 
 class _OneObject:
-    def __init__(self, grammar: GrammarBuilder, thing: Object, canonical: bool) -> None:
+    def __init__(self, grammar: GrammarBuilder, shape: Object, canonical: bool) -> None:
         self._grammar = grammar
-        self._thing = thing
+        self._shape = shape
         self._canonical = canonical
-        self._names_may_run_out = names_may_run_out(grammar.algebra, thing)
+        self._names_may_run_out = names_may_run_out(grammar.algebra, shape)
         grammar.guarded |= self._names_may_run_out
-        self._names = thing.known_names()
-        declared = {name for members in thing.members for name, _ in members.named}
+        self._names = shape.known_names()
+        declared = {name for members in shape.members for name, _ in members.named}
         free = tuple(name for name in self._names if name not in declared)
         self._free = free if len(free) <= MOST_IN_ANY_ORDER else ()
         self._ordered = [name for name in self._names if name not in self._free]
         self._values = {
             name: value
             for name in self._names
-            if _allows(grammar, thing.names, name)
-            and not grammar.algebra.is_empty(value := thing.member(name))
+            if _allows(grammar, shape.names, name)
+            and not grammar.algebra.is_empty(value := shape.member(name))
         }
         self._states: dict[_State, Rule] = {}
         self._texts: dict[tuple[str, bool], tuple[Symbol, ...]] = {}
@@ -124,14 +124,14 @@ class _OneObject:
         grammar.has_open_names |= bool(self._classes)
 
     def add(self, rule: Rule) -> None:
-        thing = self._thing
-        presence = thing.without(name for name in self._names if name not in self._values)
+        shape = self._shape
+        presence = shape.without(name for name in self._names if name not in self._values)
         if presence is False:
             return
-        room = thing.most
+        room = shape.most
         if room is not None and not self._classes and room >= len(self._values):
             room = None
-        start = self._members(_State(0, self._free, presence, thing.least, room, True))
+        start = self._members(_State(0, self._free, presence, shape.least, room, True))
         gap = self._grammar.spacing.gap
         self._grammar.cfg.add(rule, (Token('"{"'), *gap, *start, *gap, Token('"}"')))
 
@@ -263,23 +263,23 @@ class _OneObject:
     def _others(self, state: _State) -> tuple[Symbol, ...]:
         room = state.room
         if not self._classes:
-            some = self._thing.some
+            some = self._shape.some
             return () if state.need == 0 and not some else (self._grammar.cfg.rule(),)
         if state.need and self._names_may_run_out and state.need > self._num_unnamed:
             return (self._grammar.cfg.rule(),)
-        return (self._rest(frozenset(self._thing.some), state.need, room, state.first),)
+        return (self._rest(frozenset(self._shape.some), state.need, room, state.first),)
 
     @cached_property
     def _num_unnamed(self) -> int:
         """Number of unnamed members that an object can have, counted up to `least`."""
-        most = min(self._thing.least, MOST_COUNTED)
+        most = min(self._shape.least, MOST_COUNTED)
         found = 0
         for rest in self._classes:
             if rest.names.values is not None:
                 found += len(rest.names.values)
             elif (token := string_token(rest.names, canonical=True)) is not None:
                 found += num_texts(token.text, most)
-        return found if found < MOST_COUNTED else self._thing.least
+        return found if found < MOST_COUNTED else self._shape.least
 
     def _rest(self, some: frozenset[Some], need: int, room: int | None, first: bool) -> Rule:
         key = (some, need, room, first)
@@ -356,14 +356,14 @@ class _OneObject:
 
     def _rest_classes(self) -> Iterator[_Rest]:
         """The classes of unnamed members, which differ in the patterns that the names match."""
-        thing = self._thing
-        patterns = thing.patterns()
+        shape = self._shape
+        patterns = shape.patterns()
         known = frozenset(self._names)
-        for chosen, value in unnamed(self._grammar.algebra, thing):
+        for chosen, value in unnamed(self._grammar.algebra, shape):
             names = Strings(
                 patterns=frozenset(chosen),
                 not_patterns=frozenset(patterns).difference(chosen),
                 without=known,
             )
-            for allowed in self._names_under(names, thing.names):
+            for allowed in self._names_under(names, shape.names):
                 yield _Rest(allowed, value)

@@ -21,21 +21,21 @@ MAX_PATTERNS = 4  # with more patterns, no name may match several
 _PREFIX = re.compile(r"\^([A-Za-z0-9 _/:@#%&,;=~<>!-]+)")
 
 
-def unnamed(algebra: Algebra, thing: Object) -> Iterator[tuple[tuple[str, ...], Conjunction]]:
+def unnamed(algebra: Algebra, shape: Object) -> Iterator[tuple[tuple[str, ...], Conjunction]]:
     """The non-empty classes of unnamed members: the patterns that the names match, and the schema
     of the values. Exponential in the patterns, up to `MAX_PATTERNS` of them.
     """
-    patterns = thing.patterns()
+    patterns = shape.patterns()
     most = len(patterns) if len(patterns) <= MAX_PATTERNS else 1
     for size in range(most + 1):
         for chosen in combinations(patterns, size):
-            value = joined(_values(thing, chosen))
+            value = joined(_values(shape, chosen))
             if not algebra.is_empty(value):
                 yield chosen, value
 
 
-def _values(thing: Object, chosen: tuple[str, ...]) -> Iterator[Conjunction]:
-    for members in thing.members:
+def _values(shape: Object, chosen: tuple[str, ...]) -> Iterator[Conjunction]:
+    for members in shape.members:
         found = [schema for pattern, schema in members.matching if pattern in chosen]
         if found:
             yield joined(found)
@@ -43,15 +43,15 @@ def _values(thing: Object, chosen: tuple[str, ...]) -> Iterator[Conjunction]:
             yield members.rest
 
 
-def names_may_run_out(algebra: Algebra, thing: Object) -> bool:
+def names_may_run_out(algebra: Algebra, shape: Object) -> bool:
     """True if the unnamed members' names, or those with some prefix, may be finitely many."""
-    if thing.some:
+    if shape.some:
         return True
-    chosen = [patterns for patterns, _ in unnamed(algebra, thing)]
+    chosen = [patterns for patterns, _ in unnamed(algebra, shape)]
     if not chosen:
         return False
-    names = algebra.shapes(thing.names, Kind.STRING) if thing.names else ()
-    return not _never_run_out(thing.patterns(), chosen, names)
+    names = algebra.shapes(shape.names, Kind.STRING) if shape.names else ()
+    return not _never_run_out(shape.patterns(), chosen, names)
 
 
 def _never_run_out(
