@@ -29,12 +29,11 @@ class GuardedConstraint:
     def __init__(
         self,
         grammar: GrammarConstraint,
-        matcher: LLMatcher,
         tokens: TokenBytes,
         starts: JsonStarts,
     ) -> None:
         self._grammar = grammar
-        self._matcher = matcher  # the same that `grammar` moves
+        self._matcher = grammar.matcher  # the same that `grammar` moves
         self._tokens = tokens
         self._names = NameGuard(tokens)
         self._starts = starts
@@ -353,9 +352,7 @@ class GuardedConstraint:
             self._follow(token_id, replayed=True)
 
     def copy(self) -> GuardedConstraint:
-        matcher = self._matcher.deep_copy()
-        grammar = GrammarConstraint(matcher, self._grammar.mask_bytes)
-        new = GuardedConstraint(grammar, matcher, self._tokens, self._starts)
+        new = GuardedConstraint(self._grammar.copy(), self._tokens, self._starts)
         new._accepted = self._accepted[:]
         new._before = self._before
         new._no_anchors = set(self._no_anchors)
