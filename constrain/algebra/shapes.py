@@ -312,13 +312,14 @@ class ConstantSchemas:
     """Rewrites a constant array or object as a schema for its parts."""
 
     def __init__(self) -> None:
-        self._nodes: dict[int, SchemaNode] = {}
+        # By identity, with the value, so that no other one gets its id.
+        self._nodes: dict[int, tuple[Any, SchemaNode]] = {}
         self._owners: dict[str, SchemaNode] = {}
 
     def of(self, owner: SchemaNode, value: Any) -> SchemaNode:
         """`owner`: the schema that names the constant."""
-        node = self._nodes.get(id(value))
-        if node is None:
+        known = self._nodes.get(id(value))
+        if known is None:
             schema: dict[str, Any]
             if isinstance(value, list):
                 schema = {"type": "array", "minItems": len(value), "maxItems": len(value)}
@@ -332,9 +333,9 @@ class ConstantSchemas:
                     "additionalProperties": False,
                 }
             name = f"#{len(self._nodes)}"
-            node = self._nodes[id(value)] = SchemaNode(schema, ("const", name), _NOWHERE)
+            known = self._nodes[id(value)] = value, SchemaNode(schema, ("const", name), _NOWHERE)
             self._owners[name] = self.owner(owner)
-        return node
+        return known[1]
 
     def owner(self, node: SchemaNode) -> SchemaNode:
         """The schema of the document that a node belongs to: most often itself."""

@@ -16,6 +16,8 @@ from formgate.constrain.grammar.shortest import ending_order
 from formgate.constrain.masks.matcher import Prepared
 
 LONGEST = 8_192  # tokens of a way to the end
+MASKS = 2_048  # of one search
+_LOOKS = 16  # calls of `follows` for each of its masks
 _IN_TEXT = b"abcdeghijk"  # outside of strings JSON has none of these
 _OFTEN = 8  # first bytes of a string; its ending is tried after each of them
 _SELDOM = 4  # bytes between two tries after that
@@ -115,15 +117,18 @@ class EndSearch:
         most: int = LONGEST,
         *,
         known: Sequence[int] = (),
-        steps: int | None = None,
+        steps: int = MASKS,
     ) -> list[int]:
         """The tokens of a short way from the constraint's state to the end, end token included;
-        empty if none is found within `most` tokens and `steps` masks. The search stops early where
-        a suffix of `known`, a way from an earlier state, may come next.
+        empty if none is found within `most` tokens and `steps` masks, so that a search takes a
+        bounded time. It stops early where a suffix of `known`, a way from an earlier state, may
+        come next.
         """
-        walk = Walk(self, constraint.copy())
+        walk = Walk(self, constraint.copy(), _LOOKS * steps)
         path: list[int] = []
-        while len(path) < most and steps != 0:
+        for _ in range(steps):
+            if len(path) >= most:
+                break
             tokens, is_end = walk.next(known)
             if not tokens:
                 return []
@@ -131,7 +136,6 @@ class EndSearch:
                 return self._in_long_tokens(constraint, path, tokens)
             walk.take(tokens)
             path += tokens
-            steps = None if steps is None else steps - 1
         return []
 
     def _in_long_tokens(self, constraint: Closable, path: list[int], rest: list[int]) -> list[int]:
@@ -149,10 +153,11 @@ class EndSearch:
 
 class Walk:
     """One greedy walk to the end. The caller advances `constraint` by `take`, or by itself and then
-    calls `took`.
+    calls `took`. The walk may call `follows` so many times, if `looks` are limited.
     """
 
-    def __init__(self, search: EndSearch, constraint: Closable) -> None:
+    def __init__(self, search: EndSearch, constraint: Closable, looks: int | None = None) -> None:
+        self._looks = looks
         self._search = search
         self._constraint = constraint
         self._row = np.zeros(search.words, dtype=np.int32)
@@ -184,7 +189,7 @@ class Walk:
         if specials := [token_id for token_id in search.specials if _holds(row, token_id)]:
             # Opening and closing markers take turns.
             return [min(specials, key=self._turns.__getitem__)], False
-        if self._endings and self._is_free() and constraint.follows(self._endings[0]):
+        if self._endings and self._is_free() and self._follows(self._endings[0]):
             ending, *self._endings = self._endings
             return ending, False
         if ending := self._string_ending() or []:
@@ -208,6 +213,13 @@ class Walk:
             self._begun = self._begun or bool(quote)
             self._written = len(more) if quote else self._written + len(more)
 
+    def _follows(self, token_ids: list[int]) -> bool:
+        if self._looks is not None:
+            if not self._looks:
+                return False
+            self._looks -= 1
+        return self._constraint.follows(token_ids)
+
     def _joined(self, known: Sequence[int]) -> list[int] | None:
         """The first of the likeliest suffixes of `known` that may come next: the shortest are tried
         first.
@@ -215,7 +227,7 @@ class Walk:
         ids = np.array(known, dtype=np.int64)
         starts = np.flatnonzero((self._row[ids >> 5] >> (ids & 31)) & 1).tolist()
         for start in [*reversed(starts[-_SUFFIXES:]), *starts[:1]]:
-            if self._constraint.follows(rest := list(known[start:])):
+            if self._follows(rest := list(known[start:])):
                 return rest
         return None
 
@@ -236,8 +248,7 @@ class Walk:
         else:
             # The string may already hold the beginning of an ending.
             fitting = [*search.strings, *(one[written:] for one in search.strings if one[written:])]
-        follows = self._constraint.follows
-        return next((one for one in fitting if _holds(row, one[0]) and follows(one)), None)
+        return next((one for one in fitting if _holds(row, one[0]) and self._follows(one)), None)
 
     def _byte(self, *, stuck: bool) -> int:
         """The likeliest byte's token. `stuck`: double quotes lead nowhere, so try a single one."""
@@ -269,7 +280,7 @@ class Walk:
         """A digit after which the current number may end, for numbers such as multiples."""
         if not _IN_NUMBER.issuperset(allowed):
             return None
-        search, follows = self._search, self._constraint.follows
+        search, follows = self._search, self._follows
         ends = [*search.eos_ids, *(search.single[byte] for byte in b",]}" if byte in search.single)]
         digits = (byte for byte in allowed if byte in _DIGITS)
         return next(

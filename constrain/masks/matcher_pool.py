@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 from llguidance import LLMatcher
 
-from formgate.constrain.library_errors import refused
+from formgate.constrain.library_errors import is_limit, refused
 from formgate.constrain.masks.blueprint import Guards
 from formgate.constrain.masks.json_starts import JsonStarts
-from formgate.constrain.masks.matcher import GrammarConstraint
+from formgate.constrain.masks.matcher import GrammarConstraint, Lexer
 from formgate.constrain.masks.sibling_guard import GuardedConstraint
 from formgate.constrain.masks.token_bytes import TokenBytes
 
@@ -26,7 +26,7 @@ QUICK = 0.03  # seconds: only a matcher that builds faster is built again
 MOST_USES = 512
 
 
-class _Original:
+class _Original(Lexer):
     def __init__(self, matcher: LLMatcher) -> None:
         self.matcher = matcher
         self.running = 0
@@ -70,9 +70,12 @@ class CompiledGrammar:
 
     def takes(self, tokens: list[int]) -> bool:
         """Whether these tokens are a whole text of the grammar."""
+        original = self._original()
         with self._lock:
-            matcher = self.first.deep_copy()
-        return bool(matcher.consume_tokens(tokens) and matcher.is_accepting())
+            matcher = original.matcher.deep_copy()
+        taken = bool(matcher.consume_tokens(tokens) and matcher.is_accepting())
+        original.exhausted |= is_limit(matcher.get_error())
+        return taken
 
     def start(self) -> GrammarConstraint | GuardedConstraint:
         original = self._original()
@@ -80,15 +83,16 @@ class CompiledGrammar:
             original.uses += 1
             original.running += 1
             matcher = original.matcher.deep_copy()
-        constraint = GrammarConstraint(matcher, self._mask_bytes, lexer=id(original))
+        constraint = GrammarConstraint(matcher, self._mask_bytes, original)
         weakref.finalize(constraint, self._ended, original).atexit = False
         if self._tokens is None:
             return constraint
-        return GuardedConstraint(constraint, matcher, self._tokens, self._starts)
+        return GuardedConstraint(constraint, self._tokens, self._starts)
 
     def _original(self) -> _Original:
         with self._lock:
-            if self._originals[0].uses >= MOST_USES:
+            self._originals = [one for one in self._originals if not one.exhausted]
+            if self._originals and self._originals[0].uses >= MOST_USES:
                 self._originals.pop(0)
             found = min(self._originals, key=lambda one: one.running, default=None)
             full = found is not None and found.running >= SHARING

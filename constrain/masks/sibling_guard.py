@@ -14,7 +14,7 @@ from formgate.constrain.masks.json_starts import JsonStarts
 from formgate.constrain.masks.matcher import GrammarConstraint, Prepared
 from formgate.constrain.masks.names import NameGuard
 from formgate.constrain.masks.text_before import JSON_END
-from formgate.constrain.masks.token_bytes import TokenBytes, forbid
+from formgate.constrain.masks.token_bytes import TokenBytes, TokenSet, Words, forbid
 
 _LIKELY = b"a0"  # to come next in a text or a number
 _TERMINATORS = (b",", b"]", b" ", b"\n", b"\t", b"\r")
@@ -29,12 +29,11 @@ class GuardedConstraint:
     def __init__(
         self,
         grammar: GrammarConstraint,
-        matcher: LLMatcher,
         tokens: TokenBytes,
         starts: JsonStarts,
     ) -> None:
         self._grammar = grammar
-        self._matcher = matcher  # the same that `grammar` moves
+        self._matcher = grammar.matcher  # the same that `grammar` moves
         self._tokens = tokens
         self._names = NameGuard(tokens)
         self._starts = starts
@@ -71,18 +70,23 @@ class GuardedConstraint:
             return True
         words = row.view(np.uint32)
         self._names.narrow(words, position)
-        if not position.differing:
-            return True  # there are always more names
+        if not position.differing:  # there are always more names, but an array may begin
+            if position.may_differ:
+                self._forbid_repeating(words, position, self._tokens.items_within)
+            return True
         for depth, frame in enumerate(position.frames):
             if frame.differ and (frame.siblings.dead or frame.siblings.values):
                 self._forbid_in(words, position, frame, depth)
         crossing = self._tokens.crossing_string if position.in_string else self._tokens.crossing
-        for token_id in crossing.allowed(words).tolist():
-            if self._repeats(position, self._tokens.of_token[token_id]):
-                forbid(words, (token_id,))
+        self._forbid_repeating(words, position, crossing)
         if not words.any():
             raise ValueError("no value is left that differs from its siblings")
         return True
+
+    def _forbid_repeating(self, words: Words, position: JsonPosition, tokens: TokenSet) -> None:
+        for token_id in tokens.allowed(words).tolist():
+            if self._repeats(position, self._tokens.of_token[token_id]):
+                forbid(words, (token_id,))
 
     def _forbid_in(
         self, words: NDArray[np.uint32], position: JsonPosition, frame: Frame, depth: int
@@ -115,8 +119,8 @@ class GuardedConstraint:
         """
         base = len(position.text)
         position = position.copy()
-        fresh: dict[int, set[bytes]] = {}
-        then: dict[int, Siblings] = {}  # once what has ended in the token counts too
+        fresh: dict[Siblings, set[bytes]] = {}  # by identity
+        then: dict[Siblings, Siblings] = {}  # once what has ended in the token counts too
         last: tuple[Frame, int] | None = None  # whose element has ended, and where it began
         for byte in token:
             if position.ended:
@@ -130,7 +134,7 @@ class GuardedConstraint:
                 if behind is not None:
                     if behind.is_dead(b""):
                         return True  # it is the last
-                    then[id(last[0].siblings)] = behind
+                    then[last[0].siblings] = behind
                 last = None
             if ended is not None:
                 text = position.element_text(ended).rstrip(b", \n\t\r")
@@ -138,7 +142,7 @@ class GuardedConstraint:
                 ended.element = None
                 if text[:1] in (b"[", b"{") and _equals_one(ended.siblings, text):
                     return True
-                seen = fresh.setdefault(id(ended.siblings), set())
+                seen = fresh.setdefault(ended.siblings, set())
                 if text in seen or ended.siblings.is_dead(text):
                     return True
                 if any(ended.siblings.is_dead(text + end) for end in (b",", b"]")):
@@ -147,7 +151,7 @@ class GuardedConstraint:
             for frame in position.frames:
                 if frame.differ and frame.element is not None:
                     begun = position.element_text(frame)
-                    known = then.get(id(frame.siblings), frame.siblings)
+                    known = then.get(frame.siblings, frame.siblings)
                     if known.is_dead(begun) or frame.siblings.is_dead(begun):
                         return True
         return False
@@ -356,9 +360,7 @@ class GuardedConstraint:
             self._follow(token_id, replayed=True)
 
     def copy(self) -> GuardedConstraint:
-        matcher = self._matcher.deep_copy()
-        grammar = GrammarConstraint(matcher, self._grammar.mask_bytes)
-        new = GuardedConstraint(grammar, matcher, self._tokens, self._starts)
+        new = GuardedConstraint(self._grammar.copy(), self._tokens, self._starts)
         new._accepted = self._accepted[:]
         new._before = self._before
         new._no_anchors = set(self._no_anchors)

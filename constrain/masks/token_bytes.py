@@ -68,6 +68,8 @@ class TokenBytes:
         # Tokens that may end one element and lead to the next.
         self.crossing_string = self._matching(rb'"\s*[,\]}]', quoted)
         self.crossing = self._matching(rb",", text)
+        # Tokens with an array of which more than one item begins.
+        self.items_within = self._matching(rb"\[.+,", text)
         # Tokens with a name in them, after the rest of a value or of a string.
         after_start = rb"(?:" + _STRING + rb"|" + _BETWEEN + rb")*[,{]\s*" + _NAME
         self.name_after_value = self._matching(rb"^" + after_start, quoted)

@@ -17,7 +17,7 @@ from formgate.constrain.compiler import GrammarCompiler
 from formgate.constrain.grammar.shortest import Shortest
 from formgate.constrain.masks.closing import _STEPS, ClosingConstraint
 from formgate.constrain.masks.constraint import Constraint
-from formgate.constrain.masks.end_search import Walk
+from formgate.constrain.masks.end_search import MASKS, Walk
 from formgate.constrain.masks.vocabulary import Vocabulary
 from formgate.constrain.schema.validate import validate_json
 
@@ -262,3 +262,29 @@ def test_a_step_looks_at_few_states(
     walk(constraint, tokens, r)
     assert len(looks) > 2
     assert max(looks) <= _STEPS + 1
+
+
+@pytest.mark.parametrize("name", ["^(?:[^/]+/)*a+$", "^(?:[a-z]+_)*[0-9]{12}$"])
+def test_the_search_for_an_end_is_bounded(
+    name: str, compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names must differ, so that the shortest answer as such is none."""
+    integer = {"type": "integer"}
+    made = {
+        "type": "object",
+        "patternProperties": {name: integer},
+        "additionalProperties": False,
+        "minProperties": 3,
+    }
+    spec = spec_of(made)
+    looks = 0
+    look = Walk.next
+
+    def counted(walk: Walk, known: Sequence[int] = ()) -> tuple[list[int], bool]:
+        nonlocal looks
+        looks += 1
+        return look(walk, known)
+
+    monkeypatch.setattr(Walk, "next", counted)
+    compiler.closing(compiler.blueprint(spec), compiler.shortest(spec), 100)
+    assert 0 < looks <= MASKS

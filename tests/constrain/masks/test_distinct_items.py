@@ -45,3 +45,18 @@ def test_few_values(masks, joined, items: dict[str, Any], whole_bytes: bool) -> 
         assert len(set(values)) == len(values), text
         lengths.add(len(values))
     assert max(lengths) >= 2
+
+
+def test_arrays_that_begin_and_end_within_one_token(masks) -> None:
+    """Items of one must differ, and may be those of another."""
+    texts = [b"[1], [1], [1], [1]", b"[1], [1], [2, 2], [1]"]
+    vocabulary = masks.vocabulary
+    tokens = (*vocabulary.token_bytes, *texts)
+    long = type(masks)(Vocabulary(tokens, vocabulary.special_ids, vocabulary.eos_ids))
+    items = {"type": "array", "items": {"enum": [1, 2]}, "uniqueItems": True}
+    constraint = long.start({"kind": "json", "schema": {"type": "array", "items": items}})
+    constraint.accept(ord("["))
+    valid, repeating = len(tokens) - 2, len(tokens) - 1
+    assert {valid, repeating} & long.allowed(constraint) == {valid}
+    assert constraint.follows([valid])
+    assert not constraint.follows([repeating])
