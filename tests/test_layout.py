@@ -195,6 +195,37 @@ def test_every_sub_package_is_listed() -> None:
         assert package == "formgate." + folder.replace("/", ".")
 
 
+MOST_LINES = 400  # of a module
+MOST_FUNCTION_LINES = 60
+LONGER_FUNCTIONS = {
+    (
+        "engine/execution/runner.py",
+        "__init__",
+    ): "the order in which memory is taken, which decides the cache",
+    ("gateway/answers/choice.py", "feed"): "one token: text, stop strings, trace, ending",
+    ("gateway/metrics.py", "__init__"): "a list: every metric with its name and help",
+    ("kernels/attention_kernels.py", "_attend_keys"): "one kernel",
+    ("kernels/attention_kernels.py", "attend_kernel"): "one kernel",
+    ("kernels/paged_attention.py", "paged_attention_triton"): "a kernel's grid and arguments",
+    ("kernels/rotary_write_kv.py", "_rotary_write_kv_kernel"): "one kernel",
+    ("kernels/sample_limits.py", "_pass_kernel"): "one kernel",
+    ("kernels/sample_limits.py", "lowest_kept"): "a kernel's grid and arguments",
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_modules_and_functions_can_be_read_at_once(room: str) -> None:
+    for path in modules_of(room):
+        name, source = path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+        assert source.count("\n") <= MOST_LINES, f"{name} has more than {MOST_LINES} lines"
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                lines = node.end_lineno - node.lineno + 1
+                known = (name, node.name) in LONGER_FUNCTIONS
+                assert lines <= MOST_FUNCTION_LINES or known, f"{name}: {node.name}, {lines} lines"
+
+
 def test_no_catch_all_modules() -> None:
     for room in ROOMS:
         for path in modules_of(room):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
+from typing import Any
 
 from formgate.constrain.algebra.clauses import Clause, listed
-from formgate.constrain.algebra.presence import Formula, Has, Not, all_of, any_of, negation
+from formgate.constrain.algebra.presence import Formula, Has, Not, all_of, any_of, negation, one_of
 from formgate.constrain.algebra.scalar_keywords import checked_pattern
 from formgate.constrain.algebra.shapes import Conjunction, LazyShapes, Members, Object, Shape, Some
 from formgate.constrain.schema.resources import SchemaNode
@@ -169,12 +171,7 @@ class PresenceReader:
             return all_of(*known)
         if keyword == "anyOf":
             return any_of(*known)
-        return any_of(
-            *(
-                all_of(part, *(negation(other) for i, other in enumerate(known) if i != at))
-                for at, part in enumerate(known)
-            )
-        )
+        return one_of(known)
 
     def of_condition(self, node: SchemaNode) -> Formula | None:
         """The formula of `if`, `then` and `else`."""
@@ -199,36 +196,48 @@ class PresenceReader:
             return self.of(self._target(node))
         if not _NOT_OF_PRESENCE.isdisjoint(schema):
             return None
-        parts: list[Formula | None] = []
-        if "type" in schema:
-            parts.append(schema["type"] == "object" or "object" in schema["type"])
-        if "$ref" in schema:
-            parts.append(self.of(self._target(node)))
         if any(isinstance(value, dict) for value in [schema.get("const"), *schema.get("enum", ())]):
             return None
         if "const" in schema or "enum" in schema:
             return False
+        parts: list[Formula] = []
+        for part in chain(self._members(schema), self._dependents(node), self._combined(node)):
+            if part is None:
+                return None
+            parts.append(part)
+        return all_of(*parts)
+
+    @staticmethod
+    def _members(schema: Mapping[str, Any]) -> Iterator[Formula | None]:
+        if "type" in schema:
+            yield schema["type"] == "object" or "object" in schema["type"]
         for name, sub in schema.get("properties", {}).items():
             if sub is False:
-                parts.append(Not(Has(name)))
+                yield Not(Has(name))
             elif sub is not True and sub != {}:
-                return None
-        parts += [Has(name) for name in schema.get("required", ())]
+                yield None
+        for name in schema.get("required", ()):
+            yield Has(name)
+
+    def _dependents(self, node: SchemaNode) -> Iterator[Formula | None]:
         for keyword in ("dependentRequired", "dependencies", "dependentSchemas"):
-            for name, needed in schema.get(keyword, {}).items():
+            for name, needed in node.schema.get(keyword, {}).items():
                 if isinstance(needed, list):
                     formula: Formula | None = all_of(*map(Has, needed))
                 else:
                     formula = self.of(self._child(node, keyword, name))
-                parts.append(None if formula is None else any_of(Not(Has(name)), formula))
+                yield None if formula is None else any_of(Not(Has(name)), formula)
+
+    def _combined(self, node: SchemaNode) -> Iterator[Formula | None]:
+        schema = node.schema
+        if "$ref" in schema:
+            yield self.of(self._target(node))
         for keyword in ("allOf", "anyOf", "oneOf"):
             if keyword in schema:
                 subs = [self._child(node, keyword, at) for at in range(len(schema[keyword]))]
-                parts.append(self.of_branches(keyword, subs))
+                yield self.of_branches(keyword, subs)
         if "not" in schema:
             inner = self.of(self._child(node, "not"))
-            parts.append(None if inner is None else negation(inner))
+            yield None if inner is None else negation(inner)
         if "if" in schema:
-            parts.append(self.of_condition(node))
-        known = [part for part in parts if part is not None]
-        return all_of(*known) if len(known) == len(parts) else None
+            yield self.of_condition(node)

@@ -36,7 +36,7 @@ _NOT_HERE = frozenset(
 )
 _REWRITTEN = frozenset(
     {
-        *("properties", "patternProperties", "additionalProperties", "uniqueItems"),
+        *("properties", "patternProperties", "additionalProperties"),
         *("$ref", "anyOf", "allOf", "oneOf"),
     }
 )
@@ -147,40 +147,19 @@ class NativeSchemas:
             raise _NotNative
         if "$ref" in schema and self._ref_alone:
             return {"$ref": self._reference(node)}
-        child = self._resources.child
+        if schema.get("uniqueItems"):
+            raise _NotNative
         new: dict[str, Any] = {}
         for keyword, value in schema.items():
             if keyword in _AS_THEY_ARE:
-                new[keyword] = value
                 if keyword in ("enum", "const") and _holds_container(value, keyword):
                     raise _NotNative  # llguidance writes containers with other separators
-            elif keyword not in _REWRITTEN:
-                continue
-            elif keyword == "properties":
-                if not all(map(_needs_no_escape, value)):
-                    raise _NotNative
-                new[keyword] = {name: self._sub(child(node, keyword, name)) for name in value}
-            elif keyword == "patternProperties":
-                new[keyword] = {
-                    _anchored(pattern, search=True): self._sub(child(node, keyword, pattern))
-                    for pattern in value
-                }
-                if len(new[keyword]) < len(value) or not _have_no_end(schema):
-                    raise _NotNative  # two equal patterns, or names that may run out
-            elif keyword == "additionalProperties":
-                new[keyword] = self._sub(child(node, keyword))
-            elif keyword == "$ref":
-                new[keyword] = self._reference(node)
-            elif keyword in ("anyOf", "allOf", "oneOf"):
-                if keyword == "oneOf" and not self._algebra.branches_disjoint(node):
-                    raise _NotNative
-                subs = [self._sub(child(node, keyword, at)) for at in range(len(value))]
+                new[keyword] = value
+            elif keyword in _REWRITTEN:
                 name = "anyOf" if keyword == "oneOf" else keyword
                 if name in new:
                     raise _NotNative
-                new[name] = subs
-            elif keyword == "uniqueItems" and value:
-                raise _NotNative
+                new[name] = self._keyword(node, keyword, value)
         if plain:
             return new
         if not _OF_STRINGS.isdisjoint(schema):
@@ -190,6 +169,30 @@ class NativeSchemas:
         if not _OF_ITEMS.isdisjoint(schema):
             self._items(node, new)
         return self._once(node, new)
+
+    def _keyword(self, node: SchemaNode, keyword: str, value: Any) -> Any:
+        """The value of a keyword that holds schemas or refers to one."""
+        child = self._resources.child
+        match keyword:
+            case "$ref":
+                return self._reference(node)
+            case "properties":
+                if not all(map(_needs_no_escape, value)):
+                    raise _NotNative
+                return {name: self._sub(child(node, keyword, name)) for name in value}
+            case "patternProperties":
+                schemas = {
+                    _anchored(pattern, search=True): self._sub(child(node, keyword, pattern))
+                    for pattern in value
+                }
+                if len(schemas) < len(value) or not _have_no_end(node.schema):
+                    raise _NotNative  # two equal patterns, or names that may run out
+                return schemas
+            case "additionalProperties":
+                return self._sub(child(node, keyword))
+            case "oneOf" if not self._algebra.branches_disjoint(node):
+                raise _NotNative
+        return [self._sub(child(node, keyword, at)) for at in range(len(value))]
 
     def _reference(self, node: SchemaNode) -> str:
         target = self._resources.target(node, "$ref")

@@ -10,6 +10,7 @@ import gc
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +49,17 @@ class ServeError(Exception):
     """The server cannot start. The message is one line for the operator."""
 
 
+@dataclass(frozen=True)
+class _Launch:
+    """What a server is started with. The listener is bound."""
+
+    config: ServerConfig
+    engine_config: EngineConfig
+    tokenizer_dir: Path
+    listener: socket.socket
+    engine_command: Sequence[str]
+
+
 def run_server(
     config: ServerConfig,
     engine_config: EngineConfig,
@@ -59,129 +71,124 @@ def run_server(
     """Serve on a bound socket until SIGINT or SIGTERM. Returns the exit code; raises ServeError."""
     set_up_logging(config.log_level, config.log_format)
     raise_open_files()
-    return uvloop.run(_serve(config, engine_config, tokenizer_dir, listener, engine_command))
+    launch = _Launch(config, engine_config, tokenizer_dir, listener, engine_command)
+    return uvloop.run(_serve(launch))
 
 
-async def _serve(
-    config: ServerConfig,
-    engine_config: EngineConfig,
-    tokenizer_dir: Path,
-    listener: socket.socket,
-    engine_command: Sequence[str],
-) -> int:
-    shutdown = ShutdownRequest()
+async def _serve(launch: _Launch) -> int:
     try:
         folder = socket_folder()
     except OSError as error:
         raise ServeError(f"cannot create a folder for the server's sockets: {error}.") from None
     with folder:
-        fleet = ApiFleet(Path(folder.name), config, shutdown.ask)
+        process = _FirstProcess(launch, Path(folder.name))
+        was_ready = await process.run()
+    return process.shutdown.exit_code(was_ready=was_ready)
 
-        def tell_fleet() -> None:
-            fleet.stop(at_once=shutdown.forced.is_set())
 
-        catch_signals(shutdown, tell_fleet)
-        was_ready = await _serve_in(
-            Path(folder.name),
-            config,
-            engine_config,
-            tokenizer_dir,
-            listener,
-            engine_command,
-            shutdown,
-            fleet,
+class _FirstProcess:
+    """The HTTP process that owns the engine and the fleet of further HTTP processes. `folder`
+    holds the sockets between them.
+    """
+
+    def __init__(self, launch: _Launch, folder: Path) -> None:
+        config = launch.config
+        self._launch = launch
+        self.shutdown = ShutdownRequest()
+        self._fleet = ApiFleet(folder, config, self.shutdown.ask)
+        self._models = ServedModels.of(config)
+        self._metrics = Metrics(self._models.default)
+        self._progress = StartupProgress()
+        self._shared = metrics_of(folder, self._metrics, 0, config.api_server_count)
+        self._engine = EngineClient(
+            launch.engine_config,
+            self._metrics,
+            tokenizer_dir=launch.tokenizer_dir,
+            max_in_flight=max_in_flight(config, launch.engine_config, 0),
+            on_progress=self._progress.show,
+            command=(*launch.engine_command, config.log_level, config.log_format),
+            more_clients=self._fleet.client_addresses,
+            on_death=self._fleet.report_engine_death,
+            timeout=config.engine_timeout,
         )
-    return shutdown.exit_code(was_ready=was_ready)
 
-
-async def _serve_in(
-    folder: Path,
-    config: ServerConfig,
-    engine_config: EngineConfig,
-    tokenizer_dir: Path,
-    listener: socket.socket,
-    engine_command: Sequence[str],
-    shutdown: ShutdownRequest,
-    fleet: ApiFleet,
-) -> bool:
-    """True if the server was ready before it was asked to stop. `folder` holds the sockets between
-    the HTTP processes."""
-    models = ServedModels.of(config)
-    metrics = Metrics(models.default)
-    progress = StartupProgress()
-    shared = metrics_of(folder, metrics, 0, config.api_server_count)
-    engine = EngineClient(
-        engine_config,
-        metrics,
-        tokenizer_dir=tokenizer_dir,
-        max_in_flight=max_in_flight(config, engine_config, 0),
-        on_progress=progress.show,
-        command=(*engine_command, config.log_level, config.log_format),
-        more_clients=fleet.client_addresses,
-        on_death=fleet.report_engine_death,
-        timeout=config.engine_timeout,
-    )
-    state: GatewayState | None = None
-    starting: asyncio.Task[EngineReady] | None = None
-    draining: asyncio.Task[None] | None = None
-    await engine.start()  # loads while this process builds the application
-    try:
+    async def run(self) -> bool:
+        """True if the server was ready before it was asked to stop. Raises ServeError."""
+        catch_signals(self.shutdown, self._stop_fleet)
+        state: GatewayState | None = None
+        await self._engine.start()  # loads while this process builds the application
         try:
-            await fleet.start(engine_config, tokenizer_dir, listener)
-            await shared.start()
-            state = await asyncio.to_thread(
+            state = await self._build()
+            return await self._serve(
+                http_server(self._launch.config, create_app(state), self._metrics)
+            )
+        finally:
+            await self._fleet.wait_stopped()  # its last answers need the engine
+            self._shared.close()
+            await self._engine.close()
+            if state is not None:
+                state.compiling.close()
+
+    def _stop_fleet(self) -> None:
+        self._fleet.stop(at_once=self.shutdown.forced.is_set())
+
+    async def _build(self) -> GatewayState:
+        launch = self._launch
+        try:
+            await self._fleet.start(launch.engine_config, launch.tokenizer_dir, launch.listener)
+            await self._shared.start()
+            return await asyncio.to_thread(
                 build_state,
-                config,
-                engine_config,
-                tokenizer_dir,
-                models,
-                metrics,
-                engine,
-                shared.exposition,
+                launch.config,
+                launch.engine_config,
+                launch.tokenizer_dir,
+                self._models,
+                self._metrics,
+                self._engine,
+                self._shared.exposition,
                 number=0,
-                shutdown=shutdown,
+                shutdown=self.shutdown,
             )
         except (OSError, ValueError) as error:
             raise ServeError(str(error)) from None
-        server = http_server(config, create_app(state), metrics)
+
+    async def _serve(self, server: _Server) -> bool:
         keep_what_is_loaded()
         HeapTrimmer().start()
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        config, shutdown, engine = self._launch.config, self.shutdown, self._engine
+        serving = asyncio.create_task(server.serve(sockets=[self._launch.listener]))
         draining = asyncio.create_task(drain(shutdown, server, engine, config.shutdown_timeout))
-        starting = asyncio.create_task(_all_ready(engine, fleet))
-        with progress:
-            await asyncio.wait((starting, serving), return_when=asyncio.FIRST_COMPLETED)
-        was_ready = starting.done() and starting.exception() is None
-        if starting.done() and not shutdown.asked.is_set():
-            try:
-                ready = starting.result()
-            except EngineStartError as error:
-                shutdown.ask()
-                await serving
-                raise ServeError(str(error)) from None
-            say(
-                f"formgate ready: {(url := url_of(listener, config))} — model {models.default} — "
-                f"{ready.max_model_len} tokens context, docs at {url}/docs"
-            )
-        await serving
-        if fleet.lost:
-            raise ServeError(fleet.lost)
+        starting = asyncio.create_task(self._all_ready())
+        try:
+            with self._progress:
+                await asyncio.wait((starting, serving), return_when=asyncio.FIRST_COMPLETED)
+            was_ready = starting.done() and starting.exception() is None
+            if starting.done() and not shutdown.asked.is_set():
+                try:
+                    self._announce(starting.result())
+                except EngineStartError as error:
+                    shutdown.ask()
+                    await serving
+                    raise ServeError(str(error)) from None
+            await serving
+        finally:
+            starting.cancel()
+            draining.cancel()
+        if self._fleet.lost:
+            raise ServeError(self._fleet.lost)
         return was_ready
-    finally:
-        for task in (starting, draining):
-            if task is not None:
-                task.cancel()
-        await fleet.wait_stopped()  # its last answers need the engine
-        shared.close()
-        await engine.close()
-        if state is not None:
-            state.compiling.close()
 
+    async def _all_ready(self) -> EngineReady:
+        ready = await self._engine.wait_ready()
+        await self._fleet.wait_ready()
+        return ready
 
-async def _all_ready(engine: EngineClient, fleet: ApiFleet) -> EngineReady:
-    ready = await engine.wait_ready()
-    await fleet.wait_ready()
-    return ready
+    def _announce(self, ready: EngineReady) -> None:
+        url = url_of(self._launch.listener, self._launch.config)
+        say(
+            f"formgate ready: {url} — model {self._models.default} — "
+            f"{ready.max_model_len} tokens context, docs at {url}/docs"
+        )
 
 
 def keep_what_is_loaded() -> None:

@@ -70,45 +70,67 @@ class JsonCall:
         yield from reader.skip_whitespace()
         if not (yield from reader.accept("{")):
             return False
-        started = complete = False
-        early: str | None = None  # arguments that came before the name
+        return (yield from _JsonMembers(reader, self.arguments_key, self.name_first).read())
+
+
+class _JsonMembers:
+    """The members of one JSON call: which have come, and the arguments that wait for the name."""
+
+    def __init__(self, reader: Reader, arguments_key: str, name_first: bool) -> None:
+        self._reader = reader
+        self._arguments_keys = (arguments_key, *_ARGUMENTS_KEYS)
+        self._name_first = name_first
+        self._started = self._complete = False
+        self._early: str | None = None  # arguments that came before the name
+
+    def read(self) -> Steps[bool]:
+        """From behind the opening brace to the end of the closing one."""
+        reader = self._reader
         while True:
             yield from reader.skip_whitespace()
             if (yield from reader.accept("}")):
                 break
-            to_the_letter = self.name_first and not started
-            key = yield from (_first_key(reader) if to_the_letter else reader.json_string())
-            if key is None:
+            if not (yield from self._member()):
                 return False
-            yield from reader.skip_whitespace()
-            if not (yield from reader.accept(":")):
-                return False
-            yield from reader.skip_whitespace()
-            if key in _NAME_KEYS and not started:
-                name = yield from reader.json_string(escapes=not to_the_letter)
-                if name is None or not reader.start_call(name):
-                    return False
-                started = True
-                if early is not None:
-                    reader.arguments(early)
-                    complete = True
-            elif key in (self.arguments_key, *_ARGUMENTS_KEYS) and started and not complete:
-                if not (yield from reader.stream_json()):
-                    return False
-                complete = True
-            else:
-                value = yield from reader.json_text()
-                if value is None or (to_the_letter and value != '"function"'):
-                    return False
-                if key in (self.arguments_key, *_ARGUMENTS_KEYS) and early is None:
-                    early = value
             yield from reader.skip_whitespace()
             # A comma may also come before the end: models write it, and nothing is lost.
             if not (yield from reader.accept(",")) and (yield from reader.peek()) != "}":
                 return False
-        if started and not complete:
+        if self._started and not self._complete:
             reader.arguments("{}")
-        return started
+        return self._started
+
+    def _member(self) -> Steps[bool]:
+        reader = self._reader
+        to_the_letter = self._name_first and not self._started
+        key = yield from (_first_key(reader) if to_the_letter else reader.json_string())
+        if key is None:
+            return False
+        yield from reader.skip_whitespace()
+        if not (yield from reader.accept(":")):
+            return False
+        yield from reader.skip_whitespace()
+        if key in _NAME_KEYS and not self._started:
+            return (yield from self._name(escapes=not to_the_letter))
+        if key in self._arguments_keys and self._started and not self._complete:
+            self._complete = yield from reader.stream_json()
+            return self._complete
+        value = yield from reader.json_text()
+        if value is None or (to_the_letter and value != '"function"'):
+            return False
+        if key in self._arguments_keys and self._early is None:
+            self._early = value
+        return True
+
+    def _name(self, *, escapes: bool) -> Steps[bool]:
+        name = yield from self._reader.json_string(escapes=escapes)
+        if name is None or not self._reader.start_call(name):
+            return False
+        self._started = True
+        if self._early is not None:
+            self._reader.arguments(self._early)
+            self._complete = True
+        return True
 
 
 _NAME_KEYS = ("name",)

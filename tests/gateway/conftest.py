@@ -53,6 +53,7 @@ from tests.gateway.replay_fixtures import (  # noqa: F401
     any_tokenizer,
     compiler,
     local_check,
+    local_compiling,
     metrics,
     model_dir,
     planner,

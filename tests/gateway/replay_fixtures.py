@@ -285,8 +285,15 @@ def local_check(compiler: GrammarCompiler) -> Callable[[str, str], Awaitable[str
 
 
 @pytest.fixture
-def planner(profile: ModelProfile, compiler: GrammarCompiler, metrics: Metrics) -> AnswerPlanner:
-    return AnswerPlanner(profile, LocalCompiling(compiler), metrics)
+def local_compiling(compiler: GrammarCompiler) -> LocalCompiling:
+    return LocalCompiling(compiler)
+
+
+@pytest.fixture
+def planner(
+    profile: ModelProfile, local_compiling: LocalCompiling, metrics: Metrics
+) -> AnswerPlanner:
+    return AnswerPlanner(profile, local_compiling, metrics)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ Ask = Callable[..., tuple[dict[str, Any], dict[str, Any]]]
 
 
 @pytest.fixture
-def ask(profile: ModelProfile, planner: AnswerPlanner, metrics: Metrics, replay: Any) -> Ask:
+def ask(profile: ModelProfile, local_compiling: Any, metrics: Metrics, replay: Any) -> Ask:
     """The choice of an answer, whole and folded from its stream, where the model says `text`."""
 
     def asked(
@@ -73,7 +73,7 @@ def ask(profile: ModelProfile, planner: AnswerPlanner, metrics: Metrics, replay:
             changes["reasoning_format"] = REASONING["deepseek_r1"]
         model = replace(profile, **changes)
         service = ChatService(
-            model, replay(text, burst=burst), AnswerPlanner(model, planner._compiling, metrics)
+            model, replay(text, burst=burst), AnswerPlanner(model, local_compiling, metrics)
         )
         body = {"messages": [{"role": "user", "content": user}], **fields}
         whole = asyncio.run(service.complete(parse_object(ChatCompletionRequest, body)))

@@ -40,11 +40,11 @@ OPENED, UNDECIDED = [1, 3, 4, 12], [1, 3, 4]  # prompts with <think> at their en
 
 
 @pytest.fixture
-def undecided(profile: ModelProfile, planner: AnswerPlanner, metrics: Metrics) -> AnswerPlanner:
+def undecided(profile: ModelProfile, local_compiling: Any, metrics: Metrics) -> AnswerPlanner:
     """Of a model that opens its reasoning by itself."""
     assert profile.reasoning_format is not None
     reasoning = replace(profile.reasoning_format, may_open=True)
-    return AnswerPlanner(replace(profile, reasoning_format=reasoning), planner._compiling, metrics)
+    return AnswerPlanner(replace(profile, reasoning_format=reasoning), local_compiling, metrics)
 
 
 def plan(planner: AnswerPlanner, prompt: list[int], **fields: Any) -> AnswerPlan:

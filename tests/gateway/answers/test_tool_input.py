@@ -149,11 +149,9 @@ def plan(planner: AnswerPlanner, tools: list[dict[str, Any]], **fields: Any) -> 
 
 
 @pytest.fixture
-def planner_of(profile: ModelProfile, planner: AnswerPlanner, metrics: Metrics) -> Any:
+def planner_of(profile: ModelProfile, local_compiling: Any, metrics: Metrics) -> Any:
     def make(name: str) -> AnswerPlanner:
-        return AnswerPlanner(
-            replace(profile, tool_format=FORMATS[name]), planner._compiling, metrics
-        )
+        return AnswerPlanner(replace(profile, tool_format=FORMATS[name]), local_compiling, metrics)
 
     return make
 
@@ -236,12 +234,12 @@ def test_a_result_for_a_call_that_nobody_made_is_text(every_marker: Tokenizer) -
 
 
 def test_a_template_without_special_tokens_may_open_the_reasoning(
-    profile: ModelProfile, planner: AnswerPlanner, metrics: Metrics, tokenizer: Tokenizer
+    profile: ModelProfile, local_compiling: Any, metrics: Metrics, tokenizer: Tokenizer
 ) -> None:
     special = {text: i for text, i in tokenizer.special_ids.items() if "think" not in text}
     plain = replace(profile, tokenizer=replace(tokenizer, special_ids=special))
     prompt = plain.tokenizer.encode_plain("Hi there<think>\n")
     request = parse_object(ChatCompletionRequest, {"messages": [{"role": "user", "content": "hi"}]})
-    made = AnswerPlanner(plain, planner._compiling, metrics)
+    made = AnswerPlanner(plain, local_compiling, metrics)
     assert asyncio.run(made.plan_chat(request, prompt)).settings.may_reason
     assert not asyncio.run(made.plan_chat(request, [*prompt, 4])).settings.may_reason

@@ -1,0 +1,142 @@
+"""Admission of a constraint: it is compiled, and its shortest answer fits in the tokens that the
+request allows, before anything runs under it. A refusal names the request's field at fault.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from formgate.constrain.errors import ConstraintError
+from formgate.constrain.masks.constraint import Constraint, SizedConstraint
+from formgate.gateway.errors import ApiError, bad_request
+from formgate.gateway.metrics import Metrics
+from formgate.parsers.tree.nodes import Node
+
+FEW_TOKENS = 256
+_MANY = re.compile(r'"min(?:Length|Items|Properties)": [0-9.]{3,}|\{[0-9]{3,}')
+
+
+class Compiling(Protocol):
+    """What is needed of `CompilePool`."""
+
+    def known(self, task: str, spec_text: str) -> str | None: ...
+    async def compiled(self, task: str, spec_text: str) -> str: ...
+    async def check(self, task: str, text: str) -> str: ...
+
+
+class Part(NamedTuple):
+    """What the client wrote, with the field that it stands in, and the tool if it is one's."""
+
+    param: str
+    node: Node
+    tool: str | None = None
+
+
+class TokenLimit(NamedTuple):
+    tokens: int | None  # that the answer may have
+    param: str  # that says so
+    close: bool  # end the answer in time
+
+
+class ConstraintAdmission:
+    def __init__(self, compiling: Compiling, metrics: Metrics) -> None:
+        self._compiling = compiling
+        self._metrics = metrics
+
+    async def admit(
+        self,
+        tree: Node,
+        parts: Sequence[Part],
+        *,
+        limit: TokenLimit,
+        meanwhile: Callable[[], Awaitable[None]],
+    ) -> Constraint:
+        """The constraint, once it is known to compile."""
+        spec = _spec(tree, parts)
+
+        async def ask(task: str) -> str:
+            compiled = self._compiling.known(task, spec)
+            if compiled is not None:
+                self._metrics.grammar_found()
+                return compiled
+            await meanwhile()
+            started = time.monotonic()
+            try:
+                return await self._compiled(task, spec, parts)
+            finally:
+                self._metrics.grammar_awaited(time.monotonic() - started)
+
+        tokens = limit.tokens
+        if tokens is None or not (limit.close or _may_not_fit(tree, tokens)):
+            return Constraint.loads(await ask("constraint"))
+        if not limit.close:
+            fitting = SizedConstraint.loads(await ask("fitting_constraint"))
+            if fitting.tokens <= tokens:
+                return fitting.constraint
+        task = "closing_constraint" if limit.close else "sized_constraint"
+        sized = SizedConstraint.loads(await ask(task))
+        if sized.tokens > tokens:
+            raise bad_request(
+                f"The shortest answer that the constraint allows has {sized.tokens} tokens, and "
+                f"the request allows {tokens}. Raise the limit.",
+                limit.param,
+                "max_tokens_too_small",
+            )
+        constraint = sized.constraint
+        if constraint.closing is None:
+            return constraint
+        return msgspec.structs.replace(
+            constraint, closing=replace(constraint.closing, tokens=tokens)
+        )
+
+    async def _compiled(self, task: str, spec: str, parts: Sequence[Part]) -> str:
+        """A refused whole is looked at part by part, to name the field."""
+        try:
+            return await self._compiling.compiled(task, spec)
+        except ConstraintError as error:
+            refused = error
+        if len(parts) > 1:
+            for part in parts:
+                try:
+                    await self._compiling.compiled("constraint", _spec(part.node, parts))
+                except ConstraintError as error:
+                    raise self.refusal(error, part.param, part.tool) from None
+        if len(parts) == 1:
+            raise self.refusal(refused, parts[0].param, parts[0].tool)
+        raise self.refusal(refused, None)
+
+    def refusal(
+        self, error: ConstraintError, param: str | None, tool: str | None = None
+    ) -> ApiError:
+        self._metrics.schema_refused(error.keyword or "other")
+        if param is not None and error.pointer:
+            param = f"{param}{'' if '#' in param else '#'}{error.pointer}"
+        of_tool = "" if tool is None else f"The parameters of the tool {tool!r}: "
+        return bad_request(of_tool + error.message, param, error.code)
+
+
+def _may_not_fit(tree: Node, max_tokens: int) -> bool:
+    """Worth the while of working out the shortest answer: few tokens, or a schema that asks for
+    many of something.
+    """
+    if tree["kind"] not in ("json", "regex", "choice"):
+        return False
+    return max_tokens < FEW_TOKENS or _MANY.search(json.dumps(tree)) is not None
+
+
+def _spec(tree: Node, parts: Sequence[Part]) -> str:
+    try:
+        return json.dumps({"tree": tree}, allow_nan=False)
+    except ValueError as error:
+        raise bad_request(
+            "A schema must not hold NaN or Infinity.",
+            parts[0].param if parts else None,
+            "invalid_schema",
+        ) from error
