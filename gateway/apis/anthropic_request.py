@@ -61,9 +61,6 @@ def chat_request_of(
         "response_format": _response_format(request),
         "reasoning_effort": _effort(request),
         "thinking_token_budget": _thinking_budget(request.thinking),
-        "include_reasoning": not _hides_thinking(request.thinking),
-        # The first event of a message tells what its prompt has cost.
-        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         "continue_final_message": _continues(conversation.messages) or None,
     }
     if isinstance(request, MessagesRequest):
@@ -265,7 +262,7 @@ def _thinking_budget(thinking: ThinkingConfig | None) -> int | None:
     return thinking.budget_tokens if thinking is not None and thinking.type == "enabled" else None
 
 
-def _hides_thinking(thinking: ThinkingConfig | None) -> bool:
+def hides_thinking(thinking: ThinkingConfig | None) -> bool:
     return thinking is not None and thinking.display == "omitted"
 
 

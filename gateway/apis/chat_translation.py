@@ -1,22 +1,20 @@
-"""What the endpoints that are made of chat completions share: the chat service as they see it, and
-errors about a chat request told in the words of the request that it was made of.
+"""What the APIs share whose requests are answered as chat requests: how one is made, and how its
+errors name the fields of the client's own request.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.fields import RequestBody
 from formgate.gateway.protocol.parse import parse_object
 
-# A stream that ends with what the request has cost.
-_STREAMED: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 # Fields of a chat request that these endpoints have under another name, or have no place for in
 # their answers. Passing them on would change an answer in a way that it cannot show.
 _CHAT_ONLY = frozenset(
@@ -43,14 +41,6 @@ _CHAT_ONLY = frozenset(
 )
 _MESSAGE = re.compile(r"messages\[(\d+)\]")
 _TOOL = re.compile(r"tools\[(\d+)\](?:\.(?:function|custom)\b)?")
-
-
-class ChatStream(Protocol):
-    """What is needed of `ChatService`."""
-
-    def stream(self, request: ChatCompletionRequest) -> AsyncGenerator[list[dict[str, Any]]]:
-        """Chunks as they come. Bad input is an ApiError before the first of them."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -113,6 +103,6 @@ def chat_request(
     with names.in_errors():
         return parse_object(
             ChatCompletionRequest,
-            {**further, **_STREAMED, **given},
+            {**further, **given},
             num_bytes=request.num_bytes,
         )
