@@ -8,11 +8,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from formgate.gateway.apis.chat_translation import FieldNames, chat_request
+from formgate.gateway.apis.chat_translation import Conversation, Places, chat_request, required
 from formgate.gateway.errors import bad_request
 from formgate.gateway.model.unseen_parts import unseen_part
 from formgate.gateway.protocol.anthropic import (
-    AnthropicMessage,
     AnthropicTool,
     ContentBlock,
     CountTokensRequest,
@@ -25,34 +24,33 @@ from formgate.gateway.protocol.constraints import refuse_unknown_constraints
 
 THREAD_UNSUPPORTED = "thread_unsupported_request"
 
-_FIELDS = (
-    (r"tools\[(\d+)\]\.function\.parameters\b", r"tools[\1].input_schema"),
-    (r"tools\[(\d+)\]\.function\b", r"tools[\1]"),
-    (r"tool_choice\.function\b", "tool_choice"),
-    (r"response_format\.json_schema\b", "output_config.format"),
-    (r"response_format\b", "output_config.format"),
-    (r"reasoning_effort\b", "output_config.effort"),
-    (r"thinking_token_budget\b", "thinking.budget_tokens"),
-    (r"stop\b", "stop_sequences"),
-    (r"user\b", "metadata.user_id"),
-)
+# By field of the chat request, that of a Messages request.
+_FIELDS = {
+    "tool_choice.function": "tool_choice",
+    "response_format": "output_config.format",
+    "response_format.json_schema": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+    "thinking_token_budget": "thinking.budget_tokens",
+    "stop": "stop_sequences",
+    "user": "metadata.user_id",
+}
 # What the assistant's own past may hold that this server never writes nor reads.
 _IGNORED_BLOCKS = frozenset({"redacted_thinking"})
 
 
 def chat_request_of(
     request: CountTokensRequest,
-) -> tuple[ChatCompletionRequest, FieldNames]:
-    """With the names for its errors. Raises ApiError 400 for what no chat request can say."""
+) -> tuple[ChatCompletionRequest, Places]:
+    """With the places for its errors. Raises ApiError 400 for what no chat request can say."""
     _refuse_unsupported(request)
     refuse_unknown_constraints(request, nested_only=True)
-    conversation = _Conversation(request)
-    tools = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ())]
+    places = Places(_FIELDS)
+    messages = _messages(request, Conversation(places))
+    tools = [_tool(tool, f"tools[{i}]", places) for i, tool in enumerate(request.tools or ())]
     choice = _tool_choice(request)
-    names = FieldNames(_FIELDS, conversation.origins)
     fields: dict[str, Any] = {
         "model": request.model,
-        "messages": conversation.messages,
+        "messages": messages,
         "tools": tools or None,
         "tool_choice": None if not tools and choice in ("none", "auto") else choice,
         "parallel_tool_calls": (
@@ -61,7 +59,7 @@ def chat_request_of(
         "response_format": _response_format(request),
         "reasoning_effort": _effort(request),
         "thinking_token_budget": _thinking_budget(request.thinking),
-        "continue_final_message": _continues(conversation.messages) or None,
+        "continue_final_message": _continues(messages) or None,
     }
     if isinstance(request, MessagesRequest):
         fields |= {
@@ -72,7 +70,7 @@ def chat_request_of(
             "top_k": request.top_k,
             "user": request.metadata.user_id if request.metadata else None,
         }
-    return chat_request(request, fields, names), names
+    return chat_request(request, fields, places), places
 
 
 def _refuse_unsupported(request: CountTokensRequest) -> None:
@@ -92,50 +90,43 @@ def _refuse_unsupported(request: CountTokensRequest) -> None:
             )
 
 
-class _Conversation:
-    """The messages of a chat, and the field of the request that each of them came in. Results of
-    tools are blocks of the user's in the one and messages of their own in the other."""
-
-    def __init__(self, request: CountTokensRequest) -> None:
-        self.messages: list[dict[str, Any]] = []
-        self.origins: list[str] = []
-        if request.system:
-            self._add({"role": "system", "content": _system(request.system)}, "system")
-        if not request.messages:
-            raise bad_request("'messages' must not be empty.", "messages", "empty_array")
-        for i, message in enumerate(request.messages):
-            self._add_message(message, f"messages[{i}]")
-
-    def _add(self, message: dict[str, Any], origin: str) -> None:
-        self.messages.append(message)
-        self.origins.append(origin)
-
-    def _add_message(self, message: AnthropicMessage, at: str) -> None:
+def _messages(request: CountTokensRequest, conversation: Conversation) -> list[dict[str, Any]]:
+    if request.system:
+        conversation.add({"role": "system", "content": _system(request.system)}, "system")
+    if not request.messages:
+        raise bad_request("'messages' must not be empty.", "messages", "empty_array")
+    for i, message in enumerate(request.messages):
+        at = f"messages[{i}]"
         if isinstance(message.content, str):
-            self._add({"role": message.role, "content": message.content}, at)
+            conversation.add({"role": message.role, "content": message.content}, at)
         elif message.role == "assistant":
-            self._add(_assistant(message.content, f"{at}.content"), at)
+            conversation.add(_assistant(message.content, f"{at}.content"), at)
         else:
-            self._add_blocks(message.role, message.content, at)
+            _add_blocks(conversation, message.role, message.content, at)
+    return conversation.messages
 
-    def _add_blocks(self, role: str, blocks: Sequence[ContentBlock], at: str) -> None:
-        said: list[dict[str, str]] = []
-        for i, block in enumerate(blocks):
-            here = f"{at}.content[{i}]"
-            if block.type == "tool_result" and role == "user":
-                if said:
-                    self._add({"role": role, "content": said}, at)
-                    said = []
-                result = {
-                    "role": "tool",
-                    "tool_call_id": _required(block.tool_use_id, f"{here}.tool_use_id"),
-                    "content": _result(block.content, f"{here}.content"),
-                }
-                self._add(result, at)
-            else:
-                said.append(_text_part(block, here))
-        if said or not blocks:
-            self._add({"role": role, "content": said}, at)
+
+def _add_blocks(
+    conversation: Conversation, role: str, blocks: Sequence[ContentBlock], at: str
+) -> None:
+    """The result of a tool is a block of the user's message here, a message in a chat request."""
+    said: list[dict[str, str]] = []
+    for i, block in enumerate(blocks):
+        here = f"{at}.content[{i}]"
+        if block.type == "tool_result" and role == "user":
+            if said:
+                conversation.add({"role": role, "content": said}, at)
+                said = []
+            result = {
+                "role": "tool",
+                "tool_call_id": required(block.tool_use_id, f"{here}.tool_use_id"),
+                "content": _result(block.content, f"{here}.content"),
+            }
+            conversation.add(result, at)
+        else:
+            said.append(_text_part(block, here))
+    if said or not blocks:
+        conversation.add({"role": role, "content": said}, at)
 
 
 def _assistant(blocks: Sequence[ContentBlock], at: str) -> dict[str, Any]:
@@ -145,11 +136,11 @@ def _assistant(blocks: Sequence[ContentBlock], at: str) -> dict[str, Any]:
     for i, block in enumerate(blocks):
         here = f"{at}[{i}]"
         if block.type == "thinking":
-            thought.append(_required(block.thinking, f"{here}.thinking"))
+            thought.append(required(block.thinking, f"{here}.thinking"))
         elif block.type == "tool_use":
-            arguments = json.dumps(_required(block.input, f"{here}.input"), ensure_ascii=False)
-            function = {"name": _required(block.name, f"{here}.name"), "arguments": arguments}
-            call_id = _required(block.id, f"{here}.id")
+            arguments = json.dumps(required(block.input, f"{here}.input"), ensure_ascii=False)
+            function = {"name": required(block.name, f"{here}.name"), "arguments": arguments}
+            call_id = required(block.id, f"{here}.id")
             calls.append({"id": call_id, "type": "function", "function": function})
         elif block.type not in _IGNORED_BLOCKS:
             said.append(_text_part(block, here))
@@ -168,7 +159,7 @@ def _text_part(block: ContentBlock | ResultBlock, at: str) -> dict[str, str]:
     a model that reads text cannot see, a line of text tells.
     """
     if block.type == "text":
-        return {"type": "text", "text": _required(block.text, f"{at}.text")}
+        return {"type": "text", "text": required(block.text, f"{at}.text")}
     fields = block.model_dump(exclude_unset=True)
     return {"type": "text", "text": _inner_text(fields) or unseen_part(block.type, fields)}
 
@@ -205,13 +196,9 @@ def _result(
     return [_text_part(block, f"{at}[{i}]") for i, block in enumerate(content)]
 
 
-def _required(value: Any, param: str) -> Any:
-    if value is None:
-        raise bad_request(f"'{param}' is required.", param, "missing_required_parameter")
-    return value
-
-
-def _tool(tool: AnthropicTool, at: str) -> dict[str, Any]:
+def _tool(tool: AnthropicTool, at: str, places: Places) -> dict[str, Any]:
+    places.note(f"{at}.function", at)
+    places.note(f"{at}.function.parameters", f"{at}.input_schema")
     if tool.type not in (None, "custom"):
         raise bad_request(
             f"A tool of type '{tool.type[:40]}' is not supported: this server runs no tools. "
@@ -221,7 +208,7 @@ def _tool(tool: AnthropicTool, at: str) -> dict[str, Any]:
         )
     function: dict[str, Any] = {
         "name": tool.name,
-        "parameters": _required(tool.input_schema, f"{at}.input_schema"),
+        "parameters": required(tool.input_schema, f"{at}.input_schema"),
     }
     if tool.description is not None:
         function["description"] = tool.description
@@ -235,7 +222,7 @@ def _tool_choice(request: CountTokensRequest) -> str | dict[str, Any] | None:
             return "required"
         case "tool":
             assert choice is not None
-            name = _required(choice.name, "tool_choice.name")
+            name = required(choice.name, "tool_choice.name")
             return {"type": "function", "function": {"name": name}}
         case kind:
             return kind

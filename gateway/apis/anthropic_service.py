@@ -12,7 +12,7 @@ from formgate.gateway.answers.answer import Answer
 from formgate.gateway.answers.chat_service import ChatService
 from formgate.gateway.apis.anthropic_events import Event, MessageEvents
 from formgate.gateway.apis.anthropic_request import chat_request_of, hides_thinking
-from formgate.gateway.apis.chat_translation import FieldNames
+from formgate.gateway.apis.chat_translation import Places
 from formgate.gateway.model.model_profile import ModelProfile
 from formgate.gateway.model.prompts import conversation_of, encode_conversation
 from formgate.gateway.model.text_bound import bound_of_count
@@ -32,9 +32,9 @@ class MessagesService:
     async def stream(self, request: MessagesRequest) -> AsyncGenerator[list[Event]]:
         """The events of each engine step. An invalid request raises ApiError before the first of
         them; closing the generator aborts the request."""
-        answer, events, names = await self._answer(request)
+        answer, events, places = await self._answer(request)
         opened = False
-        with names.in_errors():
+        with places.in_errors():
             async with aclosing(answer.steps()) as steps:
                 async for step in steps:
                     new = [] if opened else events.opening()
@@ -46,8 +46,8 @@ class MessagesService:
 
     async def complete(self, request: MessagesRequest) -> dict[str, Any]:
         """Cancelling it aborts the request."""
-        answer, events, names = await self._answer(request)
-        with names.in_errors():
+        answer, events, places = await self._answer(request)
+        with places.in_errors():
             async with aclosing(answer.steps()) as steps:
                 async for step in steps:
                     events.of(step)
@@ -62,8 +62,8 @@ class MessagesService:
 
     def _count_tokens(self, request: CountTokensRequest, max_model_len: int | None) -> int:
         profile = self._profile
-        chat_request, names = chat_request_of(request)
-        with names.in_errors():
+        chat_request, places = chat_request_of(request)
+        with places.in_errors():
             check_chat(chat_request, max_logprobs=profile.max_logprobs)
             conversation = conversation_of(chat_request, profile.chat_template_kwargs)
             bound = bound_of_count(max_model_len)
@@ -71,10 +71,10 @@ class MessagesService:
                 encode_conversation(conversation, profile.tokenizer, profile.chat_template, bound)
             )
 
-    async def _answer(self, request: MessagesRequest) -> tuple[Answer, MessageEvents, FieldNames]:
+    async def _answer(self, request: MessagesRequest) -> tuple[Answer, MessageEvents, Places]:
         long = request.num_bytes > LONG_BODY
-        chat_request, names = await self._threads.run_if(long, chat_request_of, request)
-        with names.in_errors():
+        chat_request, places = await self._threads.run_if(long, chat_request_of, request)
+        with places.in_errors():
             answer = await self._chat.answer(chat_request)
         shows_thinking = not hides_thinking(request.thinking)
-        return answer, MessageEvents(answer, shows_thinking=shows_thinking), names
+        return answer, MessageEvents(answer, shows_thinking=shows_thinking), places

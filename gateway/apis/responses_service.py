@@ -10,10 +10,9 @@ from typing import Any
 
 from formgate.gateway.answers.answer import Answer
 from formgate.gateway.answers.chat_service import ChatService
-from formgate.gateway.apis.chat_translation import FieldNames
+from formgate.gateway.apis.chat_translation import Places
 from formgate.gateway.apis.responses_events import Event, ResponseEvents
 from formgate.gateway.apis.responses_request import chat_request_of
-from formgate.gateway.apis.responses_tools import ResponseTools
 from formgate.gateway.errors import ApiError
 from formgate.gateway.model.model_profile import ModelProfile
 from formgate.gateway.model.text_threads import LONG_BODY, TextThreads
@@ -31,10 +30,10 @@ class ResponsesService:
     async def stream(self, request: ResponsesRequest) -> AsyncGenerator[list[Event]]:
         """The events of each engine step. An invalid request raises ApiError before the first of
         them; a later error is the response's last event."""
-        answer, events, names = await self._answer(request)
+        answer, events, places = await self._answer(request)
         opened = False
         try:
-            with names.in_errors():
+            with places.in_errors():
                 async with aclosing(answer.steps()) as steps:
                     async for step in steps:
                         new = [] if opened else events.opening()
@@ -51,19 +50,18 @@ class ResponsesService:
 
     async def complete(self, request: ResponsesRequest) -> dict[str, Any]:
         """Cancelling it aborts the request."""
-        answer, events, names = await self._answer(request)
-        with names.in_errors():
+        answer, events, places = await self._answer(request)
+        with places.in_errors():
             async with aclosing(answer.steps()) as steps:
                 async for step in steps:
                     events.of(step)
         response: dict[str, Any] = events.closing()[-1]["response"]
         return response
 
-    async def _answer(self, request: ResponsesRequest) -> tuple[Answer, ResponseEvents, FieldNames]:
-        tools = ResponseTools(request.tools or ())
+    async def _answer(self, request: ResponsesRequest) -> tuple[Answer, ResponseEvents, Places]:
         long = request.num_bytes > LONG_BODY
-        chat_request, names = await self._threads.run_if(long, chat_request_of, request, tools)
-        with names.in_errors():
+        chat_request, tools, places = await self._threads.run_if(long, chat_request_of, request)
+        with places.in_errors():
             answer = await self._chat.answer(chat_request)
         events = ResponseEvents(request, answer, self._profile.tokenizer, tools.name)
-        return answer, events, names
+        return answer, events, places
