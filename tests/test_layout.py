@@ -238,7 +238,6 @@ def test_no_catch_all_modules() -> None:
 OWN_PATTERNS = {
     ("constrain/masks/token_bytes.py", "pattern"),
     ("constrain/notations/gbnf.py", "f'[0-9a-fA-F]{{{_HEX[escape]}}}'"),
-    ("gateway/apis/chat_translation.py", "'^' + pattern"),
     ("gateway/model/tokenizer.py", "'|'.join(map(re.escape, texts))"),
     ("parsers/formats/parameters.py", "name_pattern"),
     ("parsers/text/scanner.py", "'|'.join(map(re.escape, ordered)) or '(?!)'"),

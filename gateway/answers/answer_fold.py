@@ -1,9 +1,12 @@
-"""Deltas folded into the whole: what a complete response says is what its stream has said."""
+"""The steps of a choice, and their fold, which a complete response is made of."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from formgate.engine.messages import PositionLogprobs, TokenOutput
 from formgate.parsers.text.events import (
     ContentDelta,
     OutputDelta,
@@ -11,6 +14,21 @@ from formgate.parsers.text.events import (
     ToolCallArguments,
     ToolCallStart,
 )
+
+
+@dataclass(slots=True)
+class ChoiceStep:
+    """What one engine step brought to one choice."""
+
+    index: int
+    deltas: list[OutputDelta]
+    token_ids: list[int]
+    logprobs: Sequence[PositionLogprobs]
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    closed: bool = False  # ended so that it fits its budget
+    trace: Sequence[dict[str, Any]] = ()
+    first: TokenOutput | None = None  # the first output, for what only that one says
 
 
 @dataclass(slots=True)
@@ -24,15 +42,38 @@ class FoldedCall:
         return "".join(self.pieces)
 
 
+@dataclass(slots=True)
 class AnswerFold:
-    """The text, reasoning and calls of one choice, so far."""
+    """All steps of one choice so far, joined. `token_ids`, `logprobs` and `trace` stay empty unless
+    `keeps_tokens` is set: a stream shows them at once.
+    """
 
-    __slots__ = ("_content", "_reasoning", "calls")
+    keeps_tokens: bool = False
+    calls: list[FoldedCall] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[PositionLogprobs] = field(default_factory=list)
+    trace: list[dict[str, Any]] = field(default_factory=list)
+    prompt_logprobs: Sequence[PositionLogprobs | None] | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    closed: bool = False
+    _content: list[str] = field(default_factory=list)
+    _reasoning: list[str] = field(default_factory=list)
 
-    def __init__(self) -> None:
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
-        self.calls: list[FoldedCall] = []
+    def add_step(self, step: ChoiceStep) -> None:
+        for delta in step.deltas:
+            self.add(delta)
+        if self.keeps_tokens:
+            self.add_tokens(step)
+        if step.finish_reason is not None:
+            self.finish_reason = step.finish_reason
+            self.stop_reason = step.stop_reason
+            self.closed = step.closed
+
+    def add_tokens(self, step: ChoiceStep) -> None:
+        self.token_ids += step.token_ids
+        self.logprobs += step.logprobs
+        self.trace += step.trace
 
     def add_content(self, text: str) -> None:
         self._content.append(text)

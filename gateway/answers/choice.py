@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from formgate.engine.messages import AddRequest, EngineReady, PositionLogprobs, TokenOutput
-from formgate.gateway.answers.answer_fold import AnswerFold
+from formgate.gateway.answers.answer_fold import AnswerFold, ChoiceStep
 from formgate.gateway.answers.trace import Tracer
 from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.model.detokenizer import Detokenizer
@@ -23,6 +23,7 @@ from formgate.parsers.text.events import (
     Piece,
     ReasoningDelta,
     ToolCallArguments,
+    ToolCallStart,
 )
 
 
@@ -73,21 +74,6 @@ class ChoiceSettings:
 
 
 @dataclass(slots=True)
-class ChoiceStep:
-    """What one engine step brought to one choice."""
-
-    index: int
-    deltas: list[OutputDelta]
-    token_ids: list[int]
-    logprobs: Sequence[PositionLogprobs]
-    finish_reason: str | None = None
-    stop_reason: str | int | None = None
-    closed: bool = False  # ended so that it fits its budget
-    trace: Sequence[dict[str, Any]] = ()
-    first: TokenOutput | None = None  # the first output, for what only that one says
-
-
-@dataclass(slots=True)
 class Choice:
     index: int
     settings: ChoiceSettings
@@ -121,10 +107,11 @@ class Choice:
             and self._tracer is None
             and self._stops is None
             and not settings.drop_tokens
+            and not self.fold.keeps_tokens
         )
 
     async def steps(self, engine: Engine, request: AddRequest) -> AsyncGenerator[ChoiceStep]:
-        """Until the engine or a stop string ends it."""
+        """The steps until the engine or a stop string ends the choice."""
         first = True
         try:
             async with aclosing(engine.generate(request)) as outputs:
@@ -132,6 +119,7 @@ class Choice:
                     step = self.feed(output)
                     if first:
                         step.first = output
+                        self.fold.prompt_logprobs = output.prompt_logprobs
                         first = False
                     yield step
                     if step.finish_reason is not None:
@@ -151,6 +139,12 @@ class Choice:
                 return ChoiceStep(self.index, [], token_ids, ())
             self.fold.add_content(text)
             return ChoiceStep(self.index, [ContentDelta(text)], token_ids, ())
+        step = self._step(output)
+        self.fold.add_step(step)
+        return step
+
+    def _step(self, output: TokenOutput) -> ChoiceStep:
+        token_ids = output.token_ids
         settings = self.settings
         logprobs: Sequence[PositionLogprobs] = output.logprobs or ()
         if settings.drop_tokens:
@@ -181,9 +175,6 @@ class Choice:
             deltas = self._cut(deltas, finished)
         elif len(deltas) > 1:
             deltas = _joined(deltas)
-        add = self.fold.add
-        for delta in deltas:
-            add(delta)
         step = ChoiceStep(self.index, deltas, token_ids, logprobs)
         if self._tracer is not None and output.trace is not None:
             # A row that is traced brings its tokens one by one.
@@ -199,15 +190,16 @@ class Choice:
             self.ended_by_itself = output.finish_reason == "stop" and not cut_by_client
             step.closed = output.closed and not cut_by_client
             self.whole = self.ended_by_itself or step.closed
-            step.finish_reason = self._finish_reason(output)
+            step.finish_reason = self._finish_reason(output, deltas)
             if cut_by_client:
                 step.stop_reason = output.stop_token_id
         return step
 
-    def _finish_reason(self, output: TokenOutput) -> str | None:
-        if self.ended_by_itself and self.fold.calls and not self.settings.calls_end_with_stop:
-            return "tool_calls"
-        return output.finish_reason
+    def _finish_reason(self, output: TokenOutput, last: Sequence[OutputDelta]) -> str | None:
+        if not self.ended_by_itself or self.settings.calls_end_with_stop:
+            return output.finish_reason
+        called = self.fold.calls or any(isinstance(delta, ToolCallStart) for delta in last)
+        return "tool_calls" if called else output.finish_reason
 
     @property
     def _in_reasoning(self) -> bool:
@@ -235,7 +227,7 @@ class Choice:
         return deltas + self._parser.finish(cut=cut) if self._parser is not None else deltas
 
     def _cut(self, deltas: Sequence[OutputDelta], finished: bool) -> list[OutputDelta]:
-        """Stop strings end content and reasoning, each by itself, and never a call."""
+        """The deltas up to a stop string: content and reasoning are searched apart, calls never."""
         kept: list[OutputDelta] = []
         assert self._stops is not None
         for delta in deltas:
@@ -261,7 +253,7 @@ class Choice:
 
 
 def _joined(deltas: Sequence[OutputDelta]) -> list[OutputDelta]:
-    """Neighbours of one kind as one."""
+    """The deltas with neighbours of the same kind joined."""
     joined: list[OutputDelta] = []
     for delta in deltas:
         last = joined[-1] if joined else None

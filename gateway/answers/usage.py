@@ -1,4 +1,4 @@
-"""How many tokens a request has cost, as OpenAI counts them."""
+"""The tokens that a request has cost."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from formgate.gateway.answers.choice import Choice
 
 
 class Usage:
-    """Counts of one request. Prompts count once, however many choices they have: what the first
-    choice computes and the others find in the cache was computed for this request.
+    """Token counts of one request, up to date while it runs. A prompt counts once, however many
+    choices it has: what its first choice computes and the others find in the cache was computed
+    for this request.
     """
 
     __slots__ = ("_cached", "_choices", "_prompt_tokens", "_show_cached")
@@ -24,13 +25,13 @@ class Usage:
         self._cached: dict[int, int] = {}  # by prompt
 
     def found_cached(self, prompt: int, num_tokens: int) -> None:
-        """A choice of the prompt with this number found so many of its tokens in the cache."""
+        """A choice found `num_tokens` of the prompt with this number in the cache."""
         self._cached[prompt] = min(num_tokens, self._cached.get(prompt, num_tokens))
 
     @property
-    def cached_tokens(self) -> int:
-        """Of all prompts, the tokens that no choice had to compute."""
-        return sum(self._cached.values())
+    def cached_tokens(self) -> int | None:
+        """Tokens of all prompts that no choice had to compute; None if the server hides them."""
+        return sum(self._cached.values()) if self._show_cached else None
 
     @property
     def prompt_tokens(self) -> int:
@@ -40,20 +41,26 @@ class Usage:
     def completion_tokens(self) -> int:
         return sum(choice.num_tokens for choice in self._choices)
 
+    @property
+    def reasoning_tokens(self) -> int:
+        return sum(choice.num_reasoning_tokens for choice in self._choices)
+
+    @property
+    def total_tokens(self) -> int:
+        return self._prompt_tokens + self.completion_tokens
+
     def as_dict(self) -> dict[str, Any]:
-        completion_tokens = self.completion_tokens
-        reasoning_tokens = sum(choice.num_reasoning_tokens for choice in self._choices)
+        """The usage of a chat completion and of a completion."""
+        cached = self.cached_tokens
         return {
             "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": self._prompt_tokens + completion_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.total_tokens,
             "prompt_tokens_details": (
-                {"cached_tokens": self.cached_tokens, "audio_tokens": 0}
-                if self._show_cached
-                else None
+                None if cached is None else {"cached_tokens": cached, "audio_tokens": 0}
             ),
             "completion_tokens_details": {
-                "reasoning_tokens": reasoning_tokens,
+                "reasoning_tokens": self.reasoning_tokens,
                 "audio_tokens": 0,
                 "accepted_prediction_tokens": 0,
                 "rejected_prediction_tokens": 0,

@@ -1,6 +1,4 @@
-"""The chunks of a chat completion as the events of an Anthropic message, and the message that they
-come to.
-"""
+"""Reads steps as the events of an Anthropic message, and as the whole message."""
 
 from __future__ import annotations
 
@@ -10,49 +8,47 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from formgate.gateway.answers.answer import Answer
+from formgate.gateway.answers.answer_fold import ChoiceStep
+from formgate.gateway.answers.usage import Usage
+from formgate.parsers.text.events import (
+    ContentDelta,
+    OutputDelta,
+    ReasoningDelta,
+    ToolCallArguments,
+    ToolCallStart,
+)
+
 Event = dict[str, Any]
 
 
 class MessageEvents:
     """The events of one message. One block is open at a time: thinking, text or a tool's use."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, answer: Answer, *, shows_thinking: bool = True) -> None:
+        self._usage = answer.usage
+        self._shows_thinking = shows_thinking
         self._message: dict[str, Any] = {
             "id": f"msg_{secrets.token_hex(12)}",
             "type": "message",
             "role": "assistant",
-            "model": model,
+            "model": answer.head.model,
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
         }
         self._open: dict[str, Any] | None = None  # the last of the blocks, while it grows
         self._pieces: list[str] = []
-        self._usage: Mapping[str, Any] = {}
 
-    def opening(self, first_chunk: Mapping[str, Any]) -> list[Event]:
-        self._usage = first_chunk["usage"]
+    def opening(self) -> list[Event]:
+        """The first events. They tell the prompt's cost, which is known after the first step."""
         message = {**self._message, "content": [], "usage": _usage(self._usage)}
         return [{"type": "message_start", "message": message}, {"type": "ping"}]
 
-    def of(self, chunk: Mapping[str, Any]) -> list[Event]:
-        self._usage = chunk.get("usage") or self._usage
-        events: list[Event] = []
-        for choice in chunk["choices"]:
-            delta = choice["delta"]
-            if text := delta.get("reasoning"):
-                events += self._grow("thinking", text)
-            if text := delta.get("content"):
-                events += self._grow("text", text)
-            for call in delta.get("tool_calls", ()):
-                function = call["function"]
-                if "id" in call:
-                    block = {"type": "tool_use", "id": call["id"], "name": function["name"]}
-                    events += self._open_block({**block, "input": {}})
-                if text := function["arguments"]:
-                    events += self._grow("tool_use", text)
-            if choice["finish_reason"] is not None:
-                self._stop(choice["finish_reason"], choice["stop_reason"])
+    def of(self, step: ChoiceStep) -> list[Event]:
+        events = [event for delta in step.deltas for event in self._grown(delta)]
+        if step.finish_reason is not None:
+            self._stop(step.finish_reason, step.stop_reason)
         return events
 
     def closing(self) -> list[Event]:
@@ -81,6 +77,18 @@ class MessageEvents:
             case _:
                 reason = "tool_use" if called else "end_turn"
         self._message["stop_reason"] = reason
+
+    def _grown(self, delta: OutputDelta) -> list[Event]:
+        match delta:
+            case ContentDelta(text):
+                return self._grow("text", text)
+            case ReasoningDelta(text):
+                return self._grow("thinking", text) if self._shows_thinking else []
+            case ToolCallStart(_, name, call_id):
+                block = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
+                return self._open_block(block)
+            case ToolCallArguments(_, text):
+                return self._grow("tool_use", text) if text else []
 
     def _grow(self, kind: str, text: str) -> list[Event]:
         events: list[Event] = []
@@ -132,7 +140,7 @@ class MessageEvents:
 
 
 def _arguments(text: str) -> dict[str, Any]:
-    """Arguments that a limit cut short are no JSON; a stream has shown them as they were."""
+    """The arguments as an object, empty for arguments that a limit cut short."""
     try:
         value = json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -140,15 +148,13 @@ def _arguments(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:
-    """Anthropic counts what came from the cache apart from the rest of the prompt."""
-    cached = (usage["prompt_tokens_details"] or {}).get("cached_tokens", 0)
+def _usage(usage: Usage) -> dict[str, Any]:
+    """Anthropic counts the cached tokens apart from the rest of the prompt."""
+    cached = usage.cached_tokens or 0
     return {
-        "input_tokens": usage["prompt_tokens"] - cached,
+        "input_tokens": usage.prompt_tokens - cached,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": cached,
-        "output_tokens": usage["completion_tokens"],
-        "output_tokens_details": {
-            "thinking_tokens": usage["completion_tokens_details"]["reasoning_tokens"]
-        },
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
     }

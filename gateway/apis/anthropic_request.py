@@ -1,5 +1,5 @@
-"""From Anthropic's Messages to the chat request that answers them: blocks to messages, and each
-field to its name there.
+"""Translates a request of Anthropic's Messages to a chat request: blocks become messages, and each
+field takes its chat name.
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from formgate.gateway.apis.chat_translation import FieldNames, chat_request
+from formgate.gateway.apis.chat_translation import Conversation, Places, chat_request, required
 from formgate.gateway.errors import bad_request
 from formgate.gateway.model.unseen_parts import unseen_part
 from formgate.gateway.protocol.anthropic import (
-    AnthropicMessage,
     AnthropicTool,
     ContentBlock,
     CountTokensRequest,
@@ -25,34 +24,34 @@ from formgate.gateway.protocol.constraints import refuse_unknown_constraints
 
 THREAD_UNSUPPORTED = "thread_unsupported_request"
 
-_FIELDS = (
-    (r"tools\[(\d+)\]\.function\.parameters\b", r"tools[\1].input_schema"),
-    (r"tools\[(\d+)\]\.function\b", r"tools[\1]"),
-    (r"tool_choice\.function\b", "tool_choice"),
-    (r"response_format\.json_schema\b", "output_config.format"),
-    (r"response_format\b", "output_config.format"),
-    (r"reasoning_effort\b", "output_config.effort"),
-    (r"thinking_token_budget\b", "thinking.budget_tokens"),
-    (r"stop\b", "stop_sequences"),
-    (r"user\b", "metadata.user_id"),
-)
+# From a field of the chat request to the field of the Messages request.
+_FIELDS = {
+    "tool_choice.function": "tool_choice",
+    "response_format": "output_config.format",
+    "response_format.json_schema": "output_config.format",
+    "reasoning_effort": "output_config.effort",
+    "thinking_token_budget": "thinking.budget_tokens",
+    "stop": "stop_sequences",
+    "user": "metadata.user_id",
+}
 # What the assistant's own past may hold that this server never writes nor reads.
 _IGNORED_BLOCKS = frozenset({"redacted_thinking"})
 
 
 def chat_request_of(
     request: CountTokensRequest,
-) -> tuple[ChatCompletionRequest, FieldNames]:
-    """With the names for its errors. Raises ApiError 400 for what no chat request can say."""
+) -> tuple[ChatCompletionRequest, Places]:
+    """The chat request, and the places for its errors. Raises ApiError 400 for what no chat request
+    can express."""
     _refuse_unsupported(request)
     refuse_unknown_constraints(request, nested_only=True)
-    conversation = _Conversation(request)
-    tools = [_tool(tool, f"tools[{i}]") for i, tool in enumerate(request.tools or ())]
+    places = Places(_FIELDS)
+    messages = _messages(request, Conversation(places))
+    tools = [_tool(tool, f"tools[{i}]", places) for i, tool in enumerate(request.tools or ())]
     choice = _tool_choice(request)
-    names = FieldNames(_FIELDS, conversation.origins)
     fields: dict[str, Any] = {
         "model": request.model,
-        "messages": conversation.messages,
+        "messages": messages,
         "tools": tools or None,
         "tool_choice": None if not tools and choice in ("none", "auto") else choice,
         "parallel_tool_calls": (
@@ -61,10 +60,7 @@ def chat_request_of(
         "response_format": _response_format(request),
         "reasoning_effort": _effort(request),
         "thinking_token_budget": _thinking_budget(request.thinking),
-        "include_reasoning": not _hides_thinking(request.thinking),
-        # The first event of a message tells what its prompt has cost.
-        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-        "continue_final_message": _continues(conversation.messages) or None,
+        "continue_final_message": _continues(messages) or None,
     }
     if isinstance(request, MessagesRequest):
         fields |= {
@@ -75,7 +71,7 @@ def chat_request_of(
             "top_k": request.top_k,
             "user": request.metadata.user_id if request.metadata else None,
         }
-    return chat_request(request, fields, names), names
+    return chat_request(request, fields, places), places
 
 
 def _refuse_unsupported(request: CountTokensRequest) -> None:
@@ -95,50 +91,43 @@ def _refuse_unsupported(request: CountTokensRequest) -> None:
             )
 
 
-class _Conversation:
-    """The messages of a chat, and the field of the request that each of them came in. Results of
-    tools are blocks of the user's in the one and messages of their own in the other."""
-
-    def __init__(self, request: CountTokensRequest) -> None:
-        self.messages: list[dict[str, Any]] = []
-        self.origins: list[str] = []
-        if request.system:
-            self._add({"role": "system", "content": _system(request.system)}, "system")
-        if not request.messages:
-            raise bad_request("'messages' must not be empty.", "messages", "empty_array")
-        for i, message in enumerate(request.messages):
-            self._add_message(message, f"messages[{i}]")
-
-    def _add(self, message: dict[str, Any], origin: str) -> None:
-        self.messages.append(message)
-        self.origins.append(origin)
-
-    def _add_message(self, message: AnthropicMessage, at: str) -> None:
+def _messages(request: CountTokensRequest, conversation: Conversation) -> list[dict[str, Any]]:
+    if request.system:
+        conversation.add({"role": "system", "content": _system(request.system)}, "system")
+    if not request.messages:
+        raise bad_request("'messages' must not be empty.", "messages", "empty_array")
+    for i, message in enumerate(request.messages):
+        at = f"messages[{i}]"
         if isinstance(message.content, str):
-            self._add({"role": message.role, "content": message.content}, at)
+            conversation.add({"role": message.role, "content": message.content}, at)
         elif message.role == "assistant":
-            self._add(_assistant(message.content, f"{at}.content"), at)
+            conversation.add(_assistant(message.content, f"{at}.content"), at)
         else:
-            self._add_blocks(message.role, message.content, at)
+            _add_blocks(conversation, message.role, message.content, at)
+    return conversation.messages
 
-    def _add_blocks(self, role: str, blocks: Sequence[ContentBlock], at: str) -> None:
-        said: list[dict[str, str]] = []
-        for i, block in enumerate(blocks):
-            here = f"{at}.content[{i}]"
-            if block.type == "tool_result" and role == "user":
-                if said:
-                    self._add({"role": role, "content": said}, at)
-                    said = []
-                result = {
-                    "role": "tool",
-                    "tool_call_id": _required(block.tool_use_id, f"{here}.tool_use_id"),
-                    "content": _result(block.content, f"{here}.content"),
-                }
-                self._add(result, at)
-            else:
-                said.append(_text_part(block, here))
-        if said or not blocks:
-            self._add({"role": role, "content": said}, at)
+
+def _add_blocks(
+    conversation: Conversation, role: str, blocks: Sequence[ContentBlock], at: str
+) -> None:
+    """Add the messages of one user's message: each tool result becomes a message of its own."""
+    said: list[dict[str, str]] = []
+    for i, block in enumerate(blocks):
+        here = f"{at}.content[{i}]"
+        if block.type == "tool_result" and role == "user":
+            if said:
+                conversation.add({"role": role, "content": said}, at)
+                said = []
+            result = {
+                "role": "tool",
+                "tool_call_id": required(block.tool_use_id, f"{here}.tool_use_id"),
+                "content": _result(block.content, f"{here}.content"),
+            }
+            conversation.add(result, at)
+        else:
+            said.append(_text_part(block, here))
+    if said or not blocks:
+        conversation.add({"role": role, "content": said}, at)
 
 
 def _assistant(blocks: Sequence[ContentBlock], at: str) -> dict[str, Any]:
@@ -148,11 +137,11 @@ def _assistant(blocks: Sequence[ContentBlock], at: str) -> dict[str, Any]:
     for i, block in enumerate(blocks):
         here = f"{at}[{i}]"
         if block.type == "thinking":
-            thought.append(_required(block.thinking, f"{here}.thinking"))
+            thought.append(required(block.thinking, f"{here}.thinking"))
         elif block.type == "tool_use":
-            arguments = json.dumps(_required(block.input, f"{here}.input"), ensure_ascii=False)
-            function = {"name": _required(block.name, f"{here}.name"), "arguments": arguments}
-            call_id = _required(block.id, f"{here}.id")
+            arguments = json.dumps(required(block.input, f"{here}.input"), ensure_ascii=False)
+            function = {"name": required(block.name, f"{here}.name"), "arguments": arguments}
+            call_id = required(block.id, f"{here}.id")
             calls.append({"id": call_id, "type": "function", "function": function})
         elif block.type not in _IGNORED_BLOCKS:
             said.append(_text_part(block, here))
@@ -167,17 +156,17 @@ def _assistant(blocks: Sequence[ContentBlock], at: str) -> dict[str, Any]:
 
 
 def _text_part(block: ContentBlock | ResultBlock, at: str) -> dict[str, str]:
-    """Anthropic's models all see pictures and documents, and clients send them everywhere: of what
-    a model that reads text cannot see, a line of text tells.
+    """The block as text. A picture or a document, which a text model cannot see, becomes a line that
+    says so: Anthropic's models see them, so clients send them everywhere.
     """
     if block.type == "text":
-        return {"type": "text", "text": _required(block.text, f"{at}.text")}
+        return {"type": "text", "text": required(block.text, f"{at}.text")}
     fields = block.model_dump(exclude_unset=True)
     return {"type": "text", "text": _inner_text(fields) or unseen_part(block.type, fields)}
 
 
 def _inner_text(fields: Mapping[str, Any]) -> str:
-    """The text of a document or a search result that is made of text."""
+    """The text in a document or a search result; empty if it has none."""
     source = fields.get("source")
     if isinstance(source, dict) and source.get("type") == "text":
         return str(source.get("data") or "")
@@ -208,13 +197,9 @@ def _result(
     return [_text_part(block, f"{at}[{i}]") for i, block in enumerate(content)]
 
 
-def _required(value: Any, param: str) -> Any:
-    if value is None:
-        raise bad_request(f"'{param}' is required.", param, "missing_required_parameter")
-    return value
-
-
-def _tool(tool: AnthropicTool, at: str) -> dict[str, Any]:
+def _tool(tool: AnthropicTool, at: str, places: Places) -> dict[str, Any]:
+    places.note(f"{at}.function", at)
+    places.note(f"{at}.function.parameters", f"{at}.input_schema")
     if tool.type not in (None, "custom"):
         raise bad_request(
             f"A tool of type '{tool.type[:40]}' is not supported: this server runs no tools. "
@@ -224,7 +209,7 @@ def _tool(tool: AnthropicTool, at: str) -> dict[str, Any]:
         )
     function: dict[str, Any] = {
         "name": tool.name,
-        "parameters": _required(tool.input_schema, f"{at}.input_schema"),
+        "parameters": required(tool.input_schema, f"{at}.input_schema"),
     }
     if tool.description is not None:
         function["description"] = tool.description
@@ -238,7 +223,7 @@ def _tool_choice(request: CountTokensRequest) -> str | dict[str, Any] | None:
             return "required"
         case "tool":
             assert choice is not None
-            name = _required(choice.name, "tool_choice.name")
+            name = required(choice.name, "tool_choice.name")
             return {"type": "function", "function": {"name": name}}
         case kind:
             return kind
@@ -252,7 +237,7 @@ def _response_format(request: CountTokensRequest) -> dict[str, Any] | None:
 
 
 def _effort(request: CountTokensRequest) -> str | None:
-    """Whether and how hard the model thinks; null leaves both to its template."""
+    """The reasoning effort; None leaves it to the chat template."""
     if request.thinking is None:
         return None
     if request.thinking.type == "disabled":
@@ -265,11 +250,11 @@ def _thinking_budget(thinking: ThinkingConfig | None) -> int | None:
     return thinking.budget_tokens if thinking is not None and thinking.type == "enabled" else None
 
 
-def _hides_thinking(thinking: ThinkingConfig | None) -> bool:
+def hides_thinking(thinking: ThinkingConfig | None) -> bool:
     return thinking is not None and thinking.display == "omitted"
 
 
 def _continues(messages: Sequence[dict[str, Any]]) -> bool:
-    """A last message of the assistant is the beginning of the answer."""
+    """True if the last message is the assistant's: the answer continues it."""
     last = messages[-1]
     return last["role"] == "assistant" and bool(last.get("content")) and "tool_calls" not in last

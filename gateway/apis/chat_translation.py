@@ -1,24 +1,20 @@
-"""What the endpoints that are made of chat completions share: the chat service as they see it, and
-errors about a chat request told in the words of the request that it was made of.
+"""Shared by the APIs that translate their requests to chat requests: the translation's frame, and
+errors that name the fields of the client's own request.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.fields import RequestBody
 from formgate.gateway.protocol.parse import parse_object
 
-# A stream that ends with what the request has cost.
-_STREAMED: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
-# Fields of a chat request that these endpoints have under another name, or have no place for in
-# their answers. Passing them on would change an answer in a way that it cannot show.
+# Chat fields that these endpoints have under another name, or whose effect their responses cannot
+# show. They are refused.
 _CHAT_ONLY = frozenset(
     {
         "add_generation_prompt",
@@ -41,25 +37,19 @@ _CHAT_ONLY = frozenset(
         "stream_options",
     }
 )
-_MESSAGE = re.compile(r"messages\[(\d+)\]")
-_TOOL = re.compile(r"tools\[(\d+)\](?:\.(?:function|custom)\b)?")
 
 
-class ChatStream(Protocol):
-    """What is needed of `ChatService`."""
+class Places:
+    """Maps fields of the chat request to fields of the client's own body. The translation notes
+    each field as it writes it; an error about the chat request then names the client's field.
+    """
 
-    def stream(self, request: ChatCompletionRequest) -> AsyncGenerator[list[dict[str, Any]]]:
-        """Chunks as they come. Bad input is an ApiError before the first of them."""
-        ...
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        """`fields`: from a field of the chat request to a field of the client's body."""
+        self._places = dict(fields)
 
-
-@dataclass(frozen=True)
-class FieldNames:
-    """How a client calls the fields of the chat request that was made of its own."""
-
-    patterns: Sequence[tuple[str, str]]  # of the chat's field, with its replacement
-    messages: Sequence[str] = ()  # by message of the chat, the field that it came in
-    tools: Sequence[str] = ()  # likewise
+    def note(self, chat_place: str, place: str) -> None:
+        self._places[chat_place] = place
 
     @contextmanager
     def in_errors(self) -> Generator[None]:
@@ -72,36 +62,52 @@ class FieldNames:
         if error.param is None:
             return error
         field, hash_, pointer = error.param.partition("#")
-        name = self._name(field)
+        place = self._place(field)
         return ApiError(
             error.status,
-            error.message.replace(f"'{field}", f"'{name}"),  # its own parts too: 'field.part'
-            name + hash_ + pointer,
+            error.message.replace(f"'{field}", f"'{place}"),  # its own parts too: 'field.part'
+            place + hash_ + pointer,
             error.code,
             error.type,
             headers=error.headers,
         )
 
-    def _name(self, param: str) -> str:
-        message = _MESSAGE.match(param)
-        if message is not None and int(message[1]) < len(self.messages):
-            return self.messages[int(message[1])] + param[message.end() :]
-        tool = _TOOL.match(param)
-        if tool is not None and int(tool[1]) < len(self.tools):
-            rest = param[tool.end() :].replace(".format.grammar", ".format", 1)
-            return self.tools[int(tool[1])] + rest
-        for pattern, replacement in self.patterns:
-            name, found = re.subn("^" + pattern, replacement, param)
-            if found:
-                return name
-        return param
+    def _place(self, field: str) -> str:
+        """The client's field for the longest noted prefix of `field`."""
+        end = len(field)
+        while end > 0:
+            if (place := self._places.get(field[:end])) is not None:
+                return place + field[end:]
+            end = max(field.rfind(".", 0, end), field.rfind("[", 0, end))
+        return field
+
+
+class Conversation:
+    """The messages of a chat request. Notes the field that each was made of."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self.messages: list[dict[str, Any]] = []
+
+    def add(self, message: dict[str, Any], place: str) -> dict[str, Any]:
+        self._places.note(f"messages[{len(self.messages)}]", place)
+        self.messages.append(message)
+        return message
+
+
+def required(value: Any, param: str) -> Any:
+    if value is None:
+        raise bad_request(
+            f"Missing required parameter: '{param}'.", param, "missing_required_parameter"
+        )
+    return value
 
 
 def chat_request(
-    request: RequestBody, fields: Mapping[str, Any], names: FieldNames
+    request: RequestBody, fields: Mapping[str, Any], places: Places
 ) -> ChatCompletionRequest:
-    """The streamed chat request of `fields` and of what the client wrote in `request` beyond its
-    endpoint's own fields, so that the server's extensions work everywhere. Raises ApiError 400."""
+    """The chat request with `fields`, and with the unknown fields of `request`, so that the
+    server's extensions work on every endpoint. Raises ApiError 400."""
     extra = request.model_extra or {}
     further = {name: value for name, value in extra.items() if value is not None}
     for name in further:
@@ -110,9 +116,9 @@ def chat_request(
                 f"'{name}' is no parameter of this endpoint.", name, "unsupported_parameter"
             )
     given = {name: value for name, value in fields.items() if value is not None}
-    with names.in_errors():
+    with places.in_errors():
         return parse_object(
             ChatCompletionRequest,
-            {**further, **_STREAMED, **given},
+            {**further, **given},
             num_bytes=request.num_bytes,
         )

@@ -1,20 +1,33 @@
-"""The chunks of a chat completion as the events of a response. The response that an event shows is
-the items so far, so a whole response is what the last event of its stream holds.
+"""Reads steps as the events of a response. The response that an event shows has the items so far,
+so the last event of a stream holds the whole response.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from formgate.engine.messages import PositionLogprobs
+from formgate.gateway.answers.answer import Answer
+from formgate.gateway.answers.answer_fold import ChoiceStep
+from formgate.gateway.answers.custom_calls import InputText
+from formgate.gateway.answers.logprobs import chat_logprobs
+from formgate.gateway.answers.usage import Usage
 from formgate.gateway.errors import ApiError
+from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.protocol.responses import ResponsesRequest, ResponseTool
+from formgate.parsers.text.events import (
+    ContentDelta,
+    OutputDelta,
+    ReasoningDelta,
+    ToolCallArguments,
+    ToolCallStart,
+)
 
 Event = dict[str, Any]
-_CALLS = {"function": "function_call", "custom": "custom_tool_call"}  # items, by kind of tool
-# By kind of item, its events, and the field that holds its text.
+# By type of item, its events, and the field that holds its text.
 _CALL_TEXTS = {
     "function_call": ("function_call_arguments", "arguments"),
     "custom_tool_call": ("custom_tool_call_input", "input"),
@@ -28,8 +41,9 @@ class ResponseEvents:
     def __init__(
         self,
         request: ResponsesRequest,
-        model: str,
-        name_of: Callable[[str], tuple[str | None, str]] = lambda name: (None, name),
+        answer: Answer,
+        tokenizer: Tokenizer,
+        name_of: Callable[[str], tuple[str | None, str]],
     ) -> None:
         """`name_of`: namespace and name of a tool by its name in the chat request."""
         self._name_of = name_of
@@ -38,14 +52,19 @@ class ResponseEvents:
             "id": f"resp_{self._key}",
             "object": "response",
             "created_at": int(time.time()),
-            "model": model,
+            "model": answer.head.model,
         }
+        self._usage = answer.usage
+        self._custom_tools = answer.custom_tools
+        self._num_logprobs = answer.num_logprobs
+        self._tokenizer = tokenizer
         self._number = 0
         self._items: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None  # the last of the items, while it grows
         self._pieces: list[str] = []  # of the open item's text or arguments
-        self._logprobs: list[dict[str, Any]] = []
-        self._usage: Mapping[str, Any] = {}
+        self._input: InputText | None = None  # of the open item, if it is a custom call
+        self._logprobs: list[dict[str, Any]] = []  # of the open item's text
+        self._held: list[PositionLogprobs] = []  # of tokens that no event has carried yet
         self._finish_reason: str | None = None
 
     def opening(self) -> list[Event]:
@@ -54,26 +73,40 @@ class ResponseEvents:
             self._event("response.in_progress", response=self._response("in_progress")),
         ]
 
-    def of(self, chunk: Mapping[str, Any]) -> list[Event]:
-        self._usage = chunk.get("usage") or self._usage
+    def of(self, step: ChoiceStep) -> list[Event]:
+        """The events of one step. The first delta that is shown carries the step's log
+        probabilities; without one, they wait for a later step."""
         events: list[Event] = []
-        for choice in chunk["choices"]:
-            delta = choice["delta"]
-            if text := delta.get("reasoning"):
-                events += self._grow("reasoning", text)
-            if text := delta.get("content"):
-                events += self._grow("message", text, choice["logprobs"])
-            for call in delta.get("tool_calls", ()):
-                kind = "custom" if "custom" in call else "function"
-                if "id" in call:
-                    events += self._open_item(self._call(kind, call))
-                if text := call[kind]["input" if kind == "custom" else "arguments"]:
-                    events += self._grow(_CALLS[kind], text)
-            self._finish_reason = choice["finish_reason"] or self._finish_reason
+        held = [*self._held, *step.logprobs]
+        for delta in step.deltas:
+            if new := self._delta(delta, held):
+                events += new
+                held = []
+        self._held = held
+        self._finish_reason = step.finish_reason or self._finish_reason
         return events
 
+    def _delta(self, delta: OutputDelta, logprobs: Sequence[PositionLogprobs]) -> list[Event]:
+        match delta:
+            case ContentDelta(text):
+                return self._grow("message", text, self._shown(logprobs))
+            case ReasoningDelta(text):
+                return self._grow("reasoning", text)
+            case ToolCallStart(_, name, call_id):
+                return self._open_item(self._call(name, call_id))
+            case ToolCallArguments(_, text) if self._input is not None:
+                text = self._input.feed(text)
+                return self._grow("custom_tool_call", text) if text else []
+            case ToolCallArguments(_, text):
+                return self._grow("function_call", text)
+
+    def _shown(self, logprobs: Sequence[PositionLogprobs]) -> list[dict[str, Any]]:
+        if self._num_logprobs is None:
+            return []
+        return chat_logprobs(logprobs, self._tokenizer, self._num_logprobs)
+
     def closing(self) -> list[Event]:
-        """The last events. An answer of nothing at all is a message without text."""
+        """The last events. An empty answer is a message without text."""
         events: list[Event] = []
         status: Status = "incomplete" if self._finish_reason == "length" else "completed"
         if not any(item["type"] != "reasoning" for item in self._items) and status == "completed":
@@ -82,7 +115,7 @@ class ResponseEvents:
         return [*events, self._event(f"response.{status}", response=self._response(status))]
 
     def failed(self, error: ApiError) -> list[Event]:
-        """The end of a response that an error cut short."""
+        """The last events of a response that an error cuts short."""
         events = self._close_item("incomplete")
         shown = {"code": "server_error", "message": error.message}
         response = {**self._response("failed"), "error": shown}
@@ -97,25 +130,26 @@ class ResponseEvents:
         return f"{prefix}_{self._key}{len(self._items):02x}"
 
     def _at(self, *, part: bool = True) -> dict[str, Any]:
-        """Where in the response the open item is."""
+        """The open item's place in the response."""
         assert self._open is not None
         at = {"item_id": self._open["id"], "output_index": len(self._items) - 1}
         return at | {"content_index": 0} if part else at
 
-    def _call(self, kind: str, call: Mapping[str, Any]) -> dict[str, Any]:
-        namespace, name = self._name_of(call[kind]["name"])
-        item_type = _CALLS[kind]
+    def _call(self, chat_name: str, call_id: str) -> dict[str, Any]:
+        namespace, name = self._name_of(chat_name)
+        custom = chat_name in self._custom_tools
+        item_type = "custom_tool_call" if custom else "function_call"
         item = {
-            "id": self._id("ctc" if kind == "custom" else "fc"),
+            "id": self._id("ctc" if custom else "fc"),
             "type": item_type,
             "status": "in_progress",
-            "call_id": call["id"],
+            "call_id": call_id,
             "name": name,
             _CALL_TEXTS[item_type][1]: "",
         }
         return item if namespace is None else item | {"namespace": namespace}
 
-    def _grow(self, kind: str, text: str, logprobs: Any = None) -> list[Event]:
+    def _grow(self, kind: str, text: str, logprobs: Sequence[Any] = ()) -> list[Event]:
         events: list[Event] = []
         if self._open is None or self._open["type"] != kind:
             new = _reasoning(self._id("rs")) if kind == "reasoning" else _message(self._id("msg"))
@@ -124,10 +158,9 @@ class ResponseEvents:
         if not text:
             return events
         if kind == "message":
-            shown = [] if logprobs is None else logprobs["content"]
-            self._logprobs += shown
+            self._logprobs += logprobs
             delta = self._event(
-                "response.output_text.delta", **self._at(), delta=text, logprobs=shown
+                "response.output_text.delta", **self._at(), delta=text, logprobs=list(logprobs)
             )
         elif kind == "reasoning":
             delta = self._event("response.reasoning_text.delta", **self._at(), delta=text)
@@ -140,6 +173,7 @@ class ResponseEvents:
         events = self._close_item("completed")
         self._items.append(item)
         self._open, self._pieces, self._logprobs = item, [], []
+        self._input = InputText() if item["type"] == "custom_tool_call" else None
         index = len(self._items) - 1
         # What is shown must not change after it: the item itself is filled in when it closes.
         events.append(
@@ -220,15 +254,16 @@ def _part(kind: str, text: str, logprobs: Sequence[Any]) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
-def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:
-    cached = (usage["prompt_tokens_details"] or {}).get("cached_tokens", 0)
-    reasoning = usage["completion_tokens_details"]["reasoning_tokens"]
+def _usage(usage: Usage) -> dict[str, Any]:
     return {
-        "input_tokens": usage["prompt_tokens"],
-        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
-        "output_tokens": usage["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": reasoning},
-        "total_tokens": usage["total_tokens"],
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens or 0,
+            "cache_write_tokens": 0,
+        },
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.total_tokens,
     }
 
 
@@ -245,7 +280,7 @@ def _echoed_tool(tool: ResponseTool) -> dict[str, Any]:
 
 
 def _echoed(request: ResponsesRequest) -> dict[str, Any]:
-    """What a response repeats of its request."""
+    """The fields of the request that a response repeats."""
     tools = [_echoed_tool(tool) for tool in request.tools or ()]
     choice = request.tool_choice
     text = request.text.model_dump(by_alias=True, exclude_unset=True) if request.text else {}

@@ -1,5 +1,5 @@
-"""From a Responses request to the chat request that answers it: items to messages, and each field
-to its name there.
+"""Translates a Responses request to a chat request: items become messages, and each field takes its
+chat name.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from formgate.gateway.apis.chat_translation import FieldNames, chat_request
-from formgate.gateway.apis.responses_tools import ResponseTools, required
+from formgate.gateway.apis.chat_translation import Conversation, Places, chat_request, required
+from formgate.gateway.apis.responses_tools import ResponseTools
 from formgate.gateway.errors import bad_request
 from formgate.gateway.model.unseen_parts import unseen_part
 from formgate.gateway.protocol.chat import ChatCompletionRequest
@@ -21,7 +21,7 @@ from formgate.gateway.protocol.responses import (
 )
 from formgate.gateway.protocol.rules import TEXT_PARTS
 
-# Items of tools that a server has run itself.
+# Items of tools that OpenAI's servers run.
 _HOSTED_ITEMS = frozenset(
     {
         "code_interpreter_call",
@@ -39,31 +39,28 @@ _HOSTED_ITEMS = frozenset(
 )
 LOGPROBS = "message.output_text.logprobs"  # of `include`
 
-_FIELDS = (
-    (r"messages\b", "input"),
-    (r"tool_choice\.(?:function|custom)\b", "tool_choice"),
-    (
-        r"tool_choice\.allowed_tools\.tools\[(\d+)\]\.(?:function|custom)\b",
-        r"tool_choice.tools[\1]",
-    ),
-    (r"tool_choice\.allowed_tools\b", "tool_choice"),
-    (r"response_format\.json_schema\b", "text.format"),
-    (r"response_format\b", "text.format"),
-    (r"max_completion_tokens\b", "max_output_tokens"),
-    (r"reasoning_effort\b", "reasoning.effort"),
-)
+# From a field of the chat request to the field of the Responses request.
+_FIELDS = {
+    "messages": "input",
+    "tool_choice.allowed_tools": "tool_choice",
+    "response_format": "text.format",
+    "response_format.json_schema": "text.format",
+    "max_completion_tokens": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
+}
 
 
 def chat_request_of(
-    request: ResponsesRequest, tools: ResponseTools | None = None
-) -> tuple[ChatCompletionRequest, FieldNames]:
-    """With the names for its errors. `tools`: the request's own, where their names are needed
-    later. Raises ApiError 400 for what no chat request can say.
+    request: ResponsesRequest,
+) -> tuple[ChatCompletionRequest, ResponseTools, Places]:
+    """The chat request, its tools, and the places for its errors. Raises ApiError 400 for what no
+    chat request can express.
     """
-    tools = tools or ResponseTools(request.tools or ())
+    places = Places(_FIELDS)
+    tools = ResponseTools(request.tools or (), places)
     _refuse_stored(request)
     refuse_unknown_constraints(request, nested_only=True)
-    conversation = _Conversation(request, tools)
+    messages = _InputReader(tools, places).read(request)
     if request.tools and not tools.definitions and request.tool_choice == "required":
         raise bad_request(
             "'tool_choice' asks for a call, and this server runs none of the 'tools'.",
@@ -71,12 +68,11 @@ def chat_request_of(
         )
     wants_logprobs = request.top_logprobs is not None or LOGPROBS in (request.include or ())
     effort = request.reasoning.effort if request.reasoning else None
-    names = FieldNames(_FIELDS, conversation.origins, tools.origins)
     chat = chat_request(
         request,
         {
             "model": request.model,
-            "messages": conversation.messages,
+            "messages": messages,
             "tools": tools.definitions or None,
             "tool_choice": tools.choice(request.tool_choice),
             "parallel_tool_calls": request.parallel_tool_calls,
@@ -90,9 +86,9 @@ def chat_request_of(
             "metadata": request.metadata,
             "user": request.user,
         },
-        names,
+        places,
     )
-    return chat, names
+    return chat, tools, places
 
 
 def _refuse_stored(request: ResponsesRequest) -> None:
@@ -116,28 +112,26 @@ def _refuse_stored(request: ResponsesRequest) -> None:
         )
 
 
-class _Conversation:
-    """The messages of a chat, and the field of the request that each of them came in. What the
-    assistant did in one turn (it reasoned, wrote and called) is several items and one message."""
+class _InputReader:
+    """Makes messages of items. An assistant's turn (reasoning, text, calls) is several items and
+    one message."""
 
-    def __init__(self, request: ResponsesRequest, tools: ResponseTools) -> None:
+    def __init__(self, tools: ResponseTools, places: Places) -> None:
         self._tools = tools
-        self.messages: list[dict[str, Any]] = []
-        self.origins: list[str] = []
+        self._conversation = Conversation(places)
+        self._add = self._conversation.add
+
+    def read(self, request: ResponsesRequest) -> list[dict[str, Any]]:
         if request.instructions is not None:
             self._add({"role": "system", "content": request.instructions}, "instructions")
         if isinstance(request.input, str):
             self._add({"role": "user", "content": request.input}, "input")
-            return
-        if not request.input:
+        elif not request.input:
             raise bad_request("'input' must not be empty.", "input", "empty_array")
-        for i, item in enumerate(request.input):
-            self._add_item(item, f"input[{i}]", is_last=i == len(request.input) - 1)
-
-    def _add(self, message: dict[str, Any], origin: str) -> dict[str, Any]:
-        self.messages.append(message)
-        self.origins.append(origin)
-        return message
+        else:
+            for i, item in enumerate(request.input):
+                self._add_item(item, f"input[{i}]", is_last=i == len(request.input) - 1)
+        return self._conversation.messages
 
     def _add_item(self, item: InputItem, at: str, *, is_last: bool) -> None:
         match item.type:
@@ -168,7 +162,7 @@ class _Conversation:
                 }
                 self._add(message, at)
             case kind if kind in _HOSTED_ITEMS:
-                pass  # the model read of it what it wrote then, and nothing of it is left to do
+                pass  # the assistant's text after it says what came of it
             case "reasoning":
                 # Without `content`, what the model thought is in the summary or was encrypted.
                 parts = item.content if isinstance(item.content, list) else None
@@ -215,13 +209,14 @@ class _Conversation:
         message["content"] = content
 
     def _assistant(self, at: str, *, begins: bool = False) -> dict[str, Any]:
-        if not begins and self.messages and self.messages[-1]["role"] == "assistant":
-            return self.messages[-1]
+        messages = self._conversation.messages
+        if not begins and messages and messages[-1]["role"] == "assistant":
+            return messages[-1]
         return self._add({"role": "assistant"}, at)
 
 
 def _output(item: InputItem, at: str) -> str | list[dict[str, Any]]:
-    """What a tool gave back: text, parts, or an object of its own kind."""
+    """The output of a tool as content: it is text, parts, or an object of the tool's own kind."""
     output = item.output
     if isinstance(output, dict):
         kind = output.get("type")
@@ -236,8 +231,8 @@ def _output(item: InputItem, at: str) -> str | list[dict[str, Any]]:
 def _text(
     content: str | Sequence[InputPart], at: str, *, text_only: bool = False
 ) -> str | list[dict[str, Any]]:
-    """A picture that is asked about is refused (`text_only`); in what came before, a line of text
-    stands in its place.
+    """The content as text. `text_only` refuses parts that are no text, such as pictures; otherwise
+    a line of text replaces them.
     """
     if isinstance(content, str):
         return content

@@ -1,5 +1,5 @@
-"""The tools of a Responses request as its chat request has them: names in one flat list, and only
-tools that the client itself runs.
+"""Translates the tools of a Responses request to those of its chat request: one flat list of names,
+and only the tools that the client itself runs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from formgate.gateway.errors import ApiError, bad_request
+from formgate.gateway.apis.chat_translation import Places, required
+from formgate.gateway.errors import bad_request
 from formgate.gateway.protocol.responses import (
     NamespacedTool,
     ResponseTool,
@@ -26,13 +27,14 @@ Name = tuple[str | None, str]  # a namespace, and the name in it
 
 
 class ResponseTools:
-    """Tools that OpenAI's own servers run (`web_search`, `mcp`, ...) are left out: a client offers
-    them to every server, and works without. `origins`: the field that each chat tool came in.
+    """Leaves out the tools that OpenAI's own servers run (`web_search`, `mcp`, ...): clients offer
+    them to every server, and work without.
     """
 
-    def __init__(self, tools: Sequence[ResponseTool]) -> None:
+    def __init__(self, tools: Sequence[ResponseTool], places: Places) -> None:
+        """Notes the tools in `places`."""
         self.definitions: list[dict[str, Any]] = []
-        self.origins: list[str] = []
+        self._places = places
         self._chat_names: dict[Name, str] = {}
         self._names: dict[str, Name] = {}
         hosted: list[str] = []
@@ -54,7 +56,7 @@ class ResponseTools:
             logger.info("Tools that this server does not run are left out: %r", kinds)
 
     def chat_name(self, namespace: str | None, name: str) -> str:
-        """Also of a tool that is in the conversation and no longer offered."""
+        """The name in the chat request, also of a tool that is no longer offered."""
         known = self._chat_names.get((namespace, name))
         return known or (name if namespace is None else _joined(namespace, name))
 
@@ -62,18 +64,18 @@ class ResponseTools:
         return self._names.get(chat_name, (None, chat_name))
 
     def choice(self, choice: str | ResponseToolChoice | None) -> object:
-        """Of the chat request. Raises ApiError 400 for a tool that is left out."""
+        """The chat request's `tool_choice`. Raises ApiError 400 for a tool that is left out."""
         if choice is None or isinstance(choice, str):
             # Clients send a choice with no tools, as OpenAI's own endpoint allows.
             return None if not self.definitions and choice in ("none", "auto") else choice
         if choice.type in _CLIENT_TOOLS:
-            return self._reference(choice, "tool_choice")
+            return self._reference(choice, "tool_choice", "tool_choice")
         if choice.type == "allowed_tools":
-            tools = [
-                self._reference(tool, f"tool_choice.tools[{i}]")
-                for i, tool in enumerate(required(choice.tools, "tool_choice.tools"))
-                if tool.type in _CLIENT_TOOLS
-            ]
+            tools: list[dict[str, Any]] = []
+            for i, tool in enumerate(required(choice.tools, "tool_choice.tools")):
+                if tool.type in _CLIENT_TOOLS:
+                    chat_place = f"tool_choice.allowed_tools.tools[{len(tools)}]"
+                    tools.append(self._reference(tool, f"tool_choice.tools[{i}]", chat_place))
             mode = required(choice.mode, "tool_choice.mode")
             if not tools and mode == "auto":
                 return "none" if self.definitions else None
@@ -85,7 +87,10 @@ class ResponseTools:
             "unsupported_parameter",
         )
 
-    def _reference(self, choice: ResponseToolChoice | ToolReference, at: str) -> dict[str, Any]:
+    def _reference(
+        self, choice: ResponseToolChoice | ToolReference, at: str, chat_place: str
+    ) -> dict[str, Any]:
+        self._places.note(f"{chat_place}.{choice.type}", at)
         name = required(choice.name, f"{at}.name")
         return {"type": choice.type, choice.type: {"name": self.chat_name(choice.namespace, name)}}
 
@@ -105,20 +110,11 @@ class ResponseTools:
         elif tool.format is not None:
             fields["format"] = _input_format(tool, f"{at}.format")
         given = {key: value for key, value in fields.items() if value is not None}
+        chat_place = f"tools[{len(self.definitions)}]"
+        self._places.note(chat_place, at)
+        self._places.note(f"{chat_place}.{tool.type}", at)
+        self._places.note(f"{chat_place}.{tool.type}.format.grammar", f"{at}.format")
         self.definitions.append({"type": tool.type, tool.type: given})
-        self.origins.append(at)
-
-
-def required(value: Any, param: str) -> Any:
-    if value is None:
-        raise missing(param)
-    return value
-
-
-def missing(param: str) -> ApiError:
-    return bad_request(
-        f"Missing required parameter: '{param}'.", param, "missing_required_parameter"
-    )
 
 
 def _input_format(tool: NamespacedTool, at: str) -> dict[str, Any]:
@@ -138,6 +134,6 @@ def _joined(namespace: str, name: str) -> str:
 
 
 def _shortened(joined: str, name: str) -> str:
-    """A name that no other tool has, of which the end can still be read."""
+    """A unique name that ends with `name`."""
     digest = hashlib.sha256(joined.encode()).hexdigest()[:8]
     return f"{digest}__{name}"[:MAX_NAME_CHARS]

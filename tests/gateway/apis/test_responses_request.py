@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from formgate.gateway.apis.responses_request import chat_request_of
-from formgate.gateway.apis.responses_tools import ResponseTools
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.responses import ResponsesRequest
 
@@ -23,7 +22,7 @@ def request_of(**fields: Any) -> ResponsesRequest:
 
 def chat_of(**fields: Any) -> dict[str, Any]:
     request = request_of(**fields)
-    chat, _ = chat_request_of(request, ResponseTools(request.tools or ()))
+    chat, *_ = chat_request_of(request)
     return chat.model_dump(exclude_unset=True)
 
 

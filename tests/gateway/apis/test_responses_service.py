@@ -308,6 +308,17 @@ BAD = [
     ({"tool_choice": "required"}, "tool_choice"),
     ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice.name"),
     ({"tools": [WEATHER], "tool_choice": {"type": "file_search"}}, "tool_choice.type"),
+    (
+        {
+            "tools": [WEATHER],
+            "tool_choice": {
+                "type": "allowed_tools",
+                "mode": "auto",
+                "tools": [{"type": "web_search"}, {"type": "function", "name": "g"}],
+            },
+        },
+        "tool_choice.tools[1].name",  # a hosted tool, which is left out, counts
+    ),
     ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
     (
         {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "strin"}}}},

@@ -186,7 +186,7 @@ def ask(body: type[RequestBody], whole: dict[str, Any]) -> None:
         request.asked()
         return
     if isinstance(request, ResponsesRequest):
-        request, _ = responses_chat(request)
+        request, *_ = responses_chat(request)
     elif isinstance(request, CountTokensRequest):
         request, _ = messages_chat(request)
     assert isinstance(request, GenerationRequest)
@@ -273,13 +273,13 @@ def test_a_schema_that_its_type_does_not_read_is_refused(
 def test_responses_read_a_schema_beside_the_type_too(kind: str) -> None:
     text = {"format": {"type": kind, "schema": SCHEMA}}
     request = parse_object(ResponsesRequest, {"input": "x", "text": text})
-    chat, names = responses_chat(request)
+    chat, _, places = responses_chat(request)
     if kind == "json_object":
         constraint = content_constraint(chat)
         assert constraint is not None
         assert constraint.value == SCHEMA
         return
-    with pytest.raises(ApiError) as refused, names.in_errors():
+    with pytest.raises(ApiError) as refused, places.in_errors():
         content_constraint(chat)
     assert refused.value.param == "text.format.schema"
     assert "response_format" not in refused.value.message
