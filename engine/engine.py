@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from formgate.engine.config import EngineConfig
 from formgate.engine.execution.runner import ModelRunner
+from formgate.engine.faults import NO_VALID_TOKEN, conflicting_field
 from formgate.engine.flight import Flight, readers_of
 from formgate.engine.hooks import (
     ConstraintFactory,
@@ -43,11 +44,6 @@ logger = logging.getLogger(__name__)
 BUILD_WAIT = 0.002  # seconds that an idle step waits for a constraint before it reads commands
 # Up to this many sequences, a step saved by forced tokens is worth more than overlapping steps.
 FEW_ROWS = 8
-
-NO_VALID_TOKEN = (
-    "No token can be chosen: the model's logits are not valid, or the request's own settings "
-    "or its constraint exclude every token."
-)
 
 
 class Engine:
@@ -300,7 +296,7 @@ class Engine:
         if row in tokens.broken_rows:
             logger.error("no token can be chosen for %s", sequence.request_id)
             return self._fail(
-                sequence, NO_VALID_TOKEN, poisoned=True, fault=_conflicting_field(sequence)
+                sequence, NO_VALID_TOKEN, poisoned=True, fault=conflicting_field(sequence)
             )
         try:
             finish = self._accept(sequence, tokens.token_ids[row])
@@ -381,20 +377,6 @@ class Engine:
         sequence.pending_rows = NO_ROWS
         sequence.constraint = None  # a launched step may still hold the sequence; fill no mask
         return self.scheduler.finish(sequence)
-
-
-def _conflicting_field(sequence: Sequence) -> Fault | None:
-    """The field to blame if no token is left: the first of two or more that exclude tokens. None
-    if there are fewer, as a single one always leaves a token.
-    """
-    params = sequence.params
-    excluding: dict[Fault, bool] = {
-        "allowed_token_ids": params.allowed_token_ids is not None,
-        "bad_words": bool(params.bad_words),
-        "constraint": sequence.constraint is not None,
-    }
-    given = [name for name, is_given in excluding.items() if is_given]
-    return given[0] if len(given) > 1 else None
 
 
 def _describe_prompt(output: TokenOutput, sequence: Sequence) -> None:

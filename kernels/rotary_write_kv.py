@@ -162,14 +162,13 @@ def rotary_write_kv_triton(
         assert indices.is_contiguous()
     assert cos_sin.dtype == torch.float32
     assert cos_sin.is_contiguous()
-    assert rot_dim % 2 == 0
-    assert rot_dim <= head_dim
+    assert rot_dim in range(0, head_dim + 1, 2)
     assert query.stride(2) == key.stride(2) == value.stride(2) == 1
     assert key_cache.shape == value_cache.shape
-    assert key_cache.dtype == value_cache.dtype
     assert key_cache.shape[2:] == (num_kv_heads, head_dim)
-    assert key_cache.is_contiguous()
-    assert value_cache.is_contiguous()
+    assert key_cache.dtype == value_cache.dtype
+    for cache in (key_cache, value_cache):
+        assert cache.is_contiguous()
     group = num_heads // num_kv_heads
     if n:
         _rotary_write_kv_kernel[(n, num_kv_heads)](

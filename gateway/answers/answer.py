@@ -17,9 +17,9 @@ from formgate.gateway.answers.answer_plan import AnswerPlan, AnswerPlanner
 from formgate.gateway.answers.caller import current_caller
 from formgate.gateway.answers.choice import Choice, Engine
 from formgate.gateway.answers.engine_requests import engine_requests, plan_ahead, response_id
-from formgate.gateway.answers.fan_in import fan_in
 from formgate.gateway.answers.usage import Usage
 from formgate.gateway.model.model_profile import ModelProfile
+from formgate.gateway.processes.fan_in import fan_in
 from formgate.gateway.protocol.fields import GenerationRequest
 
 

@@ -11,7 +11,7 @@ from formgate.engine.messages import PositionLogprobs
 from formgate.gateway.answers.answer import Answer
 from formgate.gateway.answers.answer_fold import AnswerFold, ChoiceStep, FoldedCall
 from formgate.gateway.answers.custom_calls import InputText, input_text
-from formgate.gateway.answers.logprobs import chat_logprobs, prompt_logprobs
+from formgate.gateway.model.logprobs import chat_logprobs, prompt_logprobs
 from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.parsers.text.events import (

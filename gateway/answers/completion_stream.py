@@ -11,7 +11,7 @@ from formgate.engine.messages import PositionLogprobs
 from formgate.gateway.answers.answer import Answer
 from formgate.gateway.answers.answer_fold import AnswerFold, ChoiceStep
 from formgate.gateway.answers.choice import Choice
-from formgate.gateway.answers.logprobs import completion_logprobs, prompt_logprobs
+from formgate.gateway.model.logprobs import completion_logprobs, prompt_logprobs
 from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.protocol.completion import CompletionRequest
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from formgate.constrain.masks.json_position import JsonPointers
 from formgate.engine.messages import TokenTrace
-from formgate.gateway.answers.logprobs import token_name
+from formgate.gateway.model.logprobs import token_name
 from formgate.gateway.model.tokenizer import Tokenizer
 
 

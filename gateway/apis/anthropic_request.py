@@ -156,8 +156,8 @@ def _assistant(blocks: Sequence[ContentBlock], at: str) -> dict[str, Any]:
 
 
 def _text_part(block: ContentBlock | ResultBlock, at: str) -> dict[str, str]:
-    """The block as text. A picture or a document, which a text model cannot see, becomes a line that
-    says so: Anthropic's models see them, so clients send them everywhere.
+    """The block as text. A picture or a document, which a text model cannot see, becomes a line
+    that says so: Anthropic's models see them, so clients send them everywhere.
     """
     if block.type == "text":
         return {"type": "text", "text": required(block.text, f"{at}.text")}

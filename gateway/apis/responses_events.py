@@ -13,9 +13,9 @@ from formgate.engine.messages import PositionLogprobs
 from formgate.gateway.answers.answer import Answer
 from formgate.gateway.answers.answer_fold import ChoiceStep
 from formgate.gateway.answers.custom_calls import InputText
-from formgate.gateway.answers.logprobs import chat_logprobs
 from formgate.gateway.answers.usage import Usage
 from formgate.gateway.errors import ApiError
+from formgate.gateway.model.logprobs import chat_logprobs
 from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.protocol.responses import ResponsesRequest, ResponseTool
 from formgate.parsers.text.events import (
