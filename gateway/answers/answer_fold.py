@@ -1,4 +1,4 @@
-"""The steps of a choice, and their fold: a complete response says what its stream has said."""
+"""The steps of a choice, and their fold, which a complete response is made of."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class FoldedCall:
 
 @dataclass(slots=True)
 class AnswerFold:
-    """The steps of one choice so far, as one. `token_ids`, `logprobs` and `trace` stay empty unless
-    `keeps_tokens`: a stream shows them and forgets them.
+    """All steps of one choice so far, joined. `token_ids`, `logprobs` and `trace` stay empty unless
+    `keeps_tokens` is set: a stream shows them at once.
     """
 
     keeps_tokens: bool = False

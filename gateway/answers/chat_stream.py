@@ -57,7 +57,7 @@ class ChatChunks:
         return chunks
 
     def of(self, step: ChoiceStep) -> list[dict[str, Any]]:
-        """Chunks with something in them; often one, none while text is held back."""
+        """The chunks of one step; none while text is held back."""
         index = step.index
         chunks = [
             self._chunk(index, shown)
@@ -113,7 +113,7 @@ class ChatChunks:
         return None
 
     def _add_tokens(self, step: ChoiceStep, chunks: list[dict[str, Any]]) -> None:
-        """Tokens ride on the first chunk of their step, or on a later step's if theirs has none."""
+        """Put the tokens on the step's first chunk; without a chunk, they wait for a later step."""
         held = self._held.pop(step.index, None) or AnswerFold()
         held.add_tokens(step)
         if not chunks:
@@ -204,7 +204,7 @@ def _logprobs(
 
 
 def _echo(request: ChatCompletionRequest) -> str:
-    """With `echo`, an assistant's last message comes before what is added to it."""
+    """The text that `echo` repeats: that of the assistant's last message."""
     last = request.messages[-1]
     if not request.echo or last.role != "assistant" or last.content is None:
         return ""

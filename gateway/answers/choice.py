@@ -111,7 +111,7 @@ class Choice:
         )
 
     async def steps(self, engine: Engine, request: AddRequest) -> AsyncGenerator[ChoiceStep]:
-        """Until the engine or a stop string ends it."""
+        """The steps until the engine or a stop string ends the choice."""
         first = True
         try:
             async with aclosing(engine.generate(request)) as outputs:
@@ -227,7 +227,7 @@ class Choice:
         return deltas + self._parser.finish(cut=cut) if self._parser is not None else deltas
 
     def _cut(self, deltas: Sequence[OutputDelta], finished: bool) -> list[OutputDelta]:
-        """Stop strings end content and reasoning, each by itself, and never a call."""
+        """The deltas up to a stop string: content and reasoning are searched apart, calls never."""
         kept: list[OutputDelta] = []
         assert self._stops is not None
         for delta in deltas:
@@ -253,7 +253,7 @@ class Choice:
 
 
 def _joined(deltas: Sequence[OutputDelta]) -> list[OutputDelta]:
-    """Neighbours of one kind as one."""
+    """The deltas with neighbours of the same kind joined."""
     joined: list[OutputDelta] = []
     for delta in deltas:
         last = joined[-1] if joined else None

@@ -1,5 +1,5 @@
-"""Several async generators as one, in the order in which they produce. Whatever ends it (the end
-of all, an error of one, the consumer) closes every one of them.
+"""Merges async generators in the order in which they produce. Every one of them is closed when the
+merged one ends: when all have ended, when one raises, when the consumer closes it.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""OpenAI's Responses and Anthropic's Messages, said in terms of a chat completion."""
+"""OpenAI's Responses and Anthropic's Messages: chat requests in, events out of their steps."""

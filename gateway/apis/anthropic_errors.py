@@ -31,7 +31,7 @@ def is_anthropic(path: str) -> bool:
 
 
 def anthropic_error(error: ApiError, request_id: str | None = None) -> dict[str, Any]:
-    """There is no `param`, so that the message says which field is meant."""
+    """The error's body. It has no `param`, so the message names the field."""
     message = error.message
     if error.param is not None and error.param not in message:
         message = f"{error.param}: {message}"

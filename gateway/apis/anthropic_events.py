@@ -41,7 +41,7 @@ class MessageEvents:
         self._pieces: list[str] = []
 
     def opening(self) -> list[Event]:
-        """The first events, which tell what the prompt has cost: after the first step."""
+        """The first events. They tell the prompt's cost, which is known after the first step."""
         message = {**self._message, "content": [], "usage": _usage(self._usage)}
         return [{"type": "message_start", "message": message}, {"type": "ping"}]
 
@@ -140,7 +140,7 @@ class MessageEvents:
 
 
 def _arguments(text: str) -> dict[str, Any]:
-    """The arguments as an object; empty for those that a limit cut short, which are no JSON."""
+    """The arguments as an object, empty for arguments that a limit cut short."""
     try:
         value = json.loads(text or "{}")
     except (ValueError, RecursionError):

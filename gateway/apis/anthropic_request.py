@@ -1,5 +1,5 @@
-"""From Anthropic's Messages to the chat request that answers them: blocks to messages, and each
-field to its name there.
+"""Translates a request of Anthropic's Messages to a chat request: blocks become messages, and each
+field takes its chat name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from formgate.gateway.protocol.constraints import refuse_unknown_constraints
 
 THREAD_UNSUPPORTED = "thread_unsupported_request"
 
-# By field of the chat request, that of a Messages request.
+# From a field of the chat request to the field of the Messages request.
 _FIELDS = {
     "tool_choice.function": "tool_choice",
     "response_format": "output_config.format",
@@ -41,7 +41,8 @@ _IGNORED_BLOCKS = frozenset({"redacted_thinking"})
 def chat_request_of(
     request: CountTokensRequest,
 ) -> tuple[ChatCompletionRequest, Places]:
-    """With the places for its errors. Raises ApiError 400 for what no chat request can say."""
+    """The chat request, and the places for its errors. Raises ApiError 400 for what no chat request
+    can express."""
     _refuse_unsupported(request)
     refuse_unknown_constraints(request, nested_only=True)
     places = Places(_FIELDS)
@@ -109,7 +110,7 @@ def _messages(request: CountTokensRequest, conversation: Conversation) -> list[d
 def _add_blocks(
     conversation: Conversation, role: str, blocks: Sequence[ContentBlock], at: str
 ) -> None:
-    """The result of a tool is a block of the user's message here, a message in a chat request."""
+    """Add the messages of one user's message: each tool result becomes a message of its own."""
     said: list[dict[str, str]] = []
     for i, block in enumerate(blocks):
         here = f"{at}.content[{i}]"
@@ -155,8 +156,8 @@ def _assistant(blocks: Sequence[ContentBlock], at: str) -> dict[str, Any]:
 
 
 def _text_part(block: ContentBlock | ResultBlock, at: str) -> dict[str, str]:
-    """Anthropic's models all see pictures and documents, and clients send them everywhere: of what
-    a model that reads text cannot see, a line of text tells.
+    """The block as text. A picture or a document, which a text model cannot see, becomes a line
+    that says so: Anthropic's models see them, so clients send them everywhere.
     """
     if block.type == "text":
         return {"type": "text", "text": required(block.text, f"{at}.text")}
@@ -165,7 +166,7 @@ def _text_part(block: ContentBlock | ResultBlock, at: str) -> dict[str, str]:
 
 
 def _inner_text(fields: Mapping[str, Any]) -> str:
-    """The text of a document or a search result that is made of text."""
+    """The text in a document or a search result; empty if it has none."""
     source = fields.get("source")
     if isinstance(source, dict) and source.get("type") == "text":
         return str(source.get("data") or "")
@@ -236,7 +237,7 @@ def _response_format(request: CountTokensRequest) -> dict[str, Any] | None:
 
 
 def _effort(request: CountTokensRequest) -> str | None:
-    """Whether and how hard the model thinks; null leaves both to its template."""
+    """The reasoning effort; None leaves it to the chat template."""
     if request.thinking is None:
         return None
     if request.thinking.type == "disabled":
@@ -254,6 +255,6 @@ def hides_thinking(thinking: ThinkingConfig | None) -> bool:
 
 
 def _continues(messages: Sequence[dict[str, Any]]) -> bool:
-    """A last message of the assistant is the beginning of the answer."""
+    """True if the last message is the assistant's: the answer continues it."""
     last = messages[-1]
     return last["role"] == "assistant" and bool(last.get("content")) and "tool_calls" not in last

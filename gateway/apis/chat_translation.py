@@ -1,5 +1,5 @@
-"""What the APIs share whose requests are answered as chat requests: how one is made, and how its
-errors name the fields of the client's own request.
+"""Shared by the APIs that translate their requests to chat requests: the translation's frame, and
+errors that name the fields of the client's own request.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.fields import RequestBody
 from formgate.gateway.protocol.parse import parse_object
 
-# Fields of a chat request that these endpoints have under another name, or have no place for in
-# their answers. Passing them on would change an answer in a way that it cannot show.
+# Chat fields that these endpoints have under another name, or whose effect their responses cannot
+# show. They are refused.
 _CHAT_ONLY = frozenset(
     {
         "add_generation_prompt",
@@ -40,12 +40,12 @@ _CHAT_ONLY = frozenset(
 
 
 class Places:
-    """The places in the client's own body of what the chat request was made of. They are noted
-    while it is made, so that an error names the client's field.
+    """Maps fields of the chat request to fields of the client's own body. The translation notes
+    each field as it writes it; an error about the chat request then names the client's field.
     """
 
     def __init__(self, fields: Mapping[str, str]) -> None:
-        """`fields`: by place in the chat request, the one in the client's body."""
+        """`fields`: from a field of the chat request to a field of the client's body."""
         self._places = dict(fields)
 
     def note(self, chat_place: str, place: str) -> None:
@@ -73,7 +73,7 @@ class Places:
         )
 
     def _place(self, field: str) -> str:
-        """By the longest prefix of `field` that is noted."""
+        """The client's field for the longest noted prefix of `field`."""
         end = len(field)
         while end > 0:
             if (place := self._places.get(field[:end])) is not None:
@@ -83,7 +83,7 @@ class Places:
 
 
 class Conversation:
-    """The messages of a chat request, each with the place of what it was made of."""
+    """The messages of a chat request. Notes the field that each was made of."""
 
     def __init__(self, places: Places) -> None:
         self._places = places
@@ -106,8 +106,8 @@ def required(value: Any, param: str) -> Any:
 def chat_request(
     request: RequestBody, fields: Mapping[str, Any], places: Places
 ) -> ChatCompletionRequest:
-    """The chat request of `fields`, and of the fields in `request` that its endpoint does not know:
-    the server's extensions work everywhere. Raises ApiError 400."""
+    """The chat request with `fields`, and with the unknown fields of `request`, so that the
+    server's extensions work on every endpoint. Raises ApiError 400."""
     extra = request.model_extra or {}
     further = {name: value for name, value in extra.items() if value is not None}
     for name in further:

@@ -74,8 +74,8 @@ class ResponseEvents:
         ]
 
     def of(self, step: ChoiceStep) -> list[Event]:
-        """The events of one step. Its log probabilities ride on the first of its deltas that is
-        shown, or on one of a later step."""
+        """The events of one step. The first delta that is shown carries the step's log
+        probabilities; without one, they wait for a later step."""
         events: list[Event] = []
         held = [*self._held, *step.logprobs]
         for delta in step.deltas:

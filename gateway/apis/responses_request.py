@@ -1,5 +1,5 @@
-"""From a Responses request to the chat request that answers it: items to messages, and each field
-to its name there.
+"""Translates a Responses request to a chat request: items become messages, and each field takes its
+chat name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from formgate.gateway.protocol.responses import (
 )
 from formgate.gateway.protocol.rules import TEXT_PARTS
 
-# Items of tools that a server has run itself.
+# Items of tools that OpenAI's servers run.
 _HOSTED_ITEMS = frozenset(
     {
         "code_interpreter_call",
@@ -39,7 +39,7 @@ _HOSTED_ITEMS = frozenset(
 )
 LOGPROBS = "message.output_text.logprobs"  # of `include`
 
-# By field of the chat request, that of a Responses request.
+# From a field of the chat request to the field of the Responses request.
 _FIELDS = {
     "messages": "input",
     "tool_choice.allowed_tools": "tool_choice",
@@ -53,8 +53,8 @@ _FIELDS = {
 def chat_request_of(
     request: ResponsesRequest,
 ) -> tuple[ChatCompletionRequest, ResponseTools, Places]:
-    """With its tools, and the places for its errors. Raises ApiError 400 for what no chat request
-    can say.
+    """The chat request, its tools, and the places for its errors. Raises ApiError 400 for what no
+    chat request can express.
     """
     places = Places(_FIELDS)
     tools = ResponseTools(request.tools or (), places)
@@ -113,8 +113,8 @@ def _refuse_stored(request: ResponsesRequest) -> None:
 
 
 class _InputReader:
-    """Makes messages of items. One turn of the assistant (it reasons, writes and calls) is several
-    items and one message."""
+    """Makes messages of items. An assistant's turn (reasoning, text, calls) is several items and
+    one message."""
 
     def __init__(self, tools: ResponseTools, places: Places) -> None:
         self._tools = tools
@@ -162,7 +162,7 @@ class _InputReader:
                 }
                 self._add(message, at)
             case kind if kind in _HOSTED_ITEMS:
-                pass  # the model read of it what it wrote then, and nothing of it is left to do
+                pass  # the assistant's text after it says what came of it
             case "reasoning":
                 # Without `content`, what the model thought is in the summary or was encrypted.
                 parts = item.content if isinstance(item.content, list) else None
@@ -216,7 +216,7 @@ class _InputReader:
 
 
 def _output(item: InputItem, at: str) -> str | list[dict[str, Any]]:
-    """What a tool gave back: text, parts, or an object of its own kind."""
+    """The output of a tool as content: it is text, parts, or an object of the tool's own kind."""
     output = item.output
     if isinstance(output, dict):
         kind = output.get("type")
@@ -231,8 +231,8 @@ def _output(item: InputItem, at: str) -> str | list[dict[str, Any]]:
 def _text(
     content: str | Sequence[InputPart], at: str, *, text_only: bool = False
 ) -> str | list[dict[str, Any]]:
-    """A picture that is asked about is refused (`text_only`); in what came before, a line of text
-    stands in its place.
+    """The content as text. `text_only` refuses parts that are no text, such as pictures; otherwise
+    a line of text replaces them.
     """
     if isinstance(content, str):
         return content

@@ -1,5 +1,5 @@
-"""The tools of a Responses request as its chat request has them: names in one flat list, and only
-tools that the client itself runs.
+"""Translates the tools of a Responses request to those of its chat request: one flat list of names,
+and only the tools that the client itself runs.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Name = tuple[str | None, str]  # a namespace, and the name in it
 
 
 class ResponseTools:
-    """Tools that OpenAI's own servers run (`web_search`, `mcp`, ...) are left out: a client offers
-    them to every server, and works without.
+    """Leaves out the tools that OpenAI's own servers run (`web_search`, `mcp`, ...): clients offer
+    them to every server, and work without.
     """
 
     def __init__(self, tools: Sequence[ResponseTool], places: Places) -> None:
-        """`places`: where those of the chat request's tools are noted."""
+        """Notes the tools in `places`."""
         self.definitions: list[dict[str, Any]] = []
         self._places = places
         self._chat_names: dict[Name, str] = {}
