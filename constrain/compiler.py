@@ -33,7 +33,7 @@ from formgate.constrain.masks.thinking import ThinkingConstraint, ThinkingTokens
 from formgate.constrain.masks.token_bytes import TokenBytes
 from formgate.constrain.masks.vocabulary import Vocabulary
 from formgate.constrain.regex.formats import FORMATS
-from formgate.constrain.regex.regex_terms import pattern_term
+from formgate.constrain.regex.regex_terms import native_regex, pattern_term
 from formgate.constrain.rules.json_schema import ReadSchemas
 
 TokenConstraint = (
@@ -155,6 +155,7 @@ class GrammarCompiler:
         """Compile the formats of schemas in advance. Only makers of blueprints use them."""
         for known, in_json in product(FORMATS.values(), (False, True)):
             pattern_term(known.narrow, search=False, in_json=in_json)
+            native_regex(known.narrow, search=False)
 
     def compile(self, spec_text: str) -> CompiledGrammar | CompiledFsm:
         """Compile and build the spec of an answer tree in this process. Raises ConstraintError."""

@@ -47,7 +47,8 @@ class GrammarConstraint:
         return id(self._lexer), self.matcher
 
     def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
-        row[self.mask_bytes // 4 :] = 0
+        if row.nbytes > self.mask_bytes:
+            row[self.mask_bytes // 4 :] = 0
         if self.matcher.is_error():
             raise self._failed()
         return True

@@ -58,10 +58,10 @@ class NameGuard:
         return position.in_name and not _is_spelled_well(position.name_text)
 
     def _try(self, words: Words, position: JsonPosition, tokens: TokenSet) -> None:
-        if len(tokens):
+        if len(tokens) and len(allowed := tokens.allowed(words)):
             wrong = [
                 token_id
-                for token_id in tokens.allowed(words).tolist()
+                for token_id in allowed.tolist()
                 if self.breaks(position, self._tokens.of_token[token_id])
             ]
             forbid(words, wrong)

@@ -216,6 +216,8 @@ class GuardedConstraint:
             position.begun and not position.may_differ and len(position.text) > self._starts.longest
         ):
             begun = position.feed_all(token)
+            if not position.ended:
+                return  # too long to turn out to be the beginning of a call
             self._look_behind(position)
         for at, byte in enumerate(token[begun:], begun):
             position = self._position

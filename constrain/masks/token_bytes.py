@@ -27,6 +27,7 @@ class TokenSet:
 
     def __init__(self, ids: Sequence[int] | Ids) -> None:
         self.ids: Ids = np.asarray(ids, dtype=np.int64)
+        self._none = self.ids[:0]
         self._words = self.ids >> 5
         self._bits = np.uint32(1) << (self.ids & 31).astype(np.uint32)
 
@@ -34,9 +35,9 @@ class TokenSet:
         return len(self.ids)
 
     def allowed(self, words: Words) -> Ids:
-        held = words[self._words] & self._bits
+        held = words.take(self._words) & self._bits
         if not np.count_nonzero(held):
-            return self.ids[:0]
+            return self._none
         return self.ids[np.flatnonzero(held)]
 
     def forbid(self, words: Words) -> None:
