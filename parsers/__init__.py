@@ -1,1 +1,1 @@
-"""Model text to events and back to grammars: one declarative format for each model family."""
+"""Reads model output as events and builds answer grammars, from one format per model family."""

@@ -1,6 +1,6 @@
-"""The answer tree of one request: reasoning, then content or tool calls, as the request allows and
-as the model family writes them. Read off the same `Format` as the stream parser. It does not know
-how a tree becomes a mask.
+"""The answer tree of one request: reasoning, then content or tool calls, in the syntax of the model
+family. It follows the same `Format` as the stream parser and does not know how a tree becomes a
+mask.
 """
 
 from __future__ import annotations
@@ -35,15 +35,14 @@ def answer_grammar(
     special_ids: SpecialIds,
     thinking_budget: int | None = None,
 ) -> Node | None:
-    """What the model may write from its first token to before the end of the sequence.
+    """The grammar of the answer, without the EOS token; None if nothing is constrained.
 
-    `content` is the node of a response_format; None: free text. The result is None if nothing is
-    to be constrained. With a `thinking_budget` the reasoning, where there may be some, comes once
-    at the most, and not at all if it is 0; counting tokens is left to others. Raises ValueError if
-    a call is demanded and there is no tool, and `UnsupportedArguments` for parameters that the
-    family's syntax cannot be held to.
+    `content` is the node of a response_format; None: free text. With a `thinking_budget` there is
+    at most one reasoning region, and none if the budget is 0; its tokens are counted elsewhere.
+    Raises ValueError if a call is required and there is no tool, and UnsupportedArguments for
+    parameters that the family's syntax cannot enforce.
     """
-    thoughts = _Thoughts(format, reasoning, reasoning_state, special_ids, thinking_budget)
+    thoughts = _Reasoning(format, reasoning, reasoning_state, special_ids, thinking_budget)
     chosen = tool_choice.allowed(tools) if format is not None else []
     must_call = tool_choice.mode in ("required", "named")
     if must_call and not chosen:
@@ -61,18 +60,18 @@ def answer_grammar(
     once = not parallel or tool_choice.mode == "named"
     calls = _Calls(format, chosen, special_ids, 1 if once else format.max_calls)
     if must_call:
-        answer = calls.first(structured_content=content is not None)
+        answer = calls.at_start(structured_content=content is not None)
     elif content is not None:
-        answer = nodes.choice([content, calls.first(structured_content=True)])
+        answer = nodes.choice([content, calls.at_start(structured_content=True)])
     else:
-        typed = thoughts.typed_opening
-        thoughtless = calls.or_free_text(thoughtless=typed) if typed else None
-        return thoughts.before(calls.or_free_text(), thoughtless)
+        opening = thoughts.text_opening
+        unreasoned = calls.or_free_text(not_starting_with=opening) if opening else None
+        return thoughts.before(calls.or_free_text(), unreasoned)
     return thoughts.before(answer)
 
 
 class _Calls:
-    """The calls of one format to these tools."""
+    """The grammar of calls to `tools`, at most `most` of them (None: no limit)."""
 
     def __init__(
         self, format: Format, tools: Sequence[Tool], special_ids: SpecialIds, most: int | None
@@ -85,18 +84,18 @@ class _Calls:
         self._call = nodes.choice(self._each)
         self._has_token = format.has_token(special_ids)
 
-    def first(self, *, structured_content: bool) -> Node:
+    def at_start(self, *, structured_content: bool) -> Node:
         """Calls from the first character of the answer on."""
         if not self._format.allows_bare(structured_content):
-            return self._behind(self._marker())
-        return self._behind(nodes.optional(self._marker()) if self._has_token else nodes.EMPTY)
+            return self._after(self._marker())
+        return self._after(nodes.optional(self._marker()) if self._has_token else nodes.EMPTY)
 
-    def or_free_text(self, *, thoughtless: str = "") -> Node:
-        """Free text, then calls or the end of the answer. A marker that is no special token must
-        not be part of the free text, or the model could call without being held to anything.
+    def or_free_text(self, *, not_starting_with: str = "") -> Node:
+        """Free text, then calls or the end of the answer. The free text excludes a marker that is
+        plain text, since a call after it would be unconstrained.
 
-        `thoughtless`: the text that would open the reasoning, and that this answer must not begin
-        with: it would be read as a thought, and a call then ends or stands where no mask had one.
+        `not_starting_with`: the text that opens the reasoning. An answer that started with it would
+        be parsed as reasoning, and the parser would disagree with the mask about calls in it.
         """
         format = self._format
         opening = literals(format.content_opening, self._special_ids)
@@ -106,27 +105,27 @@ class _Calls:
                 for words in format.bare_starts
                 for name in (self._names if any("{name}" in word for word in words) else [""])
             ]
-            starts += [[thoughtless]] if thoughtless else []
+            starts += [[not_starting_with]] if not_starting_with else []
             other: Node = nodes.regex(text_not_beginning(starts))
             between: Node = nodes.EMPTY
             if self._has_token:
                 between = nodes.optional(nodes.seq([other, self._marker()]))
-            return nodes.choice([self._behind(between), other])
-        if opening:  # content and calls are messages of their own
-            return nodes.choice([nodes.seq([*opening, nodes.free()]), self._behind(self._marker())])
+            return nodes.choice([self._after(between), other])
+        if opening:  # content and calls are separate messages
+            return nodes.choice([nodes.seq([*opening, nodes.free()]), self._after(self._marker())])
         if self._has_token:
-            return nodes.seq([nodes.free(), nodes.optional(self._behind(self._marker()))])
+            return nodes.seq([nodes.free(), nodes.optional(self._after(self._marker()))])
         first, *rest = literals(format.marker, self._special_ids)
         assert first["kind"] == "text"
-        if thoughtless:
-            without, through_marker = text_avoiding(first["value"], thoughtless)
+        if not_starting_with:
+            without, through_marker = text_avoiding(first["value"], not_starting_with)
             lead: Node = nodes.regex(through_marker)
         else:
             without, lead = text_without(first["value"]), nodes.free_text_until(first["value"])
-        return nodes.choice([nodes.regex(without), self._behind(nodes.seq([lead, *rest]))])
+        return nodes.choice([nodes.regex(without), self._after(nodes.seq([lead, *rest]))])
 
-    def _behind(self, marker: Node) -> Node:
-        """The calls, with `marker` standing for the first marker of the format."""
+    def _after(self, marker: Node) -> Node:
+        """Calls with `marker` in place of the format's first marker."""
         format = self._format
         before, between, after = (
             literals(parts, self._special_ids)
@@ -141,8 +140,8 @@ class _Calls:
         if not format.bare or not before:
             calls = nodes.repeat(self._call, 1, self._most, nodes.seq(between))
             return nodes.seq([marker, *before, calls, *after])
-        # Other text may begin like `before` too, and of two lexemes the longer one wins: so it is
-        # one literal with what follows it.
+        # Free text may also start with `before`, and the lexer prefers the longer lexeme. So join
+        # `before` and the start of the call into one literal.
         first = nodes.choice([nodes.seq([*before, call]) for call in self._each])
         if self._most == 1:
             return nodes.seq([marker, first, *after])
@@ -162,8 +161,8 @@ class _Calls:
 
 
 @dataclass(frozen=True)
-class _Thoughts:
-    """The reasoning that may come before an answer."""
+class _Reasoning:
+    """The grammar of the reasoning before an answer."""
 
     format: Format | None
     reasoning: ReasoningFormat | None
@@ -173,19 +172,20 @@ class _Thoughts:
 
     @property
     def limited(self) -> bool:
+        """True if reasoning is possible and has a budget."""
         may_reason = self.reasoning is not None and self.state in ("open", "optional")
         return may_reason and self.budget is not None
 
     @property
-    def typed_opening(self) -> str:
-        """What opens the reasoning, where the model may do so and any text may look like it."""
+    def text_opening(self) -> str:
+        """The opening marker, if the model may write it and it is plain text; else empty."""
         if self.reasoning is None or self.state != "optional" or self.budget == 0:
             return ""
         opening = literals(self.reasoning.open, self.special_ids)
         return text_of(self.reasoning.open) if opening[0]["kind"] == "text" else ""
 
-    def before(self, answer: Node, thoughtless: Node | None = None) -> Node:
-        """`thoughtless`: the answer without reasoning, where it is not the same."""
+    def before(self, answer: Node, unreasoned: Node | None = None) -> Node:
+        """Reasoning, then `answer`. `unreasoned`: the answer without reasoning, if it differs."""
         reasoning, ids = self.reasoning, self.special_ids
         if reasoning is None or self.state in ("none", "closed"):
             return answer
@@ -204,15 +204,15 @@ class _Thoughts:
         thought = nodes.seq(
             [*literals(reasoning.open, ids), through(reasoning.close, ids), *gap, *glue]
         )
-        if thoughtless is not None:
-            return nodes.choice([nodes.seq([thought, answer]), thoughtless])
+        if unreasoned is not None:
+            return nodes.choice([nodes.seq([thought, answer]), unreasoned])
         if reasoning.reopens and self.budget is None:
             return nodes.seq([nodes.repeat(thought, 0, None), answer])
         return nodes.seq([nodes.optional(thought), answer])
 
 
 def _takes_space(answer: Node) -> bool:
-    """Whether the answer's own first text lets newlines through."""
+    """True if the answer's first node accepts newlines itself."""
     if answer["kind"] == "seq":
         return _takes_space(answer["items"][0])
     return answer["kind"] in ("free", "free_text_until")

@@ -1,6 +1,6 @@
-"""The stream parser: pieces of one answer in, deltas out, and the only path there is; a complete
-answer is its deltas folded. It reads its rules off the same `Format` as the answer tree. Without a
-tree to hold the model it is tolerant: what is no call after all is content, and nothing is lost.
+"""The stream parser: pieces of one answer in, deltas out. Complete answers use it too, as the fold
+of their deltas. It follows the same `Format` as the answer tree. An answer without a mask may be
+malformed: a malformed call becomes content, and no text is lost.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from formgate.parsers.families.call_ids import call_id_maker
 from formgate.parsers.formats.format import Format, ReasoningFormat, ReasoningState, Tool
-from formgate.parsers.formats.layout import Layout
+from formgate.parsers.formats.stream_markers import StreamMarkers
 from formgate.parsers.text.events import OutputDelta, Piece
 from formgate.parsers.text.reader import Reader, Steps
 from formgate.parsers.text.scanner import WHITESPACE
@@ -19,9 +19,9 @@ _NEWLINES = "\r\n"
 
 
 class OutputParser:
-    """One answer. `tools`: those that a call may name; empty, any name is a tool. With
-    `tools_enabled` false, nothing is a call. `structured_content`: content, if any, is under a
-    grammar of its own, which was given to `answer_grammar`.
+    """Parses one answer. `tools`: the tools that a call may name; empty: any name is accepted.
+    `tools_enabled`: false: all calls are content. `structured_content`: the content has its own
+    grammar, which was passed to `answer_grammar`.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class OutputParser:
         tools: Sequence[Tool] = (),
         structured_content: bool = False,
     ) -> None:
-        self._layout = Layout.of(
+        self._markers = StreamMarkers.of(
             format,
             reasoning,
             reasoning_state,
@@ -48,7 +48,7 @@ class OutputParser:
         self._lead = format.content_lead if format is not None else ""
         self._state: ReasoningState = reasoning_state if reasoning is not None else "none"
         self._reader = Reader(
-            self._layout.alphabet,
+            self._markers.alphabet,
             {tool.name: tool.schema for tool in tools} if tools else None,
             make_call_id or call_id_maker(format),
         )
@@ -57,22 +57,24 @@ class OutputParser:
 
     @property
     def marker_ids(self) -> frozenset[int]:
-        """The special tokens that `feed` must see; the others say nothing to it."""
-        return self._layout.marker_ids
+        """The special tokens that `feed` must get as pieces of their own; it ignores the others."""
+        return self._markers.marker_ids
 
     @property
     def in_reasoning(self) -> bool:
         return self._state == "open"
 
     def feed(self, pieces: Sequence[Piece]) -> list[OutputDelta]:
+        """The deltas of new pieces. The prefix of a possible marker or call is held back."""
         assert not self._finished, "the answer is over"
-        self._reader.push(self._layout.alphabet.encode(pieces))
+        self._reader.push(self._markers.alphabet.encode(pieces))
         next(self._steps)
         return self._reader.take_deltas()
 
     def finish(self, *, cut: bool = False) -> list[OutputDelta]:
-        """What was held back, as what it turned out to be. `cut`: by a limit, so that a call which
-        is not whole is no text either."""
+        """The deltas of the text held back. `cut`: the answer ended at a length limit, so an
+        incomplete call is not turned into content.
+        """
         self._finished = self._reader.ended = True
         self._reader.cut = cut
         for _ in self._steps:
@@ -82,26 +84,26 @@ class OutputParser:
     # -- the regions, in the order of an answer
 
     def _answer(self) -> Steps[None]:
-        reader, layout = self._reader, self._layout
+        reader, markers = self._reader, self._markers
         if self._state == "open":
             yield from self._reasoning()
         elif self._state == "optional":
             yield from reader.skip_whitespace()
-            if (yield from reader.accept(layout.opening)):
+            if (yield from reader.accept(markers.opening)):
                 self._state = "open"
                 yield from self._reasoning()
             else:
                 reader.pos = reader.mark
         if self._lead and (yield from reader.accept(self._lead)):
             reader.commit()
-        if layout.bare:
+        if markers.bare:
             yield from self._calls(marked=False)
         yield from self._header()
         yield from self._content()
 
     def _reasoning(self) -> Steps[None]:
-        """From behind the opening marker; the newlines around the text are no part of it."""
-        reader, scanner = self._reader, self._layout.reasoning_scanner
+        """Read reasoning after its opening marker, without the newlines around it."""
+        reader, scanner = self._reader, self._markers.reasoning_scanner
         reader.commit()
         yield from self._drop_newlines()
         while True:
@@ -118,7 +120,7 @@ class OutputParser:
             reader.pos = len(text)
             yield
         self._state = "closed"
-        if found[1] == self._layout.closing:
+        if found[1] == self._markers.closing:
             reader.pos += len(found[1])
         reader.commit()
         yield from self._drop_newlines()
@@ -130,38 +132,40 @@ class OutputParser:
             reader.commit()
 
     def _content(self) -> Steps[None]:
-        """To the end of the answer. Whitespace next to a call separates and says nothing, so it
-        is held until what comes next is known. In content that is under a grammar, the characters
-        of a marker are what they are."""
-        reader, layout = self._reader, self._layout
-        scanner = layout.content_scanner
+        """Read content, and the calls within it, to the end of the answer.
+
+        Whitespace next to a call is dropped, so it is held until the next characters are known.
+        Structured content may contain the characters of a marker as plain text.
+        """
+        reader, markers = self._reader, self._markers
+        scanner = markers.content_scanner
         begun = False
         while True:
             text, mark = reader.text, reader.mark
             found = scanner.find(text, mark)
             end = found[0] if found else scanner.held_from(text, mark)
-            if layout.calls is not None:
+            if markers.calls is not None:
                 end = mark + len(text[mark:end].rstrip(WHITESPACE))
             begun = begun or not (end == mark or text[mark:end].isspace())
             reader.content(end)
             if found:
                 reader.pos = found[0] + len(found[1])
-                if begun and self._structured and not layout.alphabet.begins_with_token(found[1]):
+                if begun and self._structured and not markers.alphabet.begins_with_token(found[1]):
                     reader.content(reader.pos)
-                elif found[1] in layout.markers:
+                elif found[1] in markers.call_markers:
                     yield from self._calls(marked=True)
-                elif found[1] == layout.opening:
+                elif found[1] == markers.opening:
                     self._state = "open"
                     yield from self._reasoning()
-                elif found[1] in layout.silent or reader.num_calls:
+                elif found[1] in markers.silent or reader.num_calls:
                     reader.commit()
-                    if found[1] == layout.glue:
+                    if found[1] == markers.glue:
                         yield from self._header()
                 else:
                     reader.content(reader.pos)
             elif reader.ended:
                 if reader.cut and reader.num_calls and not text[mark:end].strip():
-                    reader.drop()  # the beginning of another call's marker, at most
+                    reader.drop()  # at most the prefix of another call's marker
                 elif not (reader.num_calls and text[reader.mark :].isspace()):
                     reader.content(len(text))
                 return
@@ -170,20 +174,21 @@ class OutputParser:
                 yield
 
     def _header(self) -> Steps[None]:
-        """A call whose marker only the head of a message may hold, if there is one here."""
-        marker = self._layout.header_marker
+        """Read a call whose marker counts only at the start of a message, if there is one."""
+        marker = self._markers.header_marker
         if marker and (yield from self._reader.accept(marker)):
             yield from self._calls(marked=True)
 
     def _calls(self, *, marked: bool) -> Steps[None]:
-        """From behind the marker, if one was there, to behind the last call. What does not fit is
-        content, and so is what was held for it."""
-        reader, format = self._reader, self._layout.calls
+        """Read calls after their marker (`marked`: there was one). A malformed call becomes
+        content, and so does the text held for it.
+        """
+        reader, format = self._reader, self._markers.calls
         assert format is not None
-        fits = yield from reader.written(format.before)
+        fits = yield from reader.accept_literals(format.before)
         while fits and (fits := (yield from self._call(format))):
             reader.commit()
-            if format.after and (yield from reader.written(format.after)):
+            if format.after and (yield from reader.accept_literals(format.after)):
                 reader.commit()
                 return
             if reader.cut:
@@ -192,12 +197,12 @@ class OutputParser:
             reader.pos = reader.mark
             if format.one_per_marker:
                 return
-            # Models write other separators too, or none: what follows tells whether it is a call.
-            yield from reader.written(format.between)
+            # Models also write other separators, or none: try to read another call in any case.
+            yield from reader.accept_literals(format.between)
         if reader.cut and (marked or reader.num_calls):
             reader.drop()
             return
-        # The whitespace in front of what does not fit may still stand before another call.
+        # Keep whitespace before the mismatch unread: it may precede another call.
         held = reader.text[reader.mark : reader.pos].rstrip(WHITESPACE)
         reader.pos = reader.mark + len(held)
         reader.content(reader.pos)
@@ -205,7 +210,7 @@ class OutputParser:
     def _call(self, format: Format) -> Steps[bool]:
         for part in format.call:
             if isinstance(part, Marker | str):
-                fits = yield from self._reader.written((part,))
+                fits = yield from self._reader.accept_literals((part,))
             else:
                 fits = yield from part.read(self._reader)
             if not fits:

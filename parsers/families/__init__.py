@@ -1,1 +1,1 @@
-"""The formats of model families, by name, and how one is chosen for a model."""
+"""The formats of model families by name, and their detection for a model."""

@@ -1,4 +1,4 @@
-"""Ids of tool calls, in the shape that a family's chat template expects back."""
+"""Ids of tool calls, in the shape that a family's chat template expects in the next turn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def openai_call_id() -> str:
 
 
 def call_id_maker(format: Format | None) -> Callable[[], str]:
-    """For calls whose id is not written in the answer itself."""
+    """A maker of ids for calls whose id is not part of the answer."""
     return (
         mistral_call_id if format is not None and format.call_ids == "mistral" else openai_call_id
     )

@@ -1,5 +1,5 @@
-"""Calls for models that were trained on none: a format of our own, and the words that explain it
-to the model in its system turn.
+"""Calls for models that were not trained for any: a format of our own, and the text that explains
+it in the system turn.
 """
 
 from __future__ import annotations
@@ -37,18 +37,20 @@ If no function is needed, answer in plain text and write no <tool_call>."""
 
 
 def describe_tools(functions: Sequence[dict[str, Any]]) -> str:
-    """For the system turn; `functions` as in OpenAI's `tools[].function`."""
+    """The list of tools and the syntax of a call, for the system turn. `functions` as in OpenAI's
+    `tools[].function`.
+    """
     return list_tools(functions) + _EXPLANATION
 
 
 def list_tools(functions: Sequence[dict[str, Any]]) -> str:
-    """The same for a model that knows how to write a call."""
+    """The list of tools only, for a model that knows how to write a call."""
     lines = [json.dumps(function, ensure_ascii=False) for function in functions]
     return _LIST.format(tools="\n".join(lines))
 
 
 def describe_calls(calls: Sequence[tuple[str, str]]) -> str:
-    """Past calls (name, arguments as JSON text) as the model has written them."""
+    """Past calls (name, arguments as JSON text) in the generic syntax."""
     return "\n".join(
         f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": {arguments}}}\n</tool_call>'
         for name, arguments in calls
@@ -56,5 +58,5 @@ def describe_calls(calls: Sequence[tuple[str, str]]) -> str:
 
 
 def describe_result(result: str) -> str:
-    """A tool's result, for a user turn of a model that knows no tool role."""
+    """A tool's result, for a user turn of a model without a tool role."""
     return f"<tool_response>\n{result}\n</tool_response>"

@@ -1,5 +1,5 @@
-"""The families whose calls are made of the shared parts: JSON objects, bare names, JSON arguments.
-Each is one definition, as its chat template writes it.
+"""The families whose calls consist of the shared parts: JSON objects, bare names, JSON arguments.
+Each definition follows the family's chat template.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from formgate.parsers.formats.calls import (
 from formgate.parsers.formats.format import Format
 from formgate.parsers.text.symbols import Marker
 
-# Up to tokenizer v7: one marker, then all calls as one array. A SentencePiece text begins with a
-# space, one of Tekken does not: the model writes what it was trained on.
+# Up to tokenizer v7: one marker, then all calls in one array. SentencePiece tokenizers put a space
+# before the array, Tekken does not.
 MISTRAL = Format(
     name="mistral",
     marker=(Marker("[TOOL_CALLS]"),),
@@ -28,8 +28,8 @@ MISTRAL = Format(
     call_ids="mistral",
 )
 
-# Small 3.2, Ministral 3, Devstral. Tokenizer v11 has an id between name and arguments; it comes
-# too late to be the call's, and v13 has dropped it.
+# Small 3.2, Ministral 3, Devstral. Tokenizer v11 writes an id between name and arguments, too late
+# for the start of the call; v13 has dropped it.
 MISTRAL_V11 = Format(
     name="mistral_v11",
     marker=(Marker("[TOOL_CALLS]"),),
@@ -94,7 +94,7 @@ DEEPSEEK_V31 = Format(
     after=(Marker("<｜tool▁calls▁end｜>"),),
 )
 
-# The id is written with the call, and the template wants it back as it was.
+# The answer contains the call's id, and the template expects it back unchanged.
 KIMI_K2 = Format(
     name="kimi_k2",
     marker=(Marker("<|tool_calls_section_begin|>"),),
@@ -164,7 +164,7 @@ XLAM = Format(
 HARMONY = Format(
     name="harmony",
     marker=(Marker("<|channel|>"), "commentary to=functions."),
-    # The recipient may also be named before the channel, or in the reasoning's.
+    # The recipient may also stand before the channel, or in the analysis channel.
     other_markers=((Marker("<|channel|>"), "analysis to=functions."),),
     header_marker=" to=functions.",
     call=(

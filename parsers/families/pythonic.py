@@ -1,4 +1,4 @@
-"""Calls as Python writes them: `[f(a='x', b=1), g()]` (Llama 3.2 small, Llama 4)."""
+"""Calls in Python syntax: `[f(a='x', b=1), g()]` (Llama 3.2 1B and 3B, Llama 4)."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ from formgate.parsers.text.transcode import stream_literal
 from formgate.parsers.tree import nodes
 from formgate.parsers.tree.nodes import Node
 
-# A single-quoted string without escapes: what these models like to write.
+# A single-quoted string without escapes, which these models prefer.
 _QUOTED = r"'[^'\\\x00-\x1f]*'"
 
 
 @dataclass(frozen=True)
 class KeywordArguments:
-    """`a='x', b=1`, read into a JSON object. Values are JSON where Python reads them alike, so
-    that their schemas are enforced in full."""
+    """`a='x', b=1`, parsed into a JSON object. Values are JSON if Python has the same syntax, so
+    that their schemas are fully enforced.
+    """
 
     def tree(self, tool: Tool, special_ids: SpecialIds) -> Node:
         parameters = parameters_of(tool, r"[A-Za-z_][A-Za-z0-9_]*")
-        sure = next((i for i, each in enumerate(parameters) if each.required), None)
-        if sure is None:
-            return nodes.optional(_some(parameters)) if parameters else nodes.EMPTY
-        # Around the first that has to come, every other one brings its own comma.
+        anchor = next((i for i, each in enumerate(parameters) if each.required), None)
+        if anchor is None:
+            return nodes.optional(_at_least_one(parameters)) if parameters else nodes.EMPTY
+        # Every parameter brings its own comma, except the first required one.
         return nodes.seq(
             [
-                *map(_before_comma, parameters[:sure]),
-                _argument(parameters[sure]),
-                *map(_after_comma, parameters[sure + 1 :]),
+                *map(_before_comma, parameters[:anchor]),
+                _argument(parameters[anchor]),
+                *map(_after_comma, parameters[anchor + 1 :]),
             ]
         )
 
@@ -64,18 +65,24 @@ class KeywordArguments:
 
 
 def _argument(parameter: Parameter) -> Node:
-    value = parameter.held or _value(parameter.schema, parameter.pointer)
+    value = parameter.value_node or _value(parameter.schema, parameter.pointer)
     return nodes.seq([nodes.text(f"{parameter.name}="), value])
 
 
-def _some(parameters: Sequence[Parameter]) -> Node:
-    """At least one of these, none of which has to come. Halved, so that a parameter is written a
-    few times and not once for each of the others."""
+def _at_least_one(parameters: Sequence[Parameter]) -> Node:
+    """At least one of these optional parameters. Splitting in halves repeats each parameter only
+    O(log n) times in the tree.
+    """
     if len(parameters) == 1:
         return _argument(parameters[0])
     half = len(parameters) // 2
     first, second = parameters[:half], parameters[half:]
-    return nodes.choice([nodes.seq([_some(first), *map(_after_comma, second)]), _some(second)])
+    return nodes.choice(
+        [
+            nodes.seq([_at_least_one(first), *map(_after_comma, second)]),
+            _at_least_one(second),
+        ]
+    )
 
 
 def _before_comma(parameter: Parameter) -> Node:
@@ -88,15 +95,17 @@ def _after_comma(parameter: Parameter) -> Node:
 
 
 def _value(schema: Any, pointer: str) -> Node:
-    ways = branches(schema)
-    if len(ways) > 1:
-        return nodes.choice([_value(way, pointer) for way in ways])
+    alternatives = branches(schema)
+    if len(alternatives) > 1:
+        return nodes.choice([_value(each, pointer) for each in alternatives])
     if is_text(schema):
         return nodes.choice([nodes.json_value(schema, pointer=pointer), nodes.regex(_QUOTED)])
     if isinstance(schema, dict) and ("enum" in schema or "const" in schema):
         values = [schema["const"]] if "const" in schema else schema["enum"]
         if not schema.keys() & {"$ref", "anyOf", "allOf", "oneOf", "not", "pattern"}:
-            return nodes.choice([nodes.text(way) for value in values for way in _spellings(value)])
+            return nodes.choice(
+                [nodes.text(text) for value in values for text in _spellings(value)]
+            )
     if isinstance(schema, dict) and schema.keys() == {"type"} | (
         schema.keys() & {"description", "title", "default"}
     ):

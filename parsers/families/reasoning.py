@@ -1,5 +1,5 @@
-"""The reasoning regions of the families, and what a prompt says about them: whether it ends inside
-the region, behind it, or leaves it to the model.
+"""The reasoning formats of the families, and the reasoning state at the end of a prompt: inside the
+region, after it, or undecided.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def reasoning_state_of(
     *,
     prompt_text: str = "",
 ) -> ReasoningState:
-    """ "open": the prompt ends inside the region; "closed": the turn that is to be continued has
-    left it; "optional": the model may open it itself; "none": it never reasons.
+    """The reasoning state at the end of the prompt. "open": inside the region; "closed": the turn
+    has left it; "optional": the model may open it; "none": the model does not reason.
 
-    Markers that are special tokens are looked for by id. Those that are not cannot be told from
-    what a user typed, so only the end of `prompt_text` counts.
+    Markers that are special tokens are found by id. Plain-text markers cannot be distinguished from
+    a user's text, so only the end of `prompt_text` counts.
     """
     if reasoning is None:
         return "none"
@@ -47,13 +47,13 @@ def reasoning_state_of(
     if open_id is None or close_id is None:
         return _state_by_text(prompt_text, reasoning, undecided)
     special = frozenset(special_ids.values())
-    behind_turn = False  # another special token, such as a role's, came after
+    turn_is_over = False  # another special token, such as a role's, follows
     for token_id in reversed(prompt_token_ids):
         if token_id in (open_id, close_id):
-            # What an earlier turn left open, cut by its limit, is over with that turn.
+            # A region that an earlier turn left open, cut by its limit, ends with that turn.
             here: ReasoningState = "open" if token_id == open_id else "closed"
-            return undecided if behind_turn else here
-        behind_turn = behind_turn or token_id in special
+            return undecided if turn_is_over else here
+        turn_is_over = turn_is_over or token_id in special
     return undecided
 
 

@@ -1,6 +1,5 @@
-"""All formats by name, and which of them a model uses: from its chat template first, the one
-description of the format that every model folder has, and from its architecture and special
-tokens otherwise.
+"""All formats by name, and the detection of a model's format: from its chat template first, which
+shows the format, then from its architecture and special tokens.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ REASONING: dict[str, ReasoningFormat] = {
     )
 }
 
-# What other servers call them on their command lines.
+# Names of the formats on other servers' command lines.
 _TOOL_ALIASES = {
     "openai": "harmony",
     "gpt-oss": "harmony",
@@ -75,8 +74,9 @@ _REASONING_ALIASES = {
 
 
 def find_tool_format(name: str, special_tokens: Collection[str]) -> Format | None:
-    """By the name on a command line, ours or another server's. "mistral" is either of its two
-    formats: which of them, the tokenizer tells."""
+    """The format with this name, formgate's or another server's; None if unknown. The tokenizer
+    decides which of its two formats "mistral" is.
+    """
     name = _TOOL_ALIASES.get(name, name)
     if name == "mistral" and "[ARGS]" in special_tokens:
         name = "mistral_v11"
@@ -84,13 +84,14 @@ def find_tool_format(name: str, special_tokens: Collection[str]) -> Format | Non
 
 
 def find_reasoning_format(name: str) -> ReasoningFormat | None:
+    """The reasoning format with this name, formgate's or another server's; None if unknown."""
     return REASONING.get(_REASONING_ALIASES.get(name, name))
 
 
 def detect_tool_format(
     chat_template: str | None, architecture: str, special_tokens: Collection[str]
 ) -> str:
-    """The format's name; "generic" for a model that was trained on none."""
+    """The format's name; "generic" for a model without a known one."""
     template = chat_template or ""
 
     def says(*words: str) -> bool:
@@ -106,7 +107,7 @@ def detect_tool_format(
     if knows("<|tool_calls_section_begin|>"):
         return "kimi_k2"
     if says("<｜tool▁calls▁begin｜>"):
-        # The R1 distills have the template of the model that taught them, and not its calls.
+        # The R1 distills have the template of their teacher, but were not trained on its calls.
         if not architecture.startswith("Deepseek"):
             return "generic"
         return "deepseek_v3" if says("```json") else "deepseek_v31"
@@ -122,7 +123,7 @@ def detect_tool_format(
     return "generic"
 
 
-# In this order: a template may quote the syntax of another family.
+# The order matters: a template may quote the syntax of another family.
 _BY_WORD = (
     ("<arg_key>", "glm45"),
     ("<function=", "qwen3_coder"),
@@ -141,7 +142,7 @@ _BY_WORD = (
 def detect_reasoning_format(
     chat_template: str | None, architecture: str, special_tokens: Collection[str]
 ) -> str | None:
-    """The format's name; None for a model that does not reason in a region of its own."""
+    """The format's name; None for a model without a reasoning region."""
     template = chat_template or ""
     if architecture.startswith("GptOss") or "<|channel|>" in template:
         return "harmony"

@@ -1,4 +1,4 @@
-"""The families that write arguments between tags, one parameter at a time."""
+"""The families that write arguments one by one between tags."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a format is made of: regions, markers, calls, parameters."""
+"""The parts of a format: regions, markers, calls, parameters."""

@@ -1,6 +1,5 @@
 """The parts that most families build their calls from: a tool's name, its arguments as JSON, and
-the two together as one JSON object. Each part says what the model may write (`tree`) and how it is
-read back (`read`).
+both in one JSON object. Each part has a grammar (`tree`) and a parser (`read`).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from formgate.parsers.tree.nodes import Node
 
 @dataclass(frozen=True)
 class Name:
-    """A bare name. `then`: it is one only if this follows."""
+    """The bare name of a tool. `then`: the character that must follow."""
 
     then: str = ""
 
@@ -47,10 +46,11 @@ class JsonArguments:
 
 @dataclass(frozen=True)
 class JsonCall:
-    """`{"name": "f", "arguments": {...}}`. Read in any order and spacing, and with other keys,
-    which are passed over; arguments that come before the name wait for it. `name_first`: a call
-    begins with its name or with `"type": "function"`, to the letter and without escapes. Where no
-    marker tells it from an answer, whatever begins otherwise is one and is held to no schema.
+    """`{"name": "f", "arguments": {...}}`. `read` accepts any order and spacing, skips other keys,
+    and holds arguments that precede the name.
+
+    `name_first`: a call must start with its name or with `"type": "function"`, without escapes. It
+    is for formats whose marker is optional, where any other JSON is content.
     """
 
     arguments_key: str = "arguments"
@@ -124,7 +124,7 @@ def _first_key(reader: Reader) -> Steps[str | None]:
 
 @dataclass(frozen=True)
 class NumberedName:
-    """`functions.f:0`: the name in the middle of what is the call's id as a whole."""
+    """`functions.f:0`: the whole is the call's id, and the middle is the tool's name."""
 
     prefix: str
 
@@ -142,7 +142,7 @@ class NumberedName:
 
 @dataclass(frozen=True)
 class Expected:
-    """Literals that the model should write, and that are not missed where it does not."""
+    """Literals that the grammar requires and the parser does not."""
 
     parts: tuple[Written, ...]
 
@@ -151,13 +151,13 @@ class Expected:
 
     def read(self, reader: Reader) -> Steps[bool]:
         for part in self.parts:
-            yield from reader.written((part,))
+            yield from reader.accept_literals((part,))
         return True
 
 
 @dataclass(frozen=True)
 class Tolerated:
-    """A marker and the word after it, which some models write and which says nothing new."""
+    """A redundant marker and the word after it: the parser accepts them, the grammar does not."""
 
     marker: Marker
 
@@ -165,6 +165,6 @@ class Tolerated:
         return nodes.EMPTY
 
     def read(self, reader: Reader) -> Steps[bool]:
-        if (yield from reader.written((self.marker,))):
+        if (yield from reader.accept_literals((self.marker,))):
             yield from reader.name()
         return True

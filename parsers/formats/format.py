@@ -1,7 +1,6 @@
-"""How a model family writes its answers, as data. A format names the regions of an answer and the
-literals between them; the answer tree (`grammar`) and the stream parser (`stream`) are both read
-off it. It does not know tokens: a `Marker` is a special token where the tokenizer has one, and
-its characters where it has none.
+"""The answer format of a model family, as data. A format names the regions of an answer and the
+literals between them; the answer tree (`grammar`) and the stream parser (`stream`) both follow it.
+It knows no token ids: a `Marker` is a special token if the tokenizer has it, else plain text.
 """
 
 from __future__ import annotations
@@ -23,9 +22,11 @@ ReasoningState = Literal["none", "closed", "open", "optional"]
 
 @dataclass(frozen=True)
 class Tool:
-    """`parameters` None: any JSON object. `pointer` is the schema's place in the request, such as
-    "/tools/0/function/parameters", for errors. `input`: what stands between the quotes of the only
-    argument, a string named "input", where more than a schema holds it."""
+    """A tool that a call may name. `parameters`: schema of its arguments; None: any JSON object.
+    `pointer`: JSON Pointer to the schema in the request, such as "/tools/0/function/parameters",
+    for errors. `input`: for a tool whose only argument is a string named "input", the grammar of
+    the text between its quotes.
+    """
 
     name: str
     parameters: Mapping[str, Any] | bool | None = None
@@ -34,26 +35,27 @@ class Tool:
 
     @property
     def schema(self) -> Schema:
-        """What the arguments must satisfy; always an object."""
+        """The schema of the arguments, which are always an object."""
         if isinstance(self.parameters, Mapping) and self.parameters:
             schema = dict(self.parameters)
             return schema if "type" in schema or "$ref" in schema else {"type": "object", **schema}
         return {"type": "object"}
 
     def arguments(self) -> Node:
-        """The arguments as one JSON object."""
+        """Grammar of the arguments as one JSON object."""
         if self.input is None:
             return nodes.json_value(self.schema, pointer=self.pointer)
         return nodes.seq([nodes.text('{"input": '), self.quoted_input(), nodes.text("}")])
 
     def quoted_input(self) -> Node:
+        """Grammar of `input` as a JSON string."""
         assert self.input is not None
         return nodes.seq([nodes.text('"'), self.input, nodes.text('"')])
 
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """What the client allows. `names`: only these tools (all, if None); "named" has one."""
+    """The request's tool choice. `names`: the allowed tools; None: all. "named" has exactly one."""
 
     mode: ToolMode
     names: frozenset[str] | None = None
@@ -69,16 +71,17 @@ class ToolChoice:
 
 
 class UnsupportedArguments(ValueError):
-    """The family's own syntax for arguments cannot be held to this schema."""
+    """The family's syntax for arguments cannot enforce this schema."""
 
     def __init__(
         self, tool: Tool, keyword: str, pointer: str = "", *, unwritable: str | None = None
     ) -> None:
-        what = f"enforce {keyword!r}"
+        action = f"enforce {keyword!r}"
         if unwritable is not None:
-            what = f"write the name {unwritable[:100]!r}"
+            action = f"write the name {unwritable[:100]!r}"
         super().__init__(
-            f"The tool call format of this model cannot {what} in the parameters of {tool.name!r}."
+            f"The tool call format of this model cannot {action} "
+            f"in the parameters of {tool.name!r}."
         )
         self.tool = tool
         self.keyword = keyword
@@ -86,13 +89,14 @@ class UnsupportedArguments(ValueError):
 
 
 class CallPart(Protocol):
-    """A part of a call that is no literal: its two sides are the two derivations."""
+    """A part of a call that is not a literal."""
 
-    def tree(self, tool: Tool, special_ids: SpecialIds) -> Node: ...
+    def tree(self, tool: Tool, special_ids: SpecialIds) -> Node:
+        """The grammar of the part in a call of `tool`."""
+        ...
 
     def read(self, reader: Reader) -> Steps[bool]:
-        """Consumes the part and says what is found; False: malformed, with the reader at the
-        first character that does not fit."""
+        """Consume the part and emit its deltas. False: malformed; the reader is at the mismatch."""
         ...
 
 
@@ -103,16 +107,16 @@ class Format:
         one_per_marker:   marker before call after   between   marker before call after   ...
         otherwise:        marker before   call between call ...   after
 
-    Where `bare`, the calls may also begin the answer, with the marker left out; then
-    `bare_starts` are the beginnings (words; "{name}" is any tool's) that content must not have.
+    With `bare`, calls may also start the answer without the marker. `bare_starts` are then the word
+    sequences that content must not start with; "{name}" stands for any tool's name.
     """
 
     name: str
     call: tuple[Written | CallPart, ...]
     marker: tuple[Written, ...] = ()
-    other_markers: tuple[tuple[Written, ...], ...] = ()  # read like `marker`, never written
-    header_marker: str = ""  # likewise, first in the answer or behind `glue`: elsewhere it is prose
-    spaced: bool = False  # tokenizers differ in whether a space comes before `before`
+    other_markers: tuple[tuple[Written, ...], ...] = ()  # parsed like `marker`; not in the grammar
+    header_marker: str = ""  # the same, but only at the start of the answer or after `glue`
+    spaced: bool = False  # `before` may follow a space; tokenizers differ
     before: tuple[Written, ...] = ()
     between: tuple[Written, ...] = ()
     after: tuple[Written, ...] = ()
@@ -121,11 +125,11 @@ class Format:
     call_ids: CallIds = "openai"
     bare: bool = False
     bare_starts: tuple[tuple[str, ...], ...] = ()
-    bare_is_json: bool = False  # a bare call could pass for JSON content
-    content_lead: str = ""  # an artefact that is no part of the content it stands before
-    content_opening: tuple[Written, ...] = ()  # in families that announce their content
-    glue: tuple[Written, ...] = ()  # between the reasoning and what follows it
-    silent: tuple[tuple[Written, ...], ...] = ()  # framing that is nothing to a client
+    bare_is_json: bool = False  # a bare call may look like JSON content
+    content_lead: str = ""  # an artefact before the content, which is dropped
+    content_opening: tuple[Written, ...] = ()  # announces the content
+    glue: tuple[Written, ...] = ()  # between the reasoning and the next message
+    silent: tuple[tuple[Written, ...], ...] = ()  # framing that is dropped
 
     def __post_init__(self) -> None:
         assert self.marker or self.bare
@@ -135,20 +139,23 @@ class Format:
         return markers_in(self)
 
     def allows_bare(self, structured_content: bool) -> bool:
-        """Whether calls may begin the answer without their marker. Not where they could be taken
-        for the content that a response_format asks for, if there is a marker to tell them."""
+        """True if calls may start the answer without their marker. False if they could be confused
+        with JSON content and there is a marker to distinguish them.
+        """
         return self.bare and not (self.bare_is_json and structured_content and self.marker)
 
     def has_token(self, special_ids: SpecialIds) -> bool:
-        """Whether the marker begins with a special token of this tokenizer."""
+        """True if the marker starts with a special token of this tokenizer."""
         first = self.marker[0] if self.marker else ""
         return isinstance(first, Marker) and first.text in special_ids
 
 
 @dataclass(frozen=True)
 class ReasoningFormat:
-    """`gap`: how many newlines a model may put between `close` and its answer. `may_open`: the
-    model opens the region itself where the prompt has not. `reopens`: more than once."""
+    """The reasoning region of a model family. `gap`: most newlines between `close` and the answer.
+    `may_open`: the model may open the region itself if the prompt does not. `reopens`: it may do so
+    more than once.
+    """
 
     name: str
     open: tuple[Written, ...]
@@ -163,7 +170,7 @@ class ReasoningFormat:
     def written(
         self, special_ids: SpecialIds
     ) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]:
-        """The two markers, special tokens by id and all else as text."""
+        """The opening and closing markers, special tokens by id and all else as text."""
         opening, closing = (
             tuple(
                 special_ids.get(part.text, part.text) if isinstance(part, Marker) else part
@@ -174,7 +181,7 @@ class ReasoningFormat:
         return opening, closing
 
     def token_ids(self, special_ids: SpecialIds) -> tuple[int | None, int | None]:
-        """Of the two markers, where they are single special tokens."""
+        """Ids of the opening and closing markers; None for one that is no single special token."""
         found = [
             special_ids.get(part[0].text)
             if len(part) == 1 and isinstance(part[0], Marker)
@@ -185,7 +192,7 @@ class ReasoningFormat:
 
 
 def markers_in(definition: object) -> frozenset[Marker]:
-    """All markers that a definition names, however deep."""
+    """All markers in a definition, at any depth."""
     if isinstance(definition, Marker):
         return frozenset((definition,))
     if isinstance(definition, tuple):
@@ -196,7 +203,7 @@ def markers_in(definition: object) -> frozenset[Marker]:
 
 
 def custom_reasoning(opening: str, closing: str) -> ReasoningFormat:
-    """Markers that the operator names."""
+    """A reasoning format with the operator's markers. Raises ValueError for an empty marker."""
     if not opening or not closing:
         raise ValueError("reasoning markers must not be empty")
     return ReasoningFormat("custom", (Marker(opening),), (Marker(closing),))

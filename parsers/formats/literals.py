@@ -1,5 +1,5 @@
-"""Literals of a format as nodes of an answer tree: special tokens by id where the tokenizer has
-them, text where it has not.
+"""Literals of a format as nodes of an answer tree: special tokens by id if the tokenizer has them,
+else text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def literals(parts: Sequence[Written], special_ids: Mapping[str, int]) -> list[N
 
 
 def through(parts: Sequence[Written], special_ids: Mapping[str, int]) -> Node:
-    """Free text up to these literals, and they themselves."""
+    """Free text up to and including these literals."""
     first, *rest = literals(parts, special_ids)
     if first["kind"] == "text":
         return nodes.seq([nodes.free_text_until(first["value"]), *rest])

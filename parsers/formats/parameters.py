@@ -1,5 +1,5 @@
-"""The parameters of a tool one by one, for families that do not write arguments as one JSON
-object. What holds between parameters cannot be enforced there, and is refused.
+"""The parameters of a tool, for families that write arguments one by one instead of as a JSON
+object. Keywords that relate several parameters cannot be enforced there and are refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from formgate.parsers.formats.format import Tool, UnsupportedArguments
 from formgate.parsers.tree.nodes import Node, Schema
 
 _ENFORCED = frozenset(("type", "properties", "required", "additionalProperties"))
-# What tells of a value and holds it to nothing. A description is often most of a schema.
+# Keywords that never constrain a value. They are dropped: a description is often most of a schema.
 _REMARKS = frozenset(
     (
         "title",
@@ -34,15 +34,16 @@ _LOCAL_REF = re.compile(r"#/(?:\$defs|definitions)/([^/]+)")
 @dataclass(frozen=True)
 class Parameter:
     name: str
-    schema: Schema  # stands by itself: the definitions it refers to are in it, remarks are not
+    schema: Schema  # self-contained: includes the definitions it refers to
     required: bool
     pointer: str
-    held: Node | None = None  # what its value must be, where more than the schema holds it
+    value_node: Node | None = None  # grammar of the value, if there is one beside the schema
 
 
 def parameters_of(tool: Tool, name_pattern: str) -> list[Parameter]:
-    """In the schema's order. Raises UnsupportedArguments, for names too that the family's syntax
-    cannot write."""
+    """The tool's parameters in the schema's order. Raises UnsupportedArguments for a keyword that
+    cannot be enforced, and for a name that does not match `name_pattern`, the family's syntax.
+    """
     root = tool.schema
     assert isinstance(root, dict)
     schema, at = root, ""
@@ -65,14 +66,14 @@ def parameters_of(tool: Tool, name_pattern: str) -> list[Parameter]:
         pointer = f"{at}/properties/{escaped}"
         if not re.fullmatch(name_pattern, name):
             raise UnsupportedArguments(tool, "properties", pointer, unwritable=name)
-        alone = _alone(tool, sub, root, pointer)
-        held = None if tool.input is None else tool.quoted_input()
-        made.append(Parameter(name, alone, name in required, tool.pointer + pointer, held))
+        alone = _self_contained(tool, sub, root, pointer)
+        node = None if tool.input is None else tool.quoted_input()
+        made.append(Parameter(name, alone, name in required, tool.pointer + pointer, node))
     return made
 
 
 def is_text(schema: Any) -> bool:
-    """Any string at all."""
+    """True if the schema allows every string and nothing else."""
     return (
         isinstance(schema, Mapping)
         and schema.get("type") == "string"
@@ -81,7 +82,7 @@ def is_text(schema: Any) -> bool:
 
 
 def text_choices(schema: Any) -> list[str] | None:
-    """The strings of an enum or const that allows nothing else."""
+    """The strings of an enum or const of strings only; None for any other schema."""
     if not isinstance(schema, Mapping) or schema.get("type", "string") != "string":
         return None
     if schema.keys() - _ANNOTATIONS - {"type", "enum", "const"}:
@@ -93,7 +94,7 @@ def text_choices(schema: Any) -> list[str] | None:
 
 
 def branches(schema: Any) -> list[Any]:
-    """The alternatives of a schema that says nothing but which alternatives there are."""
+    """The alternatives of a schema that consists of an `anyOf` or of a list of types only."""
     if not isinstance(schema, Mapping):
         return [schema]
     beside = schema.keys() - _ANNOTATIONS
@@ -108,8 +109,9 @@ def branches(schema: Any) -> list[Any]:
 
 
 def is_nullable_text(schema: Any) -> bool:
-    ways = branches(schema)
-    return len(ways) > 1 and all(is_text(way) or _is_null(way) for way in ways)
+    """True if the schema allows every string, null, and nothing else."""
+    alternatives = branches(schema)
+    return len(alternatives) > 1 and all(is_text(each) or _is_null(each) for each in alternatives)
 
 
 def _is_null(schema: Any) -> bool:
@@ -122,19 +124,20 @@ def _definition(root: dict[str, Any], ref: str, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _alone(tool: Tool, schema: Any, root: dict[str, Any], pointer: str) -> Schema:
+def _self_contained(tool: Tool, schema: Any, root: dict[str, Any], pointer: str) -> Schema:
+    """`schema` with the root's definitions it refers to, and without remarks."""
     if not isinstance(schema, dict):
         return bool(schema)
-    held = {key: value for key, value in schema.items() if key not in _REMARKS}
-    refs = list(_refs(held))
+    kept = {key: value for key, value in schema.items() if key not in _REMARKS}
+    refs = list(_refs(kept))
     definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
     if not refs:
-        return held
+        return kept
     for ref in (*refs, *_refs(definitions)):
-        # A reference to the whole or to a neighbour would point elsewhere out of its context.
+        # A reference to the root or to a sibling has another target outside its context.
         if not re.match(r"#/(?:\$defs|definitions)/", ref):
             raise UnsupportedArguments(tool, "$ref", pointer)
-    return {**held, **definitions}
+    return {**kept, **definitions}
 
 
 def _refs(schema: Any) -> list[str]:

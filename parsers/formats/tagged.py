@@ -1,6 +1,6 @@
-"""Arguments one by one between tags, their values as raw text: `<parameter=a>` and its like. What
-a value is then depends on the tool's schema: text where the parameter is any string or one of
-several, JSON everywhere else. Tree and reader both ask `_kind`.
+"""Arguments written one by one between tags, such as `<parameter=a>`, with raw values. The tool's
+schema decides how to read a value: a parameter that is any string, or one of several strings, is
+text; all others are JSON. `tree` and `read` both use `_kind`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from formgate.parsers.tree import nodes
 from formgate.parsers.tree.nodes import Node
 
 Kind = Literal["text", "nullable", "structure", "other"]
-_OPENINGS = {"structure": "[{"}  # of values that are read as JSON to their own end
+_OPENINGS = {"structure": "[{"}  # first characters of values that end by their own syntax
 _SYMBOL = re.compile(f"[{SYMBOL_RANGE}]")
 
 
 @dataclass(frozen=True)
 class TaggedArguments:
-    """key_open KEY key_close lead VALUE trail value_close ... ; `lead` and `trail` are newlines
-    or nothing."""
+    """Each argument is `key_open KEY key_close value_open lead VALUE trail value_close between`.
+    `lead` and `trail` are a newline or empty.
+    """
 
     key_open: tuple[Written, ...]
     key_close: tuple[Written, ...]
@@ -60,8 +61,8 @@ class TaggedArguments:
         close = literals((self.trail, *self.value_close), special_ids)
         choices = text_choices(schema)
         kind = _kind(schema)
-        if parameter.held is not None:
-            value = nodes.seq([parameter.held, *close])
+        if parameter.value_node is not None:
+            value = nodes.seq([parameter.value_node, *close])
         elif choices is not None:
             value = nodes.seq([nodes.choice([nodes.text(text) for text in choices]), *close])
         elif kind == "text":
@@ -78,14 +79,14 @@ class TaggedArguments:
         separator = ""
         while True:
             yield from reader.skip_whitespace()
-            if not (yield from reader.accept(reader.alphabet.written(self.key_open))):
+            if not (yield from reader.accept(reader.alphabet.encode_literals(self.key_open))):
                 if reader.cut:
                     return False
                 break
             key = yield from self._key(reader)
             if key is None:
                 return False
-            yield from reader.written(self.value_open)
+            yield from reader.accept_literals(self.value_open)
             if self.lead:
                 yield from reader.accept(self.lead)
             reader.arguments(f"{separator}{json.dumps(key, ensure_ascii=False)}: ")
@@ -98,7 +99,7 @@ class TaggedArguments:
         return True
 
     def _key(self, reader: Reader) -> Steps[str | None]:
-        close = reader.alphabet.written(self.key_close)
+        close = reader.alphabet.encode_literals(self.key_close)
         while (at := reader.text.find(close, reader.pos)) < 0:
             if reader.ended or len(reader.text) - reader.pos > 1000:
                 return None
@@ -136,7 +137,7 @@ class TaggedArguments:
             while not self._text_end(reader)[1]:
                 if reader.cut:
                     end, _ = self._text_end(reader)
-                    reader.arguments(_begun(reader.text[reader.pos : end], kind))
+                    reader.arguments(_partial_json(reader.text[reader.pos : end], kind))
                     reader.drop()
                     return False
                 yield
@@ -147,10 +148,11 @@ class TaggedArguments:
         return (yield from self._close(reader))
 
     def _text_end(self, reader: Reader) -> tuple[int, bool]:
-        """How far the text surely belongs to the value, and whether that is all of it. A special
-        token ends it too: whatever that is, it is no text. A limit does not: what was cut must
-        not look whole."""
-        close = reader.alphabet.written(self.value_close)
+        """(end of the text that certainly belongs to the value, whether the value is complete).
+        A special token also ends the value. A length limit does not, since a value cut short must
+        not look complete.
+        """
+        close = reader.alphabet.encode_literals(self.value_close)
         scanner = MarkerScanner([close])
         found = scanner.find(reader.text, reader.pos)
         special = _SYMBOL.search(reader.text, reader.pos)
@@ -172,16 +174,15 @@ class TaggedArguments:
     def _close(self, reader: Reader) -> Steps[bool]:
         if self.trail:
             yield from reader.accept(self.trail)
-        if (yield from reader.accept(reader.alphabet.written(self.value_close))):
+        if (yield from reader.accept(reader.alphabet.encode_literals(self.value_close))):
             reader.commit()
             return True
-        # A value that nobody closed, before another marker: the next one sees to that.
+        # Accept an unclosed value before another marker.
         return bool(_SYMBOL.match((yield from reader.peek())))
 
 
-def _begun(text: str, kind: Kind) -> str:
-    """As much of a value as there is of it, in JSON: a string that is not closed, or the text of
-    another value."""
+def _partial_json(text: str, kind: Kind) -> str:
+    """The JSON prefix of a value cut short: a string without its end quote, or raw text."""
     trimmed = text.strip(WHITESPACE)
     if kind == "nullable" and not "null".startswith(trimmed):
         return '"' + json_inside(text)
@@ -202,7 +203,7 @@ def _types(schema: Any) -> set[str]:
 
 
 def _property(schema: Any, name: str) -> Any:
-    """Of the tool's schema; any value, where there is none."""
+    """The schema of a property; True (any value) if the tool's schema does not name it."""
     if not isinstance(schema, dict):
         return True
     if "$ref" in schema and "properties" not in schema:
@@ -218,7 +219,9 @@ _SPELLINGS = {"True": "true", "False": "false", "None": "null"}
 
 
 def _as_json(text: str, schema: Any) -> str:
-    """A value of unknown type: JSON if it is, and if the schema has no string instead."""
+    """A raw value as JSON: kept if it is valid JSON, unless the schema demands a string; else
+    quoted.
+    """
     trimmed = text.strip(WHITESPACE)
     trimmed = _SPELLINGS.get(trimmed, trimmed)
     try:

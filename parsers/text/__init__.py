@@ -1,1 +1,1 @@
-"""Reading text that comes in parts: symbols, scanners, literals."""
+"""Incremental reading of streamed text: symbols, scanners, the reader, literals."""

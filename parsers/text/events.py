@@ -1,5 +1,5 @@
-"""What a stream parser says about a model's text. One event is one thing a client can see happen;
-a complete answer is its events folded, and nothing else.
+"""The input and output of the stream parser: pieces of text and deltas. A complete answer is the
+fold of its deltas.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 
 class Piece(NamedTuple):
-    """A stretch of generated text. With `special_id`, the one special token that it is the text
-    of; without, ordinary text, in which the same characters mean nothing special.
+    """A piece of generated text. With `special_id` it is the text of that special token; without,
+    it is ordinary text, even if it spells a special token.
     """
 
     text: str
@@ -29,7 +29,7 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStart:
-    """A call begins: its name is whole and known."""
+    """The start of a call. The name is complete and belongs to a tool."""
 
     index: int
     name: str
@@ -38,7 +38,7 @@ class ToolCallStart:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallArguments:
-    """The next characters of a call's arguments, as JSON text."""
+    """More of a call's arguments, as JSON text."""
 
     index: int
     text: str

@@ -1,13 +1,13 @@
-"""Reading a stream that has not all come yet. Everything that reads is a generator that yields
-when it needs more text, so a parser is written as if the whole text were there, and how the text
-was cut cannot matter.
+"""Incremental reading of a stream. Every reading function is a generator that yields when it needs
+more text. A parser is therefore written as if the whole text were there, and its result does not
+depend on how the text was split.
 
     mark          pos          len(text)
       |  held      |  not read   |
       +------------+-------------+
 
-What is before `mark` is gone for good: it has become deltas. What is between `mark` and `pos` has
-been read as part of a call that is not certain yet; should it turn out malformed, it is content.
+Text before `mark` has been emitted as deltas and is dropped. Text between `mark` and `pos` has been
+read as part of a possible call; if the call is malformed, the text becomes content.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _NOT_NAME = re.compile(r"[^A-Za-z0-9_.\-]")
 
 
 class Reader:
-    """The text so far, and the deltas made of it.
+    """The text that is not emitted yet, and the deltas that are not taken yet.
 
-    Positions move when read text is dropped (`push`), so no generator may keep one in a variable
-    of its own while it yields.
+    `push` drops read text and shifts positions, so a generator must not keep a position in a local
+    variable across a yield.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Reader:
         self.pos = 0
         self.mark = 0
         self.ended = False
-        self.cut = False  # ended by a limit: what is not whole goes on, and is not malformed
+        self.cut = False  # ended by a length limit: an incomplete call is not malformed
         self.num_calls = 0
-        self.schema: Any = None  # of the arguments of the call that is being read
+        self.schema: Any = None  # of the current call's arguments
         self._schemas = schemas  # by tool name; None: any name is a tool
         self._new_call_id = new_call_id
         self._deltas: list[OutputDelta] = []
@@ -63,31 +63,36 @@ class Reader:
     # -- text in, deltas out
 
     def push(self, symbols: str) -> None:
+        """Append text, and drop the text before `mark`."""
         self.text = self.text[self.mark :] + symbols
         self.pos -= self.mark
         self.mark = 0
 
     def take_deltas(self) -> list[OutputDelta]:
+        """The deltas since the last call."""
         deltas, self._deltas = self._deltas, []
         return deltas
 
     def commit(self) -> None:
-        """What has been read needs no second look."""
+        """Drop the text that has been read; it cannot become content any more."""
         self.mark = self.pos
 
     def drop(self) -> None:
-        """What is left says nothing that could be told."""
+        """Drop all remaining text without a delta."""
         self.mark = self.pos = len(self.text)
 
     def content(self, end: int) -> None:
-        """Everything held, up to `end`, is content."""
-        self._say(ContentDelta, end)
+        """Emit the text from `mark` to `end` as content."""
+        self._emit_text(ContentDelta, end)
 
     def reasoning(self, end: int) -> None:
-        self._say(ReasoningDelta, end)
+        """Emit the text from `mark` to `end` as reasoning."""
+        self._emit_text(ReasoningDelta, end)
 
     def start_call(self, name: str, call_id: str | None = None) -> bool:
-        """False: there is no such tool."""
+        """Emit the start of a call. False: there is no such tool. A `call_id` that was used before
+        is replaced by a new one.
+        """
         if self._schemas is not None:
             if name not in self._schemas:
                 return False
@@ -105,7 +110,7 @@ class Reader:
         return True
 
     def arguments(self, text: str) -> None:
-        """More of the arguments of the call started last."""
+        """Emit JSON text as arguments of the current call."""
         if not text:
             return
         last = self._deltas[-1] if self._deltas else None
@@ -114,7 +119,7 @@ class Reader:
         else:
             self._deltas.append(ToolCallArguments(self.num_calls - 1, text))
 
-    def _say(self, kind: type[ContentDelta] | type[ReasoningDelta], end: int) -> None:
+    def _emit_text(self, kind: type[ContentDelta] | type[ReasoningDelta], end: int) -> None:
         if end > self.mark:
             text = self.alphabet.decode(self.text[self.mark : end])
             last = self._deltas[-1] if self._deltas else None
@@ -128,7 +133,7 @@ class Reader:
     # -- reading
 
     def more(self) -> Steps[bool]:
-        """Waits until there is a character to read; False at the end of the stream."""
+        """Wait for a character to read. False at the end of the stream."""
         while self.pos >= len(self.text):
             if self.ended:
                 return False
@@ -150,7 +155,7 @@ class Reader:
         return False
 
     def accept(self, word: str) -> Steps[bool]:
-        """Consumes `word` whole, or nothing of it."""
+        """Consume `word` if it comes next. False: nothing is consumed."""
         while len(self.text) - self.pos < len(word):
             if self.ended or not word.startswith(self.text[self.pos :]):
                 return False
@@ -160,11 +165,15 @@ class Reader:
         self.pos += len(word)
         return True
 
-    def written(self, parts: tuple[Written, ...]) -> Steps[bool]:
-        """Literals, whatever the whitespace between their words; on a mismatch, what did match is
-        consumed."""
+    def accept_literals(self, parts: tuple[Written, ...]) -> Steps[bool]:
+        """Consume literals, with any whitespace between their words. False: mismatch; the words
+        before it are consumed.
+        """
         for part in parts:
-            words = part.split() if isinstance(part, str) else [self.alphabet.written((part,))]
+            if isinstance(part, str):
+                words = part.split()
+            else:
+                words = [self.alphabet.encode_literals((part,))]
             for word in words:
                 yield from self.skip_whitespace()
                 if not (yield from self.accept(word)):
@@ -172,8 +181,9 @@ class Reader:
         return True
 
     def name(self) -> Steps[str]:
-        """A tool's name, with nothing around it: ends before what cannot be part of one. Empty
-        where a limit has cut it: what is there may be the name of another tool."""
+        """The longest run of characters that a tool's name may have. Empty if a length limit cut
+        the name, because its prefix may be the name of another tool.
+        """
         length = 0
         while not (found := _NOT_NAME.search(self.text, self.pos + length)):
             length = len(self.text) - self.pos
@@ -188,7 +198,7 @@ class Reader:
         return name
 
     def json_text(self) -> Steps[str | None]:
-        """The text of one JSON value, held until it is whole; None: it is none."""
+        """The text of one JSON value, once it is complete; None if it is malformed."""
         scanner = JsonScanner()
         length = 0
         while not scanner.done:
@@ -204,7 +214,7 @@ class Reader:
         return value
 
     def json_string(self, *, escapes: bool = True) -> Steps[str | None]:
-        """The value of one JSON string; None: it is none, or has `escapes` that it may not have."""
+        """The value of one JSON string; None if malformed, or if it has escapes but may not."""
         if (yield from self.peek()) != '"':
             return None
         quoted = yield from self.json_text()
@@ -213,10 +223,10 @@ class Reader:
         return unquoted(quoted)
 
     def stream_json(self) -> Steps[bool]:
-        """One JSON value, passed on as arguments while it comes."""
+        """Read one JSON value and emit it as arguments while it arrives. False: malformed."""
         first = yield from self.peek()
         if first not in ("{", "["):
-            return (yield from self._stream_odd_json())
+            return (yield from self._stream_non_object())
         scanner = JsonScanner()
         while not scanner.done:
             if not (yield from self.more()):
@@ -229,8 +239,8 @@ class Reader:
                 return False
         return True
 
-    def _stream_odd_json(self) -> Steps[bool]:
-        """Arguments that are no object: some models quote the object once more, or write null."""
+    def _stream_non_object(self) -> Steps[bool]:
+        """Read arguments that are no object: some models write it as a JSON string, or null."""
         value = yield from self.json_text()
         if value is None:
             return False
@@ -243,11 +253,12 @@ class Reader:
 
 
 def unquoted(quoted: str) -> str | None:
-    """The string that a JSON string stands for; None if it is not one. Raw control characters
-    are let through, as models write them."""
+    """The value of a JSON string; None if it is not one. Raw control characters are allowed,
+    because models write them.
+    """
     try:
         value = json.loads(quoted, strict=False)
     except ValueError:
         return None
-    # A lone surrogate escape is legal JSON and no text; it must not pass for a special token.
+    # An escaped lone surrogate is valid JSON, but must not be taken for a special token.
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None

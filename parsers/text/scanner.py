@@ -1,5 +1,5 @@
-"""Finding things in text that comes in parts: markers, wherever they are split, and the ends of
-JSON values. The only place where text is held back because it might be the beginning of something.
+"""Scanners for streamed text: they find markers, however these are split, and the ends of JSON
+values. Only here is text held back because it may be the prefix of a marker.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CLOSERS = {"{": "}", "[": "]"}
 
 
 class MarkerScanner:
-    """The first of several markers in a text, the longest where two begin together."""
+    """Finds the first of several markers; of two at the same position, the longer one."""
 
     __slots__ = ("_long", "_pattern")
 
@@ -25,15 +25,18 @@ class MarkerScanner:
         ordered = sorted(set(markers), key=len, reverse=True)
         assert all(ordered)
         self._long = [marker for marker in ordered if len(marker) > 1]
-        # No marker at all: a pattern that nothing matches.
+        # `(?!)` matches nothing: there are no markers.
         self._pattern = re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
 
     def find(self, text: str, start: int) -> tuple[int, str] | None:
+        """(position, marker) of the first marker from `start` on."""
         found = self._pattern.search(text, start)
         return (found.start(), found[0]) if found else None
 
     def held_from(self, text: str, start: int) -> int:
-        """Where the end of `text` may be the beginning of a marker; its length, if nowhere."""
+        """Position of the longest suffix of `text` that is a proper prefix of a marker; len(text)
+        if there is none.
+        """
         earliest = len(text)
         for marker in self._long:
             first = max(start, len(text) - len(marker) + 1)
@@ -46,8 +49,8 @@ class MarkerScanner:
 
 
 class JsonScanner:
-    """The end of one JSON value, by its structure: brackets and strings. What is between them is
-    not judged, so a value that a model got slightly wrong still ends where it was meant to.
+    """Finds the end of one JSON value by its brackets and strings only, so that a slightly
+    malformed value still ends where the model meant it to.
     """
 
     __slots__ = ("_closers", "_escaped", "_in_string", "_scalar", "done", "failed")
@@ -61,8 +64,9 @@ class JsonScanner:
         self.failed = False
 
     def scan(self, text: str, start: int) -> int:
-        """The end of what belongs to the value. A number's end is seen one character late, so
-        `done` may come with nothing consumed."""
+        """The end of the value's text in `text`, from `start` on. A number ends at the character
+        after it, so `done` may become true with nothing consumed.
+        """
         end = len(text)
         while start < end and not self.done and not self.failed:
             if self._in_string:

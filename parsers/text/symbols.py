@@ -1,6 +1,5 @@
-"""One alphabet for text and special tokens, so that everything behind it is about strings: a
-special token is one character that no text can have. UTF-8 has no surrogates, so these are the
-characters that stand for special tokens.
+"""One alphabet for text and special tokens, so that all later code works on strings. Each special
+token is represented by a surrogate code point, which valid UTF-8 text cannot contain.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from formgate.parsers.text.events import Piece
 
 _FIRST, _LAST = 0xD800, 0xDFFF
 _SURROGATE = re.compile("[\ud800-\udfff]")
-SYMBOL_RANGE = "\ud800-\udfff"  # for character classes that must leave special tokens out
+SYMBOL_RANGE = "\ud800-\udfff"  # special tokens in a regex character class
 
 
 class Marker(NamedTuple):
-    """A special token by its text; the text itself where the tokenizer has no such token."""
+    """The text of a special token. If the tokenizer has no such token, it is plain text."""
 
     text: str
 
@@ -26,12 +25,12 @@ Written = Marker | str
 
 
 def text_of(parts: Iterable[Written]) -> str:
-    """Literals as people read them, special tokens or not."""
+    """The literals as plain text, special tokens included."""
     return "".join(part.text if isinstance(part, Marker) else part for part in parts)
 
 
 class Alphabet:
-    """Symbols of one tokenizer's special tokens, handed out as they are first met."""
+    """Maps one tokenizer's special tokens to symbols, assigned at first use."""
 
     __slots__ = ("_by_id", "_special_ids", "_texts")
 
@@ -40,19 +39,20 @@ class Alphabet:
         self._by_id: dict[int, str] = {}
         self._texts: dict[str, str] = {}
 
-    def written(self, parts: Iterable[Written]) -> str:
-        """What the stream holds where these literals were written."""
+    def encode_literals(self, parts: Iterable[Written]) -> str:
+        """The string that the stream holds for these literals."""
         return "".join(map(self._one, parts))
 
     @staticmethod
-    def begins_with_token(written: str) -> bool:
-        return _SURROGATE.match(written) is not None
+    def begins_with_token(symbols: str) -> bool:
+        return _SURROGATE.match(symbols) is not None
 
     def encode(self, pieces: Iterable[Piece]) -> str:
+        """The pieces as one string. A surrogate in ordinary text becomes U+FFFD."""
         return "".join([self._piece(piece) for piece in pieces])
 
     def decode(self, symbols: str) -> str:
-        """Text for people: a special token is its own text again."""
+        """The inverse of `encode`, with special tokens as their texts."""
         if not self._texts or symbols.isascii():
             return symbols
         return _SURROGATE.sub(lambda found: self._texts[found[0]], symbols)
@@ -72,7 +72,7 @@ class Alphabet:
         symbol = self._by_id.get(token_id)
         if symbol is None:
             if _FIRST + len(self._by_id) > _LAST:
-                return _SURROGATE.sub("\ufffd", text)  # all are in use: this one is plain text
+                return _SURROGATE.sub("\ufffd", text)  # no symbol is left: treat it as text
             symbol = chr(_FIRST + len(self._by_id))
             self._by_id[token_id] = symbol
             self._texts[symbol] = text

@@ -1,5 +1,5 @@
-"""Python and JSON literals, passed on as JSON while they come. Either may be written inside the
-other, as models do: `'single'` and `"double"` quotes, `True` and `true`, `None` and `null`.
+"""Transcodes streamed Python and JSON literals to JSON. The two may be mixed, as models do:
+`'single'` and `"double"` quotes, `True` and `true`, `None` and `null`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _WORDS = {
 }
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _CLOSERS = {"[": "]", "(": ")", "{": "}"}
-# Python's escapes by what follows the backslash; those that JSON shares stay as they are.
+# Python's escapes by the character after the backslash.
 _SAME_IN_JSON = '"\\/bfnrtu'
-_ONE_CHARACTER = {"'": "'", "a": "\\u0007", "v": "\\u000b", "0": "\\u0000", "\n": ""}
-_BY_CODE = {"x": 2, "U": 8}
+_JSON_OF_ESCAPE = {"'": "'", "a": "\\u0007", "v": "\\u000b", "0": "\\u0000", "\n": ""}
+_HEX_DIGITS = {"x": 2, "U": 8}  # number of digits of an escape by code point
 
 
 def json_inside(text: str) -> str:
-    """Text as it stands inside a JSON string."""
+    """Escape text for a JSON string, without the quotes."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def stream_literal(reader: Reader, depth: int = 0) -> Steps[bool]:
-    """One value. False: it is none; what came before is passed on already."""
+    """Read one value and emit it as arguments. False: malformed; the valid part is emitted."""
     if depth > _MAX_DEPTH:
         return False
     yield from reader.skip_whitespace()
@@ -66,7 +66,7 @@ def _container(reader: Reader, depth: int) -> Steps[bool]:
         if not (yield from stream_literal(reader, depth + 1)):
             return False
         yield from reader.skip_whitespace()
-        separator = ", "  # said with the next value: there may be none behind the comma
+        separator = ", "  # emitted with the next value, since a trailing comma is allowed
         if not (yield from reader.accept(",")) and (yield from reader.peek()) != closer:
             return False
         reader.commit()
@@ -116,7 +116,7 @@ def _escape(reader: Reader) -> Steps[bool]:
             return False
         yield
     kind = reader.text[reader.pos + 1]
-    if (digits := _BY_CODE.get(kind)) is not None:
+    if (digits := _HEX_DIGITS.get(kind)) is not None:
         while len(reader.text) - reader.pos < 2 + digits and not reader.ended:
             yield
         code = reader.text[reader.pos + 2 : reader.pos + 2 + digits]
@@ -130,12 +130,12 @@ def _escape(reader: Reader) -> Steps[bool]:
         while len(reader.text) - reader.pos < 6 and not reader.ended:
             yield
         if not re.fullmatch("[0-9a-fA-F]{4}", reader.text[reader.pos + 2 : reader.pos + 6]):
-            _pass(reader, 1, "\\\\")  # no escape in Python, so the backslash is one
+            _pass(reader, 1, "\\\\")  # not an escape in Python, so a plain backslash
             return True
     if kind in _SAME_IN_JSON:
         _pass(reader, 2, "\\" + kind)
-    elif kind in _ONE_CHARACTER:
-        _pass(reader, 2, _ONE_CHARACTER[kind])
+    elif kind in _JSON_OF_ESCAPE:
+        _pass(reader, 2, _JSON_OF_ESCAPE[kind])
     else:
         _pass(reader, 1, "\\\\")
     return True
@@ -155,6 +155,7 @@ def _word(reader: Reader) -> Steps[str]:
 
 
 def _number(word: str) -> str | None:
+    """A JSON number for a Python one, such as `1_000` or `.5`; None if it is none."""
     if _NUMBER.fullmatch(word):
         return word
     try:
@@ -167,6 +168,7 @@ def _number(word: str) -> str | None:
 
 
 def _pass(reader: Reader, consumed: int, text: str) -> None:
+    """Consume characters and emit `text` as arguments in their place."""
     reader.pos += consumed
     reader.arguments(text)
     reader.commit()

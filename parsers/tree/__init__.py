@@ -1,1 +1,1 @@
-"""The answer tree: what a model may write, as plain dicts."""
+"""The answer tree: the grammar of a model's answer, as plain dicts."""

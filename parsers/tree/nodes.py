@@ -1,4 +1,4 @@
-"""The answer tree: what a model may write, as plain dicts that are JSON as they stand. `constrain`
+"""The answer tree: the grammar of a model's answer, as plain JSON-serializable dicts. `constrain`
 reads the same dicts; nothing here knows how they become token masks.
 """
 
@@ -16,7 +16,7 @@ class TextNode(TypedDict):
 
 
 class TokenNode(TypedDict):
-    """One special token, matched by id; `text` is for readers."""
+    """One special token, matched by id. `text` is informative."""
 
     kind: Literal["token"]
     id: int
@@ -27,7 +27,7 @@ class JsonNode(TypedDict):
     kind: Literal["json"]
     schema: Schema
     whitespace_pattern: NotRequired[str]
-    pointer: NotRequired[str]  # where the schema stands in the request, for errors
+    pointer: NotRequired[str]  # JSON Pointer to the schema in the request, for errors
 
 
 class JsonObjectNode(TypedDict):
@@ -36,8 +36,8 @@ class JsonObjectNode(TypedDict):
 
 
 class RegexNode(TypedDict):
-    """Text of a pattern that holds none of `without`, and behind it `until`: the first that comes
-    if `lazy`, otherwise the last.
+    """A match of `pattern` that contains none of `without`, followed by `until`: its first
+    occurrence if `lazy`, otherwise its last.
     """
 
     kind: Literal["regex"]
@@ -51,13 +51,13 @@ class RegexNode(TypedDict):
 class LarkNode(TypedDict):
     kind: Literal["lark"]
     source: str
-    in_json: NotRequired[bool]  # as it is written inside a JSON string
+    in_json: NotRequired[bool]  # the text is escaped, as inside a JSON string
     pointer: NotRequired[str]
 
 
 class FreeNode(TypedDict):
-    """Any ordinary tokens, up to the next node's special token or the end, that hold none of
-    `without`.
+    """Any ordinary tokens, up to the next node's special token or the end of the answer, whose text
+    contains none of `without`.
     """
 
     kind: Literal["free"]
@@ -65,7 +65,7 @@ class FreeNode(TypedDict):
 
 
 class FreeTextUntilNode(TypedDict):
-    """Any text that ends with the first occurrence of `text` and holds none of `without`."""
+    """Any text up to and including the first occurrence of `text`, without any of `without`."""
 
     kind: Literal["free_text_until"]
     text: str
@@ -166,7 +166,7 @@ def free_text_until(value: str, without: Iterable[str] = ()) -> FreeTextUntilNod
 
 
 def seq(items: Iterable[Node]) -> Node:
-    """Nested sequences become one, and neighbouring texts too."""
+    """Concatenate nodes. Nested sequences are flattened and adjacent texts joined."""
     flat: list[Node] = []
     for item in items:
         for part in item["items"] if item["kind"] == "seq" else [item]:

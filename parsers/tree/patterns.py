@@ -1,6 +1,6 @@
-"""Regular expressions for text that must not hold something, which regular expressions cannot say
-outright. Plain enough for every engine: literals, classes, groups and stars, and at most one
-look-ahead, at the beginning.
+"""Regular expressions for text that does not contain, or does not start with, given strings. They
+use only literals, classes, groups and stars, and at most one look-ahead at the start, so every
+engine of ours accepts them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ _CONTROLS = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def quoted(text: str) -> str:
+    """Escape text for a regular expression."""
     return "".join(
         _CONTROLS.get(char) or ("\\" + char if char in _SYNTAX else char) for char in text
     )
 
 
 def text_without(marker: str) -> str:
-    """Any text in which `marker` does not occur, nor its beginning at the end.
+    """Any text that does not contain `marker` and does not end with a prefix of it.
 
-    Between two first characters of the marker a false start may have any length; that the first
-    character does not come again inside the marker keeps false starts from overlapping.
+    The first character of the marker must not occur in the rest of it, so that partial matches
+    never overlap.
     """
     first = quoted(marker[0])
     if len(marker) == 1:
@@ -34,12 +35,13 @@ def text_without(marker: str) -> str:
 
 
 def _false_starts(marker: str) -> tuple[str, str]:
-    """Behind the marker's first character: all false starts up to another first character, and
-    what leaves the last of them."""
+    """Patterns after the marker's first character: partial matches that end with another first
+    character, and the end of the last partial match.
+    """
     first, rest = marker[0], marker[1:]
     assert rest
     assert first not in rest
-    # As far into the marker as it goes, and then what does not go on.
+    # A prefix of the rest, then a character that does not continue it.
     starts = [quoted(rest[:n]) for n in range(len(rest))]
     restart = f"(?:{'|'.join(start + quoted(first) for start in starts)})*"
     leave = "|".join(
@@ -49,11 +51,11 @@ def _false_starts(marker: str) -> tuple[str, str]:
 
 
 def text_avoiding(marker: str, opening: str) -> tuple[str, str]:
-    """Two: text as of `text_without` that begins neither with whitespace nor with `opening`, and
-    such text through the first `marker` behind it.
+    """Two patterns: text as in `text_without` that starts neither with whitespace nor with
+    `opening`, and the same text followed by the first `marker`.
 
-    It follows `opening` until it leaves it. Where that is, the text may stand inside the marker
-    (`matched` characters of it), just behind the marker's first character, or outside.
+    The text follows `opening` for some characters and then leaves it. At that point it is inside
+    the marker (`matched` characters of it), just after the marker's first character, or outside.
     """
     first = quoted(marker[0])
     restart, leave = _false_starts(marker)
@@ -95,15 +97,15 @@ def text_avoiding(marker: str, opening: str) -> tuple[str, str]:
 @dataclass
 class _Trie:
     children: dict[str, _Trie] = field(default_factory=dict)
-    spaces: bool = False  # whitespace may come here
-    forbidden: bool = False
+    spaces: bool = False  # whitespace may precede this node's children
+    forbidden: bool = False  # the text must not get here
 
 
 def text_not_beginning(beginnings: Iterable[Sequence[str]]) -> str:
-    """Any text that begins neither with whitespace nor with the words of one of these, whatever
-    the whitespace between them. Text may end inside the words: it is then no such beginning yet.
+    """Any text that starts neither with whitespace nor with one of the word sequences, with any
+    whitespace between the words. A text that ends before the last word is allowed.
 
-    A look-ahead keeps the pattern as short as the words are: hundreds of tools may be among them.
+    A look-ahead keeps the pattern as short as the words, which may name hundreds of tools.
     """
     root = _Trie()
     for words in beginnings:
@@ -120,6 +122,7 @@ def text_not_beginning(beginnings: Iterable[Sequence[str]]) -> str:
 def _words_of(node: _Trie) -> str:
     if node.forbidden:
         return ""
-    ways = [quoted(char) + _words_of(child) for char, child in node.children.items()]
+    alternatives = [quoted(char) + _words_of(child) for char, child in node.children.items()]
     spaces = f"[{_SPACE}]*" if node.spaces else ""
-    return spaces + (ways[0] if len(ways) == 1 else f"(?:{'|'.join(ways)})")
+    one = len(alternatives) == 1
+    return spaces + (alternatives[0] if one else f"(?:{'|'.join(alternatives)})")

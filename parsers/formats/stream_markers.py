@@ -1,5 +1,5 @@
-"""A format as one stream holds it: which strings of symbols end, open or frame what. Made once for
-an answer, from the format, the tokenizer's special tokens and what the request allows.
+"""The markers of one stream, as strings of symbols, with their meanings. Made once per answer from
+the format, the tokenizer's special tokens and the request's options.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ from formgate.parsers.text.symbols import Alphabet, Marker, Written
 
 
 @dataclass(frozen=True)
-class Layout:
-    """`calls` None: nothing is a call."""
-
+class StreamMarkers:
     alphabet: Alphabet
-    calls: Format | None
-    bare: bool  # calls may begin the answer without a marker
-    markers: frozenset[str]  # open calls
-    header_marker: str  # opens one where a message begins; empty, if there is none
-    glue: str  # behind which a message begins
-    silent: frozenset[str]  # framing, dropped wherever content would be
-    leftovers: frozenset[str]  # framing that is dropped only behind a call
-    opening: str  # of the reasoning; empty, if there is none
-    closing: str
-    content_scanner: MarkerScanner
-    reasoning_scanner: MarkerScanner
-    marker_ids: frozenset[int]
+    calls: Format | None  # None: nothing is a call
+    bare: bool  # calls may start the answer without a marker
+    call_markers: frozenset[str]  # each starts a call
+    header_marker: str  # starts a call at the start of a message only; empty: there is none
+    glue: str  # starts a message
+    silent: frozenset[str]  # framing that is dropped anywhere in content
+    leftovers: frozenset[str]  # framing that is dropped only after a call
+    opening: str  # of reasoning; empty: there is no reasoning
+    closing: str  # of reasoning
+    content_scanner: MarkerScanner  # finds every marker that content may contain
+    reasoning_scanner: MarkerScanner  # finds the markers that end the reasoning
+    marker_ids: frozenset[int]  # special tokens that the parser must see
 
     @classmethod
     def of(
@@ -46,30 +44,33 @@ class Layout:
         *,
         tools_enabled: bool,
         structured_content: bool,
-    ) -> Layout:
+    ) -> StreamMarkers:
         alphabet = Alphabet(special_ids)
         calls = format if tools_enabled else None
         bare = calls is not None and calls.allows_bare(structured_content)
         markers: set[str] = set()
         leftovers: set[str] = set()
         if calls is not None:
-            # Where the marker may be left out, its characters typed out mean nothing.
+            # If the marker is optional, only its special token counts, not its characters.
             if calls.marker and (not bare or calls.has_token(special_ids)):
-                markers.add(alphabet.written(calls.marker))
-            markers.update(map(alphabet.written, calls.other_markers))
+                markers.add(alphabet.encode_literals(calls.marker))
+            markers.update(map(alphabet.encode_literals, calls.other_markers))
             leftovers.update(_each_marker(calls.after, alphabet))
         silent: set[str] = set()
-        for framing in map(alphabet.written, format.silent if format is not None else ()):
-            # Its characters typed out may be content, where content is not announced.
+        for framing in map(alphabet.encode_literals, format.silent if format is not None else ()):
+            # As text it may be content, unless the format announces its content.
             is_framing = alphabet.begins_with_token(framing) or (format and format.content_opening)
             (silent if is_framing else leftovers).add(framing)
         opening = closing = ""
         if reasoning is not None:
-            opening, closing = alphabet.written(reasoning.open), alphabet.written(reasoning.close)
+            opening, closing = (
+                alphabet.encode_literals(reasoning.open),
+                alphabet.encode_literals(reasoning.close),
+            )
             if alphabet.begins_with_token(closing):
                 silent.add(closing)
         reopening = {opening} if reasoning and reasoning.reopens and state != "none" else set()
-        # The marker of a call ends the reasoning too, where it cannot be a quotation.
+        # A call's marker also ends the reasoning if it is a special token: text may be a quotation.
         interrupting = {marker for marker in markers if alphabet.begins_with_token(marker)}
         framed = markers_in(format.silent) if format is not None else frozenset()
         known = framed | markers_in(calls) | markers_in(reasoning)
@@ -77,9 +78,9 @@ class Layout:
             alphabet=alphabet,
             calls=calls,
             bare=bare,
-            markers=frozenset(markers),
+            call_markers=frozenset(markers),
             header_marker=calls.header_marker if calls is not None else "",
-            glue=alphabet.written(format.glue) if format is not None else "",
+            glue=alphabet.encode_literals(format.glue) if format is not None else "",
             silent=frozenset(silent),
             leftovers=frozenset(leftovers),
             opening=opening,
@@ -91,4 +92,4 @@ class Layout:
 
 
 def _each_marker(parts: Sequence[Written], alphabet: Alphabet) -> list[str]:
-    return [alphabet.written((part,)) for part in parts if isinstance(part, Marker)]
+    return [alphabet.encode_literals((part,)) for part in parts if isinstance(part, Marker)]
