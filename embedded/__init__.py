@@ -1,4 +1,4 @@
-"""The model that formgate serves when none is named: a Hugging Face folder beside this file."""
+"""The model that formgate serves by default: a Hugging Face folder beside this file."""
 
 from __future__ import annotations
 

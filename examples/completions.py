@@ -1,4 +1,4 @@
-"""Text in, more text out: the completions endpoint."""
+"""Text completion: the completions endpoint."""
 
 import os
 

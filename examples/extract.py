@@ -1,4 +1,4 @@
-"""From a sentence to an object: `response_format` with a JSON schema, English and Chinese."""
+"""Extract an object from a sentence: `response_format` with a JSON schema, English and Chinese."""
 
 import os
 

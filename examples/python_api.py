@@ -1,4 +1,4 @@
-"""Without a server: one model in this program, types in and values out."""
+"""The Python API without a server: output types in, values out."""
 
 from enum import Enum
 from typing import Literal

@@ -1,4 +1,4 @@
-"""A reasoning trace, split from the answer."""
+"""Reasoning, separated from the answer."""
 
 import os
 

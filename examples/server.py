@@ -1,4 +1,4 @@
-"""Everything that is not generation: version, models, health, metrics, tokenize and back."""
+"""The endpoints besides generation: version, models, health, metrics, tokenize and detokenize."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The same chat, printed while it is made."""
+"""A streamed chat completion, printed as it arrives."""
 
 import os
 
