@@ -1,1 +1,1 @@
-"""Structural tags, in the forms that vLLM takes, to answer trees."""
+"""Converts structural tags, in both of vLLM's forms, to answer trees."""

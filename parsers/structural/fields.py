@@ -1,4 +1,4 @@
-"""Reads the fields of a structural tag, and says what is wrong with them and where."""
+"""Reads the fields of a structural tag. Errors name the fault and its JSON Pointer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Literal
 ErrorCode = Literal["invalid_grammar", "unsupported_schema", "schema_too_complex"]
 Path = tuple[str | int, ...]
 
-JSON_FIRST = frozenset('{["-0123456789tfn')  # what a JSON text may begin with
+JSON_FIRST = frozenset('{["-0123456789tfn')  # first characters of a JSON text
 
 
 class StructuralTagError(ValueError):
-    """The structural tag is none, or cannot be enforced exactly. `pointer` is the JSON Pointer of
-    the offending place in it.
+    """The structural tag is malformed, or cannot be enforced exactly. `pointer` is the JSON Pointer
+    to the fault in it.
     """
 
     def __init__(self, message: str, *, code: ErrorCode, pointer: str = "") -> None:
@@ -24,10 +24,12 @@ class StructuralTagError(ValueError):
 
 
 def wrong(path: Path, why: str) -> StructuralTagError:
+    """The error for a malformed tag. `why` completes a sentence about the place at `path`."""
     return _error(path, why, "invalid_grammar")
 
 
 def unsupported(path: Path, why: str) -> StructuralTagError:
+    """The error for a well-formed tag that cannot be enforced exactly."""
     return _error(path, why, "unsupported_schema")
 
 
@@ -39,7 +41,7 @@ def _error(path: Path, why: str, code: ErrorCode) -> StructuralTagError:
 
 
 def pointer_of(path: Path) -> str:
-    """RFC 6901: `~` is `~0` and `/` is `~1` inside a part."""
+    """The JSON Pointer (RFC 6901) of a path."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
@@ -99,8 +101,8 @@ def schema_of(value: Any, path: Path) -> Any:
 
 
 def check_begins(tags: Sequence[tuple[Path, str, Any, str]]) -> None:
-    """Of two texts that may come, the longer is looked for as long as it may still come: a tag
-    whose beginning goes on as the content of another would take that one's place.
+    """Raise if a tag's `begin` is another's `begin` plus characters that the other's content may
+    start with. The lexer prefers the longer text, so the shorter tag could not have that content.
     """
     ordered = sorted(tags, key=lambda tag: tag[1])
     for i, (_, begin, content, _) in enumerate(ordered):
@@ -116,10 +118,12 @@ def check_begins(tags: Sequence[tuple[Path, str, Any, str]]) -> None:
 
 
 def check_separator(separator: str, then: str, begins: Iterable[str], path: Path) -> None:
-    """Likewise of a separator and what comes behind all tags."""
+    """Raise if the separator is a prefix of `then`, the text after all tags, and a tag may start
+    with the rest of `then`: the lexer would prefer `then`.
+    """
     rest = then[len(separator) :] if then.startswith(separator) else ""
     if separator and rest and any(begin.startswith(rest[0]) for begin in begins):
         raise unsupported(
             (*path, "separator"),
-            f"begins as {then!r:.60} behind the tags, and a tag as what is left of that",
+            f"is a prefix of {then!r:.60} behind the tags, and a tag begins with the rest",
         )

@@ -1,6 +1,5 @@
-"""From a structural tag, in either of the forms that vLLM takes, to an answer tree. Free text never
-holds a trigger but where it begins a tag, and what is free ends where the fixed text behind it
-first comes.
+"""Converts a structural tag, in either of vLLM's forms, to an answer tree. Free text contains a
+trigger only at the start of a tag, and ends at the first occurrence of the fixed text after it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from formgate.parsers.structural.texts import Texts
 from formgate.parsers.tree import nodes
 from formgate.parsers.tree.nodes import Node
 
-# What a number may go on with: behind a value that may be one, nobody could tell its end.
+# Characters that may continue a number. Before one of them, the end of a number is ambiguous.
 _NUMBER_CHARS = frozenset("0123456789.eE+-")
 _NO_NUMBER = frozenset({"object", "array", "string", "boolean", "null"})
 _FIELDS: dict[str, frozenset[str]] = {
@@ -50,8 +49,8 @@ _FIELDS: dict[str, frozenset[str]] = {
 
 
 def structural_tag_tree(value: Any, special_ids: Mapping[str, int]) -> Node:
-    """`special_ids`: the texts of special tokens, which are matched by id. Raises
-    StructuralTagError, whose pointer says where in `value` something is wrong.
+    """The answer tree of a structural tag, given as an object or as its JSON text. `special_ids`:
+    ids of the special tokens by their texts. Raises StructuralTagError with a pointer into `value`.
     """
     if isinstance(value, str):
         try:
@@ -75,8 +74,8 @@ def structural_tag_tree(value: Any, special_ids: Mapping[str, int]) -> Node:
 
 
 class _TreeWriter:
-    """`then` is the text that stands right behind a format and is written with it: "" where the
-    answer ends, None where it is no fixed text.
+    """Writes nodes for formats. `then` is the fixed text directly after a format, which is part of
+    its node: "" at the end of the answer, None if the text after it is not fixed.
     """
 
     def __init__(self, special_ids: Mapping[str, int]) -> None:
@@ -120,7 +119,7 @@ class _TreeWriter:
                 return self._sequence(self._flat(value, path), then)
             case "json_schema":
                 if value.get("style", "json") != "json":
-                    raise unsupported((*path, "style"), "is not supported but as 'json'")
+                    raise unsupported((*path, "style"), "is not supported except as 'json'")
                 at = (*path, "json_schema")
                 if "json_schema" not in value:
                     raise wrong(at, "is missing")
@@ -149,7 +148,7 @@ class _TreeWriter:
                 return self._separated(value, path, then)
 
     def _flat(self, value: dict[str, Any], path: Path) -> list[tuple[Any, Path]]:
-        """A sequence as fixed texts, which are strings, and formats between them."""
+        """A format flattened into a sequence of fixed texts (strings) and other formats."""
         check_object(value, path)
         match value.get("type"):
             case "const_string":
@@ -225,7 +224,7 @@ class _TreeWriter:
         ]
 
     def _written(self, tag: tuple[Path, str, Any, str], skip: int, then: str | None) -> Node:
-        """A tag without the first `skip` characters of its beginning."""
+        """A tag without the first `skip` characters of its `begin`."""
         path, begin, content, end = tag
         inside = self._flat_part(content, (*path, "content"))
         return self._sequence([(begin[skip:], path), *inside, (end, path)], then)
@@ -235,8 +234,8 @@ class _TreeWriter:
         if may_go_on and not (isinstance(schema, dict) and _no_number(schema)):
             raise unsupported(
                 path,
-                'may be a number, and what follows does not tell its end: give it a "type" that '
-                "is none, or fixed text behind it",
+                'may be a number whose end is ambiguous: give it a "type" other than a number, or '
+                "fixed text behind it that cannot continue a number",
             )
         node = nodes.json_value(schema, pointer=pointer_of(path))
         return nodes.seq([node, self._texts.node(then or "")])
@@ -249,7 +248,7 @@ class _TreeWriter:
         if then == "":
             return node
         if then is None:
-            raise unsupported(at, "needs fixed text behind it, which says where it ends")
+            raise unsupported(at, "needs fixed text behind it to mark its end")
         head, token, rest = self._texts.cut(then)
         node = nodes.regex_until(node, head, lazy=token is None)
         return node if token is None else nodes.seq([node, token, self._texts.node(rest)])
@@ -258,22 +257,22 @@ class _TreeWriter:
         at = (*path, "grammar")
         source = string(value, "grammar", path)
         if then != "":
-            raise unsupported(at, "is supported only where the answer ends with it")
+            raise unsupported(at, "is supported only if the answer ends with it")
         return nodes.lark(source, pointer=pointer_of(at))
 
     def _free_until(self, then: str | None, excluded: Sequence[str], path: Path) -> Node:
-        """Free text, and then what is behind it."""
+        """Free text without any of `excluded`, followed by `then`."""
         if then == "":
             return nodes.free(excluded)
         if then is None:
-            raise unsupported(path, "needs fixed text behind it, which says where it ends")
+            raise unsupported(path, "needs fixed text behind it to mark its end")
         head, token, rest = self._texts.cut(then)
         for text in excluded:
             if text in then:
-                raise wrong(path, f"excludes {text!r:.60}, which is part of what ends it")
+                raise wrong(path, f"excludes {text!r:.60}, which is part of the text that ends it")
         if token is None:
             return nodes.free_text_until(head, excluded)
-        # A special token ends it; its characters alone are text, and must not be there either.
+        # A special token ends the free text, which must not contain the token's characters either.
         anything = nodes.regex("(?s:.*)", without=[*excluded, then])
         free = nodes.regex_until(anything, head, lazy=False)
         return nodes.seq([free, token, self._texts.node(rest)])
@@ -290,7 +289,7 @@ class _TreeWriter:
         once: bool,
     ) -> Node:
         if then is None and not (at_least_one and once):
-            raise unsupported(path, "needs fixed text behind it, which says where it ends")
+            raise unsupported(path, "needs fixed text behind it to mark its end")
         ends = [then] if then else []
         _check_apart([*triggers, *ends], path)
         check_begins(tags)
@@ -300,7 +299,7 @@ class _TreeWriter:
             if not found:
                 raise wrong((*tag[0], "begin"), "begins with none of the triggers")
             if self._texts.cuts_token(tag[1], len(found[0])):
-                raise unsupported((*tag[0], "begin"), "has a special token that the trigger cuts")
+                raise unsupported((*tag[0], "begin"), "has a special token that its trigger cuts")
             by_trigger[found[0]].append(tag)
         first = nodes.choice(self._written(tag, 0, then if once else None) for tag in tags)
         if at_least_one and once:
@@ -335,7 +334,7 @@ class _TreeWriter:
 
 
 class _Schema:
-    """A schema that stands where a format would, and its place."""
+    """A schema in place of a format, and its path."""
 
     def __init__(self, schema: Any, path: Path) -> None:
         self.schema, self.path = schema, path
@@ -347,8 +346,8 @@ def _check_apart(texts: Sequence[str], path: Path) -> None:
             if text in other or other in text:
                 raise unsupported(
                     (*path, "triggers"),
-                    f"{other!r:.60} and {text!r:.60} hold one another: which one begins a tag, or "
-                    "ends the text, could not be told",
+                    f"{other!r:.60} and {text!r:.60} hold one another: the start of a tag, or the "
+                    "end of the text, is ambiguous",
                 )
 
 
