@@ -30,9 +30,9 @@ class StreamMarkers:
     leftovers: frozenset[str]  # framing that is dropped only after a call
     opening: str  # of reasoning; empty: there is no reasoning
     closing: str  # of reasoning
-    content_scanner: MarkerScanner
-    reasoning_scanner: MarkerScanner
-    marker_ids: frozenset[int]
+    content_scanner: MarkerScanner  # finds every marker that content may contain
+    reasoning_scanner: MarkerScanner  # finds the markers that end the reasoning
+    marker_ids: frozenset[int]  # special tokens that the parser must see
 
     @classmethod
     def of(
