@@ -1,5 +1,5 @@
-"""Several async generators as one, in the order in which they produce. Whatever ends it (the end
-of all, an error of one, the consumer) closes every one of them.
+"""Merges async generators into one that yields items as they are produced. All generators are
+closed when they are exhausted, when one fails, and when the consumer stops.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def fan_in(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
-    # The usual case needs no task and no queue.
+    # One source, the common case, needs no task and no queue.
     return sources[0] if len(sources) == 1 else _fan_in(sources)
 
 

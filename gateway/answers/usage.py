@@ -1,4 +1,4 @@
-"""How many tokens a request has cost, as OpenAI counts them."""
+"""Token usage of a request, as OpenAI counts it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from formgate.gateway.answers.choice import Choice
 
 
 class Usage:
-    """Counts of one request. Prompts count once, however many choices they have: what the first
-    choice computes and the others find in the cache was computed for this request.
+    """Token counts of one request. A prompt counts once for all its choices: tokens that the first
+    choice computes and the others find in the cache are not cached tokens.
     """
 
     __slots__ = ("_cached", "_choices", "_prompt_tokens", "_show_cached")
@@ -24,12 +24,12 @@ class Usage:
         self._cached: dict[int, int] = {}  # by prompt
 
     def found_cached(self, prompt: int, num_tokens: int) -> None:
-        """A choice of the prompt with this number found so many of its tokens in the cache."""
+        """Record that a choice of prompt number `prompt` found `num_tokens` in the cache."""
         self._cached[prompt] = min(num_tokens, self._cached.get(prompt, num_tokens))
 
     @property
     def cached_tokens(self) -> int:
-        """Of all prompts, the tokens that no choice had to compute."""
+        """Number of prompt tokens, over all prompts, that no choice had to compute."""
         return sum(self._cached.values())
 
     @property
