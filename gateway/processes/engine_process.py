@@ -25,8 +25,8 @@ from formgate.gateway.processes.grammar_setup import grammar_compiler
 from formgate.gateway.processes.heap_trimmer import HeapTrimmer
 
 MAX_MASK_THREADS = 16
-# On a CPU, oneDNN caches half a megabyte of code for each batch size of a layer. Its default of 1024
-# entries looks like a memory leak.
+# On a CPU, oneDNN caches half a megabyte of code for each batch size of a layer. Its default, 1024
+# entries, looks like a memory leak.
 FEWER_PRIMITIVES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 LINGER = 2000  # milliseconds to send the last message
 
