@@ -1,5 +1,5 @@
-"""What the last validation of a finished answer looks at: what is plain is said at once, the rest
-is a list of texts, each with the schema or regex that it is to keep to.
+"""The checks of a finished answer for the last validation. Simple rules are checked here; the rest
+is returned as texts, each with its schema or regex.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CheckTask = Literal["check_json", "check_regex"]  # of `CompileTasks`
 
 
 class BrokenPromise(Exception):
-    """What is wrong with an answer, in one line that quotes nothing of it."""
+    """An answer is invalid. The message is one line that quotes nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Check:
     task: CheckTask
     against: str  # schema or pattern, as JSON
     text: str
-    what: str  # of the answer it is
+    what: str  # part of the answer, for the log
 
     @property
     def num_bytes(self) -> int:
@@ -35,15 +35,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Promise:
-    """What a request was promised of each of its answers."""
+    """The guarantees for each answer of a request."""
 
     content: ContentConstraint | None = None
     tools: ToolUse = NO_TOOLS
-    _schemas: dict[str, str] = field(default_factory=dict)  # as JSON, by tool; "" is the content's
+    _schemas: dict[str, str] = field(
+        default_factory=dict
+    )  # as JSON, by tool name; "" for the content
 
     def checks(self, answer: AnswerFold) -> list[Check]:
-        """For an answer that ended by itself. Raises BrokenPromise, and Unchecked for a constraint
-        that no second engine reads.
+        """The checks of a complete answer. Raises BrokenPromise, or Unchecked for a constraint that
+        has no second implementation.
         """
         self._look_at_calls(answer)
         return [*self._of_calls(answer), *([] if answer.calls else self._of_content(answer))]
@@ -82,7 +84,7 @@ class Promise:
                 raise Unchecked("grammar")
 
     def _as_json(self, name: str, value: Any) -> str:
-        """Written once for all choices of a request."""
+        """The JSON text of `value`, cached for all choices of a request."""
         if name not in self._schemas:
             self._schemas[name] = json.dumps(value)
         return self._schemas[name]

@@ -1,5 +1,5 @@
-"""What is known of the client behind the request that is being answered: its key, and what its
-answer has cost. The middleware makes one for each request; services, which know no HTTP, tell it.
+"""The caller of the current request: its API key, and the usage of its answer. The middleware makes
+one for each request; services, which know no HTTP, record the usage.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Caller:
     usage: Usage | None = None
 
     def cache_salt(self, given: str | None) -> str | None:
-        """The prefix cache's salt for a request that brings `given`."""
+        """The prefix cache's salt; `given` is the request's own."""
         return given if self.key is None else self.key.cache_salt(given)
 
     def log_fields(self) -> dict[str, Any]:
-        """What the log shows of it, without what is not known."""
+        """The known fields, for the log."""
         fields: dict[str, Any] = {}
         if self.model is not None:
             fields["model"] = self.model
@@ -39,10 +39,10 @@ _current: ContextVar[Caller] = ContextVar("caller")
 
 
 def set_caller(caller: Caller) -> None:
-    """For this task and those that it starts."""
+    """Set the caller for this task and the tasks that it starts."""
     _current.set(caller)
 
 
 def current_caller() -> Caller:
-    """Outside of a request, one that nobody asks for."""
+    """The current request's caller; a blank one outside of a request."""
     return _current.get(None) or Caller()

@@ -1,4 +1,4 @@
-"""A constraint on content as the answer tree says it, and the parts of it that a client wrote."""
+"""Turns a content constraint into nodes of the answer tree."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def content_node(content: ContentConstraint, special_ids: Mapping[str, int]) -> 
 
 
 def content_parts(content: ContentConstraint, node: Node) -> list[tuple[str, Node]]:
-    """What can be refused by itself, each with the field that it stands in."""
+    """(request field, node) for each part of the constraint that can be refused by itself."""
     if content.whitespace_pattern is not None:
         spaced = nodes.json_value(True, whitespace_pattern=content.whitespace_pattern)
         return [(content.whitespace_param, spaced), (content.param, node)]

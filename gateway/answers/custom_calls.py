@@ -1,5 +1,5 @@
-"""The text of a custom tool's call, read out of the JSON that formats carry it in: an object with
-one string named "input". It comes in pieces, and so does the text.
+"""Extracts a custom tool's input from its call's JSON arguments, an object with one string named
+"input". Arguments and text are streamed in pieces.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _END = re.compile(r'(?:[^"\\]|\\.)*?"', re.DOTALL)
 
 
 class InputText:
-    """The text of one call's input, as its arguments come."""
+    """Reads the input of one call from its streamed arguments."""
 
     __slots__ = ("_ended", "_opened", "_rest")
 
@@ -23,7 +23,7 @@ class InputText:
         self._opened = self._ended = False
 
     def feed(self, arguments: str) -> str:
-        """What is new of the text. An escape that is not whole waits for the rest of it."""
+        """The new part of the input. An incomplete escape is held back."""
         if self._ended:
             return ""
         self._rest += arguments
@@ -47,7 +47,7 @@ def input_text(arguments: str) -> str:
 
 
 def _incomplete(text: str) -> int:
-    """Where the last escape begins, if it is not whole, or half a pair."""
+    """Offset of an incomplete escape or surrogate pair at the end, or the text's length."""
     last = text.rfind("\\", max(0, len(text) - 12))
     if last < 0:
         return len(text)
@@ -59,7 +59,7 @@ def _incomplete(text: str) -> int:
 
 
 def _is_escape(text: str, at: int) -> bool:
-    """True if the backslash at `at` is none that another one escapes."""
+    """True if the backslash at `at` is not escaped itself."""
     before = text[:at]
     return (len(before) - len(before.rstrip("\\"))) % 2 == 0
 

@@ -1,5 +1,5 @@
-"""One request of a client as several of the engine: one for each choice, with an id of its own
-and, if the client gave a seed, a seed of its own.
+"""Splits a client's request into engine requests: one for each choice, with its own id and, if the
+client gave a seed, its own seed.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def engine_requests(
     *,
     count: int,
 ) -> list[AddRequest]:
-    """`count` for each prompt, a prompt's own side by side. `params` has one entry per prompt, and
-    they differ in their number of tokens alone.
-    Raises ApiError 400 where all of them together carry too many token ids."""
+    """`count` requests for each prompt; those of a prompt are adjacent. `params` has one entry per
+    prompt; entries differ only in `max_tokens`. Raises ApiError 400 if all requests together have
+    too many token ids."""
     sent = count * (sum(map(len, prompts)) + len(prompts) * num_token_ids(params[0]))
     if sent > MAX_SENT_IDS:
         raise bad_request(
@@ -44,7 +44,7 @@ def engine_requests(
             f"'bad_words'. At most {MAX_SENT_IDS} are allowed.",
             "n" if count > 1 else "prompt",
         )
-    # Two clients may send the same request_id at the same time; the engine must not mix them.
+    # Two clients may send the same request_id, so the engine's ids must differ.
     cache_salt = current_caller().cache_salt(request.cache_salt)
     own = f"{shown_id}-{secrets.token_hex(4)}" if request.request_id else shown_id
     return [
@@ -65,9 +65,9 @@ async def plan_ahead(
     requests: Sequence[AddRequest],
     plan: Callable[[Callable[[], Awaitable[None]]], Awaitable[AnswerPlan]],
 ) -> tuple[AnswerPlan, list[AddRequest]]:
-    """`plan` with what it may call once there is something to compile: the engine then computes
-    the prompts meanwhile. Returns the requests with their constraint; who gets them has to
-    `abandon` them in the end.
+    """Await `plan`, which gets a function to call before it compiles a constraint: the engine then
+    computes the prompts meanwhile. Returns the plan and the requests with their constraint; the
+    caller must `abandon` these in the end.
     """
     try:
         made = await plan(partial(engine.begin, requests))

@@ -1,6 +1,5 @@
-"""The last validation of finished answers, by other means than the grammars that made them. It runs
-in a process of its own, behind the answer: no client waits for it, and nothing that it meets is an
-error of a request.
+"""Validates finished answers once more, independently of the grammars that made them. It runs in a
+process of its own after the answer: no client waits for it, and no request fails by it.
 """
 
 from __future__ import annotations
@@ -25,26 +24,26 @@ logger = logging.getLogger(__name__)
 
 MOST_WAITING = 1_000  # answers
 WAITING_BYTES = 16 << 20  # of their texts and schemas
-WAITING_SECONDS = 5.0  # after which its validation is not begun
-SKIPPED_SECONDS = 60.0  # for which what took too long is not tried again
+WAITING_SECONDS = 5.0  # after which an answer is not validated any more
+SKIPPED_SECONDS = 60.0  # before a schema that took too long is tried again
 MOST_SKIPPED = 1_000
 
 Ask = Callable[[str, str], Awaitable[str]]  # of a worker: task and text
 
 
 class LastValidation:
-    """A failure is our bug: it is counted and logged, and no client is made to pay for it."""
+    """Validates answers in turn. A failure is a bug of formgate: it is counted and logged."""
 
     def __init__(self, ask: Ask, metrics: Metrics) -> None:
         self._ask = ask
         self._metrics = metrics
         self._running: set[asyncio.Task[None]] = set()
         self._waiting_bytes = 0
-        self._turn = asyncio.Lock()  # there is one worker for all of them
+        self._turn = asyncio.Lock()  # there is one worker
         self._skipped: OrderedDict[bytes, float] = OrderedDict()  # until when, by digest
 
     def begin(self, promise: Promise, answer: AnswerFold) -> None:
-        """Returns at once. Must be called on the event loop."""
+        """Start a validation and return at once. Must be called on the event loop."""
         try:
             checks = promise.checks(answer)
         except BrokenPromise as broken:
@@ -70,7 +69,7 @@ class LastValidation:
         task.add_done_callback(done)
 
     async def idle(self) -> None:
-        """Wait until all that has begun is done."""
+        """Wait until all started validations are done."""
         while self._running:
             await asyncio.wait(self._running)
 
@@ -98,14 +97,14 @@ class LastValidation:
             self._metrics.structured_answer_checked()
 
     async def _failure(self, check: Check) -> str | None:
-        """Raises Unchecked."""
+        """The reason why the check failed, or None. Raises Unchecked."""
         text = f"{check.against}\n{check.text}"
         digest = hashlib.sha256(check.against.encode()).digest()
         if time.monotonic() < self._skipped.get(digest, 0.0):
             raise Unchecked("time")
         try:
             failure, unchecked = json.loads(await self._ask(check.task, text))
-        except ConstraintError as error:  # the worker was killed, or is short of memory
+        except ConstraintError as error:  # the worker was killed or ran out of memory
             if error.message != TOO_LONG:
                 raise Unchecked("process") from None
             self._skip(digest)

@@ -1,5 +1,5 @@
-"""Whether an answer begins inside the reasoning, as the end of its prompt says, and not as a client
-may have made it look.
+"""Determines from a prompt's end whether the answer starts inside the reasoning. Markers that a
+client typed do not count.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from formgate.parsers.families.reasoning import reasoning_state_of
 from formgate.parsers.formats.format import ReasoningState
 from formgate.parsers.text.symbols import text_of
 
-END_OF_PROMPT = 32  # tokens in which a marker of the reasoning may be spelled out
-END_OF_PROMPT_TEXT = 256  # characters, likewise
+END_OF_PROMPT = 32  # tokens at the prompt's end to search for a marker
+END_OF_PROMPT_TEXT = 256  # the same in characters
 
 
 def reasoning_start(
     request: ChatCompletionRequest, prompt_token_ids: Sequence[int], profile: ModelProfile
 ) -> ReasoningState:
-    """Raises ApiError 400 where the chat template refuses the conversation."""
+    """Raises ApiError 400 if the chat template refuses the conversation."""
     state = _at_the_end_of(prompt_token_ids, profile)
     if state not in ("open", "closed") or not _may_be_typed(request, profile):
         return state
-    # The same conversation with another last word: what is still there is the template's own.
+    # Render the conversation with another last text: a marker still there is the template's.
     said = request.messages[-1].model_copy(update={"content": "text"})
     other = request.model_copy(update={"messages": [*request.messages[:-1], said]})
     conversation = conversation_of(other, profile.chat_template_kwargs)
@@ -47,13 +47,13 @@ def _at_the_end_of(token_ids: Sequence[int], profile: ModelProfile) -> Reasoning
 
 
 def _may_be_typed(request: ChatCompletionRequest, profile: ModelProfile) -> bool:
-    """Whether the last message ends with a marker that is no special token. The assistant's own
-    message is the exception: it is continued as it stands."""
+    """True if the last message ends with a marker that is no special token. False for a message of
+    the assistant, which is continued as it is."""
     reasoning = profile.reasoning_format
     assert reasoning is not None
     if None not in reasoning.token_ids(profile.tokenizer.special_ids):
         return False
-    if profile.chat_template is None:  # mistral-common's: its markers are special tokens
+    if profile.chat_template is None:  # with mistral-common, markers are special tokens
         return False
     last = request.messages[-1]
     markers = (text_of(reasoning.open), text_of(reasoning.close))

@@ -1,5 +1,5 @@
-"""What a request's tools and `tool_choice` come down to: which tools may be called, whether one
-must be, and what arguments each takes.
+"""Resolves a request's tools and `tool_choice`: the tools that may be called, whether a call is
+required, and the schema of each tool's arguments.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ _SLASH = re.compile(r"(?<!\\)((?:\\\\)*)/")
 @dataclass(frozen=True)
 class CallableTool:
     name: str
-    schema: Mapping[str, Any]  # of the arguments, always an object
-    param: str  # the request's field that the schema or the grammar came in
-    is_custom: bool = False  # its only argument is a text named "input"
-    held: Node | None = None  # what that text must be, where more than the schema holds it
+    schema: Mapping[str, Any]  # of the arguments; its type is object
+    param: str  # the request field of the schema or grammar
+    is_custom: bool = False  # its only argument is a string named "input"
+    held: Node | None = None  # constrains the input beyond the schema
 
 
 @dataclass(frozen=True)
 class ToolUse:
-    """`mode` "none" means that no call can come out. A named choice is a required call of one
-    tool, exactly once, after which OpenAI ends the answer with `stop`."""
+    """`mode` "none": no call is possible. A named choice is exactly one required call of that tool,
+    after which OpenAI ends the answer with `stop`."""
 
     mode: Literal["none", "auto", "required"]
     tools: tuple[CallableTool, ...] = ()
@@ -70,7 +70,7 @@ NO_TOOLS = ToolUse("none")
 
 
 def tool_use(request: ChatCompletionRequest, *, auto_tool_choice: bool) -> ToolUse:
-    """Raises ApiError 400 for parameters that are no object."""
+    """Raises ApiError 400 for parameters that are not an object."""
     choice = request.tool_choice
     if not request.tools or choice == "none":
         return NO_TOOLS
@@ -121,8 +121,8 @@ def _lark_of(grammar: InputGrammar) -> str:
 
 
 def _arguments_schema(function: Function, param: str) -> Mapping[str, Any]:
-    """A function takes the arguments that it names and no others, unless its schema says more.
-    This allows less than the schema does, never more, and keeps a model from inventing some."""
+    """The schema of a function's arguments. Unless it has a keyword of `_COMBINING`, arguments that
+    it does not name are forbidden, so that the model invents none."""
     parameters = function.parameters
     if parameters is None or parameters is True or parameters == {}:
         return {"type": "object", "properties": {}, "additionalProperties": False}

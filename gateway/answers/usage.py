@@ -1,4 +1,4 @@
-"""The tokens that a request has cost."""
+"""Token usage of a request, as OpenAI counts it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from formgate.gateway.answers.choice import Choice
 
 
 class Usage:
-    """Token counts of one request, up to date while it runs. A prompt counts once, however many
-    choices it has: what its first choice computes and the others find in the cache was computed
-    for this request.
+    """Token counts of one request. A prompt counts once for all its choices: tokens that the first
+    choice computes and the others find in the cache are not cached tokens.
     """
 
     __slots__ = ("_cached", "_choices", "_prompt_tokens", "_show_cached")
@@ -25,12 +24,14 @@ class Usage:
         self._cached: dict[int, int] = {}  # by prompt
 
     def found_cached(self, prompt: int, num_tokens: int) -> None:
-        """A choice found `num_tokens` of the prompt with this number in the cache."""
+        """Record that a choice of prompt number `prompt` found `num_tokens` in the cache."""
         self._cached[prompt] = min(num_tokens, self._cached.get(prompt, num_tokens))
 
     @property
     def cached_tokens(self) -> int | None:
-        """Tokens of all prompts that no choice had to compute; None if the server hides them."""
+        """Number of prompt tokens, over all prompts, that no choice had to compute; None if the
+        server hides it.
+        """
         return sum(self._cached.values()) if self._show_cached else None
 
     @property

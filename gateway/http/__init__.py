@@ -1,1 +1,1 @@
-"""HTTP: the application, its middleware, bodies, server-sent events, and limits of connections."""
+"""HTTP: the application, middleware, request bodies, server-sent events, connection limits."""

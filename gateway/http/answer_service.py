@@ -1,5 +1,5 @@
-"""What a generating endpoint asks of the service behind it. The service knows prompts, formats
-and the engine; it does not know HTTP.
+"""The interface between a generating endpoint and its service. The service knows prompts, formats
+and the engine, but not HTTP.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ B = TypeVar("B", contravariant=True)
 
 class AnswerService(Protocol[B]):
     def stream(self, request: B) -> AsyncGenerator[Chunk]:
-        """Chunks as they come; what one step brought may be one list. Bad input is an ApiError
-        before the first chunk. Closing the generator aborts the request in the engine.
+        """Yields the answer's chunks; those of one engine step may come as one list. Bad input
+        raises ApiError before the first chunk. Closing the generator aborts the request.
         """
         ...
 
     async def complete(self, request: B) -> Payload:
-        """The whole answer. Cancelling it aborts the request in the engine."""
+        """The complete answer. Cancellation aborts the request in the engine."""
         ...

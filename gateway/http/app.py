@@ -1,5 +1,5 @@
-"""The ASGI application: routes, middleware and the one shape of errors. It is given a finished
-state and starts nothing.
+"""The ASGI application: routes, middleware and error handlers, over a finished state. It starts
+nothing.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def create_app(state: GatewayState) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
 
-    # The last one added is the first to see a request.
+    # The middleware added last sees a request first.
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
     if config.api_key:
         app.open_paths = OPEN - INSIGHTS if config.protect_metrics else OPEN
@@ -137,7 +137,7 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
-    """Unknown paths and methods; the framework raises nothing else."""
+    """For unknown paths and methods; the framework raises HTTPException for nothing else."""
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path[:200]}"
     match error.status_code:

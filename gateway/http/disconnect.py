@@ -1,6 +1,4 @@
-"""Work that ends when its client goes away. Streaming and complete answers share it, so both
-abort within one engine step.
-"""
+"""Cancels work when its client disconnects, so that the engine aborts the request within a step."""
 
 from __future__ import annotations
 
@@ -18,10 +16,10 @@ class ClientDisconnected(Exception):
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled (and its clean-up awaited) if the client leaves.
+    """The result of `work`. If the client disconnects first, `work` is cancelled, its clean-up
+    awaited, and ClientDisconnected raised.
 
-    The request body must have been read: the only message left to receive is the disconnect.
-    Raises ClientDisconnected.
+    The request body must have been read: the next message received is taken for the disconnect.
     """
     task = asyncio.create_task(work)
     watcher = asyncio.create_task(_disconnect(receive))

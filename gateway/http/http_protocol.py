@@ -1,5 +1,5 @@
-"""HTTP/1.1 on one connection: uvicorn's protocol with the limits of a server on the open internet.
-Bytes, times and connections are bounded here; what a request asks for is not looked at.
+"""HTTP/1.1 on one connection: uvicorn's protocol with limits on bytes, times and connections, as a
+server on the open internet needs them. It knows nothing of a request's meaning.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ logger = logging.getLogger(__name__)
 MAX_REQUEST_LINE = 16 * 1024  # bytes
 MAX_HEADER_BYTES = 64 * 1024  # of a request line and its headers
 MAX_HEADERS = 256
-MAX_PIPELINED = 16  # requests that may wait behind the one that is being answered
+MAX_PIPELINED = 16  # requests that wait behind the one being answered
 MIN_BODY_RATE = 4096  # bytes per second of a body that takes longer than its timeout
 BODY_CHECK_INTERVAL = 5.0  # seconds
 MIN_SENT = 16 * 1024  # bytes that a client must read within its timeout
-LINGER_TIMEOUT = 2.0  # seconds in which a refused client may still send, so that it can read
-UNREAD_BODY_TIMEOUT = 5.0  # seconds that a body may go on after its request has been answered
-REFUSED_CONNECTIONS = 64  # beyond the limit that get an answer; more are cut
+LINGER_TIMEOUT = 2.0  # seconds that a refused client may still send, so that it reads the error
+UNREAD_BODY_TIMEOUT = 5.0  # seconds that a body may continue after the answer
+REFUSED_CONNECTIONS = 64  # beyond the limit that get a 503; further ones are cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class ConnectionLimits:
 
 
 class _Refused(Exception):
-    """Raised in a callback of the parser, and so ends the parsing."""
+    """Raised in a parser callback to stop the parser."""
 
     def __init__(self, error: ApiError) -> None:
         super().__init__(error.message)
@@ -63,7 +63,7 @@ class _Refused(Exception):
 
 
 class _AnswerTransport(asyncio.Transport):
-    """The transport as an answer sees it: closing it leaves the protocol to choose when."""
+    """The transport given to an answer. Its `close` lets the protocol decide when to close."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         super().__init__()
@@ -75,8 +75,8 @@ class _AnswerTransport(asyncio.Transport):
 class BoundedHttpProtocol(HttpToolsProtocol):
     """A refused connection gets one error in the API's shape and is closed.
 
-    `_stage` changes whenever a request's head begins, its body begins, or it ends. A timer belongs
-    to one stage; usually all stages of a request come in one read, and no timer is made.
+    `_stage` changes when a request's head begins, when its body begins, and when it ends. A timer
+    belongs to one stage; a request that arrives in one read needs none.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         limits: ConnectionLimits,
         count: Callable[[int], None],
     ) -> None:
-        """`count` is told the status of each refusal that the application does not hear of."""
+        """`count` is called with the status of each refusal that bypasses the application."""
         super().__init__(config, server_state, app_state={})
         self._limits = limits
         self._count = count
-        self._answering: RequestResponseCycle | None = None  # the last one that was begun
+        self._answering: RequestResponseCycle | None = None  # the latest one
         self._phase: Literal["idle", "head", "body"] = "idle"
         self._stage = 0
         self._timed_stage = -1
@@ -99,12 +99,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._send_timer: asyncio.TimerHandle | None = None
         self._num_unsent = 0  # bytes, when the send timer was started
         self._head_bytes = 0
-        self._undelivered = 0  # bytes read since the parser last got further
+        self._undelivered = 0  # bytes read since the parser's last callback
         self._got_further = False
         self._body_began = 0.0
         self._body_bytes = 0
-        self._is_deaf = False  # what is read is dropped
-        self._refusal: ApiError | None = None  # to be sent after the answers under way
+        self._is_deaf = False  # drop all further input
+        self._refusal: ApiError | None = None  # sent after the running answers
 
     # The connection.
 
@@ -167,7 +167,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 lines.append(b"%b: %b\r\n" % (name, value))
         return b"".join(lines) + b"\r\n"
 
-    # What the parser finds.
+    # Callbacks of the parser.
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -221,10 +221,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._got_further = phase != "head"
 
     def _framing_error(self) -> ApiError | None:
-        """What the parser lets pass, and a proxy in front may read in another way."""
+        """An error if the parser accepts a request that a proxy may frame differently."""
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
-            return ApiError(505, "Only HTTP/1.1 is spoken here.", None, "malformed_http")
+            return ApiError(505, "Only HTTP/1.1 is supported.", None, "malformed_http")
         if sum(name == b"host" for name, _ in self.headers) > 1:
             return malformed_http("more than one Host")
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
@@ -271,12 +271,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._send_timer = None
 
     def _check_sent(self) -> None:
-        """A client that reads, however slowly, is waited for. One that does not loses its place."""
+        """Abort the connection of a client that has read less than `MIN_SENT` bytes in time."""
         self._send_timer = None
         if self._num_unsent - self.transport.get_write_buffer_size() >= MIN_SENT:
             self._start_send_timer()
         else:
-            logger.info("A client that does not read is cut off")
+            logger.info("A client that does not read was disconnected")
             self.transport.abort()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -311,7 +311,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         if self._phase == "idle":
-            self.transport.abort()  # it has said nothing, and may be a pool's spare connection
+            self.transport.abort()  # it sent nothing: perhaps a spare connection of a pool
         else:
             self._refuse(request_timeout("headers"))
 
@@ -327,12 +327,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # Refusals.
 
     def _refuse(self, error: ApiError) -> None:
-        """Answer `error` when its turn has come, read nothing more, and close."""
+        """Stop reading, send `error` after the pending answers, and close."""
         self._is_deaf = True
         self._stop_timer()
         if self._phase != "body":
             self._count(error.status)
-        else:  # the request at fault has been handed to the application
+        else:  # the application already has the request at fault
             cycle = self.cycle
             if self.pipeline:
                 self.pipeline.popleft()  # this one: it has not begun
@@ -377,8 +377,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._linger()
 
     def _linger(self) -> None:
-        """Close, but not before the client has had time to read: what it still sends would make
-        the kernel take the answer back."""
+        """Close after the client had time to read the answer. If data arrives after a close, the
+        kernel resets the connection and drops the answer."""
         self._is_deaf = True
         self._refusal = None
         if self.transport.can_write_eof():

@@ -1,5 +1,5 @@
-"""What happens to every request before the routes: an id and a log line, the last resort for our
-own bugs, API keys, and the limit on bodies. Pure ASGI, so that streams pass through untouched.
+"""Middleware for every request: an id, a log line, a 500 for unexpected exceptions, API keys, and
+the limit on bodies. Pure ASGI, so that streams pass through unchanged.
 """
 
 from __future__ import annotations
@@ -33,14 +33,16 @@ logger = logging.getLogger(__name__)
 # Need a key if `protect_metrics` is set.
 INSIGHTS = frozenset({"/metrics", "/openapi.json", "/docs", docs.SCRIPT, docs.STYLE})
 OPEN = frozenset({"/", "/health", "/ping", "/ready", "/version"}) | INSIGHTS  # need no key
-QUIET = frozenset({"/health", "/ping", "/ready", "/metrics"})  # probes and scrapers, every second
+QUIET = frozenset(
+    {"/health", "/ping", "/ready", "/metrics"}
+)  # not logged: probes and scrapers call them every second
 MAX_REQUEST_ID_CHARS = 128
-MAX_BODIES = 64  # of the largest size that may be under way; smaller ones may be more
+MAX_BODIES = 64  # incomplete bodies of the largest size; more if smaller
 MAX_LOGGED_PATH = 200  # characters
 
 
 def error_response(error: ApiError, scope: Scope) -> Response:
-    """In the shape of the API that `scope` is a call of."""
+    """The response to `error`, in the error format of the API that `scope` calls."""
     if is_anthropic(_path(scope)):
         body = anthropic_error(error, scope.get("state", {}).get("request_id"))
     else:
@@ -58,8 +60,8 @@ def _path(scope: Scope) -> str:
 
 
 class RequestContext:
-    """Gives each request an id (`X-Request-Id`, the client's if it sends a sound one), logs it when
-    it is done, and answers 500 for an exception that nobody expected.
+    """Assigns a request id (`X-Request-Id`; the client's own if it is valid), logs the finished
+    request, and answers 500 for an unexpected exception.
     """
 
     def __init__(self, app: ASGIApp, *, log_requests: bool) -> None:
@@ -84,18 +86,18 @@ class RequestContext:
                 headers = MutableHeaders(scope=message)
                 headers.append("x-request-id", request_id)
                 if is_anthropic(_path(scope)):
-                    headers.append("request-id", request_id)  # where its SDK looks
+                    headers.append("request-id", request_id)  # the SDK reads this one
             await send(message)
 
         began = time.monotonic()
         try:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
-            pass  # it left while its body was on the way: nobody to answer, nothing failed
+            pass  # it left while sending its body: no answer, no error
         except Exception:
             logger.exception("Request %s failed", request_id)
             if status:
-                raise  # too late for an answer: the server cuts the connection
+                raise  # the status is sent: the server cuts the connection
             error = internal_error(f"The server had an error. It is logged as {request_id}.")
             await error_response(error, scope)(scope, receive, send_with_id)
         finally:
@@ -127,8 +129,8 @@ def _request_id(given: str | None) -> str:
 
 
 class ApiKeys:
-    """Refuses requests without one of the keys, but for the paths in `open_paths`. Whatever a path
-    is made to look like, it is one of these or it is guarded.
+    """Refuses requests without a valid key, except for `open_paths`. A path must equal one of these
+    exactly, so that no spelling evades the check.
     """
 
     def __init__(self, app: ASGIApp, *, keys: Sequence[str], open_paths: Set[str] = OPEN) -> None:
@@ -152,14 +154,14 @@ class ApiKeys:
 
 
 class BodyLimit:
-    """Ends a request whose body grows over the limit with 413. All bodies that are not complete yet
-    have a limit together; one that grows beyond it gets 503. Bytes are counted as they come.
+    """Answers 413 if a body exceeds the limit, and 503 if all incomplete bodies together exceed
+    theirs. Counts bytes as they arrive.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        self._num_held = 0  # bytes of all bodies that are not complete
+        self._num_held = 0  # bytes of all incomplete bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -167,7 +169,7 @@ class BodyLimit:
             return
         length = Headers(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length) > self._max_bytes:
-            # Nothing is received: a client that waits for `100 Continue` need not send its body.
+            # Receives nothing: a client that waits for `100 Continue` need not send its body.
             await error_response(body_too_large(self._max_bytes), scope)(scope, receive, send)
             return
         received = 0

@@ -1,5 +1,5 @@
-"""How a route takes its JSON body: read by `protocol.parse`, whatever the Content-Type says, and
-shown in the OpenAPI schema all the same.
+"""JSON bodies of routes: parsed by `protocol.parse`, whatever the Content-Type, and still described
+in the OpenAPI schema.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ M = TypeVar("M", bound=RequestBody)
 
 
 def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
-    """A FastAPI dependency. FastAPI's own way parses twice, lets lone surrogates through and
-    refuses `curl -d` without a header.
+    """A FastAPI dependency that parses the body. FastAPI's own parses twice, accepts lone
+    surrogates and refuses `curl -d` without a header.
     """
 
     async def read(request: Request) -> M:
@@ -33,7 +33,7 @@ def json_body(model: type[M]) -> Callable[[Request], Awaitable[M]]:
 
 
 def request_body_schema(model: type[BaseModel], example: Mapping[str, Any]) -> dict[str, Any]:
-    """The `openapi_extra` of a route that takes `json_body(model)`."""
+    """`openapi_extra` for a route that depends on `json_body(model)`."""
     reference = {"$ref": f"#/components/schemas/{model.__name__}"}
     content = {"application/json": {"schema": reference, "example": example}}
     return {"requestBody": {"required": True, "content": content}}

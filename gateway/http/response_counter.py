@@ -1,5 +1,5 @@
-"""Counts HTTP responses by route, method and status: what is refused before it gets to an engine
-(400, 401, 413, 429, 503) is seen nowhere else. Pure ASGI.
+"""Counts HTTP responses by route, method and status. No other metric counts requests refused before
+they reach an engine (400, 401, 413, 429, 503). Pure ASGI.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ NO_RESPONSE = 499  # nginx's number: the client left before there was one
 
 
 class ResponseCounter:
-    """`count` is told of each response once it has ended, with the route as it was declared: one of
-    `routes`, or NO_ROUTE."""
+    """Calls `count` at the end of each response with its route's template: one of `routes`, or
+    NO_ROUTE."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class ResponseCounter:
 
         try:
             await self._app(scope, receive, send_counted)
-        except ClientDisconnect:  # while its body was on the way
+        except ClientDisconnect:  # while sending its body
             raise
         except Exception:
             if status == NO_RESPONSE:
@@ -53,7 +53,7 @@ class ResponseCounter:
             self._count(self._route_of(scope), scope["method"], status)
 
     def _route_of(self, scope: Scope) -> str:
-        """A request counts for its route even if it was refused before it was routed."""
+        """The route's template, even if the request was refused before routing."""
         if isinstance(routed := scope.get("route"), Route):
             return routed.path
         found = NO_ROUTE
@@ -61,6 +61,6 @@ class ResponseCounter:
             match, _ = route.matches(scope)
             if match == Match.FULL:
                 return route.path
-            if match == Match.PARTIAL:  # another method than the route has
+            if match == Match.PARTIAL:  # a method that the route lacks
                 found = route.path
         return found

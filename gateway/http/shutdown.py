@@ -1,5 +1,5 @@
-"""How a server stops. The first SIGTERM or SIGINT lets answers under way finish while new ones are
-refused, the second ends them. It owns what the signals mean, and no process.
+"""Graceful shutdown. After the first SIGTERM or SIGINT, running answers finish and new requests are
+refused; the second aborts them. It owns no process.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from formgate.gateway.errors import server_stopping
 from formgate.gateway.processes.engine_client import EngineClient
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-FLUSH_SECONDS = 1.0  # that the error events of ended answers have to leave; after a second signal
+FLUSH_SECONDS = 1.0  # to send the error events of aborted answers
 
 
 class ShutdownRequest:
-    """Whether the server has been told to stop, and how urgently."""
+    """The state of a shutdown: not asked for, asked for, or forced."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -26,26 +26,25 @@ class ShutdownRequest:
         self.signal_number: int | None = None  # the last one
 
     def ask(self, number: int | None = None) -> None:
-        """Stop; when asked again, at once."""
+        """Ask for a shutdown; a second call forces it."""
         self.signal_number = number
         if self.asked.is_set():
             self.forced.set()
         self.asked.set()
 
     def ensure_running(self) -> None:
-        """Raises ApiError 503 once the server has been told to stop."""
+        """Raises ApiError 503 once a shutdown was asked for."""
         if self.asked.is_set():
             raise server_stopping()
 
     def exit_code(self, *, was_ready: bool) -> int:
-        """0 for a server that was ready and ended in good order; otherwise, as a shell tells of a
-        signal."""
+        """0 if the server was ready and stopped gracefully; otherwise 128 + the signal's number."""
         in_order = was_ready and not self.forced.is_set()
         return 0 if in_order or self.signal_number is None else 128 + self.signal_number
 
 
 def catch_signals(shutdown: ShutdownRequest, also: Callable[[], None]) -> None:
-    """In the running loop. `also` is called after each signal."""
+    """Install handlers in the running loop. `also` is called after each signal."""
 
     def caught(number: int) -> None:
         shutdown.ask(number)
@@ -58,9 +57,9 @@ def catch_signals(shutdown: ShutdownRequest, also: Callable[[], None]) -> None:
 async def drain(
     shutdown: ShutdownRequest, server: uvicorn.Server, engine: EngineClient, timeout: float
 ) -> None:
-    """Once `shutdown` is asked for: wait for the answers under way, for `timeout` seconds at most,
-    end those that are left, and let the server close its listener. Until then it accepts
-    connections: whoever asks for `/ready` is told, and new requests are refused.
+    """Wait until `shutdown` is asked for, then up to `timeout` seconds for running answers; abort
+    the rest and let the server close its listener. Until then it accepts connections, so that
+    `/ready` and new requests get 503.
     """
     await shutdown.asked.wait()
     under_way = list(server.server_state.tasks)

@@ -1,5 +1,5 @@
-"""Server-sent events: chunks to `data:` lines, one write for what one step brought. It knows how
-chunks travel, not what is in them.
+"""Server-sent events: encodes chunks as `data:` lines and writes those of one engine step at once.
+It knows nothing of their content.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Chunk = Payload | Sequence[Payload]
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx would collect the events
+    (b"x-accel-buffering", b"no"),  # otherwise nginx buffers the events
 ]
 DONE = b"data: [DONE]\n\n"
 
 
 def encode_json(payload: Payload) -> bytes:
-    """JSON text of a payload; bytes are JSON already."""
+    """The payload as JSON; bytes are returned unchanged."""
     match payload:
         case bytes():
             return payload
@@ -52,7 +52,7 @@ def encode_json(payload: Payload) -> bytes:
 
 
 def encode_events(chunk: Chunk) -> bytes:
-    if type(chunk) is list and len(chunk) == 1 and type(chunk[0]) is dict:  # almost every one
+    if type(chunk) is list and len(chunk) == 1 and type(chunk[0]) is dict:  # the common case
         return b"data: %b\n\n" % orjson.dumps(chunk[0])
     if isinstance(chunk, Sequence) and not isinstance(chunk, bytes):
         return b"".join(b"data: %b\n\n" % encode_json(payload) for payload in chunk)
@@ -60,7 +60,7 @@ def encode_events(chunk: Chunk) -> bytes:
 
 
 def encode_named_events(chunk: Chunk) -> bytes:
-    """Events whose name is the payload's `type`."""
+    """Encode events that are named by the payload's `type`."""
     payloads = chunk if isinstance(chunk, Sequence) and not isinstance(chunk, bytes) else (chunk,)
     return b"".join(
         b"event: %b\ndata: %b\n\n" % (payload["type"].encode(), encode_json(payload))
@@ -71,7 +71,7 @@ def encode_named_events(chunk: Chunk) -> bytes:
 
 @dataclass(frozen=True)
 class EventStyle:
-    """How one API writes its events, an error among them, and what it ends with."""
+    """How an API encodes its events, its error event and the end of its stream."""
 
     encode: Callable[[Chunk], bytes]
     error: Callable[[ApiError], Payload]
@@ -82,15 +82,15 @@ CHUNKS = EventStyle(encode_events, ApiError.body, DONE)
 
 
 def direct_send(scope: Scope, send: Send) -> Send:
-    """The `send` that RequestContext was given: each middleware between it and the response costs
-    a coroutine for every event, and looks at nothing but the start."""
+    """The outermost `send`, kept by RequestContext. It skips the middleware, which reads only the
+    start of a response but costs a coroutine call for every event."""
     direct: Send = scope.get("state", {}).get("send", send)
     return direct
 
 
 @asynccontextmanager
 async def answer_within(seconds: float | None) -> AsyncIterator[None]:
-    """Ends what is awaited inside after `seconds` with an ApiError 504."""
+    """Raises ApiError 504 if the block takes longer than `seconds`."""
     try:
         async with asyncio.timeout(seconds) as limit:
             yield
@@ -101,8 +101,8 @@ async def answer_within(seconds: float | None) -> AsyncIterator[None]:
 
 
 class EventStream(Response):
-    """Sends chunks as they come. An error before the first chunk is raised, and so becomes an
-    ordinary error response; a later one is an event, as the status has gone out.
+    """Streams chunks as they arrive. An error before the first chunk is raised and becomes an error
+    response; a later one becomes an event, since the status has been sent.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class EventStream(Response):
         *,
         timeout: float | None = None,
     ) -> None:
-        """`timeout`: seconds after which the stream ends with an error; None: no limit."""
+        """`timeout`: time limit of the stream in seconds; None: no limit."""
         super().__init__()
         self._timeout = timeout
         self._chunks = chunks
@@ -127,7 +127,7 @@ class EventStream(Response):
             self._metrics.client_disconnected()
 
     async def _send_all(self, send: Send, direct: Send) -> None:
-        """`direct`: for the body, which no middleware changes."""
+        """`direct` sends the body, which no middleware changes."""
         started = False
         style = self._style
         encode = style.encode
@@ -150,7 +150,7 @@ class EventStream(Response):
         except Exception:
             if not started:
                 raise
-            logger.exception("A stream broke off")
+            logger.exception("A stream failed")
             await _write(send, style.encode(style.error(internal_error())))
         if not started:
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})

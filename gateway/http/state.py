@@ -1,6 +1,4 @@
-"""What the routes of one server share. It is put together in `assembly` and looked up nowhere
-else.
-"""
+"""The state that the routes of one server share. `assembly` builds it."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ class GatewayState:
     tokenize: Callable[[TokenizeRequest, TextBound], list[int]]
     threads: TextThreads
     compiling: CompilePool
-    exposition: Callable[[], Awaitable[bytes]]  # of /metrics, all HTTP processes together
+    exposition: Callable[[], Awaitable[bytes]]  # /metrics of all HTTP processes
     shutdown: ShutdownRequest = field(default_factory=ShutdownRequest)
 
 

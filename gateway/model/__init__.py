@@ -1,1 +1,1 @@
-"""What the gateway knows of a model: tokenizer, chat template, prompts, sampling defaults."""
+"""The gateway's view of a model: tokenizer, chat template, prompts, sampling defaults."""

@@ -1,6 +1,5 @@
-"""A model's chat template, run as its authors wrote it for transformers: the same Jinja settings,
-filters and globals, in a sandbox. It makes text; `prompts` decides what goes in and what the text
-becomes.
+"""A model's chat template, rendered in a sandbox with the Jinja settings, filters and globals of
+transformers. It makes text; `prompts` prepares its input and encodes its output.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
 class ChatTemplateError(ValueError):
-    """The template refused its input, or could not be read."""
+    """The template refused its input or is invalid."""
 
 
 class ChatTemplate:
-    """One compiled template and what it wants to be given.
+    """One compiled template and its traits, see `TemplateTraits`.
 
-    Templates do not declare whether they take content as a string or as parts, or a call's
-    arguments as an object or as JSON text. Each is asked once, with a small conversation.
+    A template does not declare whether it takes content as a string or as parts, or a call's
+    arguments as an object or as JSON text. Probe conversations find that out once.
     """
 
     def __init__(
         self, source: str, named_tokens: Mapping[str, str], *, tool_format: str | None = None
     ) -> None:
-        """`tool_format`: how the model's calls are read; None: tools are the template's business
-        alone, and nobody's if it does not show them."""
+        """`tool_format`: the format of the model's tool calls. With None, only the template renders
+        tools, if it does at all."""
         self._named_tokens = dict(named_tokens)
         self.tool_format = tool_format
         try:
@@ -42,7 +41,7 @@ class ChatTemplate:
             unknown = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateError as error:
             raise ChatTemplateError(f"the chat template is not valid Jinja: {error}") from error
-        # Firefunction's is given the tools as a text, under another name, and the time.
+        # Firefunction's template takes the tools as text, named `functions`, and the time.
         self._wants_functions = "functions" in unknown and "tools" not in unknown
         self._wants_time = "datetime" in unknown
         self.wants_short_call_ids = "!= 9" in source  # Mistral's: exactly nine characters
@@ -59,7 +58,7 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
         kwargs: Mapping[str, Any] | None = None,
     ) -> str:
-        """Raises ChatTemplateError with what the template says."""
+        """The rendered text. Raises ChatTemplateError with the template's message."""
         variables = {
             **(kwargs or {}),
             **self._named_tokens,
@@ -78,14 +77,14 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             raise ChatTemplateError(str(error)) from error
         except Exception as error:
-            # A template is code that meets the client's input: what it trips over is the
-            # client's, not our bug.
+            # A template is code that runs on the client's input: its exceptions are the client's
+            # error, not a bug of formgate.
             raise ChatTemplateError(
                 f"it cannot render this conversation ({type(error).__name__})"
             ) from error
 
     def content(self, text: str) -> str | list[dict[str, str]]:
-        """A text as this template wants it."""
+        """`text` as content in the form that the template takes."""
         return [{"type": "text", "text": text}] if self.wants_parts else text
 
     def _wants_parts(self) -> bool:
@@ -114,7 +113,7 @@ class ChatTemplate:
         return wanted not in self._call(arguments) and wanted in self._call(wanted)
 
     def _call(self, arguments: object) -> str:
-        """The text of a conversation with one call, or nothing if the template refuses it."""
+        """The rendering of a conversation with one call, or '' if the template refuses it."""
         function = {"name": "probe", "arguments": arguments}
         call = {"id": "probe1234", "type": "function", "function": function}
         text = self.content("text")
@@ -144,7 +143,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}` marks the assistant's tokens for training; here it is only its body."""
+    """`{% generation %}` marks the assistant's tokens for training; here it renders its body."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja's own declaration is a plain set
 
@@ -161,7 +160,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own filter escapes HTML; templates mean plain JSON."""
+    """Plain JSON, where Jinja's own filter escapes HTML."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

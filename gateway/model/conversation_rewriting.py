@@ -1,5 +1,5 @@
-"""What a chat template cannot say, said in turns that it can. A template that takes a conversation
-as it is gets it so: only what it refuses, or leaves out in silence, is written in other words.
+"""Rewrites a conversation that a chat template refuses or renders incompletely into turns that it
+supports. A conversation that the template supports stays as it is.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ Message = dict[str, Any]
 Messages = list[Message]
 
 _SYSTEM = frozenset({"system", "developer"})
-_EXPLAINED = frozenset({"generic", "hermes"})  # formats that write a call as it is explained
-_START = "..."  # of a conversation that the assistant began
+# Formats whose calls look as the instructions describe them.
+_EXPLAINED = frozenset({"generic", "hermes"})
+_START = "..."  # user turn in front of a conversation that starts with the assistant
 
 
 @lru_cache(maxsize=16)
 def renderer_of(template: ChatTemplate) -> ConversationRenderer:
-    """Made once for a template, which must be asked what it shows."""
+    """The template's renderer, cached because probing the template takes several renderings."""
     return ConversationRenderer(template)
 
 
 class ConversationRenderer:
-    """Of one template."""
+    """Renders conversations with one template, rewritten as far as needed."""
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
@@ -50,7 +51,7 @@ class ConversationRenderer:
         tools: Sequence[Mapping[str, Any]],
         **options: Any,
     ) -> str:
-        """Raises ChatTemplateError, for the conversation as it is, if nothing helps."""
+        """The rendered text. If no rewriting helps, raises the original's ChatTemplateError."""
         refusal: ChatTemplateError | None = None
         tried: list[tuple[Messages, list[Any]]] = []
         for changes, said, shown in self._ways(list(messages), list(tools)):
@@ -72,12 +73,14 @@ class ConversationRenderer:
         for change in changes:
             if change not in self._logged:
                 self._logged.add(change)
-                logger.info("The chat template cannot say all of a conversation: %s.", change)
+                logger.info(
+                    "The chat template does not support a conversation as it is: %s.", change
+                )
 
     def _ways(
         self, messages: Messages, tools: list[Mapping[str, Any]]
     ) -> Iterator[tuple[list[str], Messages, list[Any]]]:
-        """The conversation in more and more of other words, with what was changed."""
+        """(changes, messages, tools), with more and more of the conversation rewritten."""
         can = self._abilities
         called = can.calls or not any("tool_calls" in each for each in messages)
         shows_tools = can.tools or self._template.tool_format is None
@@ -182,7 +185,7 @@ class ConversationRenderer:
         return [{**messages[0], "content": self._template.content(text)}, *messages[first:]]
 
     def _without_system(self, messages: Messages, *, keep_first: bool) -> Messages:
-        """A system turn goes to the head of the user turn behind it, or becomes one of its own."""
+        """Prepend each system turn to the next user turn, or make it a user turn of its own."""
         first = _num_first_systems(messages) if keep_first else 0
         written: Messages = messages[:first]
         waiting: list[str] = []
@@ -211,7 +214,7 @@ class ConversationRenderer:
         for message in messages:
             last = merged[-1] if merged else None
             if message["role"] == "assistant" and not (_text(message) or _calls(message)):
-                continue  # a turn of nothing
+                continue  # an empty turn
             if last is None or last["role"] != message["role"] or message["role"] == "tool":
                 merged.append(message)
                 continue
@@ -250,7 +253,7 @@ def _call(call: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _filled(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """Each parameter has a type and a description, which templates take for granted."""
+    """The tool with a type and a description for each parameter, which templates assume."""
     function = tool["function"]
     parameters = dict(function["parameters"])
     given = parameters.get("properties")

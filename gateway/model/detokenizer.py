@@ -1,6 +1,5 @@
-"""Token ids to text, as they come: what it has said at any moment is the beginning of what
-decoding all ids at once gives, and it never ends inside a character. It does not know what
-special tokens mean, only that each is a piece of its own.
+"""Incremental detokenization: the text so far is always a prefix of the text of all ids, and never
+ends inside a character. Each special token is a piece of its own; their meaning is not known here.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ _new_decoder = codecs.getincrementaldecoder("utf-8")
 class Detokenizer:
     """The text of one answer.
 
-    `markers` are special ids that become pieces whatever `skip_special_tokens` says; of all other
-    special tokens it decides. `at_start`: the answer begins a text of its own, so a sentencepiece
-    tokenizer's first space is not part of it.
+    `markers` are special ids that always become pieces; `skip_special_tokens` applies to all other
+    special tokens. `at_start`: the answer starts a new text, so that the first space of a
+    sentencepiece tokenizer is dropped.
     """
 
     __slots__ = ("_at_start", "_decode", "_skipped", "_special", "_token_bytes")
@@ -41,7 +40,7 @@ class Detokenizer:
         self._decode = _new_decoder("replace").decode
 
     def feed(self, token_ids: Sequence[int]) -> list[Piece]:
-        """The pieces that these ids complete; ordinary text between two markers is one piece."""
+        """The pieces that these ids complete. Ordinary text between two markers is one piece."""
         pieces: list[Piece] = []
         token_bytes = self._token_bytes
         if len(token_ids) == 1 and (token_id := token_ids[0]) not in self._special:
@@ -53,7 +52,7 @@ class Detokenizer:
             if token_id in self._special:
                 if token_id in self._skipped:
                     continue
-                # A character cut off by a marker will never be whole.
+                # A marker ends an incomplete character.
                 self._add_text(pieces, run, final=True)
                 run = b""
                 self._at_start = False
@@ -65,7 +64,7 @@ class Detokenizer:
         return pieces
 
     def finish(self) -> list[Piece]:
-        """What was held back: U+FFFD, if the ids ended inside a character."""
+        """The remaining text: U+FFFD if the ids end inside a character."""
         pieces: list[Piece] = []
         self._add_text(pieces, b"", final=True)
         return pieces

@@ -1,6 +1,4 @@
-"""Log probabilities as the two endpoints show them. It knows tokens and their bytes, nothing of
-the answer that they are part of.
-"""
+"""Log probabilities in the formats of chat completions and completions."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from typing import Any
 from formgate.engine.messages import PositionLogprobs, TokenLogprob
 from formgate.gateway.model.tokenizer import Tokenizer
 
-LOWEST = -9999.0  # OpenAI's stand-in for minus infinity, which JSON cannot say
+LOWEST = -9999.0  # OpenAI's value for minus infinity, which JSON lacks
 
 
 def _clamped(logprob: float) -> float:
@@ -18,7 +16,7 @@ def _clamped(logprob: float) -> float:
 
 
 def token_name(tokenizer: Tokenizer, token_id: int) -> str:
-    """The token's text; half a character is shown as its bytes, so that names stay distinct."""
+    """The token's text; an incomplete character as its bytes, so that names stay distinct."""
     token = _bytes(tokenizer, token_id)
     try:
         return token.decode()
@@ -27,7 +25,7 @@ def token_name(tokenizer: Tokenizer, token_id: int) -> str:
 
 
 def _bytes(tokenizer: Tokenizer, token_id: int) -> bytes:
-    # Padded rows of the logits are no tokens, but may be among the best of an untrained model.
+    # Padded logits are no tokens, but an untrained model may rank them high.
     return tokenizer.token_bytes[token_id] if token_id < tokenizer.size else b""
 
 
@@ -59,9 +57,8 @@ def completion_logprobs(
     num_top: int,
     first_offset: int,
 ) -> tuple[dict[str, Any], int]:
-    """OpenAI's four parallel lists, and the offset in characters at which the next token starts.
-
-    A position without probabilities (a prompt's first token) is null.
+    """OpenAI's four parallel lists, and the character offset of the next token. A position without
+    probabilities (a prompt's first token) is null.
     """
     offset = first_offset
     offsets: list[int] = []
@@ -91,7 +88,7 @@ def completion_logprobs(
 def prompt_logprobs(
     positions: Sequence[PositionLogprobs | None], tokenizer: Tokenizer
 ) -> list[dict[str, Any] | None]:
-    """vLLM's shape: for each prompt token, what might have stood there, by token id."""
+    """vLLM's format: for each prompt token, the candidates by token id."""
     return [
         None
         if position is None

@@ -1,5 +1,5 @@
-"""Tokenizers in Mistral's own files (tekken.json, tokenizer.model), through mistral-common, which
-also writes the conversation: such folders have no chat template. The package is an optional extra.
+"""Tokenizers in Mistral's own files (tekken.json, tokenizer.model), through mistral-common, an
+optional extra. It also encodes conversations, since such folders have no chat template.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _FAMILIES = ("mistral", "mixtral", "ministral", "pixtral", "devstral", "magistra
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MistralTokenizer(Tokenizer):
-    """`mistral` is mistral-common's. Nothing in a text that it encodes becomes a special token, so
-    text needs no shield; `encode` alone looks for them.
+    """`mistral` is mistral-common's tokenizer. It never encodes text to special tokens, so text
+    needs no escape; only `encode` looks for them.
     """
 
     mistral: Any
 
-    # What prompts ask of a chat template.
+    # TemplateTraits.
     knows_developer = False
     wants_parts = False
     wants_short_call_ids = True
@@ -56,7 +56,7 @@ class MistralTokenizer(Tokenizer):
 
     def encode_bytes(self, text: bytes) -> list[int]:
         try:
-            # Behind a digit, which is a token of its own: the middle of a text.
+            # After a digit, which is always a token of its own: encodes as in mid-text.
             ids = self._encode("0" + text.decode())
         except UnicodeDecodeError:
             return self._longest_first(text)
@@ -75,7 +75,7 @@ class MistralTokenizer(Tokenizer):
         *,
         continue_final_message: bool,
     ) -> list[int]:
-        """A conversation in OpenAI's shape. Raises ValueError with what is wrong with it."""
+        """The ids of a conversation in OpenAI's format. Raises ValueError with the reason."""
         from mistral_common.exceptions import MistralCommonException
         from mistral_common.protocol.instruct.request import ChatCompletionRequest
 
@@ -109,7 +109,7 @@ def _message(message: Mapping[str, Any], *, thinks: bool) -> dict[str, Any]:
 
 
 def mistral_file(folder: Path) -> Path | None:
-    """The tokenizer in Mistral's own format, if the folder has no other."""
+    """The tokenizer file in Mistral's own format, if the folder has no tokenizer.json."""
     if (folder / "tokenizer.json").is_file():
         return None
     if (folder / "tekken.json").is_file():
@@ -126,7 +126,7 @@ def mistral_file(folder: Path) -> Path | None:
 
 
 def load_mistral_tokenizer(path: Path) -> MistralTokenizer:
-    """Raises ValueError with one clear line."""
+    """Raises ValueError with a one-line message."""
     chat = _load(path)
     mistral = chat.instruct_tokenizer.tokenizer
     special = {i: str(mistral.id_to_piece(i)) for i in sorted({*mistral.special_ids, 0})}
@@ -178,12 +178,12 @@ def _load(path: Path) -> Any:
         raise ValueError(
             f"{path.name} is read by sentencepiece: pip install 'formgate[mistral]'"
         ) from None
-    except Exception as error:  # whatever a broken file makes of itself
+    except Exception as error:  # a broken file may raise any exception
         raise ValueError(f"cannot read {path.name}: {error}") from error
 
 
 def _version(path: Path) -> str:
-    """By the special tokens of the vocabulary."""
+    """The tokenizer version, from the vocabulary's special tokens."""
     model = path.read_bytes()
     if b"[SYSTEM_PROMPT]" in model:
         return "v7"

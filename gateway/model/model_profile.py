@@ -1,6 +1,4 @@
-"""What the answer half of the gateway knows of the served model, put together once at start:
-tokenizer, chat template, output formats and defaults.
-"""
+"""The served model's tokenizer, chat template, output formats and defaults, loaded at start."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ModelProfile:
-    name: str  # what responses call the model when a request does not
+    name: str  # the model's name in responses, if the request has none
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     chat_template_kwargs: Mapping[str, Any]
@@ -56,7 +54,7 @@ def load_model_profile(
     tokenizer_dir: Path | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> ModelProfile:
-    """Raises OSError or ValueError with one clear line."""
+    """Raises OSError or ValueError with a one-line message."""
     tokenizer = tokenizer or load_tokenizer(tokenizer_dir or model_dir)
     source = _template_source(config.chat_template, tokenizer)
     model = _read_config(model_dir)
@@ -96,8 +94,8 @@ def load_model_profile(
 
 
 def _prompt_decides(template: ChatTemplate, reasoning: ReasoningFormat) -> bool:
-    """True if the template opens the reasoning when, and only when, it is asked for: then a prompt
-    that leaves it closed means an answer without.
+    """True if the template opens the reasoning exactly when thinking is enabled: a prompt that
+    leaves it closed then means an answer without reasoning.
     """
     text: object = "text"
     if template.wants_parts:
@@ -121,7 +119,7 @@ def _prompt_decides(template: ChatTemplate, reasoning: ReasoningFormat) -> bool:
 def _template_source(given: str | None, tokenizer: Tokenizer) -> str | None:
     if given is None:
         return tokenizer.chat_templates.get("default")
-    if "{" in given or "\n" in given:  # no path has these, every template does
+    if "{" in given or "\n" in given:  # in every template, in no path
         return given
     path = Path(given)
     if not path.is_file():
@@ -130,7 +128,7 @@ def _template_source(given: str | None, tokenizer: Tokenizer) -> str | None:
 
 
 def _reasoning_format(name: str | None) -> ReasoningFormat | None:
-    """Of a name, or of two markers with a comma between them."""
+    """The format of this name, or with these two markers, separated by a comma."""
     if name is None:
         return None
     opening, comma, closing = name.partition(",")
@@ -152,6 +150,6 @@ def _read_config(model_dir: Path) -> dict[str, Any]:
 
 
 def _fingerprint(model: Mapping[str, Any], name: str) -> str:
-    """Changes with the model and with the server, the two that may change what a seed gives."""
+    """Changes with the model and the server version: either may change the output of a seed."""
     parts = [name, importlib.metadata.version("formgate"), model]
     return "fp_" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]

@@ -1,5 +1,5 @@
-"""A byte-level tokenizer as Hugging Face's library writes it down, less all that makes it see
-special tokens in a text. Grammars then tokenize what they force without a call of Python.
+"""A byte-level tokenizer's JSON description without recognition of special tokens in text. With it,
+grammars tokenize forced text without calling Python.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_HARMLESS_NORMALIZERS = ("NFC",)  # what a grammar forces must be spelled as it stands
+_HARMLESS_NORMALIZERS = ("NFC",)  # forced text must be spelled exactly
 
 
 def plain_json(layout: Mapping[str, Any], special_ids: Mapping[str, int]) -> str | None:
-    """`layout` is the tokenizer's own description. None for a tokenizer that writes a text in other
-    tokens in the middle of an answer than by itself.
+    """The description for grammars, from the tokenizer's own (`layout`). None if the tokenizer
+    encodes a text differently in the middle of an answer than by itself.
     """
     normalizer = layout["normalizer"]
     if normalizer is not None and normalizer["type"] not in _HARMLESS_NORMALIZERS:
@@ -23,7 +23,7 @@ def plain_json(layout: Mapping[str, Any], special_ids: Mapping[str, int]) -> str
         return None
     if any(step.get("add_prefix_space") for step in steps):
         return None
-    # Noncharacters: no text has them.
+    # Noncharacters, which no text contains.
     names = {text: f"\ufffe{token_id}\uffff" for text, token_id in special_ids.items()}
     added = [
         {**entry, "content": names[entry["content"]], "special": True}

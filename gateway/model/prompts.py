@@ -1,5 +1,5 @@
-"""From messages, tools and documents to the ids of a prompt, through the model's chat template.
-It knows conversations and lengths; it knows neither the engine nor what will be answered.
+"""Encodes messages, tools and documents to a prompt's token ids, through the model's chat template.
+It knows conversations and lengths, but neither the engine nor the answer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.model.chat_template import ChatTemplate, ChatTemplateError
 from formgate.gateway.model.conversation_rewriting import renderer_of
 from formgate.gateway.model.mistral_tokenizer import MistralTokenizer
-from formgate.gateway.model.special_token_escape import Shield
+from formgate.gateway.model.special_token_escape import SpecialTokenEscape
 from formgate.gateway.model.text_bound import TextBound
 from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.model.unseen_parts import unseen_part
@@ -31,13 +31,13 @@ from formgate.gateway.protocol.chat import (
 from formgate.gateway.protocol.rules import NO_TEXT_PARTS, TEXT_PARTS
 from formgate.gateway.protocol.tokenize import TokenizeRequest
 
-# An assistant's past text may hold its reasoning, which templates cut away by these.
+# Templates find the reasoning in past assistant messages by these and remove it.
 _REASONING_MARKERS = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]"})
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
-class Wishes(Protocol):
-    """How what writes the prompt wants its messages; a `ChatTemplate` says so of itself."""
+class TemplateTraits(Protocol):
+    """What a prompt renderer expects of the messages it is given."""
 
     knows_developer: bool
     wants_parts: bool
@@ -47,7 +47,7 @@ class Wishes(Protocol):
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a chat template is given, as the client wrote it."""
+    """The inputs of a chat template, as the client wrote them."""
 
     messages: Sequence[Message]
     tools: Sequence[ToolDefinition] = ()
@@ -61,11 +61,11 @@ class Conversation:
 def conversation_of(
     request: ChatCompletionRequest, default_kwargs: Mapping[str, Any]
 ) -> Conversation:
-    """A request's own template arguments win over what `reasoning_effort` says, and that over
-    the server's defaults. With `tool_choice: "none"` the model is told of no tools."""
+    """The request's conversation. Its own template arguments override `reasoning_effort`, which
+    overrides the server's defaults. With `tool_choice: "none"` it has no tools."""
     kwargs = dict(default_kwargs)
     if (effort := request.reasoning_effort) is not None:
-        # Two names are in use for the switch: Qwen's, and that of DeepSeek and Granite.
+        # The switch has two names: Qwen's, and that of DeepSeek and Granite.
         thinks = effort != "none"
         kwargs |= {"reasoning_effort": effort, "enable_thinking": thinks, "thinking": thinks}
     kwargs |= request.chat_template_kwargs or {}
@@ -115,26 +115,28 @@ def encode_conversation(
     template: ChatTemplate | None,
     bound: TextBound,
 ) -> list[int]:
-    """The prompt's ids. No text of the client becomes a special token. Raises ApiError 400, for a
-    text over `bound` too."""
+    """The prompt's token ids. No text of the client becomes a special token. Raises ApiError 400,
+    also if the text exceeds `bound`."""
     if template is None and isinstance(tokenizer, MistralTokenizer):
         bound.check(list(_texts(conversation.messages)), tokenizer, "messages")
         return _encode_by_mistral(conversation, tokenizer)
-    shield = Shield(tokenizer)
-    text = _render(conversation, template, shield)
-    bound.check([shield.show(text)], tokenizer, "messages")
-    return shield.encode(text, add_special_tokens=conversation.add_special_tokens)
+    escape = SpecialTokenEscape(tokenizer)
+    text = _render(conversation, template, escape)
+    bound.check([escape.show(text)], tokenizer, "messages")
+    return escape.encode(text, add_special_tokens=conversation.add_special_tokens)
 
 
 def end_of_prompt(
     conversation: Conversation, tokenizer: Tokenizer, template: ChatTemplate, *, length: int
 ) -> str:
-    """The last `length` characters that `encode_conversation` would encode."""
-    shield = Shield(tokenizer)
-    return shield.show(_render(conversation, template, shield)[-length:])
+    """The last `length` characters of the text that `encode_conversation` encodes."""
+    escape = SpecialTokenEscape(tokenizer)
+    return escape.show(_render(conversation, template, escape)[-length:])
 
 
-def _render(conversation: Conversation, template: ChatTemplate | None, shield: Shield) -> str:
+def _render(
+    conversation: Conversation, template: ChatTemplate | None, escape: SpecialTokenEscape
+) -> str:
     if template is None:
         raise bad_request(
             "The model has no chat template. Start the server with --chat-template, or use "
@@ -153,20 +155,20 @@ def _render(conversation: Conversation, template: ChatTemplate | None, shield: S
         shown = template_message(message, template)
         content = shown.pop("content")
         keep = _REASONING_MARKERS if message.role == "assistant" else frozenset[str]()
-        messages.append({**shield.hide(shown), "content": shield.hide(content, keep=keep)})
+        messages.append({**escape.hide(shown), "content": escape.hide(content, keep=keep)})
     end = _mark_end(messages[-1]) if conversation.continue_final_message else None
-    kwargs = shield.hide(conversation.kwargs or {})
+    kwargs = escape.hide(conversation.kwargs or {})
     try:
         text = renderer_of(template).render(
             messages,
-            shield.hide(template_tools(conversation.tools)),
-            documents=shield.hide(conversation.documents),
+            escape.hide(template_tools(conversation.tools)),
+            documents=escape.hide(conversation.documents),
             add_generation_prompt=conversation.add_generation_prompt,
             kwargs={key: value for key, value in kwargs.items() if key not in _RESERVED},
         )
     except ChatTemplateError as error:
         raise bad_request(
-            f"The chat template refused the conversation: {shield.show(str(error))}", "messages"
+            f"The chat template refused the conversation: {escape.show(str(error))}", "messages"
         ) from error
     if end is not None:
         text, found, _ = text.rpartition(end)
@@ -205,10 +207,11 @@ def fit_prompt(
     vocab_size: int,
     param: str,
 ) -> tuple[list[int], int]:
-    """The prompt, cut from the left if the client asked for it, and how many tokens may follow.
+    """(prompt, number of tokens that may follow). The prompt loses tokens on the left if the client
+    asked to `truncate` it.
 
-    Raises ApiError 400: `context_length_exceeded`, or for a token that the tokenizer has and the
-    model (`vocab_size`) has not.
+    Raises ApiError 400: `context_length_exceeded`, or for a token of the tokenizer that is outside
+    the model's `vocab_size`.
     """
     if truncate is not None:
         limit = max_model_len - (max_tokens or 1) if truncate == -1 else truncate
@@ -217,7 +220,7 @@ def fit_prompt(
     if length == 0:
         raise bad_request("The prompt has no tokens.", param)
     if (largest := max(token_ids)) >= vocab_size:
-        raise bad_request(f"The model has no token {largest}, which the prompt holds.", param)
+        raise bad_request(f"The model has no token {largest}, which the prompt contains.", param)
     if length >= max_model_len or length + (max_tokens or 0) > max_model_len:
         raise _context_length_exceeded(length, max_tokens, max_model_len, param)
     return token_ids, max_model_len - length if max_tokens is None else max_tokens
@@ -241,8 +244,8 @@ def _context_length_exceeded(
 
 
 def template_tools(tools: Sequence[ToolDefinition]) -> list[dict[str, Any]]:
-    """Tools as templates know them: with a description and parameters, be they empty. What concerns
-    the server (`strict`) is left out.
+    """Tools as templates expect them: with a description and parameters, if only empty ones, and
+    without fields for the server (`strict`).
     """
     shown: list[dict[str, Any]] = []
     for tool in tools:
@@ -259,7 +262,7 @@ def template_tools(tools: Sequence[ToolDefinition]) -> list[dict[str, Any]]:
     return shown
 
 
-def template_message(message: Message, template: Wishes) -> dict[str, Any]:
+def template_message(message: Message, template: TemplateTraits) -> dict[str, Any]:
     role: str = message.role
     if role == "developer" and not template.knows_developer:
         role = "system"
@@ -274,12 +277,12 @@ def template_message(message: Message, template: Wishes) -> dict[str, Any]:
         shown["tool_calls"] = [_tool_call(call, template) for call in message.tool_calls]
     reasoning = message.reasoning_content or message.reasoning
     if message.role == "assistant" and reasoning:
-        # Templates use either name.
+        # Templates use one name or the other.
         shown["reasoning_content"] = shown["reasoning"] = reasoning
     return shown
 
 
-def _content(message: Message, template: Wishes) -> str | list[dict[str, str]] | None:
+def _content(message: Message, template: TemplateTraits) -> str | list[dict[str, str]] | None:
     content = message.content
     if content is None:
         if template.wants_parts:
@@ -293,7 +296,7 @@ def _content(message: Message, template: Wishes) -> str | list[dict[str, str]] |
 
 
 def message_text(message: Message) -> str:
-    """Parts are one text, in which no two of them can form a special token between them."""
+    """The content as one text. Parts are joined such that no special token forms across them."""
     content = message.content
     if content is None or isinstance(content, str):
         return content or ""
@@ -307,7 +310,7 @@ def _part_text(part: ContentPart) -> str:
 
 
 def _texts(messages: Sequence[Message]) -> Iterator[str]:
-    """What there is to encode, but for tools."""
+    """The texts of the messages, without tools."""
     for message in messages:
         yield message_text(message)
         yield message.reasoning_content or message.reasoning or ""
@@ -315,14 +318,14 @@ def _texts(messages: Sequence[Message]) -> Iterator[str]:
             yield str(call.function.arguments)
 
 
-def _tool_call(call: ToolCall, template: Wishes) -> dict[str, Any]:
+def _tool_call(call: ToolCall, template: TemplateTraits) -> dict[str, Any]:
     arguments: Any = call.function.arguments
     if isinstance(arguments, str) and not template.wants_arguments_text:
         try:
             parsed = from_json(arguments) if arguments.strip() else {}
-        except ValueError:  # no JSON, or too deep for a template
+        except ValueError:  # not JSON, or too deep for a template
             parsed = None
-        # A call of another server may be no JSON; the model sees it as it was.
+        # Another server's call may not be JSON; the model sees its text.
         arguments = parsed if isinstance(parsed, dict) else arguments
     elif isinstance(arguments, dict) and template.wants_arguments_text:
         arguments = json.dumps(arguments, ensure_ascii=False)
@@ -337,16 +340,16 @@ def _tool_call(call: ToolCall, template: Wishes) -> dict[str, Any]:
     return shown
 
 
-def _call_id(call_id: str, template: Wishes) -> str:
-    """Mistral's templates refuse ids that are not nine characters; a conversation that began on
-    another server has longer ones. The same id always becomes the same."""
+def _call_id(call_id: str, template: TemplateTraits) -> str:
+    """`call_id`, or a nine-character hash of it if the template, like Mistral's, refuses other
+    lengths."""
     if not template.wants_short_call_ids or _SHORT_ID.fullmatch(call_id):
         return call_id
     return hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
 def _mark_end(message: dict[str, Any]) -> str:
-    """Puts a mark behind the message's text and returns it."""
+    """Append a unique mark to the message's text and return the mark."""
     content = message["content"]
     mark = "q" + hashlib.sha256(json.dumps(message).encode()).hexdigest()
     if isinstance(content, str):

@@ -1,5 +1,5 @@
-"""From a request's sampling fields, and the model's own defaults, to the engine's parameters.
-What depends on the vocabulary is checked here.
+"""Turns a request's sampling fields and the model's defaults into the engine's parameters. Checks
+token ids against the vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """What holds where a request says nothing."""
+    """Values for the sampling fields that a request leaves out."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -60,8 +60,8 @@ def sampling_params(
     logprobs: int | None,
     prompt_logprobs: int | None = None,
 ) -> SamplingParams:
-    """Raises ApiError 400 for ids outside the vocabulary. `with_max_tokens` makes those of further
-    prompts: words are encoded and ids checked once for a request."""
+    """The parameters of one prompt. `with_max_tokens` derives those of further prompts without
+    another check. Raises ApiError 400 for ids outside the vocabulary."""
     _check_min_tokens(request.min_tokens, max_tokens)
     size = tokenizer.size
     _check_ids(request.stop_token_ids or (), "stop_token_ids", size)
@@ -99,7 +99,7 @@ def sampling_params(
 
 
 def with_max_tokens(params: SamplingParams, max_tokens: int) -> SamplingParams:
-    """Raises ApiError 400 where fewer tokens may be generated than must be."""
+    """`params` with another `max_tokens`. Raises ApiError 400 if it is below `min_tokens`."""
     if max_tokens == params.max_tokens:
         return params
     _check_min_tokens(params.min_tokens, max_tokens)
@@ -107,7 +107,7 @@ def with_max_tokens(params: SamplingParams, max_tokens: int) -> SamplingParams:
 
 
 def num_token_ids(params: SamplingParams) -> int:
-    """That each sequence carries to the engine, beside its prompt."""
+    """The number of token ids that a sequence sends to the engine besides its prompt."""
     return (
         len(params.stop_token_ids)
         + len(params.logit_bias or ())
@@ -141,13 +141,13 @@ def _logit_bias(request: GenerationRequest, size: int) -> dict[int, float] | Non
     for key, value in request.logit_bias.items():
         if not key.isdecimal() or len(key) > 9 or int(key) >= size:
             shown = key if len(key) <= 20 else key[:20] + "..."
-            raise bad_request(f"'{shown}' is no token id.", "logit_bias")
+            raise bad_request(f"'{shown}' is not a token id.", "logit_bias")
         bias[int(key)] = float(value)
     return bias
 
 
 def _bad_words(words: Sequence[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
-    """Each word as it is written at the start of a text and after a space."""
+    """The ids of each word, at the start of a text and after a space."""
     sequences: dict[tuple[int, ...], None] = {}
     for word in words:
         for text in (word, " " + word.lstrip()):

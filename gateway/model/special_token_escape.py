@@ -1,6 +1,6 @@
-"""Keeps what a client typed from becoming a special token. Before rendering, every special
-token's text in the client's strings is swapped for a name that nobody can guess; after it, the
-special tokens still in sight are the template's own, and the names turn back into plain text.
+"""Keeps a client's text from becoming special tokens. Before rendering, the text of each special
+token in the client's strings is replaced by an unguessable name. In the rendered text, the special
+tokens are then the template's own, and the names are encoded as the plain text they replace.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.protocol.limits import MAX_TYPED_MARKERS
 
 
-class Shield:
-    """Good for one rendering."""
+class SpecialTokenEscape:
+    """The replaced texts of one rendering."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -24,19 +24,19 @@ class Shield:
         self._num_hidden = 0
 
     def hide(self, value: Any, *, keep: frozenset[str] = frozenset()) -> Any:
-        """`value` with the strings in it made safe. `keep`: texts that may stay special. Raises
-        ApiError 400 where there are too many: a name is far longer than a special token."""
+        """`value` with the special tokens in its strings replaced, except for those in `keep`.
+        Raises ApiError 400 if there are too many: a name is far longer than a special token."""
         return value if self._tokenizer.marker_pattern is None else self._hide(value, keep)
 
     def show(self, text: str) -> str:
-        """`text` as the client wrote it."""
+        """`text` with the names replaced by the client's original text."""
         if self._nonce in text:
             for hidden, name in self._names.items():
                 text = text.replace(name, hidden)
         return text
 
     def encode(self, rendered: str, *, add_special_tokens: bool) -> list[int]:
-        """The ids of a rendered text; only what was never hidden may be special."""
+        """The ids of a rendered text; hidden texts become ordinary tokens."""
         tokenizer = self._tokenizer
         if not self._names:
             return tokenizer.encode(rendered, add_special_tokens=add_special_tokens)

@@ -1,6 +1,6 @@
-"""Stop strings in a stream of text: lets through what cannot become one, holds back what may, and
-cuts at the first that is complete. Where the stream is cut into pieces makes no difference. Time
-and memory are linear in the stop strings and in the text (Aho and Corasick's automaton).
+"""Stop strings in a stream of text: holds back a suffix that may become a stop string, releases the
+rest, and cuts at the first complete match, however the stream is divided into pieces. Time and
+memory are linear in the stop strings and in the text (Aho-Corasick automaton).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _LONG = 500  # characters
 
 
 class StopAutomaton:
-    """The stop strings of one request. Its choices share it.
+    """The automaton of one request's stop strings, shared by its choices.
 
-    State 0 is the root of the strings' trie. A state's suffix is the longest proper suffix of its
-    text that is a state too.
+    State 0 is the root of the trie. A state's suffix link is the longest proper suffix of its text
+    that is also a state.
     """
 
     __slots__ = ("depths", "ends", "next", "suffixes")
@@ -24,7 +24,7 @@ class StopAutomaton:
     def __init__(self, stops: Sequence[str]) -> None:
         self.next: list[dict[str, int]] = [{}]
         self.depths = [0]  # characters of a state's text
-        self.ends: list[str | None] = [None]  # the longest stop string that a state's text ends in
+        self.ends: list[str | None] = [None]  # longest stop string that a state's text ends with
         for stop in stops:
             state = 0
             for character in stop:
@@ -54,7 +54,7 @@ class StopAutomaton:
 
 
 async def stop_automaton(stops: Sequence[str]) -> StopAutomaton | None:
-    """Made off the event loop where it takes longer than half a millisecond."""
+    """Build the automaton, in a thread if that takes longer than half a millisecond."""
     if not stops:
         return None
     long = sum(map(len, stops)) > _LONG
@@ -62,7 +62,7 @@ async def stop_automaton(stops: Sequence[str]) -> StopAutomaton | None:
 
 
 class StopStrings:
-    """The state of one region of one answer. After `stopped`, it wants no more text."""
+    """The search in one region of one answer. Feed no more text once `stopped` is set."""
 
     __slots__ = ("_automaton", "_held", "_include", "_state", "stopped")
 
@@ -74,8 +74,8 @@ class StopStrings:
         self.stopped: str | None = None
 
     def feed(self, text: str) -> str:
-        """What may be shown now. Of several stop strings the one that is complete first wins, and
-        of those that end together the longest."""
+        """The text to release. The stop string that completes first wins; of several that end at
+        the same character, the longest."""
         assert self.stopped is None
         automaton, state = self._automaton, self._state
         whole = self._held + text
@@ -90,7 +90,7 @@ class StopStrings:
         return whole[:shown]
 
     def finish(self) -> str:
-        """The text that was held back and has become no stop string."""
+        """The text held back, which is no stop string."""
         held = self._held
         self._state, self._held = 0, ""
         return held

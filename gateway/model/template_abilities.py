@@ -1,6 +1,6 @@
-"""What a chat template shows of the conversations that it takes, and does not leave out in silence.
-Each question is asked once, with a small conversation. A conversation that is refused answers none:
-that something is refused is seen again with each one.
+"""Probes which parts of a conversation a chat template renders instead of dropping them silently.
+Each ability is probed once, with small conversations. If the template refuses them, the ability is
+assumed (but not for tools), since a refusal is noticed with each conversation anyway.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Message = dict[str, Any]
 class Abilities:
     tools: bool
     calls: bool
-    calls_beside_text: bool  # in one turn
+    calls_beside_text: bool  # in the same turn
     results: bool
-    lone_results: bool  # without a call before
+    lone_results: bool  # tool results without a call
     system: bool
-    systems: bool  # two of them at the beginning
-    late_system: bool  # behind other turns
+    systems: bool  # two system turns at the beginning
+    late_system: bool  # a system turn after other turns
     system_alone: bool
 
 
@@ -87,7 +87,7 @@ class _Probe:
     def shows(
         self, wanted: str, *conversations: Sequence[Mapping[str, Any]], tools: bool = False
     ) -> bool | None:
-        """True if a word is in the text of one of these; None if all of them are refused."""
+        """True if `wanted` is in the rendering of one conversation; None if all are refused."""
         shown = None
         for messages in conversations:
             try:

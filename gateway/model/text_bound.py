@@ -1,5 +1,5 @@
-"""How much text is encoded for one prompt. Encoding costs about half a second and 180 MB for each
-megabyte, so a text that cannot fit is refused before it is encoded.
+"""Bounds the text that is encoded for one prompt. Encoding costs about half a second and 180 MB per
+megabyte, so a text that cannot fit is refused first.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ from dataclasses import dataclass
 from formgate.gateway.errors import bad_request
 from formgate.gateway.model.tokenizer import Tokenizer
 
-# Where any number of tokens may come out: they are only counted, or cut to the last ones.
+# The bound where any number of tokens is allowed: they are only counted, or truncated.
 MIN_COUNTED_BYTES = 1024 * 1024
 COUNTED_BYTES_PER_TOKEN = 8  # of the context
 
-# Few texts have more bytes a token: one that would need so many is looked at in slices.
+# Few texts have more bytes per token. A longer text is counted in slices.
 _USUAL_BYTES_PER_TOKEN = 8
 _SLICE = 64 * 1024  # characters
-# Where a slice ends, a word may have become several tokens; twice as many never do.
+# A slice's end may split a word into more tokens, but never doubles their number.
 _SLACK = 2
 
 
 @dataclass(frozen=True)
 class TextBound:
-    """`max_tokens`: of the context; None where any number may come out."""
+    """`max_tokens`: the context's; None: any number of tokens."""
 
     max_bytes: int
     max_tokens: int | None = None
 
     def check(self, texts: Sequence[str], tokenizer: Tokenizer, param: str) -> None:
-        """Raises ApiError 400 for a prompt of `texts` that cannot fit."""
+        """Raises ApiError 400 if a prompt of `texts` cannot fit."""
         size = sum(map(_num_bytes, texts))
         if self.max_tokens is None:
             if size > self.max_bytes:
@@ -55,14 +55,14 @@ class TextBound:
 def bound_of_prompt(
     max_model_len: int, tokenizer: Tokenizer, *, truncate: int | None = None
 ) -> TextBound:
-    """Of a prompt that is answered. One that is truncated may be longer than the context."""
+    """The bound of a prompt to answer. A prompt to `truncate` may exceed the context."""
     if truncate is not None:
         return bound_of_count(max_model_len)
     return TextBound(max_model_len * tokenizer.longest, max_model_len)
 
 
 def bound_of_count(max_model_len: int | None) -> TextBound:
-    """Of a text whose tokens are only counted or shown."""
+    """The bound of a text whose tokens are only counted or returned."""
     return TextBound(max(MIN_COUNTED_BYTES, COUNTED_BYTES_PER_TOKEN * (max_model_len or 0)))
 
 
@@ -71,7 +71,7 @@ def _num_bytes(text: str) -> int:
 
 
 def _has_more_tokens(texts: Sequence[str], limit: int, tokenizer: Tokenizer) -> bool:
-    """No more is encoded than it takes to know."""
+    """True if `texts` have more than `limit` tokens. Stops encoding once that is known."""
     found = 0
     for text in texts:
         for start in range(0, len(text), _SLICE):

@@ -1,5 +1,5 @@
-"""Threads for what would hold up the event loop: rendering and encoding long texts. They are few,
-so that no number of long texts takes all cores, nor the memory of more than a few at once.
+"""Threads that render and encode long texts, which would block the event loop. They are few, to
+bound the cores and the memory that long texts use at once.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class TextThreads:
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="text")
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What has not begun when the caller is cancelled never does."""
+        """Run `work` in a thread. If the caller is cancelled before it begins, it never runs."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, lambda: work(*args, **kwargs))
 
     async def run_if(
         self, long: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """At once if it is not `long`: a thread costs more than a short text."""
+        """Run `work` in a thread if `long`, else here: a thread costs more than a short text."""
         return await self.run(work, *args, **kwargs) if long else work(*args, **kwargs)

@@ -1,6 +1,6 @@
-"""From a vocabulary's written pieces to the bytes they stand for: byte-level BPE writes each byte
-as a letter, sentencepiece writes spaces as U+2581 and rare bytes as <0xHH>. It knows only the
-`decoder` section of a tokenizer.json.
+"""Decodes a vocabulary's pieces to bytes: byte-level BPE writes each byte as a letter,
+sentencepiece writes spaces as U+2581 and rare bytes as <0xHH>. It knows only the `decoder` section
+of a tokenizer.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BYTE_LETTERS = _byte_letters()
 
 
 def _decoders(section: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """The decoder and, inside a sequence, its steps."""
+    """The decoder, followed by its steps if it is a sequence."""
     if section is None:
         return
     yield section
@@ -38,7 +38,7 @@ def _decoders(section: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 
 
 def tokenizer_kind(decoder: Mapping[str, Any] | None) -> TokenizerKind:
-    """Raises ValueError for a tokenizer of neither family."""
+    """The tokenizer's family. Raises ValueError for another decoder."""
     types = {str(step.get("type")) for step in _decoders(decoder)}
     if "ByteLevel" in types:
         return "byte_level"
@@ -51,7 +51,7 @@ def tokenizer_kind(decoder: Mapping[str, Any] | None) -> TokenizerKind:
 
 
 def drops_first_space(decoder: Mapping[str, Any] | None) -> bool:
-    """Whether a text decoded from its first token loses the space that encoding put before it."""
+    """True if decoding removes the space that encoding puts before a text's first token."""
     for step in _decoders(decoder):
         if step.get("type") == "Strip" and step.get("content") == " " and step.get("start"):
             return True

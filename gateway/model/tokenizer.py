@@ -1,6 +1,6 @@
 """The model's tokenizer: text to ids and back, special tokens, and the vocabulary as bytes. It
-reads tokenizer.json by itself, because importing transformers takes seconds. It knows nothing of
-chats; `prompts` does.
+reads tokenizer.json itself, because importing transformers takes seconds. Conversations are the
+business of `prompts`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from formgate.gateway.model.token_bytes import (
     tokenizer_kind,
 )
 
-# Added tokens that a model family declares as ordinary ones, though they frame its output
-# (Qwen's <tool_call> and <think>, for example). They are matched by id like special ones.
+# Added tokens that frame a model's output though they are declared as ordinary (Qwen's <tool_call>
+# and <think>, for example). They are matched by id, like special tokens.
 _FRAMING_TOKEN = re.compile(
     r"</?(?:think|tool_call|tool_response|tools?|arg_key|arg_value)>|<\|.+\|>"
 )
 
-# Never part of a vocabulary: an added token of the plain tokenizer alone, which stands for "some
-# special token was here" so that the text after it is encoded as it would be in the middle.
+# An added token of the plain tokenizer only. It stands for any special token, so that the text
+# after it is encoded as in mid-text.
 _JOINT = "\ue000joint\ue001"
 
-# A shorter text is encoded, or a shorter list decoded, in a fraction of a millisecond. For longer
-# ones the interpreter's lock is let go, which only the calls for many texts do.
+# Shorter texts and lists take a fraction of a millisecond. Longer ones go through the batch calls,
+# since only these release the GIL.
 _LONG = 2_000
 _SEARCHED_AT_ONCE = 32 * 1024  # characters
 
@@ -45,7 +45,7 @@ _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token"
 
 @dataclass(frozen=True, slots=True)
 class AddedToken:
-    """One entry of tokenizer.json's `added_tokens`, as far as it shapes encoding."""
+    """The fields of an `added_tokens` entry in tokenizer.json that affect encoding."""
 
     id: int
     text: str
@@ -57,36 +57,36 @@ class AddedToken:
 class Tokenizer:
     """A Hugging Face fast tokenizer.
 
-    `special_ids` holds every token that frames a conversation, whether the model calls it special
-    or not: ordinary text never encodes into one through `encode_plain`.
+    `special_ids` holds every token that frames a conversation, even if it is not declared special.
+    `encode_plain` never returns one.
     """
 
     backend: Any  # tokenizers.Tokenizer; a subclass may have another
     kind: TokenizerKind
     drops_first_space: bool
-    token_bytes: tuple[bytes, ...]  # by id; of a special token, its text; empty where no token is
+    token_bytes: tuple[bytes, ...]  # by id; a special token's text; empty for an unused id
     special_tokens: Mapping[str, AddedToken]
     special_ids: Mapping[str, int]
-    skipped_ids: frozenset[int]  # what `skip_special_tokens` leaves out
+    skipped_ids: frozenset[int]  # left out by `skip_special_tokens`
     eos_ids: tuple[int, ...]
     named_tokens: Mapping[str, str]  # bos_token, eos_token, ... as chat templates see them
     chat_templates: Mapping[str, str]  # by name; "default" and perhaps "tool_use"
-    longest: int = field(init=False)  # bytes of a token
+    longest: int = field(init=False)  # bytes of the longest token
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "longest", max(map(len, self.token_bytes), default=1))
 
     @property
     def size(self) -> int:
-        """Number of ids, of added tokens too; a model's logits may have more."""
+        """Number of ids, including added tokens; a model may have more logits."""
         return len(self.token_bytes)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Special tokens written in `text` become themselves: for prompts that we wrote."""
+        """The ids of a trusted text: special tokens in it are recognised."""
         return _encode(self.backend, text, add_special_tokens=add_special_tokens)
 
     def encode_plain(self, text: str, *, continues: bool = False) -> list[int]:
-        """`text` as ordinary tokens only. With `continues`, it comes after a special token."""
+        """`text` as ordinary tokens only. With `continues`, as after a special token."""
         if not continues:
             return _encode(self._plain, text, add_special_tokens=False)
         return _encode(self._plain, _JOINT + text, add_special_tokens=False)[1:]
@@ -102,7 +102,7 @@ class Tokenizer:
         return text
 
     def token_text(self, token_id: int) -> str:
-        """One token by itself; bytes that are no whole character come out as U+FFFD."""
+        """The text of one token; incomplete characters become U+FFFD."""
         return self.token_bytes[token_id].decode("utf-8", "replace")
 
     @functools.cached_property
@@ -111,13 +111,13 @@ class Tokenizer:
 
     @functools.cached_property
     def marker_pattern(self) -> re.Pattern[str] | None:
-        """Finds special tokens in a text, the longest first, as encoding does."""
+        """Matches special tokens, longest first, as encoding does."""
         texts = sorted(self.special_ids, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, texts))) if texts else None
 
     def find_markers(self, text: str) -> Iterator[re.Match[str]]:
-        """The special tokens in a text, in order. A search holds the interpreter's lock, so a
-        long text is searched in windows."""
+        """The special tokens in a text, in order. A search holds the GIL, so a long text is
+        searched in windows."""
         pattern = self.marker_pattern
         start = 0
         while pattern is not None and start < len(text):
@@ -127,7 +127,7 @@ class Tokenizer:
             elif found.start() < start + _SEARCHED_AT_ONCE:
                 yield found
                 start = found.end()
-            else:  # a longer one may begin there, and end behind the window
+            else:  # a longer match may extend past the window
                 start = found.start()
 
     def vocabulary(self) -> Vocabulary:
@@ -146,9 +146,9 @@ class Tokenizer:
         return None if layout["model"]["type"] != "BPE" else plain_json(layout, self.special_ids)
 
     def encode_bytes(self, text: bytes) -> list[int]:
-        """Ordinary tokens that spell exactly `text` in the middle of an answer: the tokenizer's
-        own choice where it has one, the longest tokens first otherwise (half characters, spaces
-        that a sentencepiece tokenizer would add)."""
+        """Ordinary tokens that spell exactly `text` in mid-answer: the tokenizer's own encoding if
+        it is exact, otherwise the longest tokens first (for incomplete characters, or spaces that a
+        sentencepiece tokenizer would add)."""
         try:
             ids = self.encode_plain(text.decode(), continues=True)
         except UnicodeDecodeError:
@@ -187,7 +187,7 @@ class Tokenizer:
                     start = end
                     break
             else:
-                return ids  # a vocabulary without single bytes: forces no more than it can spell
+                return ids  # no token fits: the vocabulary lacks single bytes
         return ids
 
 
@@ -201,10 +201,10 @@ def _encode(backend: Any, text: str, *, add_special_tokens: bool) -> list[int]:
 
 
 def load_fast_tokenizer(folder: Path) -> Tokenizer:
-    """Raises FileNotFoundError or ValueError with one clear line."""
+    """Raises FileNotFoundError or ValueError with a one-line message."""
     config = _read_json(folder / "tokenizer_config.json")
     backend = _load_backend(folder)
-    # The tokenizer's own description, rather than the file: both sources are then one case.
+    # The backend's own description, so that both sources are one case.
     layout = json.loads(backend.to_str())
     kind = tokenizer_kind(layout["decoder"])
 
@@ -241,7 +241,7 @@ def load_fast_tokenizer(folder: Path) -> Tokenizer:
 
 
 def declared_eos_ids(folder: Path) -> list[int]:
-    """The end tokens that a model's configurations name."""
+    """The EOS ids in a model's config files."""
     return [
         *_ids(_read_json(folder / "generation_config.json").get("eos_token_id")),
         *_ids(_read_json(folder / "config.json").get("eos_token_id")),
@@ -256,7 +256,7 @@ def _load_backend(folder: Path) -> tokenizers.Tokenizer:
         except Exception as error:  # the binding raises bare Exception
             raise ValueError(f"cannot read tokenizer.json: {error}") from error
     elif (folder / "tokenizer.model").is_file() or (folder / "vocab.json").is_file():
-        # Seconds of import, for old checkpoints only: converted once at start.
+        # A slow import, only for old checkpoints, which it converts.
         from transformers import AutoTokenizer
 
         backend = AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
@@ -268,7 +268,7 @@ def _load_backend(folder: Path) -> tokenizers.Tokenizer:
 
 
 def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """By name. A file beats tokenizer_config.json, as in transformers."""
+    """Chat templates by name. A file overrides tokenizer_config.json, as in transformers."""
     templates: dict[str, str] = {}
     declared = config.get("chat_template")
     if isinstance(declared, str):

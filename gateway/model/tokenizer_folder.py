@@ -1,4 +1,4 @@
-"""Which of a folder's files its tokenizer is made of."""
+"""Loads a folder's tokenizer from the files that it has."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from formgate.gateway.model.tokenizer import Tokenizer, load_fast_tokenizer
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Raises FileNotFoundError or ValueError with one clear line."""
+    """Raises FileNotFoundError or ValueError with a one-line message."""
     path = mistral_file(folder)
     return load_fast_tokenizer(folder) if path is None else load_mistral_tokenizer(path)

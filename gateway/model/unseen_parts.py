@@ -1,6 +1,4 @@
-"""What a model that reads text is shown in place of a picture, a recording or a file: one line that
-says what was there.
-"""
+"""The line of text that a text-only model is shown in place of an image, a recording or a file."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ _MAX_CHARS = 100  # of a name
 
 
 def unseen_part(kind: str, fields: Mapping[str, Any]) -> str:
-    """`[image]`, `[document: title]`; for a kind that is not known, its own name."""
+    """Such as `[image]` or `[document: title]`; an unknown kind is shown by its name."""
     shown = _KINDS.get(kind, kind)
     inner = fields.get(kind)
     for source in (fields, inner if isinstance(inner, Mapping) else {}):

@@ -1,1 +1,1 @@
-"""The engine's process and the compile workers: started, asked, watched, replaced."""
+"""The engine process and the compile workers: start, requests, supervision, restart."""

@@ -1,5 +1,5 @@
-"""The process that compile workers are forked from: it has loaded the vocabulary once for all of
-them, and one that dies of a constraint has a successor within milliseconds.
+"""The process that forks the compile workers. It loads the vocabulary once for all of them, and
+replaces a worker that dies of a constraint within milliseconds.
 """
 
 from __future__ import annotations
@@ -17,32 +17,31 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
-Taken = Callable[[int], None]  # told the number of each request before it is worked on
+Taken = Callable[[int], None]  # called with each request's number before its work begins
 Serve = Callable[[Connection, Taken], int]
 
 # Exit codes of a worker. Any other is a failure.
 CLOSED = 0  # its pipe was closed
-RENEWED = 3  # it holds too much memory, and has answered everything
+RENEWED = 3  # it holds too much memory and has no open request
 
-FIRST_DELAY = 0.1  # seconds until the next attempt to start one that could not be started
+FIRST_DELAY = 0.1  # seconds until a failed start of a worker is retried
 LONGEST_DELAY = 5.0
 
 _NUMBER = struct.Struct("q")
-_NONE = -1  # number of no request
+_NONE = -1  # no request
 
 
 class CompileHost:
-    """A worker for each pipe: `serve` in a child of this process, which ends with the exit code
-    that it returns. Where a worker ends before it has answered, the host answers in its place, with
-    the number of the request and `died`, the number of the signal, or `failed`, why; or with
-    `unavailable` if no worker can be started.
+    """Keeps a worker for each pipe: a child process that runs `serve` and exits with its result. If
+    a worker exits before it has answered, the host answers instead: the request's number with
+    `died` (the signal) or `failed` (the reason), or `unavailable` if no worker can be started.
     """
 
     def __init__(self, serve: Serve, pipes: Sequence[Connection]) -> None:
         self._serve = serve
         self._pipes = pipes
         self._workers: dict[int, Connection] = {}  # by process
-        # The last request that each worker has taken: what it leaves behind if it dies.
+        # The last request that each worker took, in shared memory that outlives it.
         self._taken = mmap.mmap(-1, _NUMBER.size * len(pipes))
         self._missing: list[Connection] = []  # pipes without a worker
         self._delay = FIRST_DELAY
@@ -50,13 +49,13 @@ class CompileHost:
         self._lines = b""  # of standard input
 
     def run(self) -> None:
-        """Until standard input ends: then who started this process is gone, or wants it to go. A
-        line of it is the number of a pipe whose worker is to be killed.
+        """Run until standard input ends: its writer, which started this process, has exited or
+        asks it to. A line of input is the number of a pipe whose worker is to be killed.
         """
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         os.set_blocking(writing, False)
-        # Without a thread that waits for children: a process with threads should not fork.
+        # No thread waits for children: a process with threads should not fork.
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(writing)
         for pipe in self._pipes:
@@ -99,7 +98,7 @@ class CompileHost:
             elif code != RENEWED:
                 _tell(pipe, {"number": number, "failed": f"the worker ended with exit code {code}"})
             if number == _NONE:
-                self._postpone(pipe)  # it could not even begin
+                self._postpone(pipe)  # it died before its first request
             else:
                 self._start_worker(pipe)
 
@@ -114,7 +113,7 @@ class CompileHost:
         return _NUMBER.size * self._pipes.index(pipe)
 
     def _refusing(self) -> Sequence[Connection]:
-        """Pipes whose requests need not wait for a worker that will soon be there."""
+        """Pipes whose requests are refused, because starting their worker failed repeatedly."""
         return self._missing if self._delay > FIRST_DELAY else ()
 
     def _until_next_attempt(self) -> float | None:
@@ -153,7 +152,7 @@ class CompileHost:
                     other.close()
             code = self._serve(pipe, partial(self._take, pipe))
         finally:
-            # Whatever happened, this copy of the host's stack must not go on as a second host.
+            # In any case, this copy of the host's stack must not continue as a second host.
             sys.stderr.flush()
             os._exit(code)
 
@@ -164,7 +163,7 @@ class CompileHost:
 
 
 def _refuse(pipe: Connection) -> None:
-    """Answer a request that no worker is there for."""
+    """Answer a request that has no worker with `unavailable`."""
     try:
         number = json.loads(pipe.recv_bytes())[0]
     except EOFError:  # the end of standard input will follow

@@ -1,5 +1,5 @@
-"""Constraints that are compiled once for all who ask for them, in worker processes, and kept. Who
-waits for a worker waits in a queue that is bounded in number and bytes.
+"""Compiles constraints in worker processes, once for all requests that need them, and caches the
+results. The queue for a worker is bounded in number and bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from formgate.gateway.errors import compile_queue_full
 from formgate.gateway.processes.compile_workers import TOO_LARGE, TOO_LONG, Lane, Workers
 
 CACHED_BYTES = 64 << 20  # of constraints
-REFUSED_SECONDS = 60.0  # for which what was too much is not tried again
+REFUSED_SECONDS = 60.0  # before a constraint that was too costly is tried again
 MOST_REFUSED = 1_000
 MOST_QUEUED = 1_000  # constraints that wait for a worker
 QUEUED_BYTES = 64 << 20  # of their texts
@@ -29,10 +29,10 @@ Asked = tuple[str, str]  # task and text
 
 @dataclass(slots=True, eq=False)
 class _Compile:
-    """One that waits for a worker or has one."""
+    """A compile that waits for a worker or runs."""
 
     asked: Asked
-    waiting: int = 0  # requests that want to know
+    waiting: int = 0  # requests that wait for the result
     queued: bool = True
 
 
@@ -48,7 +48,7 @@ class CompilePool:
         self._checks = Lane(self.workers, range(workers, workers + CHECKERS), lambda seconds: None)
         self._queued = 0
         self._queued_bytes = 0
-        self._pace = 0.0  # seconds that a compile took of late
+        self._pace = 0.0  # seconds of a compile, moving average
         self._compiled: OrderedDict[Asked, str] = OrderedDict()
         self._bytes = 0
         self._compiling: dict[Asked, tuple[_Compile, asyncio.Task[str]]] = {}
@@ -59,16 +59,16 @@ class CompilePool:
         self.workers.start()
 
     def known(self, task: str, spec_text: str) -> str | None:
-        """What `compiled` returned before."""
+        """The cached result of `compiled`, or None."""
         compiled = self._compiled.get((task, spec_text))
         if compiled is not None:
             self._compiled.move_to_end((task, spec_text))
         return compiled
 
     async def compiled(self, task: str, spec_text: str) -> str:
-        """What a worker does, by the name of one of `CompileTasks`, once for all who want to know
-        it. It is dropped if all of them leave before it begins. Raises ConstraintError, ApiError
-        429 or 503, and WorkerFailed.
+        """The result of `task`, a method of `CompileTasks`, for `spec_text`; computed once for all
+        callers. Dropped if all of them are cancelled before it starts. Raises ConstraintError,
+        ApiError 429 or 503, and WorkerFailed.
         """
         compiled = self.known(task, spec_text)
         if compiled is not None:
@@ -89,8 +89,8 @@ class CompilePool:
                 self._forget(compiling)
 
     async def check(self, task: str, text: str) -> str:
-        """What a worker of the last validation does: no compile waits for it. Raises as
-        `compiled`.
+        """The result of `task` in a worker of the last validation; it delays no compile. Raises as
+        `compiled` does.
         """
         return await self._checks.ask(task, text)
 
@@ -126,7 +126,7 @@ class CompilePool:
 
     def _remember(self, compiling: _Compile, task: asyncio.Task[str]) -> None:
         self._forget(compiling)
-        # To look at the exception also keeps asyncio from reporting it where all clients have left.
+        # Reading the exception also keeps asyncio from logging it if all clients have left.
         if task.cancelled():
             return
         asked = compiling.asked
@@ -150,6 +150,6 @@ class CompilePool:
 
 
 def _digest(asked: Asked) -> bytes:
-    """What was too large is not kept."""
+    """The key of a refused constraint, whose text is too large to keep."""
     task, text = asked
     return hashlib.sha256(f"{task} {text}".encode()).digest()

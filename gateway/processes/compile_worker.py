@@ -1,6 +1,6 @@
-"""A compile worker: a process of its own, because what compiles a user's grammar may take too long,
-too much memory, or its process down. Run as a program, this is what loads the vocabulary and forks
-the workers.
+"""A compile worker: a process of its own, because compiling a client's grammar may take too long,
+use too much memory or crash. As a program, this module is the host that loads the vocabulary and
+forks the workers.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from formgate.gateway.processes.grammar_setup import grammar_compiler
 
 COMMAND = (sys.executable, "-m", "formgate.gateway.processes.compile_worker")
 MEMORY_BYTES = 4 << 30  # of address space
-KEPT_BYTES = 128 << 20  # that a worker may hold more than at its beginning, between two answers
-CPU_SECONDS = 1.0  # of one constraint: what is refused must not depend on what else runs
+KEPT_BYTES = 128 << 20  # that a worker may grow by between two answers
+CPU_SECONDS = 1.0  # of one constraint; CPU time, so that other load causes no refusal
 CHECK_CPU_SECONDS = 0.5  # of the last validation of one answer
-WALL_SECONDS = 10.0  # but nobody waits for ever
-CACHED_CHECKS = 256  # schemas that are compiled for the last validation
+WALL_SECONDS = 10.0  # of one constraint, against a wait without CPU use
+CACHED_CHECKS = 256  # compiled schemas for the last validation
 CACHED_CHECK_BYTES = 8 << 20  # of their texts
-MOST_GARBAGE = 50_000  # objects that may have become unreachable before they are looked for
+MOST_GARBAGE = 50_000  # unreachable objects before a collection
 
 NICENESS = 4
 
-# The stack of a worker is smaller than the engine's: what a worker survives, the engine does.
+# Smaller than the engine's stack: a constraint that a worker survives cannot overflow the engine's.
 STACK_BYTES = 4 << 20
 
 
 def worker_command(tokenizer_dir: Path, model_dir: Path, backend: Backend) -> list[str]:
-    """For `CompilePool`."""
+    """The host's command line, for `CompilePool`."""
     return [*COMMAND, str(tokenizer_dir), str(model_dir), backend]
 
 
 class CompileTasks:
-    """What a compile worker can be asked for. Texts in, texts out; each raises ConstraintError."""
+    """The tasks of a compile worker: text in, text out. Each raises ConstraintError."""
 
     def __init__(self, compiler: GrammarCompiler) -> None:
         self._compiler = compiler
@@ -66,12 +66,12 @@ class CompileTasks:
         return Constraint.of(self._compiler.blueprint(spec_text)).dumps()
 
     def fitting_constraint(self, spec_text: str) -> str:
-        """A `SizedConstraint` whose tokens are enough for an answer, as JSON."""
+        """A `SizedConstraint` with a number of tokens that suffices for an answer, as JSON."""
         blueprint, enough = self._compiler.fitting_blueprint(spec_text)
         return SizedConstraint(Constraint.of(blueprint), enough).dumps()
 
     def sized_constraint(self, spec_text: str) -> str:
-        """A `SizedConstraint` with the tokens of the shortest answer, as JSON."""
+        """A `SizedConstraint` with the number of tokens of the shortest answer, as JSON."""
         blueprint, shortest = self._compiler.sized_blueprint(spec_text)
         tokens = self._compiler.num_tokens(shortest.text)
         return SizedConstraint(Constraint.of(blueprint), tokens).dumps()
@@ -87,20 +87,20 @@ class CompileTasks:
         return json.dumps(schema_report(json.loads(schema_text), self._compiler))
 
     def check_json(self, text: str) -> str:
-        """Of `schema, newline, answer`, both JSON: `[what is wrong, why nothing is known]` as JSON,
-        null for what does not apply.
+        """`text` is a schema and an answer, both JSON, separated by a newline. Returns `[failure,
+        reason why it is unchecked]` as JSON, null where it does not apply.
         """
         schema_text, _, answer = text.partition("\n")
         return _outcome(lambda: self._checks.of(schema_text).failure(answer))
 
     def check_regex(self, text: str) -> str:
-        """As `check_json`, of a pattern as JSON and a text as it is."""
+        """As `check_json`, for a pattern as JSON and a plain text."""
         pattern, _, answer = text.partition("\n")
         return _outcome(lambda: regex_failure(json.loads(pattern), answer))
 
 
 class CheckCache:
-    """Schemas compiled for the last validation, the latest used of them."""
+    """The most recently used schemas, compiled for the last validation."""
 
     def __init__(self) -> None:
         self._checks: OrderedDict[str, AnswerCheck] = OrderedDict()
@@ -136,17 +136,16 @@ def main(arguments: list[str]) -> None:
     step_back(os.getpid())
     compiler.warm_up()
     compiler.warm_up_formats()
-    gc.freeze()  # what lives as long as the workers is not looked at, nor copied, again and again
-    gc.disable()  # but between two answers
+    gc.freeze()  # long-lived objects are not scanned, nor their pages copied
+    gc.disable()  # `serve` collects between answers
     threading.stack_size(STACK_BYTES)
     serve = partial(serve_apart, CompileTasks(compiler))
     CompileHost(serve, [Connection(int(descriptor)) for descriptor in descriptors]).run()
 
 
 def step_back(process_id: int) -> None:
-    """A step of the engine comes first: where it runs on the CPU, every other request waits for it.
-    Linux may give each session its fair share and heed niceness within it alone (man 7 sched), so
-    the session is told too.
+    """Lower the priority of a process and of its session: on a CPU, all requests wait for the
+    engine's step. With autogroups, Linux applies niceness only within a session (man 7 sched).
     """
     os.setpriority(os.PRIO_PROCESS, process_id, NICENESS)
     with contextlib.suppress(OSError):
@@ -154,10 +153,10 @@ def step_back(process_id: int) -> None:
 
 
 def serve_apart(tasks: CompileTasks, pipe: Connection, taken: Taken) -> int:
-    """`serve` within the limits of a worker."""
+    """Run `serve` under a worker's resource limits."""
     threading.Thread(target=_end_with_server, name="end-with-server", daemon=True).start()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    with contextlib.suppress(OSError):  # where memory is short, the kernel takes a worker first
+    with contextlib.suppress(OSError):  # if memory runs out, the kernel kills a worker first
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(serve(tasks, pipe, taken)))
@@ -167,7 +166,7 @@ def serve_apart(tasks: CompileTasks, pipe: Connection, taken: Taken) -> int:
 
 
 def _end_with_server() -> None:
-    """Wait until the other end of standard input is closed. What comes through it is the host's."""
+    """Exit once the writing end of standard input is closed. Reads nothing: the host does."""
     poll = select.poll()
     poll.register(sys.stdin.fileno(), 0)
     poll.poll()
@@ -175,11 +174,11 @@ def _end_with_server() -> None:
 
 
 def serve(tasks: CompileTasks, pipe: Connection, taken: Taken) -> int:
-    """Answer until the other end is closed or too much memory is kept; returns the exit code.
-    Requests and answers are JSON: `[number, task, text]`, and an object with that number and
-    `result`; or `error`, the fields of a ConstraintError; or `failed`, the place of an exception of
-    ours. The process dies of SIGPROF where one takes longer than its CPU seconds, whoever's code it
-    is in, and of SIGALRM after WALL_SECONDS.
+    """Answer requests until the pipe is closed or the process holds too much memory; returns the
+    exit code. A request is JSON, `[number, task, text]`. The answer is an object with the number
+    and `result`, `error` (the fields of a ConstraintError) or `failed` (where an unexpected
+    exception was raised). A request over its CPU seconds ends the process by SIGPROF, over
+    WALL_SECONDS by SIGALRM.
     """
     at_first = _resident_bytes()
     while True:
@@ -197,7 +196,7 @@ def serve(tasks: CompileTasks, pipe: Connection, taken: Taken) -> int:
         del text
         if gc.get_count()[0] > MOST_GARBAGE:
             gc.collect()
-        # What a hostile constraint has filled allocators and caches with is given back by an end.
+        # Exiting returns the memory that a hostile constraint left in allocators and caches.
         full = _resident_bytes() > at_first + KEPT_BYTES
         pipe.send_bytes(answer)
         if full:
@@ -205,7 +204,7 @@ def serve(tasks: CompileTasks, pipe: Connection, taken: Taken) -> int:
 
 
 def _resident_bytes() -> int:
-    """Of this process. Pages of the host that were not touched count too, from the first."""
+    """Resident bytes of this process, including pages shared with the host."""
     pages = int(Path("/proc/self/statm").read_bytes().split()[1])
     return pages * resource.getpagesize()
 
@@ -225,7 +224,7 @@ def _answer(tasks: CompileTasks, task: str, text: str) -> dict[str, Any]:
 
 
 def _place(error: BaseException) -> str:
-    """Where an exception came from. Its message may quote what a client wrote."""
+    """The exception's type and source lines, without its message, which may quote a client."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
     return f"{type(error).__name__} in {', '.join(places)}"

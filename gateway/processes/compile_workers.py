@@ -1,5 +1,5 @@
-"""Processes that compile constraints and validate answers, each behind a pipe: what takes too long,
-too much memory, or its process down costs its own request and nothing else.
+"""Processes that compile constraints and validate answers, each behind a pipe. A request that takes
+too long, uses too much memory or crashes its process affects no other.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from formgate.gateway.errors import compiler_unavailable
 
 logger = logging.getLogger(__name__)
 
-WALL_SECONDS = 20.0  # of one request: a worker has ended by itself long before
-KILL_SECONDS = 2.0  # for the host to replace a worker that has not
+WALL_SECONDS = 20.0  # of one request; a worker's own limits end it long before
+KILL_SECONDS = 2.0  # for the host to replace a worker over that limit
 END_SECONDS = 0.5  # of the host
-START_SECONDS = 120.0  # of the workers, their vocabulary included
-FIRST_DELAY = 0.5  # seconds until a host that could not start is tried again
+START_SECONDS = 120.0  # of the workers, including the vocabulary
+FIRST_DELAY = 0.5  # seconds until a failed start of the host is retried
 LONGEST_DELAY = 30.0
 
 # numpy would start threads, and a process with threads should not fork.
@@ -42,11 +42,11 @@ TOO_DEEP = "The constraint is nested too deeply to compile."
 
 
 class WorkerFailed(Exception):
-    """A worker met an exception that is a bug of ours."""
+    """A worker raised an unexpected exception: a bug of formgate."""
 
 
 class _HostLost(Exception):
-    """The host has ended, or does not answer."""
+    """The host has exited or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,8 @@ class _Host:
 
 
 class Workers:
-    """The workers of one host process. Each is asked by one thread at a time. `command` starts the
-    host, as `compile_worker` does; its last arguments will be the numbers of the descriptors that
-    the workers are asked through.
+    """The workers of one host process. One thread at a time may use a worker. `command` starts the
+    host, see `compile_worker`; the descriptors of the workers' pipes are appended to it.
     """
 
     def __init__(self, command: Sequence[str], count: int) -> None:
@@ -77,19 +76,19 @@ class Workers:
         self._closed = False
 
     def start(self) -> None:
-        """A host that cannot be started is tried again when a worker is needed."""
+        """Start the host. A failed start is retried when a worker is needed."""
         with self._lock, contextlib.suppress(OSError):
             self._running()
 
     @property
     def process_id(self) -> int | None:
-        """Of the host."""
+        """The host's process id, or None."""
         host = self._host
         return None if host is None else host.process.pid
 
     def ask(self, worker: int, task: str, text: str) -> str:
-        """Raises ConstraintError if the text is at fault, ApiError 503 if there is no worker, and
-        WorkerFailed.
+        """The worker's result for `task`. Raises ConstraintError if `text` is at fault, ApiError
+        503 if no worker is available, and WorkerFailed.
         """
         for _ in range(2):
             with self._lock:
@@ -99,12 +98,12 @@ class Workers:
                     raise compiler_unavailable() from None
             try:
                 return _result(self._answer(host, worker, task, text))
-            except (_HostLost, EOFError, OSError):  # something else has ended it: once more
+            except (_HostLost, EOFError, OSError):  # not this request's fault: retry once
                 self._replace(host)
         raise compiler_unavailable()
 
     def _answer(self, host: _Host, worker: int, task: str, text: str) -> dict[str, Any]:
-        """Raises _HostLost, and EOFError or OSError if nobody is there any more."""
+        """Raises _HostLost, EOFError or OSError if the host is gone."""
         pipe = host.pipes[worker]
         if not host.ready[worker]:
             if not pipe.poll(START_SECONDS):
@@ -124,12 +123,12 @@ class Workers:
         return {"died": signal.SIGALRM} if "died" in answer else answer
 
     def _running(self) -> _Host:
-        """Raises OSError if the host cannot be started."""
+        """The running host, started if needed. Raises OSError if it cannot be started."""
         if self._host is not None and self._host.process.poll() is None:
             return self._host
         if self._closed:
             raise OSError  # the server is stopping
-        self._kill()  # nothing is left of it but its standard input
+        self._kill()  # close what is left of the old host
         if time.monotonic() < self._next_start:
             raise OSError  # as at the last attempt
         try:
@@ -145,7 +144,7 @@ class Workers:
             for _ in range(self._count):
                 pairs.append(Pipe())  # noqa: PERF401 - those before the one that fails are closed
             numbers = [theirs.fileno() for _, theirs in pairs]
-            # Its standard input tells it that the server is gone; Ctrl-C is for the server.
+            # The end of standard input tells the host to exit. Ctrl-C must reach only the server.
             process = subprocess.Popen(
                 [*self._command, *map(str, numbers)],
                 stdin=subprocess.PIPE,
@@ -164,7 +163,7 @@ class Workers:
         self._delay = min(2 * self._delay, LONGEST_DELAY)
 
     def _replace(self, host: _Host) -> None:
-        """Whoever notices first that the workers are lost; the others find them started anew."""
+        """Kill `host`, unless another thread has replaced it already."""
         with self._lock:
             if self._host is host:
                 self._kill()
@@ -177,14 +176,14 @@ class Workers:
             self._kill()
 
     def _kill(self) -> None:
-        """Its pipes are not closed but dropped: a thread may still wait at an end of them."""
+        """Kill the host. Its pipes are not closed, since a thread may still wait on one."""
         host, self._host = self._host, None
         if host is None:
             return
         process = host.process
         assert process.stdin is not None
-        with contextlib.suppress(OSError):  # of what could not be written
-            process.stdin.close()  # which ends it and its workers
+        with contextlib.suppress(OSError):  # from unflushed input
+            process.stdin.close()  # ends the host and its workers
         try:
             process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -193,7 +192,7 @@ class Workers:
 
 
 def _received(pipe: Connection, number: int, seconds: float) -> dict[str, Any] | None:
-    """The answer to the request of this number; None after so many seconds."""
+    """The answer to request `number`, or None after `seconds`."""
     deadline = time.monotonic() + seconds
     while pipe.poll(max(deadline - time.monotonic(), 0.0)):
         answer: dict[str, Any] = json.loads(pipe.recv_bytes())
@@ -218,9 +217,8 @@ def _result(answer: dict[str, Any]) -> str:
 
 
 class Lane:
-    """Some workers of a host, for one purpose: what is asked in one lane never waits for what is
-    asked in another. `observe` is told, from any thread, how many seconds a worker was busy with
-    each thing that it was asked.
+    """A subset of a host's workers for one purpose, so that requests in one lane never wait for
+    those in another. `observe` is called, from any thread, with the seconds each request took.
     """
 
     def __init__(
@@ -234,15 +232,15 @@ class Lane:
         self._threads = ThreadPoolExecutor(self.size, thread_name_prefix="compile")
 
     async def ask(self, task: str, text: str, begins: Callable[[], None] = lambda: None) -> str:
-        """As `Workers.ask`. `begins` is called when a worker is free; who is cancelled before that
-        has asked nothing.
+        """As `Workers.ask`. `begins` is called when a worker is free; a request that is cancelled
+        earlier is never sent.
         """
         if self._room is None:
             self._room = asyncio.Semaphore(self.size)
         room = self._room
         await room.acquire()
         begins()
-        worker = self._free.pop()  # the last one that answered: it has the most in its caches
+        worker = self._free.pop()  # most recently used: its caches are warm
         loop = asyncio.get_running_loop()
         asked = loop.run_in_executor(self._threads, self._timed, worker, task, text)
 
@@ -250,7 +248,7 @@ class Lane:
             self._free.append(worker)
             room.release()
 
-        # A client that leaves must not free a worker that is still at work.
+        # A cancelled caller must not free a worker that is still busy.
         asked.add_done_callback(done)
         return await asyncio.shield(asked)
 

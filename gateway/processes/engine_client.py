@@ -1,5 +1,5 @@
-"""The HTTP process' end of the engine: sends it requests, hands each request its outputs, and fails
-them when the engine process ends. It knows messages and sockets, and nothing of prompts, text or
+"""The HTTP process' client of the engine: sends requests, delivers outputs, and fails requests in
+flight when the engine process exits. It knows messages and sockets, but nothing of prompts, text or
 HTTP.
 """
 
@@ -44,7 +44,7 @@ from formgate.gateway.processes.engine_supervisor import (
     EngineSupervisor,
     follow_engine,
 )
-from formgate.gateway.processes.output_queue import Outputs
+from formgate.gateway.processes.output_queue import OutputQueue
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,11 @@ STEP_SECONDS = 0.02  # of an engine on the CPU
 
 
 class EngineClient:
-    """Requests in, outputs out. All methods belong to one event loop.
+    """Sends requests to the engine and yields their outputs. All methods belong to one event loop.
 
-    `state` is "starting" until an engine process is ready (again), "dead" between the end of one
-    process and the start of the next. If the first start fails, nothing is tried again and
-    `wait_ready` raises.
+    `state` is "starting" until the engine process is ready, and "dead" between the exit of one
+    process and the start of the next. If the first start fails, `wait_ready` raises and nothing is
+    retried.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class EngineClient:
         timeout: float = ENGINE_TIMEOUT,
         client: int = 0,
     ) -> None:
-        """`max_in_flight`: requests that run or wait; more are refused. `timeout`: seconds that a
-        step may take. `more_clients`: the two addresses of each other process that this one's
-        engine serves; `on_death` is for telling them. `client`: the number of one of these, see
-        `attach`."""
+        """`max_in_flight`: limit on running and waiting requests. `timeout`: limit of a step in
+        seconds. `more_clients`: (command, event) addresses of the other processes that this
+        engine serves; `on_death` lets the caller notify them. `client`: the index of such a
+        process, see `attach`."""
         self.state: EngineState = "starting"
         self.ready: EngineReady | None = None
         self._config = config
@@ -85,8 +85,10 @@ class EngineClient:
         self._max_in_flight = max_in_flight
         self._on_death = on_death
         self._client = client
-        self._queues: dict[str, Outputs] = {}
-        self._begun: dict[str, RequestRecord] = {}  # held in the engine, until `generate`
+        self._queues: dict[str, OutputQueue] = {}
+        self._begun: dict[
+            str, RequestRecord
+        ] = {}  # computed and held in the engine until `generate`
         self._encoder = msgspec.msgpack.Encoder()
         self._commands: zmq.Socket[bytes] | None = None  # of the process that is ready
         self._first_ready: asyncio.Future[EngineReady] | None = None
@@ -103,7 +105,7 @@ class EngineClient:
         self._events: asyncio.Task[None] | None = None
         self._stopping = False
 
-    # Life.
+    # Lifecycle.
 
     async def start(self) -> None:
         """Start the engine process and return at once; see `wait_ready`."""
@@ -119,8 +121,8 @@ class EngineClient:
             self._first_ready.set_exception(error)
 
     async def attach(self, command_address: str, event_address: str) -> None:
-        """Instead of `start`: be served by the engine process of another client, which tells of
-        its end by `engine_ended`."""
+        """Instead of `start`: use the engine process of another client, whose exit is reported
+        through `engine_ended`."""
         assert self._events is None
         assert self._client > 0
         self._first_ready = asyncio.get_running_loop().create_future()
@@ -129,12 +131,12 @@ class EngineClient:
         )
 
     async def wait_ready(self) -> EngineReady:
-        """Until the first engine process is ready. Raises EngineStartError if it fails."""
+        """Wait for the first engine process to be ready. Raises EngineStartError if it fails."""
         assert self._first_ready is not None
         return await asyncio.shield(self._first_ready)
 
     def end_requests(self) -> None:
-        """Take no more requests, and end those in flight with the error that says so."""
+        """Refuse new requests, and fail those in flight with the same error."""
         self._stopping = True
         self.abort(list(self._queues))
         self._fail_all(server_stopping)
@@ -155,7 +157,7 @@ class EngineClient:
     # Requests.
 
     def ensure_admission(self, count: int = 1) -> None:
-        """Raise the ApiError (503 or 429) that `count` more requests would meet now."""
+        """Raise ApiError 503 or 429 if `count` more requests would be refused now."""
         if self._stopping:
             raise server_stopping()
         if self.state != "ready":
@@ -164,12 +166,12 @@ class EngineClient:
             raise queue_full(retry_after=1)
 
     async def begin(self, requests: Sequence[AddRequest]) -> None:
-        """Let the engine compute the prompts of requests whose constraint is not known yet.
-        `generate` of the same ids goes on with them; whoever may not get so far has to `abandon`
-        them. Those that were begun already are let be. Raises ApiError as `generate` does.
+        """Let the engine compute prompts while the requests' constraints are compiled. `generate`
+        with the same ids continues them; without it, the caller must `abandon` them. Requests
+        already begun are skipped. Raises ApiError as `generate` does.
 
-        Returns when an engine on the CPU has left a core to whoever compiles the constraint: a step
-        that is under way on all of them would take ten times as long beside that.
+        Returns once an engine on the CPU leaves a core to the compiler: a step on all cores would
+        be ten times slower beside it.
         """
         new = [one for one in requests if one.request_id not in self._begun]
         self.ensure_admission(len(new))
@@ -181,7 +183,7 @@ class EngineClient:
             await asyncio.sleep(STEP_SECONDS)
 
     def abandon(self, requests: Sequence[AddRequest]) -> None:
-        """Drop those that were begun and that nobody went on with. Never blocks, never raises."""
+        """Drop requests that were begun but not continued. Never blocks, never raises."""
         for request in requests:
             record = self._begun.pop(request.request_id, None)
             if record is not None:
@@ -192,9 +194,9 @@ class EngineClient:
         """The outputs of one request, one per step, until the one with a `finish_reason`.
 
         A consumer that stops early (closes the generator, or is cancelled) aborts the request in
-        the engine at once. Raises ApiError: 503 when the engine is not ready or dies, 429 when the
-        queue is full; when the engine gives the request up, 400 if the request led to that
-        (`param` is then as `TokenOutput.fault` says) and else 500.
+        the engine at once. Raises ApiError: 503 if the engine is not ready or dies, 429 if the
+        queue is full. If the engine fails the request: 400 if the request caused it (`param` is
+        `TokenOutput.fault`), otherwise 500.
         """
         request_id = request.request_id
         record = self._begun.pop(request_id, None)
@@ -226,7 +228,7 @@ class EngineClient:
             finish_reason = "error"
             raise
         finally:
-            # A stop string closes the generator; a client that left cancels the task around it.
+            # A stop string closes the generator; a disconnect cancels the task around it.
             if finish_reason is None:
                 task = asyncio.current_task()
                 cancelled = task is not None and task.cancelling() > 0
@@ -235,7 +237,7 @@ class EngineClient:
             self._forget(request_id, record, finish_reason)
 
     def abort(self, request_ids: Sequence[str]) -> None:
-        """Make the engine drop these; unknown ones are ignored. Never blocks, never raises."""
+        """Abort requests in the engine; unknown ids are ignored. Never blocks, never raises."""
         known = [request_id for request_id in request_ids if request_id in self._queues]
         if known and self.state == "ready":
             with contextlib.suppress(ApiError):
@@ -243,7 +245,7 @@ class EngineClient:
 
     def _open(self, request: AddRequest) -> RequestRecord:
         assert request.request_id not in self._queues, "request ids are unique"
-        self._queues[request.request_id] = Outputs()
+        self._queues[request.request_id] = OutputQueue()
         return self._metrics.request(len(request.prompt_token_ids), request.params.max_tokens)
 
     def _add(self, request: AddRequest, *, held: bool) -> None:
@@ -258,10 +260,10 @@ class EngineClient:
             raise engine_died()
         try:
             self._commands.send(self._encoder.encode(command), zmq.NOBLOCK)
-        except zmq.ZMQError:  # no peer: the process has just died
+        except zmq.ZMQError:  # no peer: the process has died
             raise engine_died() from None
 
-    # What the supervisor tells.
+    # Events from the supervisor.
 
     def engine_starting(self) -> None:
         self.state = "starting"
@@ -281,7 +283,7 @@ class EngineClient:
         if self._client == 0:
             self._metrics.engine_step(step.stats)
         for output in step.outputs:
-            # A request that was aborted a moment ago may still have outputs under way.
+            # Outputs of a request aborted a moment ago may still arrive.
             queue = self._queues.get(output.request_id)
             if queue is not None:
                 queue.put(output)
@@ -303,7 +305,7 @@ class EngineClient:
 
 
 def _given_up(output: TokenOutput) -> ApiError:
-    message = output.error or "The engine gave this request up."
+    message = output.error or "The engine failed this request."
     if output.fault == "queue":
         return queue_timeout()
     if output.fault is None:

@@ -1,5 +1,5 @@
-"""How the HTTP process starts the engine process and how the two agree on where to talk. It
-imports neither torch nor the engine's loop, so the HTTP process stays light.
+"""Starts the engine process and tells it the socket addresses. It imports neither torch nor the
+engine's loop, so that the HTTP process stays light.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ KILL_TIMEOUT = 10.0  # seconds
 
 
 class EngineLaunch(msgspec.Struct):
-    """What the engine process is told on its standard input, as one line of JSON.
+    """The engine process' parameters, one line of JSON on its standard input.
 
     The HTTP process binds both addresses and the engine process connects to them. Standard input
-    stays open after that line: its end tells the engine process that its parent is gone.
+    stays open afterwards: its end means that the parent is gone.
     """
 
     config: EngineConfig
     tokenizer_dir: Path
     command_address: str
     event_address: str
-    more_clients: list[tuple[str, str]] = []  # likewise, of further HTTP processes
+    more_clients: list[tuple[str, str]] = []  # (command, event) addresses of further HTTP processes
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self, enc_hook=encode_path) + b"\n"
@@ -60,23 +60,23 @@ def decode_path(kind: type, value: Any) -> Any:
 
 
 def leave_signals_to_parent() -> None:
-    """For a child that its parent tells when to end. A service manager sends its signal to each
-    process of a server, and answers under way need them all.
+    """Ignore SIGINT and SIGTERM in a child that its parent stops. A service manager signals every
+    process of a server, but running answers need them all.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_with_parent() -> None:
-    """For a child whose standard input is a pipe: end soon after the parent is gone, even if that
-    was killed, and not before.
+    """In a child whose standard input is a pipe: exit soon after the parent does, even if the
+    parent was killed, and not before.
     """
     leave_signals_to_parent()
 
     def wait_for_end() -> None:
         while os.read(sys.stdin.fileno(), 4096):
             pass
-        # After a Shutdown the loop ends by itself; an orphan has nobody left to send it one.
+        # After a Shutdown the loop ends by itself; an orphan never gets one.
         threading.Event().wait(ORPHAN_DELAY)
         os._exit(1)
 
@@ -86,8 +86,8 @@ def end_with_parent() -> None:
 async def start_engine_process(
     command: Sequence[str], launch: EngineLaunch
 ) -> asyncio.subprocess.Process:
-    """Start the engine process in a session of its own: Ctrl-C is for the server, which then ends
-    the engine in good order.
+    """Start the engine process in a session of its own: Ctrl-C must reach only the server, which
+    stops the engine.
     """
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -96,7 +96,7 @@ async def start_engine_process(
     )
     assert process.stdin is not None
     try:
-        # A process that dies at once is noticed by whoever waits for it.
+        # If the process died at once, its watcher notices.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             process.stdin.write(launch.encode())
             await process.stdin.drain()
@@ -107,8 +107,7 @@ async def start_engine_process(
 
 
 async def stop_engine_process(process: asyncio.subprocess.Process, timeout: float) -> None:
-    """Give it `timeout` seconds to end by itself, then kill it, which a stopped process cannot
-    escape either."""
+    """Wait `timeout` seconds for the process to exit, then kill it, even if it is stopped."""
     if process.stdin is not None:
         process.stdin.close()
     try:
@@ -123,5 +122,5 @@ async def stop_engine_process(process: asyncio.subprocess.Process, timeout: floa
     try:
         async with asyncio.timeout(KILL_TIMEOUT):
             await process.wait()
-    except TimeoutError:  # it waits in the kernel, for a disk or a device
+    except TimeoutError:  # it is blocked in the kernel by a disk or a device
         logger.error("The engine process %d cannot be killed.", process.pid)

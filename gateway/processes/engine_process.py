@@ -1,5 +1,5 @@
-"""The engine process: reads from standard input what to run, introduces the grammar compiler to
-the engine, and runs the engine's loop. It ends when its parent does, however that ends.
+"""The engine process: reads its parameters from standard input, connects the grammar compiler to
+the engine, and runs the engine's loop. It exits when its parent does, for whatever reason.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from formgate.gateway.processes.grammar_setup import grammar_compiler
 from formgate.gateway.processes.heap_trimmer import HeapTrimmer
 
 MAX_MASK_THREADS = 16
-# On a CPU, oneDNN keeps code of half a megabyte for each number of tokens that a layer has met:
-# 1024 of them by its own default, which looks like a leak.
+# On a CPU, oneDNN caches half a megabyte of code for each batch size of a layer. Its default, 1024
+# entries, looks like a memory leak.
 FEWER_PRIMITIVES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
-LINGER = 2000  # milliseconds that the last message may take to leave
+LINGER = 2000  # milliseconds to send the last message
 
 
 def main() -> int:
     level, style = sys.argv[1:] or ("info", "text")
-    # What libraries say at level info is for whoever asks for it.
+    # At level info, libraries log too much; show it only with a lower level.
     set_up_logging("warning" if level == "info" else level, style, process="engine: ")
     launch = EngineLaunch.decode(sys.stdin.buffer.readline())
     end_with_parent()
@@ -43,7 +43,7 @@ def main() -> int:
     except (OSError, ValueError) as error:
         _report(launch.event_address, f"The tokenizer cannot be used: {error}")
         return 1
-    # What a compile worker survives on its stack must be sure to survive here.
+    # Larger than a compile worker's stack: a constraint that it survived must not overflow here.
     threading.stack_size(4 * STACK_BYTES)
 
     def load_constraints() -> tuple[ConstraintFactory, FillMasks]:
@@ -81,5 +81,5 @@ if __name__ == "__main__":
     status = main()
     logging.shutdown()
     sys.stderr.flush()
-    # Not `sys.exit`: at the interpreter's end triton's bindings print pages of their own leaks.
+    # Not `sys.exit`: at exit, triton's bindings print pages about their own leaks.
     os._exit(status)

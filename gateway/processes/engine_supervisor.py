@@ -1,5 +1,5 @@
-"""Starts the engine process, and starts it again when it ends, hangs, or cannot be talked to. It
-knows the process and its sockets, and nothing of requests: `EngineClient` is told what happens.
+"""Starts the engine process, and restarts it when it exits, hangs, or its sockets fail. It knows
+the process and its sockets but no requests; it reports events to `EngineClient`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_RESTART_DELAY = 0.5  # seconds; doubles with each start that fails
 MAX_RESTART_DELAY = 30.0
-STOP_TIMEOUT = 5.0  # seconds that the engine process has to end by itself
+STOP_TIMEOUT = 5.0  # seconds for the engine process to exit by itself
 LAST_WORDS_TIMEOUT = 0.2  # seconds for events that a dead process may have left in the socket
 ENGINE_TIMEOUT = 60.0  # seconds that a step may take
 
@@ -48,7 +48,7 @@ class EngineStartError(Exception):
 
 
 class EngineUser(Protocol):
-    """Whom the events of the engine are for."""
+    """Receives the engine's events."""
 
     def engine_starting(self) -> None: ...
 
@@ -57,11 +57,11 @@ class EngineUser(Protocol):
     def engine_step(self, step: StepOutputs) -> None: ...
 
     def engine_ended(self) -> None:
-        """What was in flight is lost. May be called twice for one engine."""
+        """All requests in flight are lost. May be called twice for one engine."""
         ...
 
     def events_lost(self) -> None:
-        """The engine goes on, and what it said of some requests is lost."""
+        """The engine runs on, but outputs of some requests are lost."""
         ...
 
 
@@ -78,8 +78,8 @@ class EngineSupervisor:
         on_progress: Callable[[LoadProgress], None] | None = None,
         on_restart: Callable[[], None] | None = None,
     ) -> None:
-        """`timeout`: see EngineWatchdog. `more_clients`: the two addresses of each other process
-        that the engine serves. `on_restart` is called when an engine has ended that was ready."""
+        """`timeout`: see EngineWatchdog. `more_clients`: (command, event) addresses of the other
+        processes that the engine serves. `on_restart` is called after a ready engine exits."""
         self._user = user
         self._config = config
         self._tokenizer_dir = tokenizer_dir
@@ -88,18 +88,18 @@ class EngineSupervisor:
         self._timeout = timeout
         self._on_progress = on_progress
         self._on_restart = on_restart
-        self._was_ready = False  # the present process
+        self._was_ready = False  # the current process
 
     async def run(self) -> None:
-        """Until it is cancelled. Raises EngineStartError if the first process is never ready."""
-        # One for all processes: libzmq aborts if it finds no descriptors for a context's threads.
+        """Supervise until cancelled. Raises EngineStartError if the first start fails."""
+        # One context for all processes: libzmq aborts if a new one finds no free descriptors.
         with zmq.Context() as context:
             delay = FIRST_RESTART_DELAY
             first = True
             while True:
                 self._was_ready = False
                 failure = await self._run_once(context)
-                self._user.engine_ended()  # it may not have come to that
+                self._user.engine_ended()  # in case the run failed earlier
                 if first and not self._was_ready:
                     raise EngineStartError(failure)
                 first = False
@@ -112,14 +112,14 @@ class EngineSupervisor:
                 await asyncio.sleep(delay)
 
     async def _run_once(self, context: zmq.Context[zmq.Socket[bytes]]) -> str:
-        """One engine process from start to end, whatever ends it. Returns why, in one line."""
+        """Run one engine process to its end. Returns the reason for the end, in one line."""
         try:
             return await self._run_engine(context)
-        except (OSError, zmq.ZMQError) as error:  # of memory, descriptors, disk
+        except (OSError, zmq.ZMQError) as error:  # out of memory, descriptors or disk
             happened = "failed" if self._was_ready else "cannot be started"
             return f"The engine process {happened}: {_in_one_line(error)}."
         except msgspec.MsgspecError as error:
-            return f"The engine process sent what cannot be read: {_in_one_line(error)}."
+            return f"The engine process sent an invalid message: {_in_one_line(error)}."
         except Exception as error:
             logger.exception("Supervising the engine process failed")
             return f"The engine process failed: {_in_one_line(error)}."
@@ -140,7 +140,7 @@ class EngineSupervisor:
             )
             bind_sockets(commands, launch.command_address, events, launch.event_address)
             process = await start_engine_process(self._command, launch)
-            grace = 0.0  # of a process that hangs, or is starting: it takes no Shutdown
+            grace = 0.0  # a process that hangs or is starting reads no Shutdown
             try:
                 failure, hangs = await self._watch(process, commands, events)
                 if self._was_ready and not hangs:
@@ -150,7 +150,7 @@ class EngineSupervisor:
                 grace = STOP_TIMEOUT if self._was_ready else 0.0
                 raise
             finally:
-                self._user.engine_ended()  # before the process is: that may take a while
+                self._user.engine_ended()  # before the process exits, which may take a while
                 with contextlib.suppress(zmq.ZMQError):
                     commands.send(msgspec.msgpack.encode(Shutdown()), zmq.NOBLOCK)
                 await stop_engine_process(process, grace)
@@ -161,7 +161,7 @@ class EngineSupervisor:
         commands: zmq.Socket[bytes],
         events: zmq.asyncio.Socket,
     ) -> tuple[str, bool]:
-        """Until the process ends, says that it cannot go on, or hangs. Returns which of these, in
+        """Wait until the process exits, reports a fatal error, or hangs. Returns the reason, in
         one line, and whether it hangs."""
         watchdog = EngineWatchdog(process.pid, self._timeout)
         reader = asyncio.create_task(self._read(events, commands, watchdog), name="engine-reader")
@@ -188,7 +188,7 @@ class EngineSupervisor:
         commands: zmq.Socket[bytes],
         watchdog: EngineWatchdog,
     ) -> str:
-        """Hand out events until the engine says that it cannot go on."""
+        """Dispatch events until the engine reports a fatal error."""
         decoder = msgspec.msgpack.Decoder(EngineEvent)
         while True:
             event: EngineEvent = decoder.decode(await events.recv())
@@ -196,7 +196,7 @@ class EngineSupervisor:
             match event:
                 case StepOutputs():
                     self._user.engine_step(event)
-                    # Consumers first: a recv that need not wait never yields.
+                    # Let consumers run: a recv that need not wait never yields.
                     await asyncio.sleep(0)
                 case LoadProgress():
                     if self._on_progress is not None:
@@ -212,7 +212,7 @@ class EngineSupervisor:
 
 
 async def follow_engine(user: EngineUser, command_address: str, event_address: str) -> None:
-    """Hand out the events of an engine that another process supervises, until cancelled."""
+    """Dispatch the events of an engine that another process supervises, until cancelled."""
     with (
         zmq.Context() as context,
         context.socket(zmq.PUSH) as commands,
@@ -229,10 +229,10 @@ async def follow_engine(user: EngineUser, command_address: str, event_address: s
                         await asyncio.sleep(0)
                     case EngineReady():
                         user.engine_ready(event, commands)
-                    case _:  # for the process that supervises it
+                    case _:  # for the supervising process
                         pass
             except Exception as error:
-                # Whose event that was cannot be told. The engine itself goes on.
+                # The event's request is unknown. The engine itself runs on.
                 logger.error("An event of the engine is lost: %s.", _in_one_line(error))
                 user.events_lost()
                 await asyncio.sleep(FIRST_RESTART_DELAY)
@@ -245,7 +245,7 @@ def bind_sockets(
     event_address: str,
 ) -> None:
     commands.set(zmq.SNDHWM, 0)  # admission limits the queue, not the socket
-    commands.set(zmq.LINGER, 100)  # milliseconds: enough for Shutdown to leave
+    commands.set(zmq.LINGER, 100)  # milliseconds to send Shutdown
     commands.bind(command_address)
     events.set(zmq.RCVHWM, 0)
     events.set(zmq.LINGER, 0)

@@ -1,6 +1,6 @@
-"""Finds out that the engine process hangs: it is stopped, deadlocked, or waits for a device that
-does not answer. An engine sends an event with each step, and one a second when it is idle, so a
-silence is as old as the step under way.
+"""Detects that the engine process hangs: it is stopped, deadlocked, or waits for a dead device. An
+engine sends an event after each step, and one per second when idle, so the time since the last
+event is the age of the current step.
 """
 
 from __future__ import annotations
@@ -9,34 +9,34 @@ import asyncio
 from pathlib import Path
 
 MAX_TICK = 1.0  # seconds
-# A step on the CPU may be long without hanging (a large prefill on few cores), so one that uses
-# the processor has this many times the timeout.
+# A step on the CPU may be long without hanging (a large prefill on few cores). While it uses the
+# processor, its timeout is multiplied by this.
 WORKING_FACTOR = 10
 
 
 class EngineWatchdog:
-    """Watches one process. `timeout`: seconds that a step may take; 0 turns the watchdog off.
+    """Watches one process. `timeout`: limit of a step in seconds; 0 turns the watchdog off.
 
-    Time is counted in ticks of this process' event loop and not read from a clock: a suspended
-    machine or a frozen container, in which both processes stood still, is no silence.
+    Counts ticks of this process' event loop instead of reading a clock, so that the time of a
+    suspended machine or a frozen container does not count.
     """
 
     def __init__(self, process_id: int, timeout: float) -> None:
         self._process_id = process_id
         self._timeout = timeout
-        self._limit = float("inf")  # of silence; a start may take as long as it works
+        self._limit = float("inf")  # of silence; a start has no limit while it uses the CPU
         self._heard = True
         self._silence = 0.0  # seconds without an event
-        self._stillness = 0.0  # seconds without an event and without any use of a processor
+        self._stillness = 0.0  # seconds without an event and without CPU use
         self._cpu_ticks = 0
 
     def heard(self) -> None:
-        """An event has arrived."""
+        """Record that an event has arrived."""
         self._heard = True
 
     def ready(self, device: str) -> None:
-        """The engine has started, on `device`. On a GPU a thread that waits for a kernel looks
-        busy, so only the silence counts; and no step takes as long as on a CPU."""
+        """Record that the engine has started on `device`. On a GPU a thread that waits for a kernel
+        looks busy, so CPU use does not extend the limit."""
         self._limit = self._timeout * (WORKING_FACTOR if device == "cpu" else 1)
 
     @property
@@ -44,7 +44,7 @@ class EngineWatchdog:
         return self._stillness >= self._timeout or self._silence >= self._limit
 
     async def wait_hung(self) -> str:
-        """Until the process hangs. Returns what was seen, in one line."""
+        """Wait until the process hangs. Returns the symptom in one line."""
         if self._timeout <= 0:
             await asyncio.Event().wait()
         tick = min(MAX_TICK, self._timeout / 10)
@@ -67,10 +67,10 @@ class EngineWatchdog:
 
 
 def _process_status(process_id: int) -> tuple[str, int]:
-    """The state of its main thread, and the clock ticks that all its threads have used."""
+    """The state of the main thread, and the CPU time of all threads in clock ticks."""
     try:
         text = Path(f"/proc/{process_id}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:  # descriptors have run out, or it is gone, which others notice
+    except OSError:  # out of descriptors, or it has exited, which the supervisor notices
         return "R", 0
-    fields = text.rpartition(")")[2].split()  # a program's name may hold anything
+    fields = text.rpartition(")")[2].split()  # a program's name may hold any character
     return fields[0], int(fields[11]) + int(fields[12])

@@ -1,5 +1,5 @@
-"""Merges async generators in the order in which they produce. Every one of them is closed when the
-merged one ends: when all have ended, when one raises, when the consumer closes it.
+"""Merges async generators into one that yields items as they are produced. All generators are
+closed when they are exhausted, when one fails, and when the consumer stops.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def fan_in(sources: Sequence[AsyncGenerator[T]]) -> AsyncGenerator[T]:
-    # The usual case needs no task and no queue.
+    # One source, the common case, needs no task and no queue.
     return sources[0] if len(sources) == 1 else _fan_in(sources)
 
 

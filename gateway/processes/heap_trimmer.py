@@ -1,4 +1,4 @@
-"""Returns the memory that large requests leave free in the C heap to the system."""
+"""Returns to the system the free memory that large requests leave in the C heap."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 from formgate.constrain.heap import Heap
 
 PERIOD = 5.0  # seconds
-GROWTH_BYTES = 32 << 20  # of resident memory since the last trim, below which there is none
+GROWTH_BYTES = 32 << 20  # of resident memory since the last trim, to trim again
 
 _STATM = Path("/proc/self/statm")
 
 
 class HeapTrimmer:
-    """A trim takes about 20 ms for each 500 MB, in which other threads that allocate wait."""
+    """A trim takes about 20 ms per 500 MB, during which allocations of other threads wait."""
 
     def __init__(self) -> None:
         self._heap = Heap()
         self._kept = resident_bytes()
 
     def start(self) -> None:
-        """Look from time to time, in a daemon thread."""
+        """Check periodically in a daemon thread."""
         threading.Thread(target=self._run, name="heap-trimmer", daemon=True).start()
 
     def _run(self) -> None:
@@ -41,7 +41,7 @@ class HeapTrimmer:
 
 
 def resident_bytes() -> int:
-    """Of this process; 0 where there is no /proc."""
+    """Resident memory of this process; 0 without /proc."""
     try:
         return int(_STATM.read_bytes().split()[1]) * resource.getpagesize()
     except OSError:

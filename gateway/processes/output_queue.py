@@ -1,6 +1,4 @@
-"""What the engine has put out for one request, on its way from the socket's reader to the request's
-consumer.
-"""
+"""The queue of one request's outputs, between the socket's reader and the request's consumer."""
 
 from __future__ import annotations
 
@@ -11,9 +9,9 @@ from formgate.engine.messages import TokenOutput
 from formgate.gateway.errors import ApiError
 
 
-class Outputs:
-    """What one request's consumer has not taken yet. An asyncio.Queue without its locks and its
-    limits: this is put into and taken from once for every token of every request.
+class OutputQueue:
+    """An asyncio.Queue without locks and limits, since every token of every request passes through
+    it. One consumer.
     """
 
     __slots__ = ("_items", "_loop", "_waiter")
@@ -28,7 +26,7 @@ class Outputs:
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
-            if not waiter.done():  # a consumer that was cancelled has not run yet
+            if not waiter.done():  # done: the consumer was cancelled and has not run yet
                 waiter.set_result(None)
 
     async def next(self) -> TokenOutput | ApiError:

@@ -1,5 +1,5 @@
-"""A private folder for the Unix sockets between the server's processes, where their paths are short
-enough: the kernel takes 107 bytes, and TMPDIR may be longer than that.
+"""A private folder for the Unix sockets between the server's processes. A socket's path has at most
+107 bytes, which TMPDIR may exceed.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import tempfile
 
 PREFIX = "formgate-"
 MAX_PATH_BYTES = 107  # of a Unix socket's address
-# What follows the parent folder: mkdtemp's eight characters, and the longest name of a socket.
+# The rest of a path: mkdtemp's eight characters, and the longest socket name.
 SUFFIX_BYTES = len(f"/{PREFIX}12345678/commands-12345")
 OTHER_PARENTS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def socket_folder() -> tempfile.TemporaryDirectory[str]:
-    """Raises OSError."""
+    """A new folder that is removed at exit. Raises OSError."""
     return tempfile.TemporaryDirectory(
         prefix=PREFIX, dir=_parent(tempfile.gettempdir()), ignore_cleanup_errors=True
     )
 
 
 def _parent(temporary: str) -> str:
-    """`temporary`, or the first of the usual folders if that path is too long."""
+    """`temporary`, or the first usable folder of `OTHER_PARENTS` if that path is too long."""
     if _fits(temporary):
         return temporary
     for parent in OTHER_PARENTS:

@@ -1,1 +1,1 @@
-"""The request and response bodies, and the limits of each field."""
+"""Request bodies: their parsing, types, limits and cross-field rules."""

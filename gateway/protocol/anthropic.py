@@ -1,6 +1,6 @@
 """The bodies of `POST /v1/messages` and `POST /v1/messages/count_tokens`, as types. A content block
-is one loose type, because what each kind must hold is checked where it becomes a message. What
-concerns caches and billing (`cache_control`, `service_tier`, ...) is tolerated as unknown.
+is one loose type, since each kind's fields are checked when it becomes a message. Fields about
+caches and billing (`cache_control`, `service_tier`, ...) are ignored.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class AnthropicMetadata(Body):
 
 
 class CountTokensRequest(RequestBody):
-    """What shapes a prompt."""
+    """The fields that determine a prompt."""
 
     model: ModelName | None = None
     messages: Annotated[

@@ -60,13 +60,13 @@ class CustomCall(Body):
 
     @property
     def function(self) -> CalledFunction:
-        """The call as formats and templates know it: a function with one argument."""
+        """The call as formats and templates see it: a function with one argument."""
         return CalledFunction(name=self.custom.name, arguments={"input": self.custom.input})
 
 
 def _kind_of_tool(value: object) -> str:
-    """So that an error is about the kind that was meant. No field has a kind's name, which is part
-    of pydantic's paths."""
+    """The union's tag, so that an error concerns the intended kind. The tag is part of pydantic's
+    error paths, so no field may have its name."""
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     return "custom tool" if kind == "custom" else "function tool"
 
@@ -135,7 +135,7 @@ class Custom(Body):
 
 
 class CustomTool(Body):
-    """A tool that takes one text."""
+    """A tool whose only input is a text."""
 
     constraint_names = IN_A_TOOL
 
@@ -156,7 +156,7 @@ class CustomTool(Body):
 
     @property
     def function(self) -> Function:
-        """The tool as formats and templates know it."""
+        """The tool as formats and templates see it."""
         text: dict[str, Any] = {"type": "string"}
         if self.grammar is not None:
             kind = "Lark grammar" if self.grammar.syntax == "lark" else "regular expression"
@@ -264,7 +264,7 @@ class ChatCompletionRequest(GenerationRequest):
 
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
-    add_special_tokens: bool = False  # chat templates write their own
+    add_special_tokens: bool = False  # chat templates add their own
     chat_template_kwargs: TemplateArguments | None = None
     documents: Annotated[list[dict[str, Any]], up_to(MAX_DOCUMENTS)] | None = None
     echo: bool = False

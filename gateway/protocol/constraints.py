@@ -1,5 +1,5 @@
-"""The one constraint that a request may put on its content, whichever of the many names it came
-under: `response_format`, `structured_outputs` or the older `guided_*`.
+"""The one constraint that a request may put on its content, in `response_format`,
+`structured_outputs` or an older `guided_*` field.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ _TOLERATED = {  # of `structured_outputs`: vLLM's switches of its own backends
     "disable_additional_properties",
     "disable_fallback",
 }
-# What is said to the model, and what is kept with a request: data, whatever the names in it.
+# The model's input and the request's metadata: their field names are data, not constraints.
 _DATA = frozenset({"messages", "input", "system", "documents", "metadata"})
-_FUNCTIONS = (None, "function", "custom", "namespace")  # other tools are not called by the model
+_FUNCTIONS = (None, "function", "custom", "namespace")  # the model does not call other tools
 
 ConstraintKind = Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
 
 
 @dataclass(frozen=True)
 class ContentConstraint:
-    """`value` is a JSON Schema, a pattern, a list of strings, a grammar's text or a structural tag
-    as it came; `param` names the field that it came in."""
+    """`value` is a JSON Schema, a pattern, a list of strings, a grammar's text or a structural tag;
+    `param` names its field in the request."""
 
     kind: ConstraintKind
     value: Any
     param: str
     whitespace_pattern: str | None = None
-    whitespace_param: str = ""  # the field that it came in
+    whitespace_param: str = ""  # the pattern's field in the request
 
 
 def content_constraint(request: GenerationRequest) -> ContentConstraint | None:
-    """Raises ApiError 400 for two constraints, or for one that formgate does not know."""
+    """The request's constraint, or None. Raises ApiError 400 for two, or for an unknown one."""
     refuse_unknown_constraints(request)
     found = [*_response_format(request), *_structured_outputs(request), *_guided(request)]
     if len(found) > 1:
@@ -60,7 +60,7 @@ def content_constraint(request: GenerationRequest) -> ContentConstraint | None:
 
 
 def _whitespace(request: GenerationRequest) -> tuple[str, str] | None:
-    """The pattern, and the field that it came in."""
+    """The pattern and its field in the request."""
     outputs = request.structured_outputs
     newer = None if outputs is None else outputs.whitespace_pattern
     older = request.guided_whitespace_pattern
@@ -76,8 +76,8 @@ def _whitespace(request: GenerationRequest) -> tuple[str, str] | None:
 
 
 def refuse_unknown_constraints(request: Body, *, nested_only: bool = False) -> None:
-    """Raises ApiError 400 for a field that looks like a constraint and that nobody reads.
-    `nested_only`: what stands beside the endpoint's own fields is read by another model."""
+    """Raises ApiError 400 for an unknown field that looks like a constraint. `nested_only` skips
+    the fields at the top level, which another model reads."""
     for path, unknown in _unknown_constraints(request, ""):
         if nested_only and path == unknown:
             continue
@@ -88,7 +88,7 @@ def refuse_unknown_constraints(request: Body, *, nested_only: bool = False) -> N
 
 
 def _unknown_constraints(body: Body, at: str) -> Iterator[tuple[str, str]]:
-    """Path and name of each."""
+    """(path, name) of each unknown field that looks like a constraint."""
     is_tag = isinstance(body, ResponseFormat) and body.type == "structural_tag"
     for name, value in (body.model_extra or {}).items():
         if value is None or is_tag:
@@ -184,11 +184,11 @@ def _guided(request: GenerationRequest) -> list[ContentConstraint]:
 
 
 def _json(schema: object, param: str) -> ContentConstraint:
-    """vLLM takes a schema as an object or as its text."""
+    """A schema as an object or, as vLLM allows, as text."""
     if isinstance(schema, str):
         try:
             schema = from_json(schema)
-        except ValueError as error:  # too deep, too
+        except ValueError as error:  # also if nested too deeply
             raise bad_request(f"'{param}' is not valid JSON.", param, "invalid_schema") from error
         if not isinstance(schema, dict | bool):
             raise bad_request(f"'{param}' is not a JSON Schema.", param, "invalid_schema")

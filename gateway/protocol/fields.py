@@ -1,6 +1,5 @@
-"""The fields that chat completions and completions share: OpenAI's and vLLM's extras, with types
-and ranges. What two fields may not say together is in `rules`, and the reasons of the limits are in
-`limits`.
+"""The fields that chat completions and completions share, OpenAI's and vLLM's, with types and
+ranges. Cross-field rules are in `rules`, the limits and their reasons in `limits`.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ from formgate.gateway.protocol.limits import (
     MAX_TOKEN_IDS,
 )
 
-_IDS_AT_ONCE = 16_384  # looked at in one go: well under a millisecond
+_IDS_AT_ONCE = 16_384  # checked at once: well under a millisecond
 
 
 def _check_token_ids(value: object, check_each: Callable[[object], list[int]]) -> list[int]:
-    """A long list of token ids is right or wrong as a whole: `check_each`, which holds the
-    interpreter's lock, looks only at one that is wrong, and stops at its first fault."""
+    """Check a list of token ids as a whole. `check_each` holds the GIL, so it sees only an invalid
+    list, and stops at the first fault."""
     if isinstance(value, list) and 0 < len(value) <= MAX_TOKEN_IDS:
         parts = (value[i : i + _IDS_AT_ONCE] for i in range(0, len(value), _IDS_AT_ONCE))
         if all(
@@ -57,12 +56,12 @@ def _check_token_ids(value: object, check_each: Callable[[object], list[int]]) -
 
 
 def up_to(limit: int) -> Any:
-    """The size of a list. Its first fault is enough: a list of a million has a million."""
+    """Limits a list's length. Reports only its first fault, since it may have a million."""
     return Field(max_length=limit, fail_fast=True)
 
 
 def at_most(limit: int) -> BeforeValidator:
-    """The size of an object, looked at before its members are."""
+    """Limits the number of an object's members, before these are validated."""
 
     def check(value: object) -> object:
         if isinstance(value, dict) and len(value) > limit:
@@ -73,8 +72,8 @@ def at_most(limit: int) -> BeforeValidator:
 
 
 def let_others_run(value: Any) -> Any:
-    """A long list is validated in one call, which holds the interpreter's lock until it comes upon
-    a function in Python."""
+    """Validates nothing. A call of a Python function lets other threads take the GIL, which the
+    validation of a long list holds otherwise."""
     return value
 
 
@@ -100,12 +99,12 @@ JsonSchema = dict[str, Any] | bool
 
 
 class Body(BaseModel):
-    """Unknown fields are kept, so that `rules` can refuse those that look like a constraint.
-    Nothing is converted: `"0.5"` is no number and `true` no integer."""
+    """Keeps unknown fields, so that those that look like a constraint can be refused. Converts no
+    value: `"0.5"` is not a number and `true` not an integer."""
 
     model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
 
-    # Unknown fields of these names are no mere extension.
+    # Unknown fields with these names are refused.
     constraint_names: ClassVar[re.Pattern[str]] = CONSTRAINT_NAME
 
 
@@ -116,7 +115,7 @@ class RequestBody(Body):
 
     @property
     def num_bytes(self) -> int:
-        """Of the body that it was read from: how much work it may be."""
+        """Size of the body in bytes, as an estimate of the work."""
         return self._num_bytes
 
 
@@ -140,7 +139,7 @@ class ResponseFormat(Body):
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
-    # As llama.cpp, Together and Fireworks have it, for either type of JSON.
+    # The schema's place at llama.cpp, Together and Fireworks, for either type of JSON.
     bare_schema: JsonSchema | None = Field(default=None, alias="schema")
 
 

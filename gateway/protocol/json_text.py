@@ -1,6 +1,4 @@
-"""JSON text to Python objects, bounded: how many objects a body would make is counted in its bytes
-before any of them is made.
-"""
+"""Bounded JSON parsing: the number of objects is counted in the bytes before any is created."""
 
 from __future__ import annotations
 
@@ -20,14 +18,14 @@ from formgate.gateway.protocol.limits import (
 )
 from formgate.gateway.protocol.surrogates import check_utf8, without_lone_surrogates
 
-# A text of this many bytes is read in a few milliseconds, whatever is in it.
+# Any text of this size is parsed within a few milliseconds.
 SMALL_TEXT = 64 * 1024
 _SLICE = 128 * 1024  # counted in one go
-_MAX_DIGITS = 4_300  # of an integer that Python reads
+_MAX_DIGITS = 4_300  # Python's limit for an integer
 
 
 def read_json(text: bytes | str) -> Any:
-    """Raises ApiError 400 for what is no JSON, or too much of it."""
+    """The parsed value. Raises ApiError 400 for invalid JSON, or for too many values."""
     body = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if len(body) > SMALL_TEXT:
         _check_size(body)
@@ -74,14 +72,14 @@ def _check_size(body: bytes) -> None:
 
 
 def _outside_strings(body: bytes) -> Iterator[tuple[bytes, int]]:
-    """Slice by slice, the bytes that are in no string, and the number of quotation marks."""
+    """For each slice: the bytes outside of strings, and the number of quotation marks."""
     inside = 0
     start = 0
     while start < len(body):
         end = min(start + _SLICE, len(body))
-        while end < len(body) and body[end - 1] == 0x5C:  # no escape is cut in two
+        while end < len(body) and body[end - 1] == 0x5C:  # do not split an escape
             end = min(end + _SLICE, len(body))
-        # Within a run of backslashes, which begins in this slice, each two are one.
+        # A run of backslashes begins in this slice, so its pairs are escaped backslashes.
         plain = body[start:end].replace(rb"\\", b"").replace(rb"\"", b"")
         parts = plain.split(b'"')
         yield b"".join(parts[inside::2]), len(parts) - 1
@@ -90,7 +88,7 @@ def _outside_strings(body: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 def _refuse_long_integer(body: bytes) -> None:
-    """Names the integer that no reader takes. Returns if there is none."""
+    """Raises ApiError 400 that names an integer with too many digits, if there is one."""
     try:
         data = json.loads(body, parse_int=_LongInteger.of)
     except (ValueError, RecursionError):

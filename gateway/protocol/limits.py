@@ -1,6 +1,6 @@
-"""How much one request may ask for. Each constant bounds a field or a product of fields, with the
-reason beside it; the models carry them as types, so a request over a limit is a 400 that names the
-field. What depends on the served model (its context, its vocabulary) is checked where it is known.
+"""The limits of one request. Each constant bounds a field or a product of fields, with the reason
+beside it. The models hold them as types, so that a request over a limit gets a 400 that names the
+field. Limits of the served model (context, vocabulary) are checked elsewhere.
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ MAX_MCP_SERVERS = 64
 MAX_TEMPLATE_ARGUMENTS = 128
 MAX_METADATA = 64  # four times OpenAI's; nothing reads it, but /v1/responses shows it again
 
-# Texts that are looked up, kept or shown as they are. Longer ones are no such thing.
+# Names and ids, which are looked up, stored or returned.
 MAX_MODEL_CHARS = 1_024
 MAX_NAME_CHARS = 256
 MAX_ID_CHARS = 1_024  # `user`, `tool_call_id`, ...
 MAX_REQUEST_ID_CHARS = 128
 MAX_CACHE_SALT_CHARS = 1_024
 
-# What is looked for in each answer, token by token, so the sum counts: building the automaton of
-# 8,192 characters takes 10 ms.
+# Stop strings, searched at each token: building the automaton of 8,192 characters takes 10 ms.
 MAX_STOPS = 128
 MAX_STOP_CHARS = 1_024  # of one
 MAX_STOPS_CHARS = 8_192  # of all together
 
-# What every sequence carries to the engine. Its sampler reads words and stop ids at each token.
+# Parameters that each sequence sends to the engine, whose sampler reads them at each token.
 MAX_STOP_TOKEN_IDS = 1_024
 MAX_BAD_WORDS = 1_024
 MAX_BAD_WORD_CHARS = 1_024  # of one

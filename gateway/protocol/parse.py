@@ -1,4 +1,4 @@
-"""From the bytes of a body to a request, or to the one error that names the field at fault."""
+"""Parses a body to a request, or to one error that names the field at fault."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def parse_body(model: type[Request], body: bytes | str) -> Request:
 
 
 def parse_object(model: type[Request], value: object, *, num_bytes: int = 0) -> Request:
-    """The same for a body that is already read, of `num_bytes` bytes."""
+    """As `parse_body`, for a parsed body of `num_bytes` bytes."""
     try:
         request = model.model_validate(value)
     except ValidationError as error:
@@ -34,8 +34,8 @@ def parse_object(model: type[Request], value: object, *, num_bytes: int = 0) -> 
 
 
 def _api_error(details: Sequence[Any], data: object) -> ApiError:
-    # A union tries each of its types. One that found too many items was right about all before,
-    # and else the one that was meant got furthest.
+    # A union reports the errors of each member. The intended member is the one that found too many
+    # items, as it accepted all before, or else the one whose error is deepest.
     details = [detail for detail in details if detail["type"] == "too_long"] or details
     located = [(_path(detail["loc"], detail["type"], data), detail) for detail in details]
     path, detail = max(located, key=lambda item: len(item[0]))
@@ -53,7 +53,7 @@ def _api_error(details: Sequence[Any], data: object) -> ApiError:
 
 
 def _path(loc: Sequence[str | int], kind: str, data: object) -> tuple[str | int, ...]:
-    """`loc` without the names of union members, which are no part of the body."""
+    """`loc` without the tags of union members, which are not part of the body."""
     path: list[str | int] = []
     for position, key in enumerate(loc):
         inner = _item(data, key)

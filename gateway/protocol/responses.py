@@ -1,5 +1,5 @@
-"""The body of `POST /v1/responses`, as types. An item of the input is one loose type, because what
-each kind of item must hold is checked where it becomes a message, which names the item.
+"""The body of `POST /v1/responses`, as types. An input item is one loose type, since each kind's
+fields are checked when it becomes a message.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class ResponsesRequest(RequestBody):
     top_p: Annotated[Finite, Field(gt=0, le=1)] | None = None
     top_logprobs: Count | None = None
     include: Annotated[list[Name], up_to(MAX_INCLUDED)] | None = None
-    prompt_cache_key: Id | None = None  # of a server that spreads requests over many machines
+    prompt_cache_key: Id | None = None  # for servers of many machines; ignored here
     safety_identifier: Id | None = None
     client_metadata: Metadata | None = None
 

@@ -1,5 +1,5 @@
-"""What the fields of a request may not say together. Types and ranges of single fields are in the
-models; what depends on the served model (its length, its vocabulary) is checked where it is used.
+"""Cross-field rules of requests. Types and ranges of single fields are in the models; rules of the
+served model (context, vocabulary) are checked where its values are used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from formgate.gateway.protocol.limits import (
 )
 
 TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
-NO_TEXT_PARTS = frozenset({"refusal", "thinking", "reasoning"})  # of an assistant's own past
+NO_TEXT_PARTS = frozenset({"refusal", "thinking", "reasoning"})  # in past assistant messages
 
 
 def check_chat(request: ChatCompletionRequest, *, max_logprobs: int) -> None:
@@ -97,7 +97,7 @@ def check_messages(messages: list[Message]) -> None:
         at = f"messages[{i}]"
         if isinstance(message.content, list):
             for j, part in enumerate(message.content):
-                # A picture that is asked about cannot be left out; one in what came before can.
+                # An image in the last user message must not be left out; an earlier one may.
                 asked = message.role == "user" and i == len(messages) - 1
                 _check_part(part, f"{at}.content[{j}]", text_only=asked)
         elif message.content is None and message.role != "assistant":

@@ -34,7 +34,7 @@ class SchemaCheckRequest(RequestBody):
     json_schema: NamedSchema | None = None
 
     def asked(self) -> dict[str, Any] | bool:
-        """Raises ApiError 400."""
+        """The schema to check. Raises ApiError 400."""
         refuse_unknown_constraints(self)
         if self.json_schema is None:
             if self.schema_ is None:

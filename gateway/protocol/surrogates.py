@@ -1,4 +1,4 @@
-"""Bodies that hold half a character, or bytes that are none."""
+"""Bodies with lone surrogates or invalid UTF-8."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 
 from formgate.gateway.errors import bad_request
 
-MAX_FIELD_SEARCH = 1_000_000  # bytes in front of one that is wrong
-# An escape of half a character: high and perhaps its low one, or a low one alone. A run of
-# backslashes is taken whole, since only an odd one ends in an escape.
+MAX_FIELD_SEARCH = 1_000_000  # bytes before the invalid one
+# An escaped surrogate: a high one with or without its low one, or a low one alone. Matches a whole
+# run of backslashes, since only an odd run ends in an escape.
 _SURROGATES = re.compile(
     rb"(?<!\\)(\\+)u(?:([dD][89abAB][0-9a-fA-F]{2})(\\u[dD][c-fC-F][0-9a-fA-F]{2})?"
     rb"|([dD][c-fC-F][0-9a-fA-F]{2}))"
@@ -18,15 +18,15 @@ _NAME = re.compile(rb'"([A-Za-z_][A-Za-z0-9_]{0,63})"\s*:')
 
 
 def without_lone_surrogates(body: bytes) -> bytes:
-    """JSON in which every escape of half a character is one of U+FFFD. Clients that cut a text
-    between the halves of an emoji send such escapes.
+    """JSON with each lone surrogate escape replaced by U+FFFD. Clients send them if they cut a text
+    inside an emoji.
     """
     return _SURROGATES.sub(_whole_characters, body)
 
 
 def _whole_characters(found: re.Match[bytes]) -> bytes:
     backslashes, high, low, lone = found.groups()
-    if len(backslashes) % 2 == 0:  # none of an escape, but perhaps in front of one
+    if len(backslashes) % 2 == 0:  # no escape, but its low half may be one
         return backslashes + b"u" + (high or lone) + (_REPLACEMENT if low else b"")
     return found[0] if low else backslashes[:-1] + _REPLACEMENT
 
@@ -43,6 +43,6 @@ def check_utf8(body: bytes) -> None:
 
 
 def _field_before(text: bytes) -> str | None:
-    """The last member's name in front of a value that is no text."""
+    """The last member name before an invalid byte."""
     names = _NAME.findall(text[-MAX_FIELD_SEARCH:])
     return names[-1].decode("utf-8", "replace") if names else None

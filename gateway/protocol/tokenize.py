@@ -7,7 +7,7 @@ from formgate.gateway.protocol.fields import ModelName, RequestBody, TokenIds
 
 
 class TokenizeRequest(RequestBody):
-    """Either `prompt`, or `messages` with what shapes a chat prompt."""
+    """Either `prompt`, or `messages` with the fields that determine a chat prompt."""
 
     model: ModelName | None = None
     prompt: str | None = None

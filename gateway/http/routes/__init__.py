@@ -1,1 +1,1 @@
-"""The endpoints: what each reads, asks and answers."""
+"""The endpoints: each parses its request, calls a service and returns the response."""

@@ -1,5 +1,5 @@
-"""`/v1/messages` and `/v1/messages/count_tokens`: Anthropic's API. Its events have names, and its
-errors a shape of their own.
+"""`/v1/messages` and `/v1/messages/count_tokens`: Anthropic's API, with named events and its own
+error format.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ async def count_tokens(
     body: Annotated[CountTokensRequest, Depends(json_body(CountTokensRequest))],
     state: State,
 ) -> dict[str, int]:
-    """How many tokens the prompt of a conversation has."""
+    """The number of prompt tokens of a conversation."""
     state.models.resolve(body.model)
     ready = state.engine.ready
     return {

@@ -1,5 +1,5 @@
-"""`/v1/chat/completions` and `/v1/completions`: one shape of endpoint, two services. The services
-make the answer; this module only decides how it travels.
+"""`/v1/chat/completions` and `/v1/completions`. A service makes the answer; this module sends it,
+complete or streamed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHAT_EXAMPLE = {
     "temperature": 0,
 }
 COMPLETION_EXAMPLE = {"prompt": "San Francisco is a", "max_tokens": 16, "temperature": 0}
-CLIENT_CLOSED_REQUEST = 499  # nginx's number: nobody reads this answer, but the log shows it
+CLIENT_CLOSED_REQUEST = 499  # nginx's code: only the log shows it
 
 
 @router.post(
@@ -54,7 +54,7 @@ async def create_completion(
 
 
 class Generating(Protocol):
-    """What every request for an answer has."""
+    """The fields that all generating requests share."""
 
     model: str | None
     stream: bool | None
@@ -70,7 +70,7 @@ async def answer(
     state: GatewayState,
     style: EventStyle = CHUNKS,
 ) -> Response:
-    """What `service` says to `body`, in one piece or as events in the API's own style."""
+    """The response of `service` to `body`: complete, or a stream of events in `style`."""
     current_caller().model = state.models.resolve(body.model)
     state.shutdown.ensure_running()
     state.engine.ensure_admission()

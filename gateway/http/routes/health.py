@@ -1,4 +1,4 @@
-"""Whether the server lives and is ready, which version it is, and what it has counted."""
+"""Health, readiness, version and metrics of the server."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ State = Annotated[GatewayState, Depends(state_of)]
 
 @router.get("/health")
 async def health(state: State) -> Response:
-    """200 while the engine is alive and ready, 503 otherwise. A server that is being stopped is
-    healthy as long as it answers."""
+    """200 while the engine is alive and ready, 503 otherwise. A server that shuts down stays
+    healthy until it stops answering."""
     return Response(status_code=200 if state.engine.state == "ready" else 503)
 
 
 @router.get("/ready")
 async def ready(state: State) -> Response:
-    """200 when a request would be taken now: the engine is ready, the queue is not full, and the
-    server is not being stopped."""
+    """200 if a request would be accepted now: the engine is ready, the queue is not full, and the
+    server is not shutting down."""
     state.shutdown.ensure_running()
     state.engine.ensure_admission()
     return Response(status_code=200)
@@ -35,7 +35,7 @@ async def ready(state: State) -> Response:
 @router.get("/ping")
 @router.post("/ping", include_in_schema=False)
 async def ping(state: State) -> Response:
-    """The same as `/health`, under the name that SageMaker asks for."""
+    """The same as `/health`, under the name that SageMaker calls."""
     return await health(state)
 
 

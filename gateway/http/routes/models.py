@@ -1,4 +1,4 @@
-"""`/v1/models`: which names a request's `model` may have."""
+"""`/v1/models`: the names that a request's `model` may have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ State = Annotated[GatewayState, Depends(state_of)]
 
 @router.get("/v1/models")
 async def list_models(state: State) -> dict[str, Any]:
-    """The models that are served."""
+    """The served models."""
     return {
         "object": "list",
         "data": [state.models.card(name, _max_model_len(state)) for name in state.models.names],

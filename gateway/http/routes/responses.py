@@ -1,4 +1,4 @@
-"""`/v1/responses`: OpenAI's newer API. Its events have names, and its stream ends with the last."""
+"""`/v1/responses`: OpenAI's newer API, with named events and no `[DONE]` at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESPONSES_EXAMPLE = {"input": "What is the capital of France?", "temperature": 0
 
 
 def _error_event(error: ApiError) -> dict[str, Any]:
-    """For our own bugs only: the service tells the errors that it knows of as a failed response."""
+    """For unexpected exceptions: the service reports known errors as a failed response."""
     return {
         "type": "error",
         "sequence_number": 0,

@@ -1,4 +1,4 @@
-"""`/v1/schema/check`: what would be enforced of a JSON Schema and how, without an answer."""
+"""`/v1/schema/check`: reports how each keyword of a JSON Schema is enforced, without an answer."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ async def check_schema(
         report: dict[str, Any] = json.loads(
             await state.compiling.compiled("schema_report", json.dumps(schema))
         )
-    except ConstraintError as error:  # the compiler was stopped, or went down
+    except ConstraintError as error:  # the compiler timed out or died
         return refused_report(schema, error)
     return report

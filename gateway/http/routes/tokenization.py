@@ -1,4 +1,4 @@
-"""`/tokenize` and `/detokenize`: text or a conversation to token ids, and back."""
+"""`/tokenize` and `/detokenize`: a text or conversation to token ids, and token ids to text."""
 
 from __future__ import annotations
 
