@@ -39,6 +39,8 @@ from formgate.constrain.rules.json_schema import ReadSchemas
 TokenConstraint = (
     GrammarConstraint | GuardedConstraint | FsmConstraint | ThinkingConstraint | ClosingConstraint
 )
+HEAP_CHECK_SECONDS = 1.0  # between two measures of what cached grammars have grown to
+
 Backend = Literal["llguidance", "outlines"]
 
 # Measured memory of a compiled grammar, per byte of its Lark source.
@@ -138,7 +140,9 @@ class GrammarCompiler:
         self._mask_bytes = 4 * (-(-self._tokenizer.vocab_size // 32))
         self._fsm = FsmCompiler(vocabulary) if backend == "outlines" else None
         most = self._limits.max_cached_bytes
-        self._built = GrammarCache[CompiledGrammar | CompiledFsm](most, Heap().bytes_in_use)
+        self._built = GrammarCache[CompiledGrammar | CompiledFsm](
+            most, Heap().bytes_in_use, check_seconds=HEAP_CHECK_SECONDS
+        )
         self._blueprints = GrammarCache[str](most // 10)
         self._sizes = GrammarCache[Shortest](most // 10)
 

@@ -28,7 +28,8 @@ class Heap:
             self._info.restype = _Mallinfo
 
     def bytes_in_use(self) -> int | None:
-        """Bytes allocated and not freed; None without glibc. Takes 5 to 100 us."""
+        """Bytes allocated and not freed; None without glibc. Takes 5 us to 2 ms, by
+        the number of free chunks."""
         if self._info is None:
             return None
         info = self._info()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -21,9 +22,20 @@ class GrammarCache(Generic[T]):
     oldest values are dropped.
     """
 
-    def __init__(self, max_bytes: int, heap_bytes: Callable[[], int | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        heap_bytes: Callable[[], int | None] = lambda: None,
+        *,
+        check_seconds: float = 0.0,
+    ) -> None:
+        """`check_seconds`: a `get` measures the heap once in this time at most, because that takes
+        milliseconds in a large process.
+        """
         self._max_bytes = max_bytes
         self._heap_bytes = heap_bytes
+        self._check_seconds = check_seconds
+        self._checked = -check_seconds  # time.monotonic(), seconds
         self._least_heap: int | None = None
         self._values: OrderedDict[str, tuple[T, int]] = OrderedDict()
         self._bytes = 0
@@ -38,7 +50,8 @@ class GrammarCache(Generic[T]):
             if entry is None:
                 return None
             self._values.move_to_end(key)
-        self._shrink_heap()
+        if time.monotonic() >= self._checked + self._check_seconds:
+            self._shrink_heap()
         return entry[0]
 
     def put(self, key: str, value: T, size: int) -> None:
@@ -60,6 +73,7 @@ class GrammarCache(Generic[T]):
         return value
 
     def _shrink_heap(self) -> None:
+        self._checked = time.monotonic()
         while (used := self._heap_bytes()) is not None and self._least_heap is not None:
             self._least_heap = min(self._least_heap, used)
             if used <= self._least_heap + self._max_bytes:

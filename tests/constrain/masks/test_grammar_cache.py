@@ -72,6 +72,23 @@ def test_a_cached_value_that_grows_is_noticed_without_a_new_one() -> None:
     assert 1 < len(cache) < 20  # the oldest have gone
 
 
+def test_the_heap_is_not_measured_at_every_use() -> None:
+    heap = Sized()
+    measured: list[int] = []
+
+    def bytes_in_use() -> int:
+        measured.append(1)
+        return heap.bytes_in_use()
+
+    cache = GrammarCache[Value](1000, bytes_in_use, check_seconds=3600.0)
+    cache.put("a", heap.value(10), 10)
+    after_put = len(measured)
+    assert after_put
+    for _ in range(100):
+        assert cache.get("a") is not None
+    assert len(measured) == after_put
+
+
 def test_memory_of_others_does_not_keep_the_cache_empty() -> None:
     heap = Sized()
     cache = filled(heap, 20)
