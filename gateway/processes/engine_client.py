@@ -269,10 +269,10 @@ class EngineClient:
         self.state = "starting"
 
     def engine_ready(self, ready: EngineReady, commands: zmq.Socket[bytes]) -> None:
+        self._metrics.engine_ready(ready, prefix_caching=self._config.enable_prefix_caching)
         self._commands = commands
         self.ready = ready
         self.state = "ready"
-        self._metrics.engine_ready(ready, prefix_caching=self._config.enable_prefix_caching)
         assert self._first_ready is not None
         if not self._first_ready.done():
             self._first_ready.set_result(ready)
