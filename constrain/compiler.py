@@ -39,8 +39,6 @@ from formgate.constrain.rules.json_schema import ReadSchemas
 TokenConstraint = (
     GrammarConstraint | GuardedConstraint | FsmConstraint | ThinkingConstraint | ClosingConstraint
 )
-HEAP_CHECK_SECONDS = 1.0  # between two measures of what cached grammars have grown to
-
 Backend = Literal["llguidance", "outlines"]
 
 # Measured memory of a compiled grammar, per byte of its Lark source.
@@ -73,6 +71,7 @@ class Limits:
 
     max_spec_bytes: int = 2_000_000
     max_grammar_size: int = 500_000  # symbols in productions
+    heap_check_seconds: float = 1.0  # between two measures of what cached grammars have grown to
     max_lexer_states: int = 50_000  # about 2 to 5 kB each
     initial_lexer_fuel: int = 1_000_000  # about 50,000 a millisecond
     # Per mask. Counted words within a maxLength need more than llguidance's 200,000.
@@ -140,8 +139,10 @@ class GrammarCompiler:
         self._mask_bytes = 4 * (-(-self._tokenizer.vocab_size // 32))
         self._fsm = FsmCompiler(vocabulary) if backend == "outlines" else None
         most = self._limits.max_cached_bytes
+        # Grammars grow only where masks are made.
+        measure = Heap().bytes_in_use if for_masks else None
         self._built = GrammarCache[CompiledGrammar | CompiledFsm](
-            most, Heap().bytes_in_use, check_seconds=HEAP_CHECK_SECONDS
+            most, measure, check_seconds=self._limits.heap_check_seconds
         )
         self._blueprints = GrammarCache[str](most // 10)
         self._sizes = GrammarCache[Shortest](most // 10)

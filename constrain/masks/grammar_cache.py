@@ -25,15 +25,15 @@ class GrammarCache(Generic[T]):
     def __init__(
         self,
         max_bytes: int,
-        heap_bytes: Callable[[], int | None] = lambda: None,
+        heap_bytes: Callable[[], int | None] | None = None,
         *,
         check_seconds: float = 0.0,
     ) -> None:
-        """`check_seconds`: a `get` measures the heap once in this time at most, because that takes
+        """`check_seconds`: the heap is measured once in this time at most, because that takes
         milliseconds in a large process.
         """
         self._max_bytes = max_bytes
-        self._heap_bytes = heap_bytes
+        self._heap_bytes = heap_bytes or _unknown
         self._check_seconds = check_seconds
         self._checked = -check_seconds  # time.monotonic(), seconds
         self._least_heap: int | None = None
@@ -50,8 +50,7 @@ class GrammarCache(Generic[T]):
             if entry is None:
                 return None
             self._values.move_to_end(key)
-        if time.monotonic() >= self._checked + self._check_seconds:
-            self._shrink_heap()
+        self._check_heap()
         return entry[0]
 
     def put(self, key: str, value: T, size: int) -> None:
@@ -65,15 +64,20 @@ class GrammarCache(Generic[T]):
             self._bytes += size
             while self._bytes > self._max_bytes and len(self._values) > 1:
                 self._drop_oldest()
-        self._shrink_heap()
+        self._check_heap()
 
     def _drop_oldest(self) -> T:
         _, (value, size) = self._values.popitem(last=False)
         self._bytes -= size
         return value
 
+    def _check_heap(self) -> None:
+        now = time.monotonic()
+        if now >= self._checked + self._check_seconds:
+            self._checked = now
+            self._shrink_heap()
+
     def _shrink_heap(self) -> None:
-        self._checked = time.monotonic()
         while (used := self._heap_bytes()) is not None and self._least_heap is not None:
             self._least_heap = min(self._least_heap, used)
             if used <= self._least_heap + self._max_bytes:
@@ -87,3 +91,7 @@ class GrammarCache(Generic[T]):
                     return
                 dropped = [self._drop_oldest() for _ in range(-(-others // BATCHES))]
             dropped.clear()  # outside of the lock, as freeing may take long
+
+
+def _unknown() -> int | None:
+    return None
