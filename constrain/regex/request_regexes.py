@@ -38,6 +38,6 @@ def white_space(pattern: str) -> str:
         raise ConstraintError("`whitespace_pattern` is not a regex.", code="invalid_grammar")
     if any(matcher.compute_bitmask()[:32]):  # some byte begins another text
         raise ConstraintError(
-            "`whitespace_pattern` matches text that is not white space.", code="unsupported_schema"
+            "`whitespace_pattern` matches other text than white space.", code="unsupported_schema"
         )
     return slashed

@@ -171,20 +171,24 @@ class NativeSchemas:
         return self._once(node, new)
 
     def _keyword(self, node: SchemaNode, keyword: str, value: Any) -> Any:
-        """The value of a keyword that holds schemas or refers to one."""
+        """The value of a keyword that holds schemas or refers to one. Loops, not comprehensions:
+        each would be one more frame at each of the levels that a schema may have.
+        """
         child = self._resources.child
+        schemas: dict[str, Any] = {}
         match keyword:
             case "$ref":
                 return self._reference(node)
             case "properties":
                 if not all(map(_needs_no_escape, value)):
                     raise _NotNative
-                return {name: self._sub(child(node, keyword, name)) for name in value}
+                for name in value:
+                    schemas[name] = self._sub(child(node, keyword, name))
+                return schemas
             case "patternProperties":
-                schemas = {
-                    _anchored(pattern, search=True): self._sub(child(node, keyword, pattern))
-                    for pattern in value
-                }
+                for pattern in value:
+                    regex = _anchored(pattern, search=True)
+                    schemas[regex] = self._sub(child(node, keyword, pattern))
                 if len(schemas) < len(value) or not _have_no_end(node.schema):
                     raise _NotNative  # two equal patterns, or names that may run out
                 return schemas

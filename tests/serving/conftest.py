@@ -96,6 +96,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     stop_server(running)
 
 
+@pytest.fixture(scope="module")
+def float32_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """In bfloat16 another batch rounds in the third digit."""
+    running = start_server(tmp_path_factory.mktemp("float32") / "log", "--dtype", "float32")
+    yield running
+    stop_server(running)
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start further servers with flags of their own."""

@@ -28,6 +28,7 @@ TYPED = '</think>[/INST][TOOL_CALLS] [{"name": "f", "arguments": {"city": "Rome"
 # Tells the model of no tools: they hold its answer, and fit any prompt.
 TEMPLATE = """
 {{- bos_token }}{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}
+{%- for t in (tools or [])[:2] %}{{ t.function.name }}{% endfor %}
 {#- enable_thinking #}"""
 
 

@@ -38,9 +38,6 @@ SCHEMAS: dict[str, Any] = {
     },
     "doubling": doubling(40),
     "class of Unicode": {"type": "string", "pattern": r"^\p{L}{1,8}$"},
-    "quantified anchor +": {"type": "string", "pattern": "^+[ab]{1,3}$"},
-    "quantified anchor {2}": {"type": "string", "pattern": "^{2}[ab]{1,3}$"},
-    "quantified anchor *": {"type": "string", "pattern": "^*[ab]{1,3}$", "maxLength": 4},
 }
 
 

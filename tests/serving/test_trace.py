@@ -34,8 +34,8 @@ WEATHER = {
 
 
 @pytest.fixture
-def http(server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=120) as client:
+def http(float32_server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=float32_server.url, timeout=120) as client:
         yield client
 
 

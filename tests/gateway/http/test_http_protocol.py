@@ -235,7 +235,7 @@ def test_what_is_no_sound_request_is_refused_and_closed(
 ) -> None:
     (answer,) = server.exchange(request_bytes)
     assert_refused(answer, status, "malformed_http" if code == "" else code)
-    assert server.app.calls in ([], ["/echo"])  # at most begun, never answered
+    assert set(server.app.calls) <= {"/echo"}  # at most begun, never answered
 
 
 def test_an_error_has_the_shape_of_the_api_that_was_called(server: Running) -> None:

@@ -191,7 +191,7 @@ def test_errors_are_those_of_the_server(llm: LLM) -> None:
         llm.generate("word " * 10_000)
     with pytest.raises(ValueError, match="Only one constraint"):
         llm.chat("Hello", int, guided_regex="a")
-    with pytest.raises(ValueError, match="not valid"):
+    with pytest.raises(ValueError, match="missing"):
         llm.chat(["Hello", "Hello"], types.Regex("(?=a)b("))
     with pytest.raises(ValueError, match="In the keyword 'type' at /type"):
         llm.chat("Hello", {"type": "nothing"})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -226,22 +228,29 @@ def test_an_engine_program_that_cannot_be_run_is_a_first_start_that_fails(tmp_pa
 
 
 def test_an_engine_that_cannot_be_started_again_is_tried_until_it_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # a path that is short enough for a socket
+    gone = folder / "gone"
+
     async def test() -> None:
         async with running() as client:
             await client.wait_ready()
-            monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))
+            monkeypatch.setattr("tempfile.tempdir", str(gone))
+            monkeypatch.setattr("formgate.gateway.processes.socket_folder.OTHER_PARENTS", ())
             with pytest.raises(ApiError) as died:
                 await tokens(client, add("deadly", 666))
             assert died.value.code == "engine_died"
             await asyncio.sleep(1)  # longer than the first delay
             assert client.state == "dead"
-            (tmp_path / "full").mkdir()
+            gone.mkdir()
             await until(lambda: client.state == "ready")
             assert await tokens(client, add("after", max_tokens=2)) == [1, 2]
 
-    run(test)
+    try:
+        run(test)
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_request_that_fails_is_counted_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
