@@ -71,7 +71,7 @@ class Limits:
 
     max_spec_bytes: int = 2_000_000
     max_grammar_size: int = 500_000  # symbols in productions
-    heap_check_seconds: float = 1.0  # between two measures of what cached grammars have grown to
+    heap_check_seconds: float = 10.0  # between two measures of what cached grammars have grown to
     max_lexer_states: int = 50_000  # about 2 to 5 kB each
     initial_lexer_fuel: int = 1_000_000  # about 50,000 a millisecond
     # Per mask. Counted words within a maxLength need more than llguidance's 200,000.
