@@ -1,7 +1,8 @@
 """Rotates a step's queries and keys by their positions and writes keys and values to their slots of
-the paged cache. The rotary embedding is NeoX style: dimension `i` is paired with dimension
-`i + rot_dim / 2`, and dimensions past `rot_dim` stay. Slot `s` is offset `s % block_size` of block
-`s // block_size`; tokens with slot -1 (padding) are not written.
+the paged cache. The rotary embedding pairs dimension `i` with dimension `i + rot_dim / 2` (NeoX
+style) or, interleaved, dimension `2 i` with `2 i + 1` (GPT-J style); dimensions past `rot_dim`
+stay. Slot `s` is offset `s % block_size` of block `s // block_size`; tokens with slot -1 (padding)
+are not written.
 """
 
 import torch
@@ -18,22 +19,31 @@ def rotary_write_kv_ref(
     key_cache: torch.Tensor,  # [blocks, block_size, num_kv_heads, head_dim]
     value_cache: torch.Tensor,  # [blocks, block_size, num_kv_heads, head_dim]
     slot_mapping: torch.Tensor,  # int64 [n]; -1 writes nothing
+    *,
+    interleaved: bool = False,
 ) -> torch.Tensor:
     """Returns the rotated queries, which may share `query`'s memory."""
-    query, key = _rotate_ref(positions, query, key, cos_sin)
+    query, key = _rotate_ref(positions, query, key, cos_sin, interleaved)
     _write_ref(key, value, key_cache, value_cache, slot_mapping)
     return query
 
 
 def _rotate_ref(
-    positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor, cos_sin: torch.Tensor
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    cos_sin: torch.Tensor,
+    interleaved: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the rotated query and key as views of one new tensor."""
     rot_dim = cos_sin.shape[1]
     cos, sin = cos_sin.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
     both = torch.cat((query, key), dim=1)  # rotate both in place, with half the calls
     turned = both if both.dtype == torch.float32 else both[..., :rot_dim].float()
-    first, second = turned[..., :rot_dim].chunk(2, dim=-1)
+    if interleaved:
+        first, second = turned[..., 0:rot_dim:2], turned[..., 1:rot_dim:2]
+    else:
+        first, second = turned[..., :rot_dim].chunk(2, dim=-1)
     first_sin = first * sin
     first.mul_(cos).addcmul_(second, sin, value=-1.0)
     second.mul_(cos).add_(first_sin)
@@ -84,6 +94,7 @@ def _rotary_write_kv_kernel(
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
     DIMS: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
 ) -> None:
     """Grid (tokens, KV heads): rotates and writes one KV head of a token, and rotates the query
     heads of its group.
@@ -95,30 +106,33 @@ def _rotary_write_kv_kernel(
     row_ptr = cos_sin_ptr + tl.load(positions_ptr + token) * 2 * half + columns
     cos = tl.load(row_ptr, mask=turning, other=0.0)
     sin = tl.load(row_ptr + half, mask=turning, other=0.0)
+    # Where a pair's first dimension lies, and how far behind it the second.
+    firsts = columns * 2 if INTERLEAVED else columns
+    apart = 1 if INTERLEAVED else half
 
     heads = tl.arange(0, HEADS)[:, None]
     inside = (heads < GROUP) & turning[None, :]
     first_ptr = query_ptr + token * query_stride
-    first_ptr += (kv_head * GROUP + heads) * query_head_stride + columns[None, :]
+    first_ptr += (kv_head * GROUP + heads) * query_head_stride + firsts[None, :]
     first = tl.load(first_ptr, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(first_ptr + half, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(first_ptr + apart, mask=inside, other=0.0).to(tl.float32)
     turned = first * cos[None, :] - second * sin[None, :]
     tl.store(first_ptr, turned.to(query_ptr.dtype.element_ty), mask=inside)
     turned = second * cos[None, :] + first * sin[None, :]
-    tl.store(first_ptr + half, turned.to(query_ptr.dtype.element_ty), mask=inside)
+    tl.store(first_ptr + apart, turned.to(query_ptr.dtype.element_ty), mask=inside)
 
     slot = tl.load(slot_mapping_ptr + token)
     if slot >= 0:
         # `slot` is int64, and so are the offsets: a large cache has more than 2**31 elements.
         target = (slot * num_kv_heads + kv_head) * head_dim
         source_ptr = key_ptr + token * key_stride + kv_head * key_head_stride
-        first_key = tl.load(source_ptr + columns, mask=turning, other=0.0).to(tl.float32)
-        second_key = tl.load(source_ptr + half + columns, mask=turning, other=0.0).to(tl.float32)
+        first_key = tl.load(source_ptr + firsts, mask=turning, other=0.0).to(tl.float32)
+        second_key = tl.load(source_ptr + apart + firsts, mask=turning, other=0.0).to(tl.float32)
         turned_key = first_key * cos - second_key * sin
         key_type = key_cache_ptr.dtype.element_ty
-        tl.store(key_cache_ptr + target + columns, turned_key.to(key_type), mask=turning)
+        tl.store(key_cache_ptr + target + firsts, turned_key.to(key_type), mask=turning)
         turned_key = second_key * cos + first_key * sin
-        tl.store(key_cache_ptr + target + half + columns, turned_key.to(key_type), mask=turning)
+        tl.store(key_cache_ptr + target + apart + firsts, turned_key.to(key_type), mask=turning)
 
         dims = tl.arange(0, DIMS)
         rest = (dims >= 2 * half) & (dims < head_dim)
@@ -145,6 +159,8 @@ def rotary_write_kv_triton(
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
     slot_mapping: torch.Tensor,
+    *,
+    interleaved: bool = False,
 ) -> torch.Tensor:
     """As `rotary_write_kv_ref`, but rotates queries in place. query, key and value may be strided
     views of one projection.
@@ -193,6 +209,7 @@ def rotary_write_kv_triton(
             HEADS=triton.next_power_of_2(group),
             HALF=triton.next_power_of_2(rot_dim // 2),
             DIMS=triton.next_power_of_2(head_dim),
+            INTERLEAVED=interleaved,
             num_warps=1 if group * rot_dim <= 1024 else 4,
         )
     return query
@@ -207,7 +224,19 @@ def rotary_write_kv(
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
     slot_mapping: torch.Tensor,
+    *,
+    interleaved: bool = False,
 ) -> torch.Tensor:
     """The Triton kernel on CUDA, `rotary_write_kv_ref` elsewhere."""
     op = rotary_write_kv_triton if query.is_cuda else rotary_write_kv_ref
-    return op(positions, query, key, value, cos_sin, key_cache, value_cache, slot_mapping)
+    return op(
+        positions,
+        query,
+        key,
+        value,
+        cos_sin,
+        key_cache,
+        value_cache,
+        slot_mapping,
+        interleaved=interleaved,
+    )

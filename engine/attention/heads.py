@@ -59,6 +59,7 @@ class PagedAttention(Layer):
             key_cache,
             value_cache,
             metadata.slot_mapping,
+            interleaved=self.rotary.interleaved,
         )
         return rotated
 

@@ -39,7 +39,8 @@ def _vocab_part(vocab_size: int, hidden_size: int, placement: Placement) -> Line
 
 class LMHead(Layer):
     """Projects hidden states to logits. `tied`: the embedding whose matrix the head shares; such a
-    head owns no weight. `softcap`: caps logits as `softcap * tanh(logit / softcap)`; 0: off.
+    head owns no weight. `scale` multiplies the logits. `softcap`: caps logits as
+    `softcap * tanh(logit / softcap)`; 0: off.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class LMHead(Layer):
         placement: Placement,
         *,
         tied: VocabEmbedding | None = None,
+        scale: float = 1.0,
         softcap: float = 0.0,
     ) -> None:
         super().__init__()
         self.vocab_size = vocab_size
+        self.scale = scale
         self.softcap = softcap
         self.parallel = placement.parallel
         self.method = placement.linear_method
@@ -72,6 +75,8 @@ class LMHead(Layer):
         logits = self.parallel.all_gather(self.method.apply(self.tensors, hidden))
         logits = logits[:, : self.vocab_size]
         logits = logits.float() if out is None else out.copy_(logits)
+        if self.scale != 1.0:
+            logits.mul_(self.scale)
         if self.softcap:
             logits.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits

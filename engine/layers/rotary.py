@@ -21,6 +21,7 @@ class RopeSpec:
     theta: float
     rotary_dim: int
     max_position: int  # rows of the table
+    interleaved: bool = False  # pairs neighbouring dimensions, not those half a head apart
     factor: float = 1.0
     original_max_position: int = 0
     # llama3
@@ -38,6 +39,11 @@ class RopeSpec:
 def _inverse_frequencies(rope: RopeSpec) -> torch.Tensor:  # [rotary_dim / 2]
     exponents = torch.arange(0, rope.rotary_dim, 2, dtype=torch.float32) / rope.rotary_dim
     return 1.0 / (rope.theta**exponents)
+
+
+def _none(rope: RopeSpec) -> tuple[torch.Tensor, float]:
+    """Turns nothing: the layer knows no positions (NoPE, arXiv:2305.19466)."""
+    return torch.zeros(rope.rotary_dim // 2), 1.0
 
 
 def _default(rope: RopeSpec) -> tuple[torch.Tensor, float]:
@@ -93,6 +99,7 @@ def _yarn_attention_factor(rope: RopeSpec) -> float:
 
 
 ROPE_KINDS: dict[str, Callable[[RopeSpec], tuple[torch.Tensor, float]]] = {
+    "none": _none,
     "default": _default,
     "linear": _linear,
     "llama3": _llama3,
@@ -107,10 +114,16 @@ def cos_sin_table(rope: RopeSpec) -> torch.Tensor:
     return torch.cat((angles.cos(), angles.sin()), dim=-1) * attention_factor
 
 
+def no_rope(rope: RopeSpec) -> RopeSpec:
+    """For a layer without positions in a model that has `rope` elsewhere."""
+    return RopeSpec("none", rope.theta, rotary_dim=2, max_position=rope.max_position)
+
+
 class Rotary(Layer):
-    """The table of a model, shared by its layers."""
+    """A table, shared by all layers of a model that have the same `RopeSpec`."""
 
     def __init__(self, rope: RopeSpec, device: torch.device) -> None:
         super().__init__()
+        self.interleaved = rope.interleaved
         # Computed on the CPU, because a GPU's cosine of a large angle differs in the last bits.
         self.cos_sin = cos_sin_table(rope).to(device)  # float32 [max_position, rotary_dim]

@@ -18,7 +18,7 @@ from formgate.engine.attention.warm_up import Task
 from formgate.engine.layers.embedding import LMHead, VocabEmbedding
 from formgate.engine.layers.layer import Layer
 from formgate.engine.layers.mlp import GatedMLP
-from formgate.engine.layers.norm import RMSNorm
+from formgate.engine.layers.norm import LayerNorm, RMSNorm
 from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.layers.rotary import Rotary
 from formgate.engine.layers.storage import Placement
@@ -62,12 +62,8 @@ def gated_mlp(spec: DecoderSpec, layer: int, placement: Placement) -> Layer:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class LayerParts:
-    """The parts of a model's layers. A model's file names the parts that differ."""
-
-    attention: AttentionPart = SelfAttention
-    mlp: Callable[[DecoderSpec, int, Placement], Layer] = gated_mlp
+def rms_norm_part(spec: DecoderSpec, placement: Placement) -> RMSNorm:
+    return RMSNorm(spec.hidden_size, spec.norm_eps, placement, offset=spec.norm_offset)
 
 
 class DecoderLayer(Layer):
@@ -79,16 +75,16 @@ class DecoderLayer(Layer):
         self, spec: DecoderSpec, layer: int, rotary: Rotary, placement: Placement, parts: LayerParts
     ) -> None:
         super().__init__()
-
-        def norm() -> RMSNorm:
-            return RMSNorm(spec.hidden_size, spec.norm_eps, placement, offset=spec.norm_offset)
-
-        self.input_layernorm = norm()
+        self.input_layernorm = parts.norm(spec, placement)
         self.self_attn = parts.attention(spec, layer, rotary, placement)
-        self.post_attention_layernorm = norm()
+        self.post_attention_layernorm = parts.norm(spec, placement)
         self.mlp = parts.mlp(spec, layer, placement)
-        self.attention_output_norm = norm() if spec.output_norms else None
-        self.mlp_output_norm = norm() if spec.output_norms else None
+        self.attention_output_norm: RMSNorm | LayerNorm | None = None
+        self.mlp_output_norm: RMSNorm | LayerNorm | None = None
+        if spec.output_norms:
+            self.attention_output_norm = parts.norm(spec, placement)
+            self.mlp_output_norm = parts.norm(spec, placement)
+        self.residual_scale = spec.residual_scale
 
     def forward(
         self,
@@ -108,11 +104,25 @@ class DecoderLayer(Layer):
             residual = residual.index_select(0, batch.logits_indices)
         if self.attention_output_norm is not None:
             hidden = self.attention_output_norm(hidden)
+        if self.residual_scale != 1.0:
+            hidden = hidden * self.residual_scale
         hidden, residual = self.post_attention_layernorm.add(hidden, residual)
         hidden = self.mlp(hidden)
         if self.mlp_output_norm is not None:
             hidden = self.mlp_output_norm(hidden)
+        if self.residual_scale != 1.0:
+            hidden = hidden * self.residual_scale
         return hidden, residual
+
+
+@dataclass(frozen=True, slots=True)
+class LayerParts:
+    """The parts of a model's layers. A model's file names the parts that differ."""
+
+    attention: AttentionPart = SelfAttention
+    mlp: Callable[[DecoderSpec, int, Placement], Layer] = gated_mlp
+    norm: Callable[[DecoderSpec, Placement], RMSNorm | LayerNorm] = rms_norm_part
+    layer: Callable[[DecoderSpec, int, Rotary, Placement, LayerParts], Layer] = DecoderLayer
 
 
 class Decoder(Layer):
@@ -123,11 +133,13 @@ class Decoder(Layer):
         self.embed_tokens = VocabEmbedding(spec.vocab_size, spec.hidden_size, placement)
         # Rounded to the model's dtype, as in training.
         self.embedding_scale = torch.tensor(spec.embedding_scale, dtype=placement.dtype).item()
-        rotary = Rotary(spec.rope, placement.device)
+        ropes = [spec.rope_of(layer) for layer in range(spec.num_layers)]
+        rotaries = {rope: Rotary(rope, placement.device) for rope in set(ropes)}
         self.layers = nn.ModuleList(
-            DecoderLayer(spec, layer, rotary, placement, parts) for layer in range(spec.num_layers)
+            parts.layer(spec, layer, rotaries[rope], placement, parts)
+            for layer, rope in enumerate(ropes)
         )
-        self.norm = RMSNorm(spec.hidden_size, spec.norm_eps, placement, offset=spec.norm_offset)
+        self.norm = parts.norm(spec, placement)
 
     def forward(self, batch: ForwardBatch, kv_caches: list[LayerCache]) -> torch.Tensor:
         hidden: torch.Tensor = self.embed_tokens(batch.input_ids)
@@ -169,6 +181,7 @@ class CausalLM(Layer):
             spec.hidden_size,
             placement,
             tied=self.model.embed_tokens if spec.tied_embeddings else None,
+            scale=spec.logits_scale,
             softcap=spec.logits_softcap,
         )
 

@@ -17,6 +17,6 @@ class Qwen3ForCausalLM(CausalLM):
             super().read_spec(config),
             qkv_bias=config.attention_bias,
             output_bias=config.attention_bias,
-            query_key_norm=True,
+            query_key_norm="head",
             sliding_windows=windows_by_layer_type(config),
         )

@@ -9,13 +9,18 @@ from transformers import PreTrainedConfig
 
 from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.layers.storage import DenseMethod, LinearMethod, Placement
+from formgate.engine.models.cohere2 import Cohere2ForCausalLM
 from formgate.engine.models.decoder import CausalLM
 from formgate.engine.models.gemma2 import Gemma2ForCausalLM
+from formgate.engine.models.gemma3 import Gemma3ForCausalLM, Gemma3ForConditionalGeneration
+from formgate.engine.models.granite import GraniteForCausalLM
 from formgate.engine.models.llama import LlamaForCausalLM
 from formgate.engine.models.mistral import MistralForCausalLM
+from formgate.engine.models.olmo2 import Olmo2ForCausalLM
 from formgate.engine.models.phi3 import Phi3ForCausalLM
 from formgate.engine.models.qwen2 import Qwen2ForCausalLM
 from formgate.engine.models.qwen3 import Qwen3ForCausalLM
+from formgate.engine.models.smollm3 import SmolLM3ForCausalLM
 from formgate.engine.models.spec import UnsupportedModelError
 
 # By the name in a config's `architectures`.
@@ -28,6 +33,12 @@ ARCHITECTURES: dict[str, type[CausalLM]] = {
         Qwen3ForCausalLM,
         Phi3ForCausalLM,
         Gemma2ForCausalLM,
+        Gemma3ForCausalLM,
+        Gemma3ForConditionalGeneration,
+        SmolLM3ForCausalLM,
+        GraniteForCausalLM,
+        Olmo2ForCausalLM,
+        Cohere2ForCausalLM,
     )
 }
 

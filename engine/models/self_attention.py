@@ -15,7 +15,7 @@ from formgate.engine.attention.metadata import AttentionMetadata
 from formgate.engine.attention.warm_up import Task, attention_tasks
 from formgate.engine.layers.layer import Layer
 from formgate.engine.layers.linear import QKVLinear, RowLinear
-from formgate.engine.layers.norm import RMSNorm
+from formgate.engine.layers.norm import HeadsNorm, RMSNorm
 from formgate.engine.layers.parallel import Slice, TensorParallel
 from formgate.engine.layers.rotary import Rotary
 from formgate.engine.layers.storage import Placement
@@ -44,11 +44,18 @@ class SelfAttention(Layer):
         )
         self.num_heads = self.qkv_proj.num_heads
         self.num_kv_heads = self.qkv_proj.num_kv_heads
-        self.q_norm: RMSNorm | None = None
-        self.k_norm: RMSNorm | None = None
-        if spec.query_key_norm:
-            self.q_norm = RMSNorm(spec.head_dim, spec.norm_eps, placement)
-            self.k_norm = RMSNorm(spec.head_dim, spec.norm_eps, placement)
+        self.q_norm: RMSNorm | HeadsNorm | None = None
+        self.k_norm: RMSNorm | HeadsNorm | None = None
+        # Features that are normalized together.
+        self.query_width = self.key_width = spec.head_dim
+        if spec.query_key_norm == "head":
+            self.q_norm = RMSNorm(spec.head_dim, spec.norm_eps, placement, offset=spec.norm_offset)
+            self.k_norm = RMSNorm(spec.head_dim, spec.norm_eps, placement, offset=spec.norm_offset)
+        elif spec.query_key_norm == "all_heads":
+            outputs = self.qkv_proj.outputs
+            self.query_width, self.key_width = outputs["q"].length, outputs["k"].length
+            self.q_norm = HeadsNorm(outputs["q"], spec.norm_eps, placement)
+            self.k_norm = HeadsNorm(outputs["k"], spec.norm_eps, placement)
         self.attention = PagedAttention(
             rotary,
             num_heads=self.num_heads,
@@ -69,8 +76,8 @@ class SelfAttention(Layer):
         qkv = self.qkv_proj(hidden).view(num_tokens, heads + 2 * kv_heads, self.head_dim)
         query, key, value = qkv.split((heads, kv_heads, kv_heads), dim=1)
         if self.q_norm is not None and self.k_norm is not None:
-            query = self.q_norm(query.reshape(-1, self.head_dim)).view(query.shape)
-            key = self.k_norm(key.reshape(-1, self.head_dim)).view(key.shape)
+            query = self.q_norm(query.reshape(-1, self.query_width)).view(query.shape)
+            key = self.k_norm(key.reshape(-1, self.key_width)).view(key.shape)
         metadata = batch.attention
         query = self.attention.store(query, key, value, batch.positions, kv_cache, metadata)
         if read is not None:

@@ -4,13 +4,16 @@ the registry is the same decoder with another spec.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
 from formgate.engine.layers.mlp import ACTIVATIONS
 from formgate.engine.layers.rotary import ROPE_KINDS, RopeSpec
+
+QueryKeyNorm = Literal["none", "head", "all_heads"]
 
 
 class UnsupportedModelError(ValueError):
@@ -36,26 +39,33 @@ class DecoderSpec:
     qkv_bias: bool = False
     output_bias: bool = False  # of the attention's output projection
     mlp_bias: bool = False
-    query_key_norm: bool = False  # over each head, before the rotation
+    query_key_norm: QueryKeyNorm = "none"  # before the rotation
     output_norms: bool = False  # also after attention and after the feed-forward block
     norm_offset: float = 0.0  # the checkpoint stores the norms' weights minus this
     embedding_scale: float = 1.0
+    residual_scale: float = 1.0  # of each block's output
+    logits_scale: float = 1.0
     attention_scale: float | None = None  # None: head_dim ** -0.5
     attention_softcap: float = 0.0
     logits_softcap: float = 0.0
     sliding_windows: tuple[int, ...] = ()  # per layer, 0 is full attention; empty: all full
+    layer_ropes: tuple[RopeSpec, ...] = ()  # per layer; empty: all have `rope`
 
     def window_of(self, layer: int) -> int:
         return self.sliding_windows[layer] if self.sliding_windows else 0
 
+    def rope_of(self, layer: int) -> RopeSpec:
+        return self.layer_ropes[layer] if self.layer_ropes else self.rope
 
-def plain_spec(config: PreTrainedConfig) -> DecoderSpec:
-    """A spec from the fields that have the same name in all Hugging Face decoder configs. Raises
-    UnsupportedModelError for an unknown activation or rope scaling.
+
+def plain_spec(config: PreTrainedConfig, *, rope: RopeSpec | None = None) -> DecoderSpec:
+    """A spec from the fields that have the same name in all Hugging Face decoder configs. `rope`:
+    of a config that has several. Raises UnsupportedModelError for an unknown activation or rope
+    scaling.
     """
     heads: int = config.num_attention_heads
     head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
-    rope = rope_spec(config, head_dim)
+    rope = rope or rope_spec(config, head_dim)
     activation = getattr(config, "hidden_act", None) or config.hidden_activation
     if activation not in ACTIVATIONS:
         raise UnsupportedModelError(
@@ -71,14 +81,17 @@ def plain_spec(config: PreTrainedConfig) -> DecoderSpec:
         head_dim=head_dim,
         max_position=rope.max_position,
         rope=rope,
-        norm_eps=config.rms_norm_eps,
+        norm_eps=getattr(config, "rms_norm_eps", None) or config.layer_norm_eps,
         tied_embeddings=config.tie_word_embeddings,
         activation=activation,
     )
 
 
-def rope_spec(config: PreTrainedConfig, head_dim: int) -> RopeSpec:
-    given: dict[str, Any] = dict(config.rope_parameters or {})
+def rope_spec(
+    config: PreTrainedConfig, head_dim: int, parameters: Mapping[str, Any] | None = None
+) -> RopeSpec:
+    """`parameters`: those of one kind of layer, where the config has several."""
+    given = dict(parameters or config.rope_parameters or {})
     kind = given.get("rope_type", "default")
     if kind not in ROPE_KINDS:
         raise UnsupportedModelError(

@@ -4,6 +4,7 @@ whose blocks lie in random order and held garbage before.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +16,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    Cohere2Config,
     Gemma2Config,
+    Gemma3TextConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 from formgate.engine.attention.metadata import AttentionMetadata
@@ -90,6 +97,35 @@ CASES: dict[str, Callable[[], PreTrainedConfig]] = {
         query_pre_attn_scalar=20,
         attn_logit_softcapping=2.0,
         final_logit_softcapping=3.0,
+    ),
+    "gemma3": lambda: Gemma3TextConfig(
+        **SHAPE,
+        head_dim=32,
+        sliding_window=6,
+        query_pre_attn_scalar=20,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "rope_theta": 50000.0, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+        },
+    ),
+    "smollm3": lambda: SmolLM3Config(**SHAPE, no_rope_layers=[1, 0, 1]),
+    "smollm3_window": lambda: SmolLM3Config(
+        **SHAPE, no_rope_layers=[1, 0, 1], use_sliding_window=True, sliding_window=6
+    ),
+    "granite": lambda: GraniteConfig(
+        **SHAPE,
+        embedding_multiplier=3.0,
+        attention_multiplier=0.2,
+        residual_multiplier=0.4,
+        logits_scaling=2.5,
+    ),
+    "olmo2": lambda: Olmo2Config(**SHAPE),
+    "olmo2_one_kv_head": lambda: Olmo2Config(**{**SHAPE, "num_key_value_heads": 1}),
+    "cohere2": lambda: Cohere2Config(
+        **SHAPE,
+        sliding_window=6,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
 }
 
@@ -274,6 +310,24 @@ def test_two_ranks_compute_what_one_does(checkpoint: Checkpoint) -> None:
     with ThreadPoolExecutor(2) as pool:
         for logits in pool.map(rank_logits, range(2)):
             assert_close(logits, checkpoint.logits[0])
+
+
+@pytest.mark.parametrize("prefix", ["model.language_model.", "language_model.model."])
+def test_the_text_part_of_a_model_with_vision(prefix: str, tmp_path: Path) -> None:
+    text = CASES["gemma3"]()
+    expected = save_random_checkpoint(text, tmp_path).logits[0]
+    path = tmp_path / "model.safetensors"
+    tensors = {name.replace("model.", prefix, 1): t for name, t in load_file(path).items()}
+    tensors["vision_tower.embeddings.weight"] = torch.ones(3)
+    save_file(tensors, path)
+    config = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "text_config": text.to_dict(),
+        "vision_config": {},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert_close(Paged(load(tmp_path)).run([(0, 0, 23)])[0], expected)
 
 
 def test_bfloat16_runs_close_to_float32(tmp_path: Path) -> None:
