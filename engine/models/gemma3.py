@@ -1,6 +1,6 @@
-"""Gemma 3: as Gemma 2, but queries and keys are normalized instead of scores capped, and layers with
-a sliding window have a rotary embedding of their own. Of a model with vision, the text part is
-served.
+"""Gemma 3: as Gemma 2, but queries and keys are normalized instead of scores capped, and layers
+with a sliding window have a rotary embedding of their own. Of a model with vision, the text part
+is served.
 """
 
 from __future__ import annotations
