@@ -206,10 +206,14 @@ LONGER_FUNCTIONS = {
     ("gateway/metrics.py", "__init__"): "a list: every metric with its name and help",
     ("kernels/attention_kernels.py", "_attend_keys"): "one kernel",
     ("kernels/attention_kernels.py", "attend_kernel"): "one kernel",
+    ("kernels/latent_attention.py", "_latent_kernel"): "one kernel",
+    ("kernels/latent_attention.py", "_launch"): "a kernel's grid and arguments",
     ("kernels/paged_attention.py", "paged_attention_triton"): "a kernel's grid and arguments",
+    ("kernels/prompt_attention.py", "_prompt_kernel"): "one kernel",
     ("kernels/rotary_write_kv.py", "_rotary_write_kv_kernel"): "one kernel",
     ("kernels/sample_limits.py", "_pass_kernel"): "one kernel",
     ("kernels/sample_limits.py", "lowest_kept"): "a kernel's grid and arguments",
+    ("kernels/write_latent.py", "_write_latent_kernel"): "one kernel",
 }
 
 

@@ -54,3 +54,25 @@ class HeadsLayout:
             )
             for _ in range(self.num_layers)
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class LatentLayout:
+    """One tensor per layer, [num_blocks, block_size, width]: a token's latent vector, then its
+    rotary key.
+    """
+
+    num_layers: int
+    block_size: int
+    width: int
+    dtype: torch.dtype
+
+    @property
+    def bytes_per_block(self) -> int:
+        return self.block_size * self.num_layers * self.width * self.dtype.itemsize
+
+    def allocate(self, num_blocks: int, device: torch.device) -> list[LayerCache]:
+        shape = (num_blocks, self.block_size, self.width)
+        return [
+            (torch.zeros(shape, dtype=self.dtype, device=device),) for _ in range(self.num_layers)
+        ]

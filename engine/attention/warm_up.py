@@ -52,7 +52,9 @@ def attention_tasks(
     kv_cache = layout.allocate(1, device)[0]
     for layer in kinds.values():
         for num_rows, query_len in sorted(batches, reverse=True):
-            metadata = _metadata_of(num_rows, query_len, max_context_len, layout, device)
+            metadata = empty_metadata(
+                num_rows, query_len, max_context_len, layout.block_size, device
+            )
             yield partial(_attend, layer, num_rows * query_len, kv_cache, metadata)
 
 
@@ -67,15 +69,15 @@ def _attend(
     layer(torch.zeros(shape, dtype=keys.dtype, device=keys.device), kv_cache, metadata)
 
 
-def _metadata_of(
-    num_rows: int, query_len: int, max_context_len: int, layout: HeadsLayout, device: torch.device
+def empty_metadata(
+    num_rows: int, query_len: int, max_context_len: int, block_size: int, device: torch.device
 ) -> AttentionMetadata:
     """Rows without earlier context, sized for contexts of up to `max_context_len` tokens."""
     num_tokens = num_rows * query_len
     integers = partial(torch.full, dtype=torch.int32, device=device)
     return AttentionMetadata(
         slot_mapping=torch.full((num_tokens,), -1, dtype=torch.int64, device=device),
-        block_tables=integers((num_rows, -(-max_context_len // layout.block_size)), 0),
+        block_tables=integers((num_rows, -(-max_context_len // block_size)), 0),
         query_start=torch.arange(0, num_tokens + 1, query_len, dtype=torch.int32, device=device),
         context_lens=integers((num_rows,), query_len),
         max_query_len=query_len,

@@ -18,6 +18,7 @@ from formgate.engine.layers.embedding import LMHead
 from formgate.engine.layers.linear import Linear
 from formgate.engine.layers.parameter import FileTensor, WeightParameter, WeightShapeError
 from formgate.engine.models.decoder import CausalLM
+from formgate.engine.models.latent_attention import LatentSelfAttention
 from formgate.engine.models.registry import ARCHITECTURES, unsupported
 
 Progress = Callable[[str, int, int], None]  # (stage in words, done, total)
@@ -177,6 +178,9 @@ def _finish_loading(model: CausalLM) -> None:
     for module in model.modules():
         if isinstance(module, Linear | LMHead):
             module.finish_loading()
+    for module in model.modules():
+        if isinstance(module, LatentSelfAttention):
+            module.finish_loading()  # reads its linear layers' finished weights
 
 
 def _open(path: Path) -> Any:

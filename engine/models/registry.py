@@ -11,6 +11,7 @@ from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.layers.storage import DenseMethod, LinearMethod, Placement
 from formgate.engine.models.cohere2 import Cohere2ForCausalLM
 from formgate.engine.models.decoder import CausalLM
+from formgate.engine.models.deepseek import DeepseekV2ForCausalLM, DeepseekV3ForCausalLM
 from formgate.engine.models.gemma2 import Gemma2ForCausalLM
 from formgate.engine.models.gemma3 import Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 from formgate.engine.models.granite import GraniteForCausalLM
@@ -39,6 +40,8 @@ ARCHITECTURES: dict[str, type[CausalLM]] = {
         GraniteForCausalLM,
         Olmo2ForCausalLM,
         Cohere2ForCausalLM,
+        DeepseekV2ForCausalLM,
+        DeepseekV3ForCausalLM,
     )
 }
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
+from formgate.engine.attention.latent import LatentShape
 from formgate.engine.layers.mlp import ACTIVATIONS
 from formgate.engine.layers.rotary import ROPE_KINDS, RopeSpec
 
@@ -50,6 +51,7 @@ class DecoderSpec:
     logits_softcap: float = 0.0
     sliding_windows: tuple[int, ...] = ()  # per layer, 0 is full attention; empty: all full
     layer_ropes: tuple[RopeSpec, ...] = ()  # per layer; empty: all have `rope`
+    latent: LatentShape | None = None  # of latent attention; None: keys and values by heads
 
     def window_of(self, layer: int) -> int:
         return self.sliding_windows[layer] if self.sliding_windows else 0

@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     Cohere2Config,
+    DeepseekV2Config,
+    DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
     GraniteConfig,
@@ -67,6 +69,13 @@ YARN_ROPE = {
     "rope_theta": 10000.0,
     "factor": 4.0,
     "original_max_position_embeddings": 16,
+}
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 24,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 20,
 }
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 
@@ -127,6 +136,15 @@ CASES: dict[str, Callable[[], PreTrainedConfig]] = {
         sliding_window=6,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
+    "deepseek_v2_dense": lambda: DeepseekV2Config(
+        **{**SHAPE, **LATENT}, q_lora_rank=None, first_k_dense_replace=3
+    ),
+    "deepseek_v3_dense": lambda: DeepseekV3Config(
+        **{**SHAPE, **LATENT},
+        q_lora_rank=40,
+        first_k_dense_replace=3,
+        rope_parameters={**YARN_ROPE, "mscale": 1.0, "mscale_all_dim": 1.0},
+    ),
 }
 
 PROMPTS = [
@@ -172,19 +190,14 @@ def load(folder: Path, parallel: TensorParallel | None = None) -> CausalLM:
 class Paged:
     """Runs chunks of PROMPTS over caches that are shared by all of them."""
 
-    def __init__(self, model: CausalLM, num_kv_heads: int | None = None) -> None:
+    def __init__(self, model: CausalLM) -> None:
         self.model = model
         shuffled = list(range(1, 1 + sum(len(prompt) // BLOCK_SIZE + 1 for prompt in PROMPTS)))
         random.Random(3).shuffle(shuffled)
-        shape = (
-            len(shuffled) + 1,
-            BLOCK_SIZE,
-            num_kv_heads or model.spec.num_kv_heads,
-            model.spec.head_dim,
-        )
-        self.caches = [
-            (torch.full(shape, 1e3), torch.full(shape, -1e3)) for _ in range(model.spec.num_layers)
-        ]
+        self.caches = model.kv_layout(BLOCK_SIZE).allocate(len(shuffled) + 1, CPU)
+        for layer in self.caches:
+            for cache, garbage in zip(layer, (1e3, -1e3), strict=False):
+                cache.fill_(garbage)
         self.tables = [
             [shuffled.pop() for _ in range(len(prompt) // BLOCK_SIZE + 1)] for prompt in PROMPTS
         ]
@@ -304,8 +317,7 @@ def test_two_ranks_compute_what_one_does(checkpoint: Checkpoint) -> None:
     def rank_logits(rank: int) -> torch.Tensor:
         group = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=30))
         model = load(checkpoint.folder, TensorParallel(rank, 2, group))
-        kv_heads = model.model.layers[0].self_attn.num_kv_heads
-        return Paged(model, kv_heads).run([(0, 0, 23), (2, 0, 9)])[0]
+        return Paged(model).run([(0, 0, 23), (2, 0, 9)])[0]
 
     with ThreadPoolExecutor(2) as pool:
         for logits in pool.map(rank_logits, range(2)):
