@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Mapping
+from decimal import Decimal
 from typing import Any
 
 from formgate.constrain.algebra.algebra import Algebra
@@ -152,8 +153,8 @@ class NativeSchemas:
         new: dict[str, Any] = {}
         for keyword, value in schema.items():
             if keyword in _AS_THEY_ARE:
-                if keyword in ("enum", "const") and _holds_container(value, keyword):
-                    raise _NotNative  # llguidance writes containers with other separators
+                if not _is_exact(keyword, value):
+                    raise _NotNative
                 new[keyword] = value
             elif keyword in _REWRITTEN:
                 name = "anyOf" if keyword == "oneOf" else keyword
@@ -243,6 +244,8 @@ class NativeSchemas:
             ("exclusiveMaximum", "maximum"),
         ):
             value = schema.get(exclusive)
+            if not _is_exact(exclusive, value):
+                raise _NotNative
             if isinstance(value, bool):
                 if value and inclusive in new:
                     new[exclusive] = new.pop(inclusive)
@@ -320,9 +323,29 @@ def _members_end(schema: Any, ending: Container[str]) -> bool:
     )
 
 
-def _holds_container(value: Any, keyword: str) -> bool:
+def _is_exact(keyword: str, value: Any) -> bool:
+    """False for a value that llguidance would change: it writes containers with separators of its
+    own, and rounds numbers.
+    """
     values = value if keyword == "enum" else [value]
-    return any(isinstance(one, list | Mapping) for one in values)
+    if keyword in ("enum", "const") and any(isinstance(one, list | Mapping) for one in values):
+        return False
+    return all(_survives_float64(one) for one in values if isinstance(one, int | float))
+
+
+def _survives_float64(number: float) -> bool:
+    """True for a number that llguidance reads exactly: it is below 2**53, and its digits are an
+    integer below 2**53 that one exact power of ten scales.
+    """
+    if isinstance(number, int) or abs(number) >= 2**53:
+        return abs(number) < 2**53
+    _, digits, exponent = Decimal(repr(number)).as_tuple()
+    return (
+        len(digits) <= 16
+        and int("".join(map(str, digits))) < 2**53
+        and isinstance(exponent, int)
+        and -22 <= exponent <= 22
+    )
 
 
 def _have_no_end(schema: Any) -> bool:
