@@ -96,6 +96,8 @@ _VALUE_STARTS = b'{["-0123456789tfn'
 class JsonPosition:
     def __init__(self, plan: GuardPlan) -> None:
         self._plan = plan
+        # True if the plan has places, so that siblings may have to differ somewhere.
+        self.may_differ = bool(plan.places)
         self.text = bytearray()
         self.frames = [Frame(False, (0,) if plan.places else (), False)]
         self.in_string = False
@@ -124,11 +126,6 @@ class JsonPosition:
         new._string, new.wrong_name = self._string, self.wrong_name
         new._scalar, new.ended = self._scalar, self.ended
         return new
-
-    @property
-    def may_differ(self) -> bool:
-        """True if the plan has places, so that siblings may have to differ somewhere."""
-        return bool(self._plan.places)
 
     @property
     def differing(self) -> bool:

@@ -4,6 +4,8 @@ derivatives of regexes (docs/optimizations.md of llguidance describes the method
 
 from __future__ import annotations
 
+from ctypes import addressof, c_char
+
 import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
@@ -12,6 +14,12 @@ from formgate.constrain.library_errors import failed, is_limit
 
 # The id of a matcher's lexer, and the matcher.
 Prepared = tuple[int, LLMatcher]
+
+
+def address_of(row: NDArray[np.int32]) -> int:
+    """Of the first word. Four times faster than `row.ctypes.data`, which a mask would notice."""
+    # numpy's stubs know of buffers from Python 3.12 on.
+    return addressof(c_char.from_buffer(row))  # type: ignore[arg-type, unused-ignore]
 
 
 class Lexer:
@@ -40,7 +48,7 @@ class GrammarConstraint:
         """Write the allowed tokens into `row`, whose words past the vocabulary become 0. Releases
         the GIL. Raises ValueError if the grammar exceeds a limit.
         """
-        self.matcher.unsafe_compute_mask_ptr(row.ctypes.data, self.mask_bytes)
+        self.matcher.unsafe_compute_mask_ptr(address_of(row), self.mask_bytes)
         return self.finish_bitmask(row)
 
     def prepared(self) -> Prepared:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from formgate.constrain.masks.json_position import JsonPosition
 from formgate.constrain.masks.token_bytes import Ids, TokenBytes, TokenSet, Words, forbid
@@ -31,20 +32,24 @@ class NameGuard:
             and not _is_spelled_well(text)
         ]
         self._ill_spelled = TokenSet(ill)
+        # True if no token leads from a value into a name, as in most vocabularies.
+        self.only_names = not len(tokens.name_after_string) and not len(tokens.name_after_value)
 
-    def narrow(self, words: Words, position: JsonPosition) -> None:
+    def narrow(self, row: NDArray[np.int32], position: JsonPosition) -> None:
         """Forbid the tokens that would repeat a name, or misspell one."""
         tokens, frame = self._tokens, position.frames[-1]
+        words = row.view(np.uint32)
+        if not frame.at_key:
+            behind = tokens.name_after_string if position.in_string else tokens.name_after_value
+            self._try(words, position, behind)
+            return
         if position.in_string:
-            if frame.at_key:
-                self._narrow_name(words, position)
+            self._narrow_name(words, position)
             self._try(words, position, tokens.name_after_string)
-        elif frame.at_key:
+        else:
             for ids in _known(tokens.whole_name, frame.names, b""):
                 forbid(words, ids)
             self._try(words, position, tokens.name_due)
-        else:
-            self._try(words, position, tokens.name_after_value)
 
     def breaks(self, position: JsonPosition, text: bytes) -> bool:
         """True if `text`, which the grammar allows next, repeats or misspells a name."""

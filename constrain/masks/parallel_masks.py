@@ -12,7 +12,7 @@ import numpy as np
 from llguidance import LLExecutor, LLMatcher
 from numpy.typing import NDArray
 
-from formgate.constrain.masks.matcher import Prepared
+from formgate.constrain.masks.matcher import Prepared, address_of
 
 FEW = 4  # below this number of rows, other threads do not pay off
 
@@ -73,7 +73,7 @@ class ParallelFiller:
         if self._executor is None or len(masked) < FEW:
             for matcher, row in masked:
                 words = bitmask[row, : self._words]
-                matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+                matcher.unsafe_compute_mask_ptr(address_of(words), words.nbytes)
             return
         target = bitmask
         if bitmask.shape[1] != self._words:  # the executor does not support padded rows

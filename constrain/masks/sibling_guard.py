@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from formgate.constrain.masks.json_position import Frame, JsonPosition, Siblings, semantic_key
 from formgate.constrain.masks.json_starts import JsonStarts
-from formgate.constrain.masks.matcher import GrammarConstraint, Prepared
+from formgate.constrain.masks.matcher import GrammarConstraint, Prepared, address_of
 from formgate.constrain.masks.names import NameGuard
 from formgate.constrain.masks.text_before import JSON_END
 from formgate.constrain.masks.token_bytes import TokenBytes, TokenSet, Words, forbid
@@ -54,25 +54,24 @@ class GuardedConstraint:
         """Fill as the grammar does, without the tokens that would repeat a sibling. Raises
         ValueError if the grammar exceeds a limit, or no token is left.
         """
-        self._grammar.fill_bitmask(row)
-        return self._guarded(row)
+        self._matcher.unsafe_compute_mask_ptr(address_of(row), self._grammar.mask_bytes)
+        return self.finish_bitmask(row)
 
     def prepared(self) -> Prepared:
         return self._grammar.prepared()
 
     def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
         self._grammar.finish_bitmask(row)
-        return self._guarded(row)
-
-    def _guarded(self, row: NDArray[np.int32]) -> bool:
         position = self._position
         if position is None:
             return True
+        if position.frames[-1].at_key or not self._names.only_names:
+            self._names.narrow(row, position)
+        if not position.may_differ:
+            return True
         words = row.view(np.uint32)
-        self._names.narrow(words, position)
         if not position.differing:  # there are always more names, but an array may begin
-            if position.may_differ:
-                self._forbid_repeating(words, position, self._tokens.items_within)
+            self._forbid_repeating(words, position, self._tokens.items_within)
             return True
         for depth, frame in enumerate(position.frames):
             if frame.differ and (frame.siblings.dead or frame.siblings.values):
