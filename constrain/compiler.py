@@ -78,7 +78,7 @@ class Limits:
     step_lexer_fuel: int = 2_000_000
     step_max_items: int = 50_000  # about 20,000 a millisecond
     max_items_in_row: int = 20_000  # Earley items per byte: an enum of numbers has one per value
-    max_cached_bytes: int = 100_000_000
+    max_cached_bytes: int = 48_000_000
 
     def for_parser(self) -> LLParserLimits:
         return LLParserLimits(

@@ -25,6 +25,7 @@ from typing import Any, cast
 from formgate.constrain.answer_check import AnswerCheck, Unchecked, regex_failure
 from formgate.constrain.compiler import Backend, GrammarCompiler
 from formgate.constrain.errors import ConstraintError
+from formgate.constrain.heap import Heap
 from formgate.constrain.masks.constraint import Constraint, SizedConstraint
 from formgate.constrain.schema_report import schema_report
 from formgate.gateway.model.tokenizer_folder import load_tokenizer
@@ -35,7 +36,7 @@ from formgate.gateway.processes.grammar_setup import grammar_compiler
 
 COMMAND = (sys.executable, "-m", "formgate.gateway.processes.compile_worker")
 MEMORY_BYTES = 4 << 30  # of address space
-KEPT_BYTES = 128 << 20  # that a worker may grow by between two answers
+KEPT_BYTES = 32 << 20  # that a worker may grow by between two answers
 CPU_SECONDS = 1.0  # of one constraint; CPU time, so that other load causes no refusal
 CHECK_CPU_SECONDS = 0.5  # of the last validation of one answer
 WALL_SECONDS = 10.0  # of one constraint, against a wait without CPU use
@@ -138,6 +139,7 @@ def main(arguments: list[str]) -> None:
     compiler.warm_up_formats()
     gc.freeze()  # long-lived objects are not scanned, nor their pages copied
     gc.disable()  # `serve` collects between answers
+    Heap().share_one_arena()
     threading.stack_size(STACK_BYTES)
     serve = partial(serve_apart, CompileTasks(compiler))
     CompileHost(serve, [Connection(int(descriptor)) for descriptor in descriptors]).run()

@@ -10,7 +10,7 @@ from pathlib import Path
 from formgate.constrain.heap import Heap
 
 PERIOD = 5.0  # seconds
-GROWTH_BYTES = 32 << 20  # of resident memory since the last trim, to trim again
+GROWTH_BYTES = 16 << 20  # of resident memory since the last trim, to trim again
 
 _STATM = Path("/proc/self/statm")
 

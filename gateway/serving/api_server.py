@@ -10,6 +10,7 @@ import sys
 
 import uvloop
 
+from formgate.constrain.heap import Heap
 from formgate.gateway.http.app import create_app
 from formgate.gateway.http.shutdown import ShutdownRequest, drain
 from formgate.gateway.logs import set_up_logging
@@ -38,6 +39,7 @@ def main() -> int:
         launch = ApiLaunch.decode(pipe.readline())
     set_up_logging(launch.config.log_level, launch.config.log_format)
     try:
+        Heap().share_one_arena()
         uvloop.run(_serve(launch))
     except (OSError, ValueError, ServeError) as error:
         say(f"formgate: error: {error}", sys.stderr)

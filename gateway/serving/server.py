@@ -18,6 +18,7 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
+from formgate.constrain.heap import Heap
 from formgate.engine.config import EngineConfig
 from formgate.engine.messages import EngineReady
 from formgate.gateway.http.app import create_app
@@ -72,6 +73,7 @@ def run_server(
     set_up_logging(config.log_level, config.log_format)
     raise_open_files()
     launch = _Launch(config, engine_config, tokenizer_dir, listener, engine_command)
+    Heap().share_one_arena()
     return uvloop.run(_serve(launch))
 
 

@@ -29,6 +29,7 @@ from tests.fuzz.watch import HealthWatch, children, resident_mb
 DESCRIBED, CONSTRAINTS = 20_000, 2_000
 GAP_SECONDS = 1.0
 GROWTH_MB = 300.0
+SETTLING_SECONDS = 12.0  # a server returns freed memory to the system every 5
 
 
 def arguments() -> argparse.Namespace:
@@ -73,6 +74,7 @@ async def fuzz(options: argparse.Namespace) -> int:
         with HealthWatch(options.url, run.under_way) as health:
             await run.all(options.first, options.described, options.constraints)
             metrics = await idle_metrics(client)
+        await asyncio.sleep(SETTLING_SECONDS)
         print(f"{run.sent} requests, up to number {run.last}: {dict(sorted(run.statuses.items()))}")
         print(f"slowest: {[(round(s, 2), n) for s, n in run.slowest]}")
         print(f"/health took up to {health.longest:.2f} s, its watch was {health.late:.2f} s late")
