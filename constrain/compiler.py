@@ -27,6 +27,7 @@ from formgate.constrain.masks.fsm import CompiledFsm, FsmCompiler, FsmConstraint
 from formgate.constrain.masks.grammar_cache import GrammarCache
 from formgate.constrain.masks.matcher import GrammarConstraint
 from formgate.constrain.masks.matcher_pool import CompiledGrammar
+from formgate.constrain.masks.names import NameGuard
 from formgate.constrain.masks.parallel_masks import ParallelFiller
 from formgate.constrain.masks.sibling_guard import GuardedConstraint
 from formgate.constrain.masks.thinking import ThinkingConstraint, ThinkingTokens
@@ -154,7 +155,7 @@ class GrammarCompiler:
         spec_text = json.dumps({"tree": {"kind": "json", "schema": _WARM_UP_SCHEMA}})
         self.factory(Constraint.of(self.blueprint(spec_text)).dumps())
         self.num_tokens(self.shortest(spec_text).text)
-        _ = self._tokens, self._end_search
+        _ = self._names, self._end_search
 
     def warm_up_formats(self) -> None:
         """Compile the formats of schemas in advance. Only makers of blueprints use them."""
@@ -301,15 +302,15 @@ class GrammarCompiler:
         return blueprint
 
     def _grammar(self, source: str, guards: Guards) -> CompiledGrammar:
-        tokens = self._tokens if guards else None
-        return CompiledGrammar(partial(self._matcher, source), self._mask_bytes, guards, tokens)
+        names = self._names if guards else None
+        return CompiledGrammar(partial(self._matcher, source), self._mask_bytes, guards, names)
 
     def _matcher(self, source: str) -> LLMatcher:
         return LLMatcher(self._tokenizer, source, limits=self._parser_limits, log_level=0)
 
     @cached_property
-    def _tokens(self) -> TokenBytes:
-        return TokenBytes(self._vocabulary.token_bytes, self._vocabulary.special_ids)
+    def _names(self) -> NameGuard:
+        return NameGuard(TokenBytes(self._vocabulary.token_bytes, self._vocabulary.special_ids))
 
     @cached_property
     def _end_search(self) -> EndSearch:

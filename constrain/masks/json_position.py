@@ -106,6 +106,8 @@ class JsonPosition:
         self._num_differing = 0  # open containers whose elements must differ
         self._string = 0  # offset of the last string
         self._escaped = False
+        self.has_escape = False  # the last string has a backslash
+        self._rivals: list[bytes] | None = None  # once they are asked for
         self._scalar = False
         self.ended = False
 
@@ -121,6 +123,7 @@ class JsonPosition:
                 frame.siblings = frame.siblings.copy()
                 frame.names, frame.names_shared = set(frame.names), False
         new.in_string, new._escaped = self.in_string, self._escaped
+        new.has_escape = self.has_escape
         new.begun = self.begun
         new._num_differing = self._num_differing
         new._string, new.wrong_name = self._string, self.wrong_name
@@ -141,6 +144,10 @@ class JsonPosition:
         """The text of the last string so far, without its opening quote."""
         return bytes(self.text[self._string + 1 :])
 
+    @property
+    def name_length(self) -> int:
+        return len(self.text) - self._string - 1
+
     def may_begin(self, byte: int) -> bool:
         """True if a JSON text, or white space before it, can begin with this byte."""
         return byte in _VALUE_STARTS or byte in _SPACE
@@ -154,59 +161,68 @@ class JsonPosition:
         self.text += text
         return True
 
-    def feed_all(self, text: bytes) -> int:
-        """Feed a text up to the end of the JSON text, and return the number of bytes fed."""
-        feed = self.feed
-        for at, byte in enumerate(text, 1):
-            feed(byte)
-            if self.ended:
-                return at
-        return len(text)
-
     def feed(self, byte: int) -> Frame | None:
         """Feed a byte. Returns the frame of an element that just ended, if the element must differ
         from its siblings.
         """
-        at = len(self.text)
-        self.text.append(byte)
-        if self.in_string:
-            if self._escaped:
-                self._escaped = False
-            elif byte == 0x5C:
-                self._escaped = True
-            elif byte == 0x22:
-                self.in_string = False
-                return self._string_ended()
-            return None
-        frame = self.frames[-1]
-        if byte in _SPACE:
-            return self._scalar_ended(at)
-        match byte:
-            case 0x22:  # "
-                self.in_string = True
-                self._string = at
+        return self.feed_text(bytes((byte,)))[1]
+
+    def feed_text(self, text: bytes) -> tuple[int, Frame | None]:
+        """Feed a text up to the end of the JSON text, or of an element that must differ from its
+        siblings. Returns the number of bytes fed, and that element's frame.
+        """
+        start = len(self.text)
+        self.text += text
+        frame, in_string = self.frames[-1], self.in_string
+        for at, byte in enumerate(text, start):
+            ended = None
+            if in_string:
+                if self._escaped:
+                    self._escaped = False
+                    continue
+                if byte == 0x5C:
+                    self._escaped = self.has_escape = True
+                if byte != 0x22:
+                    continue
+                in_string = False
+                ended = self._string_ended(frame, at + 1)
+            elif byte == 0x22:  # "
+                in_string, self.has_escape = True, False
+                self._string, self._rivals = at, None
                 self._begun(frame, at)
-            case 0x5B | 0x7B:  # [ {
-                self._begun(frame, at)
-                self._opened(frame, byte == 0x7B)
-            case 0x5D | 0x7D:  # ] }
-                ended = self._scalar_ended(at)
-                if len(self.frames) == 1:  # the byte follows a number that is the whole text
-                    return ended
-                self._num_differing -= self.frames.pop().differ
-                return self._value_ended(at + 1) or ended
-            case 0x2C:  # ,
+            elif byte == 0x3A:  # :
+                frame.at_key = False
+            elif byte == 0x2C:  # ,
                 ended = self._scalar_ended(at)
                 frame.at_key = frame.is_object
                 frame.index += 1
-                return ended
-            case 0x3A:  # :
-                frame.at_key = False
-            case _:
-                if not self._scalar:
-                    self._scalar = True
-                    self._begun(frame, at)
-        return None
+            elif byte in _SPACE:
+                ended = self._scalar_ended(at)
+            elif byte in b"[{":
+                self._begun(frame, at)
+                frame = self._opened(frame, byte == 0x7B)
+            elif byte in b"]}":
+                ended = self._scalar_ended(at)
+                if len(self.frames) > 1:  # otherwise it follows a number that is the whole text
+                    self._num_differing -= self.frames.pop().differ
+                    frame = self.frames[-1]
+                    ended = self._value_ended(at + 1) or ended
+            elif not self._scalar:
+                self._scalar = True
+                self._begun(frame, at)
+            if self.ended or ended is not None:
+                del self.text[at + 1 :]
+                self.in_string = in_string
+                return at + 1 - start, ended
+        self.in_string = in_string
+        return len(text), None
+
+    def rivals(self) -> list[bytes]:
+        """The names of the current object that begin with the current name so far."""
+        frame, text = self.frames[-1], self.name_text
+        known = frame.names if self._rivals is None else self._rivals
+        self._rivals = [name for name in known if name.startswith(text)] if known else []
+        return self._rivals
 
     def element_text(self, frame: Frame, end: int | None = None) -> bytes:
         assert frame.element is not None
@@ -226,7 +242,7 @@ class JsonPosition:
         if frame.differ and frame.at_key == frame.is_object:
             frame.element = at
 
-    def _opened(self, frame: Frame, is_object: bool) -> None:
+    def _opened(self, frame: Frame, is_object: bool) -> Frame:
         if len(self.frames) == 1 or not frame.places:
             places = frame.places
         elif frame.is_object:
@@ -237,16 +253,16 @@ class JsonPosition:
         opened = Frame(is_object, places, differ(places))
         self._num_differing += opened.differ
         self.frames.append(opened)
+        return opened
 
-    def _string_ended(self) -> Frame | None:
-        frame = self.frames[-1]
-        if frame.is_object and frame.at_key:
-            frame.quoted_key = bytes(self.text[self._string :])
+    def _string_ended(self, frame: Frame, end: int) -> Frame | None:
+        if frame.at_key:
+            frame.quoted_key = bytes(self.text[self._string : end])
             name = frame.quoted_key[1:-1]
             self.wrong_name |= name in frame.names
             frame.add_name(name)
             return frame if frame.differ else None
-        return self._value_ended(len(self.text))
+        return self._value_ended(end)
 
     def _scalar_ended(self, at: int) -> Frame | None:
         if not self._scalar:

@@ -16,8 +16,8 @@ from formgate.constrain.library_errors import is_limit, refused
 from formgate.constrain.masks.blueprint import Guards
 from formgate.constrain.masks.json_starts import JsonStarts
 from formgate.constrain.masks.matcher import GrammarConstraint, Lexer
+from formgate.constrain.masks.names import NameGuard
 from formgate.constrain.masks.sibling_guard import GuardedConstraint
-from formgate.constrain.masks.token_bytes import TokenBytes
 
 SHARING = 4  # sequences per matcher before another one is built
 MOST_MATCHERS = 16
@@ -41,7 +41,7 @@ class CompiledGrammar:
         build: Callable[[], LLMatcher],
         mask_bytes: int,
         guards: Guards = (),
-        tokens: TokenBytes | None = None,
+        names: NameGuard | None = None,
     ) -> None:
         started = time.perf_counter()
         self.first = build()
@@ -50,7 +50,7 @@ class CompiledGrammar:
         self._mask_bytes = mask_bytes
         self._guards = guards
         self._starts = JsonStarts(guards)
-        self._tokens = tokens
+        self._names = names
         self._originals = [_Original(self.first)]
         self._lock = threading.Lock()  # a matcher must not be used by two threads at once
 
@@ -85,9 +85,9 @@ class CompiledGrammar:
             matcher = original.matcher.deep_copy()
         constraint = GrammarConstraint(matcher, self._mask_bytes, original)
         weakref.finalize(constraint, self._ended, original).atexit = False
-        if self._tokens is None:
+        if self._names is None:
             return constraint
-        return GuardedConstraint(constraint, self._tokens, self._starts)
+        return GuardedConstraint(constraint, self._names, self._starts)
 
     def _original(self) -> _Original:
         with self._lock:

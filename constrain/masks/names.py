@@ -8,7 +8,7 @@ The guard enters no dead end if every prefix of a name is a prefix of infinitely
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,10 @@ _BEGUN = re.compile(rb"(?:[^\\]|\\[^u]|\\u[0-9A-Fa-f]{4})*(\\(?:u[0-9A-Fa-f]{0,3
 
 
 class NameGuard:
+    """Holds indexes of a vocabulary, and no state of a sequence."""
+
     def __init__(self, tokens: TokenBytes) -> None:
-        self._tokens = tokens
+        self.tokens = tokens
         ill = [
             token_id
             for token_id in tokens.unicode_escape
@@ -32,24 +34,28 @@ class NameGuard:
             and not _is_spelled_well(text)
         ]
         self._ill_spelled = TokenSet(ill)
+        self._whole_names = frozenset(tokens.whole_name)
+        self._endings = frozenset(tokens.ending)
         # True if no token leads from a value into a name, as in most vocabularies.
         self.only_names = not len(tokens.name_after_string) and not len(tokens.name_after_value)
 
     def narrow(self, row: NDArray[np.int32], position: JsonPosition) -> None:
         """Forbid the tokens that would repeat a name, or misspell one."""
-        tokens, frame = self._tokens, position.frames[-1]
-        words = row.view(np.uint32)
+        tokens, frame = self.tokens, position.frames[-1]
         if not frame.at_key:
             behind = tokens.name_after_string if position.in_string else tokens.name_after_value
-            self._try(words, position, behind)
-            return
-        if position.in_string:
-            self._narrow_name(words, position)
-            self._try(words, position, tokens.name_after_string)
-        else:
-            for ids in _known(tokens.whole_name, frame.names, b""):
-                forbid(words, ids)
+            self._try(row.view(np.uint32), position, behind)
+        elif not position.in_string:
+            words = row.view(np.uint32)
+            if not frame.names.isdisjoint(self._whole_names):
+                for name in frame.names & self._whole_names:
+                    forbid(words, tokens.whole_name[name])
             self._try(words, position, tokens.name_due)
+        else:
+            if position.has_escape or frame.names or self._ill_spelled:
+                self._narrow_name(row.view(np.uint32), position)
+            if not self.only_names:
+                self._try(row.view(np.uint32), position, tokens.name_after_string)
 
     def breaks(self, position: JsonPosition, text: bytes) -> bool:
         """True if `text`, which the grammar allows next, repeats or misspells a name."""
@@ -67,29 +73,33 @@ class NameGuard:
             wrong = [
                 token_id
                 for token_id in allowed.tolist()
-                if self.breaks(position, self._tokens.of_token[token_id])
+                if self.breaks(position, self.tokens.of_token[token_id])
             ]
             forbid(words, wrong)
 
     def _narrow_name(self, words: Words, position: JsonPosition) -> None:
-        names, text, tokens = position.frames[-1].names, position.name_text, self._tokens
-        if b"\\" in text and (begun := _BEGUN.fullmatch(text)) is not None and begun[1]:
-            for name in names:
-                if name.startswith(text):
+        tokens = self.tokens
+        if position.has_escape:
+            text = position.name_text
+            if (begun := _BEGUN.fullmatch(text)) is not None and begun[1]:
+                for name in position.rivals():
                     forbid(words, tokens.beginning_with(name[len(text) :] + b'"'))
-            self._narrow_escape(words, begun[1])
-            return
-        if len(self._ill_spelled):
+                self._narrow_escape(words, begun[1])
+                return
+        if self._ill_spelled:
             self._ill_spelled.forbid(words)
-        if names:
-            for ids in _known(tokens.ending, names, text):
+        names, at = position.frames[-1].names, position.name_length
+        if not names or (not at and names.isdisjoint(self._endings)):
+            return
+        for name in position.rivals():
+            if (ids := tokens.ending.get(name[at:])) is not None:
                 forbid(words, ids)
 
     def _narrow_escape(self, words: Words, begun: bytes) -> None:
         kept = [ids for rest in _rests(begun) for ids in self._leading_to(rest)]
         right = np.unique(np.concatenate(kept)) if kept else np.array([], dtype=np.int64)
         if begun == b"\\":
-            forbid(words, np.setdiff1d(self._tokens.beginning_with(b"u"), right))
+            forbid(words, np.setdiff1d(self.tokens.beginning_with(b"u"), right))
             return
         only = np.zeros_like(words)
         np.bitwise_or.at(only, right >> 5, np.uint32(1) << (right & 31).astype(np.uint32))
@@ -97,19 +107,8 @@ class NameGuard:
 
     def _leading_to(self, rest: bytes) -> Iterator[Ids]:
         for end in range(1, len(rest)):
-            yield self._tokens.exactly(rest[:end])
-        yield self._tokens.beginning_with(rest)
-
-
-def _known(
-    by_rest: Mapping[bytes, list[int]], names: Collection[bytes], text: bytes
-) -> list[list[int]]:
-    """The tokens, out of `by_rest`, that complete `text` to one of the names."""
-    if len(names) > len(by_rest):
-        return [ids for rest, ids in by_rest.items() if text + rest in names]
-    at = len(text)
-    rests = [name[at:] for name in names if name.startswith(text)] if at else names
-    return [by_rest[rest] for rest in rests if rest in by_rest]
+            yield self.tokens.exactly(rest[:end])
+        yield self.tokens.beginning_with(rest)
 
 
 def _rests(begun: bytes) -> list[bytes]:

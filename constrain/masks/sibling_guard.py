@@ -14,7 +14,7 @@ from formgate.constrain.masks.json_starts import JsonStarts
 from formgate.constrain.masks.matcher import GrammarConstraint, Prepared, address_of
 from formgate.constrain.masks.names import NameGuard
 from formgate.constrain.masks.text_before import JSON_END
-from formgate.constrain.masks.token_bytes import TokenBytes, TokenSet, Words, forbid
+from formgate.constrain.masks.token_bytes import TokenSet, Words, forbid
 
 _LIKELY = b"a0"  # to come next in a text or a number
 _TERMINATORS = (b",", b"]", b" ", b"\n", b"\t", b"\r")
@@ -29,13 +29,13 @@ class GuardedConstraint:
     def __init__(
         self,
         grammar: GrammarConstraint,
-        tokens: TokenBytes,
+        names: NameGuard,
         starts: JsonStarts,
     ) -> None:
         self._grammar = grammar
         self._matcher = grammar.matcher  # the same that `grammar` moves
-        self._tokens = tokens
-        self._names = NameGuard(tokens)
+        self._tokens = names.tokens
+        self._names = names
         self._starts = starts
         self._accepted: list[int] = []
         self._no_anchors: set[tuple[int, int]] = set()  # tokens accepted, bytes of the last one
@@ -196,7 +196,9 @@ class GuardedConstraint:
         """Raises ValueError if the grammar does not allow the token."""
         self._grammar.accept(token_id)
         self._accepted.append(token_id)
-        self._follow(token_id)
+        position = self._position
+        if position is None or not position.feed_inside_string(self._tokens.of_token[token_id]):
+            self._follow(token_id)
 
     def _follow(self, token_id: int, *, replayed: bool = False) -> None:
         token = self._tokens.of_token[token_id]
@@ -214,7 +216,7 @@ class GuardedConstraint:
         elif (
             position.begun and not position.may_differ and len(position.text) > self._starts.longest
         ):
-            begun = position.feed_all(token)
+            begun, _ = position.feed_text(token)
             if not position.ended:
                 return  # too long to turn out to be the beginning of a call
             self._look_behind(position)
@@ -361,7 +363,7 @@ class GuardedConstraint:
             self._follow(token_id, replayed=True)
 
     def copy(self) -> GuardedConstraint:
-        new = GuardedConstraint(self._grammar.copy(), self._tokens, self._starts)
+        new = GuardedConstraint(self._grammar.copy(), self._names, self._starts)
         new._accepted = self._accepted[:]
         new._before = self._before
         new._no_anchors = set(self._no_anchors)
