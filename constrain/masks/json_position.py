@@ -101,6 +101,7 @@ class JsonPosition:
         self.text = bytearray()
         self.frames = [Frame(False, (0,) if plan.places else (), False)]
         self.in_string = False
+        self.in_plain_text = False  # in a string, and not after a backslash
         self.begun = False
         self.wrong_name = False  # an object has a name twice
         self._num_differing = 0  # open containers whose elements must differ
@@ -123,7 +124,7 @@ class JsonPosition:
                 frame.siblings = frame.siblings.copy()
                 frame.names, frame.names_shared = set(frame.names), False
         new.in_string, new._escaped = self.in_string, self._escaped
-        new.has_escape = self.has_escape
+        new.in_plain_text, new.has_escape = self.in_plain_text, self.has_escape
         new.begun = self.begun
         new._num_differing = self._num_differing
         new._string, new.wrong_name = self._string, self.wrong_name
@@ -151,15 +152,6 @@ class JsonPosition:
     def may_begin(self, byte: int) -> bool:
         """True if a JSON text, or white space before it, can begin with this byte."""
         return byte in _VALUE_STARTS or byte in _SPACE
-
-    def feed_inside_string(self, text: bytes) -> bool:
-        """Feed a text that neither ends the current string nor has an escape. False if it does, or
-        if there is no current string; then nothing is fed.
-        """
-        if not self.in_string or self._escaped or b'"' in text or b"\\" in text:
-            return False
-        self.text += text
-        return True
 
     def feed(self, byte: int) -> Frame | None:
         """Feed a byte. Returns the frame of an element that just ended, if the element must differ
@@ -212,9 +204,10 @@ class JsonPosition:
                 self._begun(frame, at)
             if self.ended or ended is not None:
                 del self.text[at + 1 :]
-                self.in_string = in_string
+                self.in_string = self.in_plain_text = in_string
                 return at + 1 - start, ended
         self.in_string = in_string
+        self.in_plain_text = in_string and not self._escaped
         return len(text), None
 
     def rivals(self) -> list[bytes]:

@@ -71,9 +71,13 @@ class GrammarConstraint:
         the token.
         """
         if not self.matcher.consume_token(token_id):
-            if is_limit(self.matcher.get_error()):
-                raise self._failed()
-            raise RuntimeError(f"token {token_id} doesn't satisfy the grammar")
+            raise self.refused(token_id)
+
+    def refused(self, token_id: int) -> ValueError | RuntimeError:
+        """The error of a token that was not accepted."""
+        if is_limit(self.matcher.get_error()):
+            return self._failed()
+        return RuntimeError(f"token {token_id} doesn't satisfy the grammar")
 
     def forced_tokens(self) -> list[int]:
         """The tokens that must come next. Raises ValueError if the grammar exceeds a limit."""

@@ -35,6 +35,8 @@ class GuardedConstraint:
         self._grammar = grammar
         self._matcher = grammar.matcher  # the same that `grammar` moves
         self._tokens = names.tokens
+        self._of_token = names.tokens.of_token
+        self._is_plain = names.tokens.is_plain
         self._names = names
         self._starts = starts
         self._accepted: list[int] = []
@@ -194,17 +196,18 @@ class GuardedConstraint:
 
     def accept(self, token_id: int) -> None:
         """Raises ValueError if the grammar does not allow the token."""
-        self._grammar.accept(token_id)
+        if not self._matcher.consume_token(token_id):
+            raise self._grammar.refused(token_id)
         self._accepted.append(token_id)
         position = self._position
-        if position is None or not position.feed_inside_string(self._tokens.of_token[token_id]):
+        if position is not None and position.in_plain_text and self._is_plain[token_id]:
+            position.text += self._of_token[token_id]
+        else:
             self._follow(token_id)
 
     def _follow(self, token_id: int, *, replayed: bool = False) -> None:
         token = self._tokens.of_token[token_id]
         position = self._position
-        if position is not None and position.feed_inside_string(token):
-            return
         if position is not None and token_id in self._tokens.special_ids:
             self._before = self._starts.kept(self._before + bytes(position.text))
             position = self._position = None

@@ -64,6 +64,10 @@ class TokenBytes:
         self.single = {token[0]: i for i, token in enumerate(token_bytes) if len(token) == 1}
         self.first = np.array([token[0] if token else 0 for token in token_bytes], dtype=np.uint8)
         text = [i for i in range(len(token_bytes)) if i not in special_ids]
+        # Tokens that move nothing within a string except its length.
+        self.is_plain = bytearray(len(token_bytes))
+        for i in text:
+            self.is_plain[i] = b'"' not in token_bytes[i] and b"\\" not in token_bytes[i]
         quoted = [i for i in text if b'"' in token_bytes[i]]
         self.unicode_escape = [i for i in text if b"\\u" in token_bytes[i]]
         # Tokens that may end one element and lead to the next.
