@@ -177,31 +177,33 @@ class JsonPosition:
                 if byte != 0x22:
                     continue
                 in_string = False
-                ended = self._string_ended(frame, at + 1)
+                ended = self._name_ended(frame, at + 1) if frame.at_key else self._value_ended()
             elif byte == 0x22:  # "
                 in_string, self.has_escape = True, False
-                self._string, self._rivals = at, None
-                self._begun(frame, at)
+                self._string, self._rivals, self.begun = at, None, True
+                if frame.differ:
+                    self._element_begun(frame, at)
             elif byte == 0x3A:  # :
                 frame.at_key = False
             elif byte == 0x2C:  # ,
-                ended = self._scalar_ended(at)
+                ended = self._scalar_ended()
                 frame.at_key = frame.is_object
                 frame.index += 1
             elif byte in _SPACE:
-                ended = self._scalar_ended(at)
+                ended = self._scalar_ended()
             elif byte in b"[{":
-                self._begun(frame, at)
+                self.begun = True
+                self._element_begun(frame, at)
                 frame = self._opened(frame, byte == 0x7B)
             elif byte in b"]}":
-                ended = self._scalar_ended(at)
+                ended = self._scalar_ended()
                 if len(self.frames) > 1:  # otherwise it follows a number that is the whole text
                     self._num_differing -= self.frames.pop().differ
                     frame = self.frames[-1]
-                    ended = self._value_ended(at + 1) or ended
+                    ended = self._value_ended() or ended
             elif not self._scalar:
-                self._scalar = True
-                self._begun(frame, at)
+                self._scalar = self.begun = True
+                self._element_begun(frame, at)
             if self.ended or ended is not None:
                 del self.text[at + 1 :]
                 self.in_string = self.in_plain_text = in_string
@@ -230,8 +232,8 @@ class JsonPosition:
             return not any(frame.key in place.members for place in places)
         return not any(frame.index < len(place.items) for place in places)
 
-    def _begun(self, frame: Frame, at: int) -> None:
-        self.begun = True
+    @staticmethod
+    def _element_begun(frame: Frame, at: int) -> None:
         if frame.differ and frame.at_key == frame.is_object:
             frame.element = at
 
@@ -248,22 +250,20 @@ class JsonPosition:
         self.frames.append(opened)
         return opened
 
-    def _string_ended(self, frame: Frame, end: int) -> Frame | None:
-        if frame.at_key:
-            frame.quoted_key = bytes(self.text[self._string : end])
-            name = frame.quoted_key[1:-1]
-            self.wrong_name |= name in frame.names
-            frame.add_name(name)
-            return frame if frame.differ else None
-        return self._value_ended(end)
+    def _name_ended(self, frame: Frame, end: int) -> Frame | None:
+        frame.quoted_key = bytes(self.text[self._string : end])
+        name = frame.quoted_key[1:-1]
+        self.wrong_name |= name in frame.names
+        frame.add_name(name)
+        return frame if frame.differ else None
 
-    def _scalar_ended(self, at: int) -> Frame | None:
+    def _scalar_ended(self) -> Frame | None:
         if not self._scalar:
             return None
         self._scalar = False
-        return self._value_ended(at)
+        return self._value_ended()
 
-    def _value_ended(self, end: int) -> Frame | None:
+    def _value_ended(self) -> Frame | None:
         frame = self.frames[-1]
         if len(self.frames) == 1:
             self.ended = True

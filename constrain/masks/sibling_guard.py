@@ -206,7 +206,7 @@ class GuardedConstraint:
             self._follow(token_id)
 
     def _follow(self, token_id: int, *, replayed: bool = False) -> None:
-        token = self._tokens.of_token[token_id]
+        token = self._of_token[token_id]
         position = self._position
         if position is not None and token_id in self._tokens.special_ids:
             self._before = self._starts.kept(self._before + bytes(position.text))
