@@ -265,10 +265,16 @@ class GrammarCompiler:
 
     def closing(self, blueprint_text: str, shortest: Shortest, tokens: int = 0) -> Budget:
         """The budget of an answer of `tokens` tokens. Searches for a token sequence of a whole
-        answer.
+        answer. Raises ConstraintError if it finds none: no answer could be closed in time.
         """
         constraint = self.build(blueprint_text).start()
-        if isinstance(constraint, FsmConstraint) or not self._vocabulary.eos_ids:
+        if isinstance(constraint, FsmConstraint):
+            raise ConstraintError(
+                "`close_within_budget` is not supported by the structured-outputs backend "
+                "`outlines`, with which the server was started.",
+                code="unsupported_schema",
+            )
+        if not self._vocabulary.eos_ids:
             return Budget(tokens, shortest.largest_part)
         search = self._end_search.with_endings(
             Blueprint.loads(blueprint_text).endings, shortest.endings
@@ -277,6 +283,13 @@ class GrammarCompiler:
         way = [*text, self._vocabulary.eos_ids[0]] if text else []
         if not (way and search.leads(constraint.copy(), way)):
             way = search.to_end(constraint)
+        if not way:
+            raise ConstraintError(
+                "No short answer to the constraint was found, so that no answer can be closed "
+                "within a budget. Leave `close_within_budget` out, or ask for fewer members and "
+                "items that must differ.",
+                code="schema_too_complex",
+            )
         return Budget(tokens, shortest.largest_part, shortest.endings, tuple(way))
 
     def num_tokens(self, text: str) -> int:

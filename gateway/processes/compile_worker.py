@@ -78,10 +78,12 @@ class CompileTasks:
         return SizedConstraint(Constraint.of(blueprint), tokens).dumps()
 
     def closing_constraint(self, spec_text: str) -> str:
-        """As `sized_constraint`, with a closing budget whose tokens are still to be set."""
+        """As `sized_constraint`, with a closing budget whose tokens are still to be set. The number
+        of tokens is that of the answer that it closes with: a shorter one may repeat a sibling.
+        """
         blueprint, shortest = self._compiler.sized_blueprint(spec_text)
         closing = self._compiler.closing(blueprint, shortest)
-        tokens = self._compiler.num_tokens(shortest.text)
+        tokens = max(self._compiler.num_tokens(shortest.text), len(closing.way) - 1)
         return SizedConstraint(Constraint.of(blueprint, closing), tokens).dumps()
 
     def schema_report(self, schema_text: str) -> str:

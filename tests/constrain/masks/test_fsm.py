@@ -71,6 +71,13 @@ def test_choices_are_regular_and_escaped(longer_masks, fsm) -> None:
         wrong.accept(ord("b"))
 
 
+def test_an_answer_cannot_be_closed_within_a_budget(longer_masks, fsm) -> None:
+    """The field was ignored."""
+    spec = longer_masks.spec({"kind": "regex", "pattern": "[0-9]+"})
+    with pytest.raises(ConstraintError, match="outlines"):
+        fsm.closing(fsm.blueprint(spec), fsm.shortest(spec))
+
+
 def test_rollback_and_the_end(longer_masks, fsm) -> None:
     constraint = fsm.compile(longer_masks.spec({"kind": "regex", "pattern": "[0-9]+"})).start()
     with pytest.raises(RuntimeError, match="end"):
