@@ -5,7 +5,16 @@ from __future__ import annotations
 from formgate.constrain.errors import ConstraintError
 
 _NOTHING = ("NoExtensionBias", "unsatisfiable", "Unsatisfiable")
-_LIMITS = ("too large", "limit", "fuel", "too many", "Too many", "too complex", "too deep")
+_LIMITS = (
+    "too large",
+    "limit",
+    "fuel",
+    "too many",
+    "Too many",
+    "too complex",
+    "too deep",
+    "; max is",
+)
 
 TOO_MUCH = (
     "there are too many ways to go on at one position of the answer, or too long a forced text. "

@@ -60,10 +60,13 @@ class CompiledGrammar:
         return any(plan.places for _, plan in self._guards)
 
     def check(self) -> None:
-        """Raises ConstraintError if the grammar is refused, or allows no first token."""
+        """Raises ConstraintError if the grammar is refused, allows no first token, or exceeds a
+        limit within the text that every answer begins with.
+        """
         with self._lock:
             matcher = self.first if self.first.is_error() else self.first.deep_copy()
         if not matcher.is_error():
+            matcher.consume_tokens(matcher.compute_ff_tokens())
             matcher.compute_ff_bytes()
         if matcher.is_error():
             raise refused(matcher.get_error())

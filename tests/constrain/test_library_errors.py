@@ -9,7 +9,7 @@ import pytest
 
 from formgate.constrain.compiler import GrammarCompiler, Limits
 from formgate.constrain.errors import ConstraintError
-from formgate.constrain.library_errors import failed, refused
+from formgate.constrain.library_errors import failed, is_limit, refused
 from formgate.constrain.masks.matcher import GrammarConstraint
 
 LIBRARY_WORDS = ("NoExtensionBias", "non-verbose", "ff_tokens", "lexeme", "fuel", "llguidance")
@@ -19,6 +19,7 @@ MESSAGES = [
     "grammar size (number of symbols) too large: 500001 > 500000",
     "initial lexer configuration (grammar) too big (limit for this grammar: 1000000)\n fuel",
     "Parser Error: lexer error: too many states",
+    "Parser Error: Current row has 60003 items; max is 20000; consider making it left-recursive",
 ]
 
 
@@ -26,6 +27,17 @@ MESSAGES = [
 @pytest.mark.parametrize("told", [refused, failed])
 def test_in_words_of_our_own(message: str, told: Callable[[str], Exception]) -> None:
     assert not any(word in str(told(message)) for word in LIBRARY_WORDS)
+
+
+def test_a_row_that_is_too_long_is_a_limit() -> None:
+    assert is_limit(MESSAGES[-1])
+
+
+@pytest.mark.parametrize("lark", ['start: "a"{100000}', 'start: a{1000}\na: b{1000}\nb: "x"{1000}'])
+def test_a_limit_in_the_text_that_every_answer_begins_with(masks, lark: str) -> None:
+    """It is met before the first token, not by it."""
+    with pytest.raises(ConstraintError, match="too complex"):
+        masks.compiler.compile(masks.spec({"kind": "lark", "source": lark}))
 
 
 def test_a_grammar_that_is_too_much(masks) -> None:

@@ -66,6 +66,15 @@ SLOW = {
     "pattern": "^(?:(?:a|aa)+b|a+c)$",
 }
 
+COUNTS_OF_RULES = 'start: a{1000}\na: b{1000}\nb: "x"{1000}'
+ALTERNATIVES = "start: " + " | ".join(f'"{n}"' for n in range(60_000))
+HARD_TO_REPEAT = {
+    "type": "array",
+    "items": {"type": "string", "pattern": "^(?:[^/]+/)*a+$"},
+    "minItems": 5,
+    "uniqueItems": True,
+}
+
 CASES: list[tuple[str, str, dict[str, Any], set[int]]] = [
     # A `^` inside a look-ahead was lost, and with it the look-ahead.
     ("a decimal of pydantic", CHAT, member({"pattern": PYDANTIC_DECIMAL}), ANSWERED),
@@ -99,6 +108,17 @@ CASES: list[tuple[str, str, dict[str, Any], set[int]]] = [
     ),
     # llguidance's own words, or a 500.
     ("a grammar without an end", CHAT, asked(guided_grammar='start: start "a"'), REFUSED),
+    ("a count beyond its limits", CHAT, asked(guided_grammar='start: "a"{100000}'), REFUSED),
+    ("a count of no number", CHAT, asked(guided_grammar='start: "a"{99999999999}'), REFUSED),
+    ("counts of rules", CHAT, asked(guided_grammar=COUNTS_OF_RULES), REFUSED),
+    ("a deep grammar", CHAT, asked(guided_grammar=f"start: {'(' * 5000}"), REFUSED),
+    ("many alternatives", CHAT, asked(guided_grammar=ALTERNATIVES), REFUSED),
+    (
+        "no short answer to close with",
+        CHAT,
+        asked(structured_outputs={"json": HARD_TO_REPEAT, "close_within_budget": True}),
+        REFUSED,
+    ),
     ("counts of counts", CHAT, asked(guided_regex="(a{1,1000}){1,1000}" * 20), EITHER),
     # Fields without a limit.
     ("a stop string of 1 MB", CHAT, asked(stop=["x" * 1_000_000]), REFUSED),
