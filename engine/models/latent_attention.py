@@ -81,7 +81,7 @@ class LatentSelfAttention(Layer):
     def finish_loading(self) -> None:
         """Take the two matrices that queries and outputs are multiplied with out of `kv_b_proj`."""
         shape = self.latent
-        if isinstance(self.kv_b_proj.method, DenseMethod):
+        if type(self.kv_b_proj.method) is DenseMethod:  # a subclass repacks it
             matrix = self.kv_b_proj.tensors["weight"]
         else:
             # A quantized matrix times the identity.
