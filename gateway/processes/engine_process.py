@@ -79,7 +79,10 @@ def _report(address: str, message: str) -> None:
 
 
 if __name__ == "__main__":
-    status = main()
+    try:
+        status = main()
+    except SystemExit as ended:  # the engine has reported why
+        status = int(ended.code or 0)
     logging.shutdown()
     sys.stderr.flush()
     # Not `sys.exit`: at exit, triton's bindings print pages about their own leaks.
