@@ -83,10 +83,14 @@ class CpuThreads:
         self,
         clock: Callable[[], float] = time.monotonic,
         switches: Callable[[], int] = involuntary_switches,
+        *,
+        sharers: int = 1,
     ) -> None:
+        """`sharers`: processes that compute on equal shares of the cores, this one included."""
         self._clock, self._count_switches = clock, switches
         # torch counts the machine's cores and ignores a container's quota.
-        self._all = self._now = min(torch.get_num_threads(), usable_cpus())
+        share = max(usable_cpus() // sharers, 1)
+        self._all = self._now = min(torch.get_num_threads(), share)
         torch.set_num_threads(self._all)
         self._last_check = clock()  # seconds
         self._switches = switches()

@@ -22,7 +22,7 @@ class VocabEmbedding(Layer):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """input_ids int64 [n] -> [n, hidden_size]"""
-        if self.parallel.size == 1:
+        if self.parallel.is_alone:
             return F.embedding(input_ids, self.weight)
         rows = self.rows
         local = input_ids - rows.start

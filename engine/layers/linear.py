@@ -15,6 +15,9 @@ from formgate.engine.layers.layer import Layer
 from formgate.engine.layers.parallel import Slice
 from formgate.engine.layers.storage import LinearPart, Placement, StoredTensor
 
+# A share of features that the ranks do not divide is a multiple of this: kernels read 16 at once.
+PADDED_TO = 16
+
 
 class Linear(Layer):
     """`outputs` are stacked in order. `partial_sums`: the inputs are split over the ranks, and an
@@ -35,7 +38,7 @@ class Linear(Layer):
         self.outputs = dict(outputs)
         self.parallel = placement.parallel
         self.method = placement.linear_method
-        self.partial_sums = partial_sums and placement.parallel.size > 1
+        self.partial_sums = partial_sums and not placement.parallel.is_alone
         part = LinearPart(inputs, self.outputs, placement.dtype, placement.device)
         parameters = self.method.parameters(part)
         if bias:
@@ -86,13 +89,17 @@ class ColumnLinear(Linear):
 
 
 class MergedColumnLinear(Linear):
-    """Several matrices with the same input in one product; each rank holds a slice of each."""
+    """Several matrices with the same input in one product; each rank holds a slice of each. The
+    last ranks may hold padding, whose outputs are 0.
+    """
 
     def __init__(
         self, in_features: int, outputs: Mapping[str, int], *, bias: bool, placement: Placement
     ) -> None:
         parallel = placement.parallel
-        slices = {name: Slice.of_rank(full, parallel) for name, full in outputs.items()}
+        slices = {
+            name: Slice.padded(full, parallel, multiple=PADDED_TO) for name, full in outputs.items()
+        }
         super().__init__(Slice.whole(in_features), slices, bias=bias, placement=placement)
 
 
@@ -128,13 +135,13 @@ class QKVLinear(Linear):
 
 
 class RowLinear(Linear):
-    """The inputs are split, as a column layer leaves them; an all-reduce sums the products."""
+    """The inputs are split, as column layers leave them; an all-reduce sums the products."""
 
     def __init__(
         self, in_features: int, out_features: int, *, bias: bool, placement: Placement
     ) -> None:
         super().__init__(
-            Slice.of_rank(in_features, placement.parallel),
+            Slice.padded(in_features, placement.parallel, multiple=PADDED_TO),
             {"out": Slice.whole(out_features)},
             bias=bias,
             placement=placement,

@@ -95,7 +95,7 @@ class HeadsNorm(Layer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [n, features of this rank] -> the same shape"""
-        if self.parallel.size == 1:
+        if self.parallel.is_alone:
             normed: torch.Tensor = rms_norm(x, self.weight, self.eps)
             return normed
         wide = x.float()

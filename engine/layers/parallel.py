@@ -12,7 +12,9 @@ import torch.distributed as dist
 
 @dataclass(frozen=True, slots=True)
 class TensorParallel:
-    """This process's rank and group, passed to every split layer. The default is a single rank."""
+    """This process's rank and group, passed to every split layer. The default is a single rank,
+    which joins nothing. A single rank with a group runs every collective, as tests want it.
+    """
 
     rank: int = 0
     size: int = 1
@@ -21,16 +23,33 @@ class TensorParallel:
     def __post_init__(self) -> None:
         assert 0 <= self.rank < self.size, (self.rank, self.size)
 
+    @property
+    def is_alone(self) -> bool:
+        """True if there is nothing to join."""
+        return self.size == 1 and self.group is None
+
     def all_reduce(self, partial: torch.Tensor) -> torch.Tensor:
         """Sum over the ranks, in place."""
-        if self.size > 1:
+        if not self.is_alone:
             assert self.group is not None
             self.group.allreduce([partial]).wait()
         return partial
 
+    def broadcast(self, values: torch.Tensor) -> None:
+        """Overwrite with rank 0's values, in place."""
+        if not self.is_alone:
+            assert self.group is not None
+            self.group.broadcast(values, 0).wait()
+
+    def all_numbers(self, number: int, device: torch.device) -> list[int]:
+        """Every rank's number, by rank. It waits for the device."""
+        mine = torch.tensor([[number]], dtype=torch.int64, device=device)
+        numbers: list[int] = self.all_gather(mine)[0].tolist()
+        return numbers
+
     def all_gather(self, part: torch.Tensor) -> torch.Tensor:
         """Concatenate every rank's [n, d] along the last dimension: [n, size * d]."""
-        if self.size == 1:
+        if self.is_alone:
             return part
         assert self.group is not None
         parts = [torch.empty_like(part) for _ in range(self.size)]
@@ -59,9 +78,13 @@ class Slice:
         return cls(full, parallel.rank * length, length)
 
     @classmethod
-    def padded(cls, full: int, parallel: TensorParallel) -> Slice:
-        """An equal share of any number of features; the last ranks may hold padding."""
+    def padded(cls, full: int, parallel: TensorParallel, *, multiple: int = 1) -> Slice:
+        """An equal share of any number of features; the last ranks may hold padding. If the ranks
+        do not divide the features, each share is a multiple of `multiple`.
+        """
         length = -(-full // parallel.size)
+        if full % parallel.size:
+            length = -(-length // multiple) * multiple
         return cls(full, min(parallel.rank * length, full), length)
 
     @property

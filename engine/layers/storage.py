@@ -106,7 +106,10 @@ def _load_slices(
 
     if columns is not None:
         divisor = stored.input_divisor
-        loaded = loaded.narrow(columns, part.inputs.start // divisor, part.inputs.length // divisor)
+        held = part.inputs.held // divisor
+        loaded = loaded.narrow(columns, part.inputs.start // divisor, held)
+        target.narrow(columns, held, target.shape[columns] - held).zero_()  # padding
+        target = target.narrow(columns, 0, held)
     if rows is None:
         copy_weight(target, loaded)
         return
