@@ -32,7 +32,11 @@ class EngineConfig:
     async_scheduling: bool | None = None
     max_logprobs: int = 20
     seed: int = 0
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: int = 1  # ranks of all nodes together
+    nnodes: int = 1
+    node_rank: int = 0  # node 0 serves; the ranks of all other nodes follow it
+    master_addr: str = "127.0.0.1"  # address of node 0 that the other nodes reach
+    master_port: int = 29500  # of node 0, where the other nodes' ranks come to
     tokenizer_vocab_size: int | None = None  # logits past it are padding; None: no padding
     forced_tokens: bool = True  # append tokens that the grammar forces, without sampling them
     structured_outputs_backend: Literal["llguidance", "outlines"] = "llguidance"

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from formgate.engine.config import EngineConfig
-from formgate.engine.execution.runner import ModelRunner
+from formgate.engine.execution.leading_runner import start_runner
 from formgate.engine.faults import NO_VALID_TOKEN, conflicting_field
 from formgate.engine.flight import Flight, readers_of
 from formgate.engine.hooks import (
@@ -59,10 +59,15 @@ class Engine:
         *,
         fill_masks: FillMasks = one_by_one,
         progress: Progress,
+        on_lost_rank: Callable[[str], None] | None = None,
     ) -> None:
-        """Load the model. Raises EngineStartError, WeightsError or UnsupportedModelError."""
+        """Load the model. Raises EngineStartError, WeightsError or UnsupportedModelError.
+
+        `on_lost_rank`: called in a thread if another rank is gone and `step`, which may wait for
+        it for ever, is not left soon.
+        """
         self.config = config
-        self.runner = ModelRunner(config, progress=progress)
+        self.runner = start_runner(config, progress=progress, on_lost=on_lost_rank)
         self.pool = BlockPool(self.runner.num_blocks)
         tables = BlockTables(
             self.pool, config.block_size, prefix_caching=config.enable_prefix_caching
@@ -177,9 +182,12 @@ class Engine:
         if not self._sequences:
             assert self.pool.num_used == 0, f"{self.pool.num_used} blocks are in use"
 
-    def close(self) -> None:
-        """Stop the threads that build constraints."""
+    def close(self, *, in_order: bool = True) -> None:
+        """Stop the threads that build constraints, and the other ranks; kill these if not
+        `in_order`.
+        """
         self.builder.close()
+        self.runner.close(in_order=in_order)
 
     def _problem_with(self, sequence: Sequence) -> str | None:
         """Why the engine cannot run the sequence. The gateway refuses such requests already; here

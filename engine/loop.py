@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import msgspec
 import zmq
@@ -34,6 +35,7 @@ from formgate.engine.messages import (
     TokenOutput,
 )
 from formgate.engine.models.spec import UnsupportedModelError
+from formgate.engine.ranks.leader import LAST_WORDS, RankLost
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ def run_engine_loop(
                 lambda text: constraints.result()[0](text),
                 fill_masks=lambda *masks: constraints.result()[1](*masks),
                 progress=sender.progress,
+                on_lost_rank=partial(_end_process, event_address),
             )
             constraints.result()
         except Exception as error:
@@ -96,11 +99,10 @@ def run_engine_loop(
         try:
             EngineLoop(engine, commands, sender, parent).run()
         except Exception as error:
-            logger.exception("the engine failed")
-            sender.send(EngineFailed(f"The engine failed: {_in_one_line(error)}"))
+            sender.send(EngineFailed(_failure(engine, error)))
+            engine.close(in_order=False)
             raise SystemExit(1) from error
-        finally:
-            engine.close()
+        engine.close()
 
 
 class EventSender:
@@ -168,6 +170,8 @@ class EngineLoop:
         """Serve until a Shutdown arrives or the parent process is gone."""
         while self._running and self._parent_is_alive():
             self._handle_commands(wait if self.engine.has_work else IDLE_INTERVAL)
+            if (lost := self.engine.runner.lost_rank()) is not None:
+                raise RankLost(lost)
             if self.engine.has_work:
                 step = self.engine.step()
                 self._sender.step(step)
@@ -207,6 +211,24 @@ class EngineLoop:
             return True
         self._next_parent_check = now + PARENT_CHECK_INTERVAL
         return os.getppid() == self._parent
+
+
+def _failure(engine: Engine, error: Exception) -> str:
+    """Why a running engine cannot continue. A step fails in many ways if another rank is gone."""
+    if (lost := engine.runner.lost_rank(wait=LAST_WORDS)) is not None:
+        return lost
+    logger.error("the engine failed", exc_info=error)
+    return f"The engine failed: {_in_one_line(error)}"
+
+
+def _end_process(address: str, reason: str) -> None:
+    """From any thread: report why the engine fails, and end the process."""
+    # A context of its own: its end waits until the report is sent.
+    with zmq.Context() as context, context.socket(zmq.PUSH) as events:
+        events.set(zmq.LINGER, LINGER)
+        events.connect(address)
+        events.send(msgspec.msgpack.encode(EngineFailed(reason)))
+    os._exit(1)
 
 
 def _start_failure(error: Exception) -> str:

@@ -19,10 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+from formgate.engine.config import EngineConfig
 from formgate.gateway.http.shutdown import SIGNALS
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.serving.console import open_standard_streams, say
 from formgate.gateway.serving.flags import CommandLine, parse_serve
+from formgate.gateway.serving.headless import run_headless
 from formgate.gateway.serving.listener import ListenError, bound
 from formgate.gateway.serving.model_hub import ModelError, check_model_folder, resolve_model
 from formgate.gateway.serving.server import ServeError, run_server
@@ -66,6 +68,10 @@ def serve(command: CommandLine) -> int:
     for note in command.notes:
         say(f"formgate: note: {note}", sys.stderr)
     try:
+        if command.engine_options["node_rank"]:
+            with _interrupted_by_signals():
+                engine, _ = _engine_config(command)
+            return run_headless(engine)
         with _interrupted_by_signals(), bound(config) as listener:
             return _serve_on(listener, command)
     except (ListenError, ModelError, ServeError) as error:
@@ -101,12 +107,17 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _serve_on(listener: socket.socket, command: CommandLine) -> int:
-    config = command.server
+    engine, tokenizer_dir = _engine_config(command)
+    return run_server(command.server, engine, tokenizer_dir, listener)
+
+
+def _engine_config(command: CommandLine) -> tuple[EngineConfig, Path]:
+    """(the engine's half, the tokenizer's folder); downloads what is missing."""
     # In a thread: a download in the main thread would hold signals back.
-    model_dir, tokenizer_dir = _result_of_thread(partial(_model_folders, config))
+    model_dir, tokenizer_dir = _result_of_thread(partial(_model_folders, command.server))
     engine = command.engine(model_dir)
     check_model_folder(model_dir, tokenizer_dir, weights=engine.load_format != "dummy")
-    return run_server(config, engine, tokenizer_dir, listener)
+    return engine, tokenizer_dir
 
 
 def _model_folders(config: ServerConfig) -> tuple[Path, Path]:

@@ -112,6 +112,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("engine",),
         ("flight",),
         ("execution",),
+        ("ranks",),
         ("scheduling", "sampling", "loading"),
         ("models",),
         ("attention",),

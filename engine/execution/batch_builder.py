@@ -59,6 +59,11 @@ class BatchBuilder:
         )
         self._static_batches = {shape: self._static_batch(shape) for shape in shapes}
 
+    @property
+    def max_numbers(self) -> int:
+        """Length of the arrays of `next_numbers`."""
+        return self._device_buffer.numel()
+
     def static_batch(self, shape: BatchShape) -> ForwardBatch:
         """The tensors that all batches of a static shape share."""
         return self._static_batches[shape]

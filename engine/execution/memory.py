@@ -21,8 +21,10 @@ from formgate.engine.execution.kv_cache_size import (
     num_blocks_for,
     size_kv_cache,
 )
+from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.models.forward_batch import ForwardBatch
 
+ONE_RANK = TensorParallel()
 BATCHED_TOKENS_CUDA = 8192
 BATCHED_TOKENS_CPU = 1024  # a longer prefill chunk would delay decode rows for too long
 
@@ -88,17 +90,22 @@ def fit_kv_cache(
     max_num_tokens: int,
     num_graphs: int,
     run_largest_step: Callable[[], None],
+    parallel: TensorParallel = ONE_RANK,
 ) -> KVCacheSize:
-    """Size the cache by the config's bytes, or else by the GPU's free memory (CPU: 1 GiB)."""
+    """Size the cache by the config's bytes, or else by the GPU's free memory (CPU: 1 GiB). All
+    ranks get the size that the fullest one has room for.
+    """
     one_sequence = num_blocks_for(max_model_len, layout.block_size) * layout.bytes_per_block
     more_memory = f"raise --kv-cache-memory-bytes to {one_sequence}"
-    available = CPU_CACHE_BYTES
+    available, where = CPU_CACHE_BYTES, ""
     if device.type == "cuda":
         # Run the largest step even if the size is given, because it compiles kernels.
         available = _free_gpu_memory(config, device, max_num_tokens, run_largest_step)
         available -= num_graphs * BYTES_PER_GRAPH
+        if not parallel.is_alone:
+            available, where = fullest_rank(parallel.all_numbers(available, device))
     if config.kv_cache_memory_bytes is not None:
-        available = config.kv_cache_memory_bytes
+        available, where = config.kv_cache_memory_bytes, ""
     elif device.type == "cuda":
         more_memory = (
             "raise --gpu-memory-utilization to 0.95"
@@ -111,7 +118,18 @@ def fit_kv_cache(
         max_model_len=max_model_len,
         max_model_len_given=config.max_model_len is not None,
         max_num_seqs=config.max_num_seqs,
-        more_memory=more_memory,
+        more_memory=more_memory + where,
+    )
+
+
+def fullest_rank(available: list[int]) -> tuple[int, str]:
+    """(Least bytes of all ranks, in words the GPU that has them if others have much more.)"""
+    least, most = min(available), max(available)
+    if most - least < GIB:
+        return least, ""
+    return least, (
+        f", or free the GPU of rank {available.index(least)}: it has "
+        f"{(most - least) / GIB:.1f} GiB less than another"
     )
 
 

@@ -30,6 +30,7 @@ from formgate.engine.execution.memory import (
 )
 from formgate.engine.execution.warm_up import compile_kernels, sampler_tasks
 from formgate.engine.layers.packed import linear_method_for
+from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.loading.generation_config import eos_token_ids
 from formgate.engine.loading.weights import (
     Progress,
@@ -41,6 +42,7 @@ from formgate.engine.loading.weights import (
 from formgate.engine.messages import PositionLogprobs
 from formgate.engine.models.decoder import CausalLM
 from formgate.engine.models.registry import build_model, model_spec
+from formgate.engine.ranks.group import RankGroup
 from formgate.engine.sampling.prompt_logprobs import prompt_logprobs
 from formgate.engine.sampling.stage import SamplingStage
 from formgate.engine.step import BatchShape, PromptTargets, Step
@@ -61,17 +63,20 @@ NOTHING_COMPUTED = Forward()
 
 
 class ModelRunner:
-    def __init__(self, config: EngineConfig, *, progress: Progress) -> None:
-        """Load the model and allocate the KV cache. Raises EngineStartError, WeightsError or
-        UnsupportedModelError, each with a message of one line.
+    def __init__(
+        self, config: EngineConfig, *, progress: Progress, group: RankGroup | None = None
+    ) -> None:
+        """Load the model and allocate the KV cache. `group`: this rank among several, which all
+        make their runners at the same time; None: the only rank. Raises EngineStartError,
+        WeightsError or UnsupportedModelError, each with a message of one line.
         """
-        if config.tensor_parallel_size != 1:
-            raise EngineStartError("--tensor-parallel-size: more than 1 is not supported yet")
         if config.quantization is not None:
             raise EngineStartError(f"--quantization {config.quantization} is not supported yet")
         self.device = resolve_device(config.device)
         self.on_cuda = self.device.type == "cuda"
-        self._cpu_threads = None if self.on_cuda else CpuThreads()
+        self.parallel = TensorParallel() if group is None else group.parallel
+        sharers = 1 if group is None else group.local_size
+        self._cpu_threads = None if self.on_cuda else CpuThreads(sharers=sharers)
         hf_config = load_model_config(config.model_dir)
         self.spec = model_spec(hf_config)
         self.dtype = resolve_dtype(config.dtype, hf_config, self.device)
@@ -82,6 +87,8 @@ class ModelRunner:
         max_model_len = self._max_model_len(config)
 
         self.model = self._load_model(config, hf_config, progress)
+        if group is not None:
+            group.wait_loaded(progress)  # the next steps of the start compute together
         self.vocab_size = min(
             self.spec.vocab_size, config.tokenizer_vocab_size or self.spec.vocab_size
         )
@@ -108,6 +115,7 @@ class ModelRunner:
             max_num_tokens=self.max_num_batched_tokens,
             num_graphs=len(shapes),
             run_largest_step=lambda: self._run_largest_step(max_model_len),
+            parallel=self.parallel,
         )
         self.max_model_len = size.max_model_len
         self.num_blocks = size.num_blocks
@@ -141,6 +149,20 @@ class ModelRunner:
         """The shapes that batches are padded to."""
         return self._static.shapes
 
+    @property
+    def max_numbers(self) -> int:
+        """Length of the arrays of `next_numbers`."""
+        return self._builder.max_numbers
+
+    def lost_rank(self, wait: float = 0.0) -> str | None:
+        """Why another rank is gone, so that no step can run; None if none is. Waits up to `wait`
+        seconds for one to go.
+        """
+        return None
+
+    def close(self, *, in_order: bool = True) -> None:
+        """Stop all other ranks, or kill them if not `in_order`."""
+
     def next_numbers(self) -> NDArray[np.int64]:
         """The array to pack the next step into."""
         return self._builder.next_numbers()
@@ -158,7 +180,7 @@ class ModelRunner:
             logits = self._static_logits[: step.num_logits] if step.num_logits else None
         else:
             if step.has_pending:
-                fill_pending(batch.input_ids, self.last_tokens)
+                self._fill_pending(batch.input_ids)
             hidden = self.model(batch, self.kv_caches)
             if step.num_logits:
                 read = hidden
@@ -194,10 +216,15 @@ class ModelRunner:
 
     def _compute_static(self, shape: BatchShape) -> None:
         batch = self._builder.static_batch(shape)
-        fill_pending(batch.input_ids, self.last_tokens)
+        self._fill_pending(batch.input_ids)
         hidden = self.model(batch, self.kv_caches)
         hidden = hidden.index_select(0, batch.logits_indices)
         self.model.compute_logits(hidden, self._static_logits[: shape.num_rows])
+
+    def _fill_pending(self, input_ids: torch.Tensor) -> None:
+        """Put the last step's tokens, which rank 0 sampled, in place of pending ones."""
+        self.parallel.broadcast(self.last_tokens)
+        fill_pending(input_ids, self.last_tokens)
 
     def _make_buffers(self, max_batch: int) -> None:
         rows = self.max_num_seqs
@@ -217,6 +244,7 @@ class ModelRunner:
                 hf_config,
                 self.dtype,
                 self.device,
+                parallel=self.parallel,
                 linear_method=linear_method_for(self.dtype, self.device),
             )
             if config.load_format == "dummy":
@@ -242,8 +270,9 @@ class ModelRunner:
             *self.model.attention_tasks(
                 self._kv_layout, static_shapes(self.max_num_seqs), max_model_len
             ),
-            *sampler_tasks(self.sampling.sampler, self.spec.vocab_size, self.device),
         ]
+        if self.parallel.rank == 0:  # no other rank samples
+            tasks += sampler_tasks(self.sampling.sampler, self.spec.vocab_size, self.device)
         compile_kernels(tasks, progress)
 
     @torch.inference_mode()

@@ -178,6 +178,10 @@ def _configs(model: str | None, flags: Mapping[str, Any]) -> tuple[ServerConfig,
             raise TypeError(f"unknown flag '{name}'{_nearest(name, known)}")
     if (wrong := wrong_option(_checked_numbers(flags))) is not None:
         raise ValueError(f"{wrong[0]}: {wrong[1]}")
+    if flags.get("node_rank"):
+        raise ValueError(
+            "node_rank: an LLM is node 0; the others run `formgate serve --node-rank N`"
+        )
     server = {name: value for name, value in flags.items() if name in server_names}
     options = {name: value for name, value in flags.items() if name in ENGINE_FLAGS}
     return _checked(ServerConfig, {"model": model, **server}), options

@@ -30,7 +30,11 @@ ENGINE_FLAGS: Mapping[str, tuple[str, str]] = {
     "device": (ENGINE, "where to run"),
     "load_format": (ENGINE, "dummy: random weights, for benchmarks"),
     "quantization": (ENGINE, "format of the weights, if the model does not declare it"),
-    "tensor_parallel_size": (ENGINE, "GPUs to spread the model over"),
+    "tensor_parallel_size": (ENGINE, "GPUs to spread the model over, of all nodes together"),
+    "nnodes": (ENGINE, "hosts that the GPUs are in"),
+    "node_rank": (ENGINE, "number of this host; 0 serves, the others run its GPUs' share"),
+    "master_addr": (ENGINE, "address of host 0 that the other hosts reach"),
+    "master_port": (ENGINE, "port of host 0 that the other hosts connect to"),
     "forced_tokens": (ENGINE, "append the tokens that a grammar forces instead of sampling them"),
     "structured_outputs_backend": (
         ENGINE,
@@ -67,6 +71,7 @@ POSITIVE = (
     "client_body_timeout",
     "send_timeout",
     "tensor_parallel_size",
+    "nnodes",
     "max_model_len",
     "max_num_seqs",
     "max_num_batched_tokens",
@@ -198,8 +203,11 @@ def wrong_option(values: Mapping[str, Any]) -> tuple[str, str] | None:
             return name, f"{seconds} is neither 0 nor at least {least}"
     if values.get("gpu_memory_utilization", 0.9) > 1:
         return "gpu_memory_utilization", "a fraction of the memory is at most 1"
-    if values.get("tensor_parallel_size", 1) != 1:
-        return "tensor_parallel_size", "more than one GPU is not supported yet"
+    size, nodes = values.get("tensor_parallel_size", 1), values.get("nnodes", 1)
+    if size % nodes:
+        return "tensor_parallel_size", f"{size} is not a multiple of --nnodes {nodes}"
+    if not 0 <= (node := values.get("node_rank", 0)) < nodes:
+        return "node_rank", f"{node} is not from 0 to {nodes - 1}, as --nnodes {nodes} has it"
     return None
 
 

@@ -17,7 +17,9 @@ from formgate.engine.errors import EngineStartError
         ),
         ({"kv_cache_memory_bytes": 100}, "--kv-cache-memory-bytes to 32768"),
         ({"max_num_batched_tokens": 8}, "--max-num-seqs to 8"),
-        ({"tensor_parallel_size": 2}, "--tensor-parallel-size"),
+        ({"tensor_parallel_size": 3}, "key-value heads: use one of 1, 2, 4$"),
+        ({"tensor_parallel_size": 8}, "key-value heads: use one of 1, 2, 4$"),
+        ({"tensor_parallel_size": 2, "nnodes": 2, "node_rank": 2}, "--node-rank 2"),
         ({"quantization": "awq"}, "--quantization awq"),
     ],
 )

@@ -73,7 +73,7 @@ def test_every_field_is_a_flag_with_help() -> None:
         ("--max-model-len 8K", "max_model_len", 8192),
         ("--max-model-len auto", "max_model_len", None),
         ("--max_model_len=512", "max_model_len", 512),
-        ("-tp 1", "tensor_parallel_size", 1),
+        ("-tp 4", "tensor_parallel_size", 4),
         ("-q awq", "quantization", "awq"),
         ("--no-enable-prefix-caching", "enable_prefix_caching", False),
         ("--enforce-eager", "enforce_eager", True),
@@ -122,7 +122,8 @@ def test_server_flags(arguments: list[str], field: str, value: object) -> None:
         ("--env A", "A is not NAME=VALUE"),
         ("--enable-lora", "--enable-lora: LoRA adapters are not supported yet"),
         ("--lora-modules a=b", "LoRA adapters are not supported yet"),
-        ("-tp 2", "more than one GPU is not supported yet"),
+        ("-tp 3 --nnodes 2", "--tensor-parallel-size: 3 is not a multiple of --nnodes 2"),
+        ("-tp 4 --nnodes 2 --node-rank 2", "--node-rank: 2 is not from 0 to 1"),
         ("--no-enable-chunked-prefill", "always computed in chunks"),
     ],
 )
