@@ -52,7 +52,7 @@ def weights_fit(device: torch.device) -> Iterator[None]:
         total = torch.cuda.get_device_properties(device).total_memory
         raise EngineStartError(
             f"Out of GPU memory while loading the weights (the GPU has {total / GIB:.1f} GiB): "
-            "stop other programs on the GPU, or serve a smaller model"
+            "stop other programs on the GPU, raise --tensor-parallel-size, or serve a smaller model"
         ) from error
 
 

@@ -273,7 +273,7 @@ class ModelRunner:
         ]
         if self.parallel.rank == 0:  # no other rank samples
             tasks += sampler_tasks(self.sampling.sampler, self.spec.vocab_size, self.device)
-        compile_kernels(tasks, progress)
+        compile_kernels(tasks, progress, self.device)
 
     @torch.inference_mode()
     def _run_largest_step(self, max_model_len: int) -> None:

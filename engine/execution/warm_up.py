@@ -18,11 +18,17 @@ MAX_THREADS = 16
 Task = Callable[[], None]
 
 
-def compile_kernels(tasks: Iterable[Task], progress: Progress) -> None:
-    """Run every task in a thread pool and wait for all. Raises the first task's exception."""
+def compile_kernels(
+    tasks: Iterable[Task], progress: Progress, device: torch.device | None = None
+) -> None:
+    """Run every task in a thread pool and wait for all. `device`: the GPU that kernels are launched
+    on, which each thread would choose anew. Raises the first task's exception.
+    """
     tasks = list(tasks)
     stage = "compiling kernels"
-    with ThreadPoolExecutor(min(usable_cpus(), MAX_THREADS), "compile-kernels") as pool:
+    threads = min(usable_cpus(), MAX_THREADS)
+    enter = None if device is None else partial(torch.cuda.set_device, device)
+    with ThreadPoolExecutor(threads, "compile-kernels", initializer=enter) as pool:
         running = [pool.submit(torch.inference_mode()(task)) for task in tasks]
         for done, future in enumerate(running):
             progress(stage, done, len(running))

@@ -61,12 +61,17 @@ def make_store(listener: socket.socket) -> TCPStore:
     """Rank 0's store, on a bound socket, which it takes over."""
     host, port = listener.getsockname()[:2]
     return TCPStore(
-        host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+        host,
+        port,
+        is_master=True,
+        timeout=TIMEOUT,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
     )
 
 
 def join_store(host: str, port: int) -> TCPStore:
-    return TCPStore(host, port, is_master=False, wait_for_workers=False)
+    return TCPStore(host, port, is_master=False, timeout=TIMEOUT, wait_for_workers=False)
 
 
 def join_group(store: TCPStore, rank: int, size: int, device: torch.device) -> dist.ProcessGroup:

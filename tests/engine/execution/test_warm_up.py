@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,17 @@ def test_what_a_task_raises_is_raised_and_progress_is_told() -> None:
     with pytest.raises(ZeroDivisionError):
         compile_kernels([lambda: ran.append(3), lambda: ran.append(1 // 0)], lambda *_: None)
     assert 3 in ran
+
+
+def test_every_thread_launches_on_the_ranks_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new thread's current device is GPU 0, whichever GPU the rank has."""
+    chosen = threading.local()
+
+    def choose(device: torch.device) -> None:
+        chosen.device = device
+
+    monkeypatch.setattr(torch.cuda, "set_device", choose)
+    found: list[torch.device] = []
+    tasks = [lambda: found.append(chosen.device)] * 9
+    compile_kernels(tasks, lambda *_: None, torch.device("cuda", 3))
+    assert found == [torch.device("cuda", 3)] * 9
