@@ -2,7 +2,7 @@
 
     python benchmarks/rank_channel.py --ranks 2 4 8 --rows 1 64 256 --context 8192
 
-`send` is what rank 0 spends per step; `arrived` is until the last rank has copied the step's numbers.
+`send` is what rank 0 spends per step; `arrived` ends when the last rank has copied the numbers.
 Each rank is a process; rank 0 waits for all of them after each step.
 """
 

@@ -21,13 +21,12 @@ import torch
 from formgate.engine.devices import resolve_device
 from formgate.engine.errors import EngineStartError
 from formgate.engine.execution.runner import Forward, ModelRunner
-from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.loading.weights import WeightsError
 from formgate.engine.models.spec import UnsupportedModelError
 from formgate.engine.ranks.channel import Inbox, LocalInbox, RemoteInbox, SharedRing
 from formgate.engine.ranks.connection import send_message, tune, wait_closed
 from formgate.engine.ranks.frame import Frame
-from formgate.engine.ranks.group import RankGroup, join_group, join_store
+from formgate.engine.ranks.group import RankGroup, join_ranks, join_store
 from formgate.engine.ranks.messages import (
     ClearBlocks,
     Failure,
@@ -112,8 +111,7 @@ class _Follower:
             torch.cuda.set_device(launch.local_rank)
             device = resolve_device(config.device)
         store = join_store(welcome.store_host, welcome.store_port)
-        process_group = join_group(store, launch.rank, welcome.size, device)
-        parallel = TensorParallel(launch.rank, welcome.size, process_group)
+        parallel = join_ranks(store, launch.rank, welcome.size, device)
         group = RankGroup(parallel, launch.local_size, store)
         return ModelRunner(config, progress=_silent, group=group)
 

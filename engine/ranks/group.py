@@ -74,8 +74,8 @@ def join_store(host: str, port: int) -> TCPStore:
     return TCPStore(host, port, is_master=False, timeout=TIMEOUT, wait_for_workers=False)
 
 
-def join_group(store: TCPStore, rank: int, size: int, device: torch.device) -> dist.ProcessGroup:
-    """Wait until every rank calls this, and return their group."""
+def join_ranks(store: TCPStore, rank: int, size: int, device: torch.device) -> TensorParallel:
+    """Wait until every rank calls this, and return this rank's place in their group."""
     # Of the single backend; torch's stubs do not know its options.
     backend: Any = dist.ProcessGroupNCCL if device.type == "cuda" else dist.ProcessGroupGloo
     if device.type == "cuda":
@@ -85,7 +85,7 @@ def join_group(store: TCPStore, rank: int, size: int, device: torch.device) -> d
         options._devices = [backend.create_device(hostname=_own_address(store.host))]
     options._timeout = TIMEOUT
     group: dist.ProcessGroup = backend(store, rank, size, options)
-    return group
+    return TensorParallel(rank, size, group)
 
 
 def _own_address(master: str) -> str:

@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from formgate.engine.config import EngineConfig
 from formgate.engine.devices import resolve_device
 from formgate.engine.errors import EngineStartError
-from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.ranks.channel import LocalReader, Outbox, SharedRing
 from formgate.engine.ranks.connection import close_all, listen, receive_message, tune
 from formgate.engine.ranks.frame import NO_NUMBERS
-from formgate.engine.ranks.group import RankGroup, join_group, make_store
+from formgate.engine.ranks.group import RankGroup, join_ranks, make_store
 from formgate.engine.ranks.layout import LOOPBACK, RankLayout
 from formgate.engine.ranks.messages import (
     Failure,
@@ -80,6 +79,7 @@ class Ranks:
     _ring: SharedRing = field(default_factory=SharedRing.create)
     _lost: str | None = None
     _is_lost: threading.Event = field(default_factory=threading.Event)
+    _first: threading.Lock = field(default_factory=threading.Lock)  # the first loss is the reason
     _closed: threading.Event = field(default_factory=threading.Event)
 
     def start(self, progress: Progress) -> RankGroup:
@@ -176,40 +176,48 @@ class Ranks:
                 one = waiting.pop(control)
                 try:
                     message = _read(control)
-                except EOFError:
+                except (EOFError, OSError):
                     raise EngineStartError(_end_in_words(one)) from None
                 if isinstance(message, Failure):
-                    raise EngineStartError(self._failure_of(one, message))
+                    raise EngineStartError(_failure_in_words(one, message))
 
     def _accept_remote(self, layout: RankLayout, progress: Progress) -> None:
         """Wait for the ranks of all other hosts. One that comes again takes its own place."""
         host, port = self.config.master_addr, self.config.master_port
-        found: dict[int, socket.socket] = {}
-        ours = model_digest(self.config.model_dir)
+        remote: dict[int, Follower] = {}
         with _listening(host, port) as listener:
             listener.settimeout(POLL_INTERVAL)
-            while len(found) < len(layout.remote_ranks):
-                progress("waiting for other nodes", len(found), len(layout.remote_ranks))
+            while len(remote) < len(layout.remote_ranks):
+                progress("waiting for other nodes", len(remote), len(layout.remote_ranks))
                 if self._lost is not None:
                     raise EngineStartError(self._lost)
                 with contextlib.suppress(TimeoutError):
                     connection, _ = listener.accept()
-                    hello = _greeting(connection)
-                    if hello is None or hello.rank not in layout.remote_ranks:
-                        connection.close()  # not one of ours
-                        continue
-                    if hello.model != ours:
+                    rank = self._identify(connection, layout)
+                    if rank is None:  # not one of ours
                         connection.close()
-                        raise EngineStartError(
-                            f"Node {hello.rank // layout.local_size} serves another model than "
-                            "node 0 (their config.json differ): name the same model on each"
-                        )
-                    if hello.rank in found:
-                        found[hello.rank].close()
-                    found[hello.rank] = connection
-        remote = [Follower(rank, found[rank]) for rank in sorted(found)]
-        self.followers += remote
-        self._watch(remote)
+                    elif rank in remote:
+                        remote[rank].control.close()
+                        remote[rank].control = connection
+                    else:
+                        remote[rank] = Follower(rank, connection)
+                        self.followers.append(remote[rank])
+        self._watch(remote.values())
+
+    def _identify(self, connection: socket.socket, layout: RankLayout) -> int | None:
+        """The rank at the other end; None if there is none. Raises EngineStartError if it has
+        another model.
+        """
+        hello = _greeting(connection)
+        if hello is None or hello.rank not in layout.remote_ranks:
+            return None
+        if hello.model != model_digest(self.config.model_dir):
+            connection.close()
+            raise EngineStartError(
+                f"Node {hello.rank // layout.local_size} serves another model than node 0 (their "
+                "config.json differ): name the same model on each"
+            )
+        return hello.rank
 
     def _join(self, layout: RankLayout, device: torch.device) -> RankGroup:
         host = LOOPBACK if layout.num_nodes == 1 else self.config.master_addr
@@ -220,8 +228,7 @@ class Ranks:
             [one.control for one in self.followers if one.wake is None],
         )
         self.send(Welcome(self.config, layout.size, host, store.port))
-        group = join_group(store, 0, layout.size, device)
-        parallel = TensorParallel(0, layout.size, group)
+        parallel = join_ranks(store, 0, layout.size, device)
         return RankGroup(parallel, layout.local_size, store, self.lost)
 
     def _watch(self, followers: Iterable[Follower]) -> None:
@@ -230,24 +237,22 @@ class Ranks:
             threading.Thread(target=self._watch_one, args=(one,), name=name, daemon=True).start()
 
     def _watch_one(self, one: Follower) -> None:
-        reason: str | None = None
+        failure: Failure | None = None
         try:
             message = _read(one.control)
-            if isinstance(message, Failure):
-                reason = self._failure_of(one, message)
+            failure = message if isinstance(message, Failure) else None
         except (OSError, EOFError, ValueError, msgspec.MsgspecError):
             pass
-        if self._closed.is_set() or self._is_lost.is_set():
-            return  # ended by us, or by the loss of another rank
-        self._lost = reason or _end_in_words(one)
-        self._is_lost.set()
+        if failure is not None and failure.traceback is not None:
+            # Perhaps only because another rank is gone, which is noticed at once.
+            self._is_lost.wait(LAST_WORDS / 2)
+        with self._first:
+            if self._closed.is_set() or self._is_lost.is_set():
+                return  # ended by us, or by the loss of another rank
+            self._lost = _end_in_words(one) if failure is None else _failure_in_words(one, failure)
+            self._is_lost.set()
         if not self._closed.wait(GRACE) and self.on_lost is not None:
             self.on_lost(self._lost)
-
-    def _failure_of(self, one: Follower, failure: Failure) -> str:
-        if failure.traceback is not None:
-            logger.error("Rank %d failed:\n%s", one.rank, failure.traceback)
-        return f"Rank {one.rank}: {failure.message}"
 
 
 def check_devices(layout: RankLayout, device: torch.device) -> None:
@@ -289,6 +294,12 @@ def _listening(host: str, port: int) -> socket.socket:
             f"Node 0 cannot listen on {host}:{port} ({error.strerror}): --master-addr must be an "
             "address of this host, and --master-port a free port"
         ) from error
+
+
+def _failure_in_words(one: Follower, failure: Failure) -> str:
+    if failure.traceback is not None:
+        logger.error("Rank %d failed:\n%s", one.rank, failure.traceback)
+    return f"Rank {one.rank}: {failure.message}"
 
 
 def _end_in_words(one: Follower) -> str:

@@ -11,7 +11,7 @@ from formgate.engine import engine
 from formgate.engine.execution.runner import ModelRunner
 from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.ranks.connection import listen
-from formgate.engine.ranks.group import RankGroup, join_group, make_store
+from formgate.engine.ranks.group import RankGroup, join_ranks, make_store
 
 CASES = [
     pytest.param("cpu", {"max_cudagraph_capture_size": 8}, id="gloo"),
@@ -29,7 +29,7 @@ def test_a_group_of_one_answers_what_no_group_does(
     requests = requests_of(3, 24)
     plain = make_engine(device=device, **fields)
     store = make_store(listen("127.0.0.1", 0))
-    group = join_group(store, 0, 1, torch.device(device))
+    parallel = join_ranks(store, 0, 1, torch.device(device))
     joined: list[torch.Tensor] = []
     reduce = TensorParallel.all_reduce
 
@@ -40,7 +40,7 @@ def test_a_group_of_one_answers_what_no_group_does(
     monkeypatch.setattr(TensorParallel, "all_reduce", count)
 
     def start_runner(config, *, progress, on_lost) -> ModelRunner:
-        ranks = RankGroup(TensorParallel(0, 1, group), 1, store)
+        ranks = RankGroup(parallel, 1, store)
         return ModelRunner(config, progress=progress, group=ranks)
 
     monkeypatch.setattr(engine, "start_runner", start_runner)
