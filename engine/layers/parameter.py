@@ -19,6 +19,16 @@ class WeightShapeError(ValueError):
         super().__init__(f"has shape {list(found)}, the config asks for {list(expected)}")
 
 
+class WeightSplitError(ValueError):
+    """An element of a checkpoint tensor covers features of more than one rank."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(
+            f"holds {features} features in each element, which the ranks' shares cut: choose "
+            "another --tensor-parallel-size"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class FileTensor:
     """A slice of a tensor in an open safetensors file. `narrow` reads nothing and `read` reads only

@@ -18,6 +18,7 @@ from formgate.engine.layers.parameter import (
     Loaded,
     WeightParameter,
     WeightShapeError,
+    WeightSplitError,
     copy_weight,
     small_normal,
 )
@@ -105,9 +106,8 @@ def _load_slices(
         raise WeightShapeError(loaded.shape, expected)
 
     if columns is not None:
-        divisor = stored.input_divisor
-        held = part.inputs.held // divisor
-        loaded = loaded.narrow(columns, part.inputs.start // divisor, held)
+        start, held = _elements(part.inputs, stored.input_divisor)
+        loaded = loaded.narrow(columns, start, held)
         target.narrow(columns, held, target.shape[columns] - held).zero_()  # padding
         target = target.narrow(columns, 0, held)
     if rows is None:
@@ -120,12 +120,22 @@ def _load_slices(
         length = output.length // divisor
         if name in names:
             place = target.narrow(rows, target_offset, length)
-            held = output.held // divisor
-            source = loaded.narrow(rows, source_offset + output.start // divisor, held)
+            start, held = _elements(output, divisor)
+            source = loaded.narrow(rows, source_offset + start, held)
             copy_weight(place.narrow(rows, 0, held), source)
             place.narrow(rows, held, length - held).zero_()  # padding
             source_offset += output.full // divisor
         target_offset += length
+
+
+def _elements(part: Slice, divisor: int) -> tuple[int, int]:
+    """(start, length) of the slice's features, without padding, in elements of `divisor` features.
+    Raises WeightSplitError if an element covers features of another slice too.
+    """
+    end = part.start + part.held
+    if part.start % divisor or (end % divisor and end < part.full):
+        raise WeightSplitError(divisor)
+    return part.start // divisor, part.held // divisor
 
 
 class LinearMethod(Protocol):

@@ -16,7 +16,12 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from formgate.engine.layers.embedding import LMHead
 from formgate.engine.layers.linear import Linear
-from formgate.engine.layers.parameter import FileTensor, WeightParameter, WeightShapeError
+from formgate.engine.layers.parameter import (
+    FileTensor,
+    WeightParameter,
+    WeightShapeError,
+    WeightSplitError,
+)
 from formgate.engine.models.decoder import CausalLM
 from formgate.engine.models.latent_attention import LatentSelfAttention
 from formgate.engine.models.registry import ARCHITECTURES, unsupported
@@ -77,7 +82,7 @@ def load_weights(model: CausalLM, folder: Path, *, progress: Progress) -> None:
                 continue
             try:
                 parameter.weight_loader(FileTensor.of(file, name), shard)
-            except WeightShapeError as error:
+            except (WeightShapeError, WeightSplitError) as error:
                 raise WeightsError(f"{path.name}: {name} {error}") from error
             except SafetensorError as error:
                 raise WeightsError(f"{path} is damaged: {_one_line(error)}") from error

@@ -27,7 +27,12 @@ from formgate.engine.layers.linear import (
 )
 from formgate.engine.layers.norm import RMSNorm
 from formgate.engine.layers.parallel import Slice, TensorParallel
-from formgate.engine.layers.parameter import FileTensor, WeightParameter, WeightShapeError
+from formgate.engine.layers.parameter import (
+    FileTensor,
+    WeightParameter,
+    WeightShapeError,
+    WeightSplitError,
+)
 from formgate.engine.layers.rotary import cos_sin_table
 from formgate.engine.layers.storage import LinearMethod, LinearPart, Placement, StoredTensor
 from formgate.engine.models.spec import rope_spec
@@ -244,6 +249,41 @@ def test_what_cannot_be_split_is_refused() -> None:
         Slice.of_heads(3, 8, TensorParallel(0, 2))
     with pytest.raises(ValueError, match="3 heads cannot be shared by 4 ranks"):
         Slice.of_heads(3, 8, TensorParallel(0, 4))
+
+
+@pytest.mark.parametrize(("features", "fits"), [(16, True), (24, False)])
+def test_a_rank_never_gets_half_of_a_group(features: int, fits: bool) -> None:
+    """Two ranks, with a scale for each group of 8 inputs."""
+    scales = torch.arange(OUT * features // 8).reshape(OUT, features // 8)
+    for rank in range(2):
+        inputs = Slice.of_rank(features, TensorParallel(rank, 2))
+        part = LinearPart(inputs, {"out": Slice.whole(OUT)}, torch.float32, CPU)
+        shape = (OUT, inputs.length // 8)
+        stored = StoredTensor("scales", shape, torch.int64, 0, 1, input_divisor=8).parameter(part)
+        if fits:
+            stored.weight_loader(scales, None)
+            assert torch.equal(stored.data, scales[:, rank : rank + 1])
+        else:
+            with pytest.raises(WeightSplitError, match="8 features in each element"):
+                stored.weight_loader(scales, None)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_a_feed_forward_size_that_ranks_do_not_divide_is_padded(size: int) -> None:
+    """Padding takes part in the products and changes nothing."""
+    inner = 49
+    up, down, x = torch.randn(inner, IN), torch.randn(OUT, inner), torch.randn(3, IN)
+    total = torch.zeros(3, OUT)
+    for rank in range(size):
+        first = MergedColumnLinear(IN, {"up": inner}, bias=False, placement=place(rank, size))
+        second = RowLinear(inner, OUT, bias=False, placement=place(rank, size))
+        for layer, weight in ((first, up), (second, down)):
+            layer.get_parameter("weight").data.fill_(torch.nan)
+            layer.get_parameter("weight").weight_loader(weight, None)
+        assert first.outputs["up"].length == second.inputs.length
+        assert second.inputs.length % 16 == 0
+        total += second.method.apply(second.tensors, first(x))
+    assert torch.allclose(total, x @ up.t() @ down.t(), atol=1e-4)
 
 
 def test_vocabulary_rows_are_padded_to_equal_parts() -> None:
