@@ -62,7 +62,12 @@ ENGINE_FLAGS: Mapping[str, tuple[str, str]] = {
     ),
     "scheduling_policy": (MEMORY, "order of waiting requests"),
 }
-SHORT_FLAGS: Mapping[str, str] = {"tensor_parallel_size": "-tp", "quantization": "-q"}
+SHORT_FLAGS: Mapping[str, str] = {
+    "tensor_parallel_size": "-tp",
+    "nnodes": "-n",
+    "node_rank": "-r",
+    "quantization": "-q",
+}
 POSITIVE = (
     "api_server_count",
     "max_body_bytes",
@@ -94,6 +99,8 @@ NO_EFFECT: Mapping[str, tuple[bool, str]] = {  # flag: (takes a value, why)
     "--guided-decoding-backend": (True, "see --structured-outputs-backend"),
     "--enable-reasoning": (False, "reasoning is detected automatically"),
     "--trust-remote-code": (False, "formgate never runs code from a model repository"),
+    "--distributed-executor-backend": (True, "each GPU has a process of formgate's own"),
+    "--headless": (False, "a host with --node-rank above 0 has no HTTP server anyway"),
     "--swap-space": (True, "preempted requests are recomputed, not swapped"),
     "--disable-log-stats": (False, "statistics are in /metrics only"),
 }
