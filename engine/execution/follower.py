@@ -41,7 +41,6 @@ from formgate.engine.ranks.messages import (
 from formgate.engine.ranks.processes import (
     CANNOT_START,
     FollowerLaunch,
-    end_with,
     model_digest,
 )
 
@@ -53,7 +52,6 @@ EXPECTED = (EngineStartError, WeightsError, UnsupportedModelError)
 
 def main() -> int:
     launch = msgspec.json.decode(sys.argv[1], type=FollowerLaunch)
-    end_with(launch.parent)
     control, inbox = connect(launch)
     threading.Thread(target=_end_with_leader, args=(control,), daemon=True).start()
     return follow(launch, control, inbox)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-FOLLOWER_COMMAND = (sys.executable, "-m", "formgate.engine.execution.follower")
+FOLLOWER_COMMAND = (sys.executable, "-m", "formgate.engine.ranks.rank_process")
 STOP_TIMEOUT = 5.0  # seconds for a rank to exit by itself
 PR_SET_PDEATHSIG = 1
 CANNOT_START = 3  # exit code of a rank whose failure the operator can mend
@@ -58,12 +58,12 @@ def end_with(parent: int) -> None:
     """In a rank's process: leave SIGINT and SIGTERM to the parent, and be killed when it ends, even
     while stopped or inside a driver's call (on Linux; elsewhere a closed connection ends it).
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before
         os._exit(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -51,7 +51,7 @@ def children_of(parent: int, program: str) -> list[int]:
 def processes_of(server: Any) -> tuple[int, int]:
     """(engine, its other rank)"""
     (engine,) = children_of(server.process.pid, "engine_process")
-    (rank,) = children_of(engine, "follower")
+    (rank,) = children_of(engine, "rank_process")
     return engine, rank
 
 
@@ -135,12 +135,14 @@ def test_two_nodes(serve: Callable[..., Any], tmp_path: Path, float32_server: An
         server = serve(*flags)
         expected = text_of(float32_server)
         assert text_of(server) == expected
-        assert children_of(children_of(server.process.pid, "engine_process")[0], "follower") == []
-        (rank,) = children_of(node.pid, "follower")
+        assert (
+            children_of(children_of(server.process.pid, "engine_process")[0], "rank_process") == []
+        )
+        (rank,) = children_of(node.pid, "rank_process")
         os.kill(rank, signal.SIGKILL)
         wait_until(lambda: "is ready again" in server.log.read_text())
         assert text_of(server) == expected
-        (again,) = children_of(node.pid, "follower")
+        (again,) = children_of(node.pid, "rank_process")
         assert again != rank
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(DEADLINE) == 0
