@@ -50,6 +50,10 @@ CONNECT_INTERVAL = 0.5  # seconds
 EXPECTED = (EngineStartError, WeightsError, UnsupportedModelError)
 
 
+class LeaderGone(Exception):
+    """Rank 0 has ended without a Stop."""
+
+
 def main() -> int:
     launch = msgspec.json.decode(sys.argv[1], type=FollowerLaunch)
     control, inbox = connect(launch)
@@ -62,10 +66,10 @@ def follow(launch: FollowerLaunch, control: socket.socket, inbox: Inbox) -> int:
     0's own end is reported to it.
     """
     try:
-        send_message(control, Hello(launch.rank, model_digest(Path(launch.model_dir))))
+        _say_hello(launch, control)
         _Follower(launch, inbox).run()
-    except (EOFError, OSError):
-        return 1  # rank 0 is gone
+    except LeaderGone:
+        return 1
     except EXPECTED as error:
         _report(control, Failure(str(error)))
         if launch.master is not None:  # rank 0 has another console
@@ -87,15 +91,21 @@ class _Follower:
         self._forwards: deque[Forward] = deque()
 
     def run(self) -> None:
-        welcome = self._decoder.decode(self._inbox.receive().message)
+        welcome = self._decoder.decode(self._receive().message)
         assert isinstance(welcome, Welcome), welcome
         runner = self._make_runner(welcome)
         while True:
-            frame = self._inbox.receive()
+            frame = self._receive()
             message = self._decoder.decode(frame.message)
             if isinstance(message, Stop):
                 return
             self._follow(runner, message, frame)
+
+    def _receive(self) -> Frame:
+        try:
+            return self._inbox.receive()
+        except (EOFError, OSError) as error:
+            raise LeaderGone from error
 
     def _make_runner(self, welcome: Welcome) -> ModelRunner:
         launch = self._launch
@@ -128,6 +138,13 @@ class _Follower:
                 runner.clear_blocks(message.blocks)
             case _:
                 raise AssertionError(message)
+
+
+def _say_hello(launch: FollowerLaunch, control: socket.socket) -> None:
+    try:
+        send_message(control, Hello(launch.rank, model_digest(Path(launch.model_dir))))
+    except OSError as error:
+        raise LeaderGone from error
 
 
 def _silent(stage: str, done: int, total: int) -> None:

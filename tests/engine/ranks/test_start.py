@@ -131,6 +131,17 @@ def test_what_fails_on_another_rank_is_said_by_its_number(
     assert started[0].wait(30) == CANNOT_START
 
 
+def test_a_disk_that_fails_on_another_rank_is_said(threads, make_engine, monkeypatch) -> None:
+    """It is no end of the connection to rank 0, which is an OSError too."""
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(follower, "ModelRunner", fail)
+    with pytest.raises(EngineStartError, match=r"Rank 1: OSError: \[Errno 5\] Input/output error"):
+        make_engine(tensor_parallel_size=2)
+
+
 def test_a_rank_that_does_not_come_up_is_named(make_engine, monkeypatch) -> None:
     start = leader.start_follower
     monkeypatch.setattr(leader, "start_follower", lambda launch: start(launch, ("false",)))
