@@ -243,6 +243,10 @@ def test_flags_are_checked_before_anything_starts(tmp_path: Path) -> None:
         LLM(port=80)
     with pytest.raises(ValueError, match="max_num_seqs: 0 is not positive"):
         LLM(max_num_seqs=0)
+    with pytest.raises(ValueError, match="tensor_parallel_size: 3 is not a multiple of --nnodes 2"):
+        LLM(tensor_parallel_size=3, nnodes=2)
+    with pytest.raises(ValueError, match="node_rank: an LLM is node 0"):
+        LLM(tensor_parallel_size=2, nnodes=2, node_rank=1)
     with pytest.raises(ValueError, match="dtype: Input should be"):
         LLM(dtype="float7")
     with pytest.raises(ValueError, match=r"has no config\.json"):
