@@ -40,7 +40,8 @@ class FinishRules:
             with raise_too_complex():
                 constraint.accept(token_id)
             if constraint.is_terminated():
-                return self._stopped(sequence)
+                # EOS ends the grammar with `ignore_eos` too, and is no part of the answer.
+                return self._stopped(sequence, token_id if token_id in self.eos_token_ids else None)
         return self.limit_reached(sequence)
 
     def _stopped(self, sequence: Sequence, token_id: int | None = None) -> Finish:

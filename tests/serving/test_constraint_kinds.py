@@ -193,6 +193,21 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_the_end_of_the_sequence_is_no_part_of_an_answer(server, ignore_eos: bool) -> None:
+    """Not with `skip_special_tokens: false` either, which shows the others. Where one choice begins
+    another, only that token tells that the answer ends.
+    """
+    body = {"prompt": "Well?", "guided_choice": ["yes", "yes!", "yes!!"], "n": 4, "temperature": 2}
+    body |= {"skip_special_tokens": False, "ignore_eos": ignore_eos, "logit_bias": {"2": 20}}
+    answer = httpx.post(f"{server.url}/v1/completions", json=body).json()
+    for choice in answer["choices"]:
+        assert choice["text"] in body["guided_choice"]
+        assert choice["finish_reason"] == "stop"
+    server.wait_until_idle()
+    assert server.metric("formgate:structured_answers_invalid_total") == 0
+
+
 @pytest.mark.parametrize(("fields", "param", "says"), BAD, ids=[param for _, param, _ in BAD])
 def test_a_bad_constraint_is_a_400_that_names_its_field(
     server, fields: dict[str, Any], param: str, says: str
