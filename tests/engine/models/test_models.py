@@ -194,7 +194,8 @@ class Paged:
         self.model = model
         shuffled = list(range(1, 1 + sum(len(prompt) // BLOCK_SIZE + 1 for prompt in PROMPTS)))
         random.Random(3).shuffle(shuffled)
-        self.caches = model.kv_layout(BLOCK_SIZE).allocate(len(shuffled) + 1, CPU)
+        device = next(model.parameters()).device
+        self.caches = model.kv_layout(BLOCK_SIZE).allocate(len(shuffled) + 1, device)
         for layer in self.caches:
             for cache, garbage in zip(layer, (1e3, -1e3), strict=False):
                 cache.fill_(garbage)
