@@ -28,7 +28,7 @@ from formgate.gateway.errors import (
     too_many_connections,
     uri_too_long,
 )
-from formgate.gateway.http.middleware import error_response
+from formgate.gateway.http.middleware import error_response, set_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -335,6 +335,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         else:  # the application already has the request at fault
             cycle = self.cycle
             if self.pipeline:
+                self._count(error.status)
                 self.pipeline.popleft()  # this one: it has not begun
                 cycle.response_complete = True
             elif cycle.response_started:
@@ -343,6 +344,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                     self._close()
                 return
             else:
+                set_refusal(cycle.scope, error.status)  # the application counts and logs it
                 cycle.disconnected = True
                 cycle.response_complete = True
                 cycle.message_event.set()

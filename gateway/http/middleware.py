@@ -55,6 +55,18 @@ def error_response(error: ApiError, scope: Scope) -> Response:
     )
 
 
+def set_refusal(scope: Scope, status: int) -> None:
+    """Record that the connection answers `status` itself, in place of the application, which sees
+    a client that left: a fault in a body, or one that is late."""
+    scope.setdefault("state", {})["refusal"] = status
+
+
+def refusal_of(scope: Scope) -> int | None:
+    """The status given to `set_refusal`."""
+    status: int | None = scope.get("state", {}).get("refusal")
+    return status
+
+
 def _path(scope: Scope) -> str:
     return str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
 
@@ -106,7 +118,7 @@ class RequestContext:
                 fields = {
                     "method": scope["method"],
                     "path": scope["path"][:MAX_LOGGED_PATH],
-                    "status": status or "cut",
+                    "status": refusal_of(scope) or status or "cut",
                     "seconds": round(seconds, 3),
                     "request_id": request_id,
                     **caller.log_fields(),

@@ -10,6 +10,8 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from formgate.gateway.http.middleware import refusal_of
+
 NO_ROUTE = "none"
 NO_RESPONSE = 499  # nginx's number: the client left before there was one
 
@@ -50,6 +52,7 @@ class ResponseCounter:
                 status = 500
             raise
         finally:
+            status = refusal_of(scope) or status
             self._count(self._route_of(scope), scope["method"], status)
 
     def _route_of(self, scope: Scope) -> str:

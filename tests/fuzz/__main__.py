@@ -76,6 +76,7 @@ async def fuzz(options: argparse.Namespace) -> int:
             metrics = await idle_metrics(client)
         await asyncio.sleep(SETTLING_SECONDS)
         print(f"{run.sent} requests, up to number {run.last}: {dict(sorted(run.statuses.items()))}")
+        print(f"the client left {run.num_abandoned} requests before they were answered")
         print(f"slowest: {[(round(s, 2), n) for s, n in run.slowest]}")
         print(f"/health took up to {health.longest:.2f} s, its watch was {health.late:.2f} s late")
         for seconds, names in sorted(health.gaps, reverse=True)[:10]:

@@ -59,6 +59,7 @@ class Run:
         self._until = None if seconds is None else time.monotonic() + seconds
         self.found: dict[str, list[Found]] = collections.defaultdict(list)
         self.statuses: collections.Counter[int] = collections.Counter()
+        self.num_abandoned = 0  # requests that the client itself left before their answer
         self.slowest: list[tuple[float, str]] = []
         self.under_way: dict[str, float] = {}  # when it began, by its name
         self.sent = 0
@@ -94,7 +95,10 @@ class Run:
             answer = await send(self._client, case)
             self.slowest.append((time.monotonic() - self.under_way.pop(name), name))
             self.slowest = sorted(self.slowest, reverse=True)[:5]
-            self.statuses[answer.status] += 1
+            if case.abandoned and not answer.status:
+                self.num_abandoned += 1
+            else:
+                self.statuses[answer.status] += 1
             self.sent += 1
             self.last = max(self.last, number if kind == "described" else 0)
             for what in dict.fromkeys(wrong(case, answer)):

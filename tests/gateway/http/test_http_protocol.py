@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,11 +16,13 @@ import pytest
 import uvloop
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from formgate.gateway.errors import ApiError
 from formgate.gateway.http.http_protocol import MAX_PIPELINED, REFUSED_CONNECTIONS
 from formgate.gateway.http.middleware import BodyLimit, RequestContext, error_response
+from formgate.gateway.http.response_counter import ResponseCounter
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.serving.server import http_server
@@ -74,9 +78,10 @@ class App:
 
 
 class Running:
-    def __init__(self, app: App, address: tuple[str, int]) -> None:
+    def __init__(self, app: App, address: tuple[str, int], metrics: Metrics) -> None:
         self.app = app
         self.address = address
+        self._metrics = metrics
         self._sockets: list[socket.socket] = []
 
     def connect(self, **options: Any) -> socket.socket:
@@ -91,6 +96,15 @@ class Running:
     def close(self) -> None:
         for sock in self._sockets:
             sock.close()
+
+    def counted(self) -> dict[tuple[str, str], float]:
+        """Responses by route and status."""
+        found = {}
+        for line in self._metrics.exposition().decode().splitlines():
+            if line.startswith("http_requests_total{"):
+                labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+                found[labels["handler"], labels["status"]] = float(line.rpartition(" ")[2])
+        return found
 
     def exchange(self, data: bytes) -> list[tuple[int, dict[str, str], bytes]]:
         """Send, and read until the server closes the connection."""
@@ -129,13 +143,19 @@ def serve() -> Iterator[Callable[..., Running]]:
             app = App()
             limits = {"client_header_timeout": NEVER, "client_body_timeout": NEVER}
             config = ServerConfig(**limits | options)
-            wrapped = RequestContext(BodyLimit(app, max_bytes=MAX_BODY), log_requests=True)
-            server = http_server(config, wrapped, Metrics("m"))
+            metrics = Metrics("m")
+            counting = ResponseCounter(
+                BodyLimit(app, max_bytes=MAX_BODY),
+                routes=[Route("/echo", app)],
+                count=metrics.http_response,
+            )
+            wrapped = RequestContext(counting, log_requests=True)
+            server = http_server(config, wrapped, metrics)
             listener = socket.socket()
             listener.bind(("127.0.0.1", 0))
             listener.listen()
             thread = threading.Thread(target=lambda: uvloop.run(server.serve(sockets=[listener])))
-            running = Running(app, listener.getsockname())
+            running = Running(app, listener.getsockname(), metrics)
             thread.start()
 
             def tell() -> None:
@@ -390,6 +410,48 @@ def test_a_body_that_drips_is_a_408_and_its_request_is_dropped(
     (answer,) = answers(drip_until_answered(sock, b"x" * 1000))
     assert_refused(answer, 408, "request_timeout")
     assert server.app.aborted.wait(10)
+    assert server.counted() == {("/echo", "408"): 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"Content-Length: 5\r\n\r\nhe", "499"),  # it leaves
+        (b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "400"),
+        (b"Transfer-Encoding: chunked\r\n\r\n5;" + b"a" * 400_000, "431"),
+        (b"Content-Length: 100000000\r\n\r\n", "413"),
+    ],
+)
+def test_a_body_that_never_ends_is_counted_as_it_is_answered(
+    serve: Callable[..., Running], body: bytes, status: str
+) -> None:
+    server = serve()
+    sock = server.connect()
+    sock.sendall(POST + body)
+    sock.shutdown(socket.SHUT_WR)
+    assert [str(answer[0]) for answer in answers(read_to_end(sock))] == [status] * (status != "499")
+    wait_until(lambda: server.counted())
+    assert server.counted() == {("/echo", status): 1}
+
+
+def test_a_fault_of_a_pipelined_body_is_counted_once(serve: Callable[..., Running]) -> None:
+    server = serve()
+    sock = server.connect()
+    sock.sendall(b"GET /slow HTTP/1.1\r\n\r\n" + POST + b"Transfer-Encoding: chunked\r\n\r\nzz")
+    server.app.go_on.set()
+    first, second = answers(read_to_end(sock))
+    assert first[0] == 200
+    assert_refused(second, 400, "malformed_http")
+    wait_until(lambda: len(server.counted()) == 2)
+    assert server.counted() == {("none", "200"): 1, ("none", "400"): 1}
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """A response is counted after it is sent."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_a_body_that_is_slow_but_steady_is_waited_for(serve: Callable[..., Running]) -> None:
