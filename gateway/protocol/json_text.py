@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from formgate.gateway.errors import bad_request
 from formgate.gateway.protocol.limits import (
     MAX_JSON_CONTAINERS,
+    MAX_JSON_LONG_DIGITS,
     MAX_JSON_MEMBERS,
     MAX_JSON_STRINGS,
     MAX_JSON_VALUES,
@@ -22,6 +23,9 @@ from formgate.gateway.protocol.surrogates import check_utf8, without_lone_surrog
 SMALL_TEXT = 64 * 1024
 _SLICE = 128 * 1024  # counted in one go
 _MAX_DIGITS = 4_300  # Python's limit for an integer
+_MEMBER_VALUES = 5  # a member takes as long to read as so many values
+_TO_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG_DIGITS = b"0" * 64
 
 
 def read_json(text: bytes | str) -> Any:
@@ -48,6 +52,7 @@ class _Size:
     members: int = 0
     strings: int = 0
     values: int = 0
+    long_digits: int = 0  # of numbers, in blocks of 64
 
 
 def _check_size(body: bytes) -> None:
@@ -56,12 +61,15 @@ def _check_size(body: bytes) -> None:
         size.containers += outside.count(b"{") + outside.count(b"[")
         size.members += outside.count(b":")
         size.strings += num_quotes
-        size.values += outside.count(b",")
+        size.values += outside.count(b",") + _MEMBER_VALUES * outside.count(b":")
+        blocks = outside.translate(_TO_ZEROS).count(_LONG_DIGITS)
+        size.long_digits += blocks * len(_LONG_DIGITS)
         for found, limit, what in (
             (size.containers, MAX_JSON_CONTAINERS, "objects and arrays"),
             (size.members, MAX_JSON_MEMBERS, "members of objects"),
             (size.strings // 2, MAX_JSON_STRINGS, "strings"),
             (size.values, MAX_JSON_VALUES, "values"),
+            (size.long_digits, MAX_JSON_LONG_DIGITS, "digits in long numbers"),
         ):
             if found > limit:
                 raise bad_request(
@@ -104,8 +112,9 @@ def _refuse_long_integer(body: bytes) -> None:
 
 class _LongInteger:
     @classmethod
-    def of(cls, digits: str) -> int | _LongInteger:
-        return cls() if len(digits) > _MAX_DIGITS else int(digits)
+    def of(cls, digits: str) -> _LongInteger | None:
+        """None for an integer that may be read: its value does not matter here."""
+        return cls() if len(digits.removeprefix("-")) > _MAX_DIGITS else None
 
 
 def _path_of_long_integer(data: object) -> str | None:

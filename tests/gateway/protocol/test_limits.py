@@ -18,6 +18,7 @@ from formgate.gateway.protocol.limits import (
     MAX_BAD_WORD_CHARS,
     MAX_BAD_WORDS,
     MAX_JSON_CONTAINERS,
+    MAX_JSON_LONG_DIGITS,
     MAX_JSON_MEMBERS,
     MAX_JSON_STRINGS,
     MAX_JSON_VALUES,
@@ -49,6 +50,16 @@ def body_with(text: str) -> str:
             "members",
         ),
         ("[" + ",".join(["0"] * (MAX_JSON_VALUES + 1)) + "]", "values"),
+        (
+            "[{" + ",".join([f'"{i}":0' for i in range(MAX_JSON_MEMBERS - 10)]) + "}"
+            ",0" * (MAX_JSON_VALUES // 2) + "]",
+            "values",
+        ),
+        (
+            "[" + ",".join(["12345678901234567890" * 200] * (MAX_JSON_LONG_DIGITS // 3_900)) + "]",
+            "digits in long numbers",
+        ),
+        ("[" + ",".join(["-" + "9" * 100] * 100_000) + "]", "digits in long numbers"),
     ],
 )
 def test_a_body_of_too_many_values_is_refused_before_it_is_read(text: str, what: str) -> None:
@@ -75,6 +86,12 @@ def test_what_stands_in_a_text_is_not_counted(content: str) -> None:
     assert parse_body(ChatCompletionRequest, body).messages[0].content == content
 
 
+def test_long_texts_of_digits_and_many_short_numbers_are_no_long_numbers() -> None:
+    for unknown in (["9" * 3_000_000], [123_456_789] * 300_000):
+        body = body_with(json.dumps(unknown))
+        assert parse_body(ChatCompletionRequest, body).model_extra == {"unknown": unknown}
+
+
 def test_metadata_is_bounded() -> None:
     user = [{"role": "user", "content": "x"}]
     given = {str(i): "x" for i in range(MAX_METADATA + 1)}
@@ -88,6 +105,9 @@ def test_an_integer_too_long_for_any_reader_is_named_where_it_stands() -> None:
     with pytest.raises(ApiError) as refused:
         read_json('{"a": [1, {"b": ' + "1" * 10_000 + "}]}")
     assert refused.value.param == "a[1].b"
+    with pytest.raises(ApiError) as refused:
+        read_json(f'{{"a": -{"1" * 4_300}, "b": [-{"1" * 4_301}]}}')
+    assert refused.value.param == "b[0]"
 
 
 def refused_chat(**fields: Any) -> ApiError:
