@@ -8,9 +8,10 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import httptools
+from starlette.types import Scope
 from uvicorn import Config
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import (
@@ -344,7 +345,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                     self._close()
                 return
             else:
-                set_refusal(cycle.scope, error.status)  # the application counts and logs it
+                # The application counts and logs it.
+                set_refusal(cast(Scope, cycle.scope), error.status)
                 cycle.disconnected = True
                 cycle.response_complete = True
                 cycle.message_event.set()
