@@ -104,9 +104,10 @@ class _Spec:
     @cached_property
     def tree(self) -> Any:
         """Raises ConstraintError."""
-        if len(self.text) > self._max_bytes:
+        num_bytes = len(self.text) if self.text.isascii() else len(self.text.encode())
+        if num_bytes > self._max_bytes:
             raise ConstraintError(
-                f"The constraint has {len(self.text)} bytes; at most {self._max_bytes} are "
+                f"The constraint has {num_bytes} bytes; at most {self._max_bytes} are "
                 "allowed. Write repeated schemas once, into `$defs`, or a `pattern` for a long "
                 "`enum`.",
                 code="schema_too_complex",

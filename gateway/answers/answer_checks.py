@@ -4,7 +4,7 @@ is returned as texts, each with its schema or regex.
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from formgate.constrain.answer_check import Unchecked
 from formgate.gateway.answers.answer_fold import AnswerFold
 from formgate.gateway.answers.tool_choice import NO_TOOLS, ToolUse
 from formgate.gateway.protocol.constraints import ContentConstraint
+from formgate.gateway.protocol.json_text import write_json
 
 CheckTask = Literal["check_json", "check_regex"]  # of `CompileTasks`
 
@@ -30,7 +31,7 @@ class Check:
 
     @property
     def num_bytes(self) -> int:
-        return len(self.against) + len(self.text)
+        return sys.getsizeof(self.against) + sys.getsizeof(self.text)
 
 
 @dataclass(frozen=True)
@@ -86,5 +87,5 @@ class Promise:
     def _as_json(self, name: str, value: Any) -> str:
         """The JSON text of `value`, cached for all choices of a request."""
         if name not in self._schemas:
-            self._schemas[name] = json.dumps(value)
+            self._schemas[name] = write_json(value)
         return self._schemas[name]

@@ -4,7 +4,6 @@ request allows, before anything runs under it. A refusal names the request's fie
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,10 +16,11 @@ from formgate.constrain.errors import ConstraintError
 from formgate.constrain.masks.constraint import Constraint, SizedConstraint
 from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.metrics import Metrics
+from formgate.gateway.protocol.json_text import write_json
 from formgate.parsers.tree.nodes import Node
 
 FEW_TOKENS = 256
-_MANY = re.compile(r'"min(?:Length|Items|Properties)": [0-9.]{3,}|\{[0-9]{3,}')
+_MANY = re.compile(r'"min(?:Length|Items|Properties)":[0-9.]{3,}|\{[0-9]{3,}')
 
 
 class Compiling(Protocol):
@@ -74,7 +74,7 @@ class ConstraintAdmission:
                 self._metrics.grammar_awaited(time.monotonic() - started)
 
         tokens = limit.tokens
-        if tokens is None or not (limit.close or _may_not_fit(tree, tokens)):
+        if tokens is None or not (limit.close or _may_not_fit(tree, spec, tokens)):
             return Constraint.loads(await ask("constraint"))
         if not limit.close:
             fitting = SizedConstraint.loads(await ask("fitting_constraint"))
@@ -122,18 +122,18 @@ class ConstraintAdmission:
         return bad_request(of_tool + error.message, param, error.code)
 
 
-def _may_not_fit(tree: Node, max_tokens: int) -> bool:
-    """Worth the while of working out the shortest answer: few tokens, or a schema that asks for
-    many of something.
+def _may_not_fit(tree: Node, spec: str, max_tokens: int) -> bool:
+    """True if the shortest answer may exceed `max_tokens`, so that computing it pays off: the
+    tokens are few, or the schema asks for many of something.
     """
     if tree["kind"] not in ("json", "regex", "choice"):
         return False
-    return max_tokens < FEW_TOKENS or _MANY.search(json.dumps(tree)) is not None
+    return max_tokens < FEW_TOKENS or _MANY.search(spec) is not None
 
 
 def _spec(tree: Node, parts: Sequence[Part]) -> str:
     try:
-        return json.dumps({"tree": tree}, allow_nan=False)
+        return write_json({"tree": tree})
     except ValueError as error:
         raise bad_request(
             "A schema must not hold NaN or Infinity.",

@@ -5,7 +5,6 @@ It knows nothing of their content.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 import orjson
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -48,7 +48,7 @@ def encode_json(payload: Payload) -> bytes:
             try:
                 return orjson.dumps(payload)
             except TypeError:  # integers of more than 64 bits, where a request's values are echoed
-                return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+                return to_json(payload, inf_nan_mode="null")
 
 
 def encode_events(chunk: Chunk) -> bytes:

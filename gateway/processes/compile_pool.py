@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -74,7 +75,7 @@ class CompilePool:
         if compiled is not None:
             return compiled
         asked = task, spec_text
-        if (refused := self._refused.get(_digest(asked))) is not None:
+        if self._refused and (refused := self._refused.get(_digest(asked))) is not None:
             until, message = refused
             if time.monotonic() < until:
                 raise ConstraintError(message, code="schema_too_complex")
@@ -97,11 +98,12 @@ class CompilePool:
     def _begun(self, asked: Asked) -> tuple[_Compile, asyncio.Task[str]]:
         """Raises ApiError 429."""
         kind, text = asked
-        if self._queued >= MOST_QUEUED or self._queued_bytes + len(text) > QUEUED_BYTES:
+        num_bytes = sys.getsizeof(text)
+        if self._queued >= MOST_QUEUED or self._queued_bytes + num_bytes > QUEUED_BYTES:
             seconds = self._queued * self._pace / self.compiles.size
             raise compile_queue_full(retry_after=max(1, min(round(seconds), MOST_RETRY_SECONDS)))
         self._queued += 1
-        self._queued_bytes += len(text)
+        self._queued_bytes += num_bytes
         compiling = _Compile(asked)
         leave = partial(self._leave_queue, compiling)
         task = asyncio.create_task(self.compiles.ask(kind, text, leave))
@@ -113,7 +115,7 @@ class CompilePool:
         if compiling.queued:
             compiling.queued = False
             self._queued -= 1
-            self._queued_bytes -= len(compiling.asked[1])
+            self._queued_bytes -= sys.getsizeof(compiling.asked[1])
 
     def _observed(self, seconds: float) -> None:
         self._pace += (seconds - self._pace) / 8
@@ -138,10 +140,10 @@ class CompilePool:
                     self._refused.popitem(last=False)
             return
         self._compiled[asked] = compiled = task.result()
-        self._bytes += len(asked[1]) + len(compiled)
+        self._bytes += sys.getsizeof(asked[1]) + sys.getsizeof(compiled)
         while self._bytes > CACHED_BYTES and len(self._compiled) > 1:
             (_, text), dropped = self._compiled.popitem(last=False)
-            self._bytes -= len(text) + len(dropped)
+            self._bytes -= sys.getsizeof(text) + sys.getsizeof(dropped)
 
     def close(self) -> None:
         self.workers.close()

@@ -116,10 +116,10 @@ class CheckCache:
             self._checks.move_to_end(schema_text)
             return check
         self._checks[schema_text] = check = AnswerCheck(schema_text)
-        self._bytes += len(schema_text)
+        self._bytes += sys.getsizeof(schema_text)
         while self._bytes > CACHED_CHECK_BYTES or len(self._checks) > CACHED_CHECKS:
             dropped, _ = self._checks.popitem(last=False)
-            self._bytes -= len(dropped)
+            self._bytes -= sys.getsizeof(dropped)
         return check
 
 

@@ -182,7 +182,7 @@ def test_what_takes_too_long_is_not_tried_again_soon(metrics: Metrics) -> None:
     assert count(metrics, "unchecked", reason="time") == 3
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MOST_WAITING", 2), ("WAITING_BYTES", 25)])
+@pytest.mark.parametrize(("limit", "value"), [("MOST_WAITING", 2), ("WAITING_BYTES", 250)])
 def test_answers_that_wait_are_bounded(
     limit: str, value: int, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:

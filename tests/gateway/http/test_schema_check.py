@@ -123,3 +123,16 @@ def test_no_schema_costs_more_than_a_compile_or_the_next_one(
         assert compile_pool.workers.process_id == host
 
     with_gateway(test)
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999"])
+@pytest.mark.parametrize("form", ['{"schema": %s}', '{"json_schema": {"schema": %s}}'])
+def test_a_schema_with_a_number_that_json_lacks(with_gateway: Run, number: str, form: str) -> None:
+    async def test(client: httpx.AsyncClient, _: FastAPI) -> None:
+        response = await client.post(CHECK, content=form % ('{"maximum": ' + number + "}"))
+        assert response.status_code == 400
+        error = response.json()["error"]
+        assert error["param"] == ("schema" if form.startswith('{"s') else "json_schema.schema")
+        assert error["code"] == "invalid_schema"
+
+    with_gateway(test)

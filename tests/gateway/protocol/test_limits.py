@@ -12,7 +12,7 @@ from formgate.gateway.answers.engine_requests import engine_requests
 from formgate.gateway.errors import ApiError
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
-from formgate.gateway.protocol.json_text import read_json
+from formgate.gateway.protocol.json_text import read_json, write_json
 from formgate.gateway.protocol.limits import (
     MAX_ALTERNATIVES,
     MAX_BAD_WORD_CHARS,
@@ -163,3 +163,36 @@ def test_the_ids_of_all_sequences_are_bounded_together(count: int, param: str) -
         engine_requests(request, "id", prompts, params, count=count)
     assert (refused.value.status, refused.value.param) == (400, param)
     assert len(engine_requests(request, "id", prompts[:8], params[:8], count=count)) == 8 * count
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a":[1,-0.0,1.5,true,null,"\\u2028é\\"NaN\\"",[],{}],"":{"b":123456789012345678901}}',
+        "[" * 199 + "]" * 199,
+        '"Infinity"',
+        "5e-324",
+    ],
+)
+def test_what_was_read_is_written_again(text: str) -> None:
+    value = read_json(text)
+    written = write_json(value)
+    assert read_json(written) == value
+    assert json.loads(written) == value
+    assert "\n" not in written
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "-1" + "0" * 400 + ".0"])
+def test_a_number_that_json_lacks_is_not_written(number: str) -> None:
+    value = read_json('{"enum": ["' + "x" * 200_000 + '", ' + number + "]}")
+    with pytest.raises(ValueError, match="NaN"):
+        write_json(value)
+
+
+def test_values_beyond_a_body_are_written_too() -> None:
+    deep: Any = "\ud800"
+    for _ in range(300):
+        deep = [deep]
+    assert json.loads(write_json(deep)) == deep
+    with pytest.raises(ValueError, match="JSON"):
+        write_json([deep, float("nan")])
