@@ -10,9 +10,9 @@ from __future__ import annotations
 MAX_JSON_CONTAINERS = 100_000  # objects and arrays, about 15 ms of reading
 MAX_JSON_MEMBERS = 100_000  # of all objects together, about 30 ms
 MAX_JSON_STRINGS = 200_000  # member names too, about 15 ms
-# Values of all kinds, about 40 ms; a prompt of ids has one for each. A member counts for five more,
-# so that no body reaches both limits.
-MAX_JSON_VALUES = 1_000_000
+# Values of all kinds, about 40 ms: a list of MAX_TOKEN_IDS, with room for other fields. A member
+# counts for five more, so that no body reaches both limits.
+MAX_JSON_VALUES = 1_100_000
 MAX_JSON_LONG_DIGITS = 1_000_000  # of numbers with 64 digits and more, about 5 ms
 
 INT64_MAX = (1 << 63) - 1  # integers reach the engine as 64 bits

@@ -33,6 +33,7 @@ from formgate.gateway.protocol.limits import (
 )
 from formgate.gateway.protocol.parse import parse_body, parse_object
 from formgate.gateway.protocol.rules import check_chat, check_completion
+from formgate.gateway.protocol.tokenize import DetokenizeRequest
 
 
 def body_with(text: str) -> str:
@@ -84,6 +85,12 @@ def test_a_body_of_too_many_values_is_refused_before_it_is_read(text: str, what:
 def test_what_stands_in_a_text_is_not_counted(content: str) -> None:
     body = json.dumps({"messages": [{"role": "user", "content": content}]})
     assert parse_body(ChatCompletionRequest, body).messages[0].content == content
+
+
+def test_a_list_may_have_all_ids_that_its_limit_allows() -> None:
+    ids = [5] * MAX_TOKEN_IDS
+    body = json.dumps({"model": "m", "tokens": ids})
+    assert parse_body(DetokenizeRequest, body).tokens == ids
 
 
 def test_long_texts_of_digits_and_many_short_numbers_are_no_long_numbers() -> None:
