@@ -1,4 +1,6 @@
-"""DeepSeek-V2 and V3 (and R1, which is a V3)."""
+"""The dense layers of DeepSeek-V2 and V3. The published checkpoints have mixture-of-experts layers,
+too, and are refused.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from transformers import PreTrainedConfig
 from formgate.engine.attention.latent import LatentShape
 from formgate.engine.models.decoder import CausalLM, LayerParts
 from formgate.engine.models.latent_attention import LatentSelfAttention
-from formgate.engine.models.spec import DecoderSpec
+from formgate.engine.models.spec import DecoderSpec, UnsupportedModelError
 
 
 class DeepseekV2ForCausalLM(CausalLM):
@@ -27,6 +29,11 @@ class DeepseekV2ForCausalLM(CausalLM):
     @classmethod
     def read_spec(cls, config: PreTrainedConfig) -> DecoderSpec:
         spec = super().read_spec(config)
+        if config.first_k_dense_replace < spec.num_layers:
+            raise UnsupportedModelError(
+                f"mixture-of-experts layers are not supported yet (the config has "
+                f"{spec.num_layers - config.first_k_dense_replace})"
+            )
         head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
         shape = LatentShape(
             latent_dim=config.kv_lora_rank,
