@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,3 +40,17 @@ class EngineConfig:
     tokenizer_vocab_size: int | None = None  # logits past it are padding; None: no padding
     forced_tokens: bool = True  # append tokens that the grammar forces, without sampling them
     structured_outputs_backend: Literal["llguidance", "outlines"] = "llguidance"
+
+
+def encode_path(value: Any) -> str:
+    """For msgspec, which has no paths: the `enc_hook` of a message that holds a config."""
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(type(value))
+
+
+def decode_path(kind: type, value: Any) -> Any:
+    """Its `dec_hook`."""
+    if kind is Path:
+        return Path(value)
+    raise NotImplementedError(kind)

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from formgate.engine.config import decode_path
 from formgate.engine.devices import resolve_device
 from formgate.engine.errors import EngineStartError
 from formgate.engine.execution.runner import Forward, ModelRunner
@@ -36,7 +37,6 @@ from formgate.engine.ranks.messages import (
     RunStep,
     Stop,
     Welcome,
-    decode_path,
 )
 from formgate.engine.ranks.processes import (
     CANNOT_START,

@@ -18,5 +18,8 @@ class Layer(nn.Module):
         # torch keeps parameters and sub-layers in separate dicts, which `__getattr__` searches.
         self.__dict__[name] = value
 
+    def finish_loading(self) -> None:
+        """Called once when all weights are loaded, of the parts of a layer before the layer."""
+
     def __call__(self, *args: Any) -> Any:
         return self.forward(*args)

@@ -14,8 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig
 
-from formgate.engine.layers.embedding import LMHead
-from formgate.engine.layers.linear import Linear
+from formgate.engine.layers.layer import Layer
 from formgate.engine.layers.parameter import (
     FileTensor,
     WeightParameter,
@@ -23,7 +22,6 @@ from formgate.engine.layers.parameter import (
     WeightSplitError,
 )
 from formgate.engine.models.decoder import CausalLM
-from formgate.engine.models.latent_attention import LatentSelfAttention
 from formgate.engine.models.registry import ARCHITECTURES, unsupported
 
 Progress = Callable[[str, int, int], None]  # (stage in words, done, total)
@@ -180,12 +178,9 @@ def _weight_parameters(model: CausalLM) -> dict[str, WeightParameter]:
 
 
 def _finish_loading(model: CausalLM) -> None:
-    for module in model.modules():
-        if isinstance(module, Linear | LMHead):
+    for module in reversed(list(model.modules())):  # which are listed before their parts
+        if isinstance(module, Layer):
             module.finish_loading()
-    for module in model.modules():
-        if isinstance(module, LatentSelfAttention):
-            module.finish_loading()  # reads its linear layers' finished weights
 
 
 def _open(path: Path) -> Any:

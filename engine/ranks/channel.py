@@ -20,9 +20,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from formgate.engine.config import encode_path
 from formgate.engine.ranks.connection import receive_exactly, receive_length
 from formgate.engine.ranks.frame import LENGTH, NO_NUMBERS, Frame
-from formgate.engine.ranks.messages import LeaderMessage, encode_path
+from formgate.engine.ranks.messages import LeaderMessage
 
 NUM_SLOTS = 4  # rank 0 is at most two steps ahead of its device, which waits for the other ranks
 

@@ -4,9 +4,6 @@ message, as they are.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -76,15 +73,3 @@ class Stop(msgspec.Struct, tag="stop"):
 
 LeaderMessage = Welcome | RunStep | PromptLogprobs | ClearBlocks | Stop
 FollowerMessage = Hello | Failure
-
-
-def encode_path(value: Any) -> str:
-    if isinstance(value, Path):
-        return str(value)
-    raise NotImplementedError(type(value))
-
-
-def decode_path(kind: type, value: Any) -> Any:
-    if kind is Path:
-        return Path(value)
-    raise NotImplementedError(kind)

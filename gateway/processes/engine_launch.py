@@ -13,11 +13,10 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from formgate.engine.config import EngineConfig
+from formgate.engine.config import EngineConfig, decode_path, encode_path
 
 logger = logging.getLogger(__name__)
 
@@ -45,18 +44,6 @@ class EngineLaunch(msgspec.Struct):
     @classmethod
     def decode(cls, line: bytes) -> EngineLaunch:
         return msgspec.json.decode(line, type=cls, dec_hook=decode_path)
-
-
-def encode_path(value: Any) -> str:
-    if isinstance(value, Path):
-        return str(value)
-    raise NotImplementedError(type(value))
-
-
-def decode_path(kind: type, value: Any) -> Any:
-    if kind is Path:
-        return Path(value)
-    raise NotImplementedError(kind)
 
 
 def leave_signals_to_parent() -> None:

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from formgate.engine.config import EngineConfig
+from formgate.engine.config import EngineConfig, decode_path, encode_path
 from formgate.gateway.metrics import Metrics
-from formgate.gateway.processes.engine_launch import decode_path, encode_path
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.serving.shared_metrics import SharedMetrics
 
