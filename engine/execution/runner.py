@@ -137,7 +137,7 @@ class ModelRunner:
         if self.on_cuda:
             with graphs_fit(config, max_batch), torch.inference_mode():
                 self._static.capture(progress)
-                self.clear_blocks([0])  # the captures wrote to it
+        self._clear([0])  # the captures wrote to it
 
     def leave_a_core(self, leave: bool) -> None:
         """On a CPU, leave a core to the threads and processes that build constraints."""
@@ -206,9 +206,13 @@ class ModelRunner:
             )
         return found
 
-    @torch.inference_mode()
     def clear_blocks(self, blocks: Iterable[int]) -> None:
         """Zero the blocks: a NaN in one would survive a masked value's multiplication by 0."""
+        self._clear(blocks)
+
+    @torch.inference_mode()
+    def _clear(self, blocks: Iterable[int]) -> None:
+        """Of this rank alone."""
         indices = torch.tensor(list(blocks), dtype=torch.int64, device=self.device)
         for tensors in self.kv_caches:
             for tensor in tensors:
