@@ -119,7 +119,13 @@ class _Follower:
             torch.cuda.set_device(launch.local_rank)
             device = resolve_device(config.device)
         store = join_store(welcome.store_host, welcome.store_port)
-        parallel = join_ranks(store, launch.rank, welcome.size, device)
+        parallel = join_ranks(
+            store,
+            launch.rank,
+            welcome.size,
+            device,
+            one_host=launch.local_size == welcome.size,
+        )
         group = RankGroup(parallel, launch.local_size, store)
         return ModelRunner(config, progress=_silent, group=group)
 

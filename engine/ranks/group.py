@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import Store, TCPStore
 from formgate.engine.errors import EngineStartError
 from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.ranks.layout import LOOPBACK
+from formgate.engine.ranks.peer_memory import share_memory
 
 # A collective may wait this long for a rank that starts more slowly. Hung steps are found earlier,
 # by the engine's watchdog.
@@ -74,8 +75,12 @@ def join_store(host: str, port: int) -> TCPStore:
     return TCPStore(host, port, is_master=False, timeout=TIMEOUT, wait_for_workers=False)
 
 
-def join_ranks(store: TCPStore, rank: int, size: int, device: torch.device) -> TensorParallel:
-    """Wait until every rank calls this, and return this rank's place in their group."""
+def join_ranks(
+    store: TCPStore, rank: int, size: int, device: torch.device, *, one_host: bool = True
+) -> TensorParallel:
+    """Wait until every rank calls this, and return this rank's place in their group. `one_host`:
+    whether all ranks are on this host, whose GPUs may share memory.
+    """
     # Of the single backend; torch's stubs do not know its options.
     backend: Any = dist.ProcessGroupNCCL if device.type == "cuda" else dist.ProcessGroupGloo
     if device.type == "cuda":
@@ -85,7 +90,10 @@ def join_ranks(store: TCPStore, rank: int, size: int, device: torch.device) -> T
         options._devices = [backend.create_device(hostname=_own_address(store.host))]
     options._timeout = TIMEOUT
     group: dist.ProcessGroup = backend(store, rank, size, options)
-    return TensorParallel(rank, size, group)
+    peers = None
+    if device.type == "cuda" and one_host and size > 1:
+        peers = share_memory(store, rank, size, device)
+    return TensorParallel(rank, size, group, peers)
 
 
 def _own_address(master: str) -> str:

@@ -228,7 +228,7 @@ class Ranks:
             [one.control for one in self.followers if one.wake is None],
         )
         self.send(Welcome(self.config, layout.size, host, store.port))
-        parallel = join_ranks(store, 0, layout.size, device)
+        parallel = join_ranks(store, 0, layout.size, device, one_host=layout.num_nodes == 1)
         return RankGroup(parallel, layout.local_size, store, self.lost)
 
     def _watch(self, followers: Iterable[Follower]) -> None:
