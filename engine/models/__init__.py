@@ -1,1 +1,1 @@
-"""One file per model family, which states its differences from the shared decoder."""
+"""The decoder that all models share, its attention blocks, and the registry of architectures."""

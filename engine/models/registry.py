@@ -9,19 +9,25 @@ from transformers import PreTrainedConfig
 
 from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.layers.storage import DenseMethod, LinearMethod, Placement
-from formgate.engine.models.cohere2 import Cohere2ForCausalLM
+from formgate.engine.models.architectures.cohere2 import Cohere2ForCausalLM
+from formgate.engine.models.architectures.deepseek import (
+    DeepseekV2ForCausalLM,
+    DeepseekV3ForCausalLM,
+)
+from formgate.engine.models.architectures.gemma2 import Gemma2ForCausalLM
+from formgate.engine.models.architectures.gemma3 import (
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+)
+from formgate.engine.models.architectures.granite import GraniteForCausalLM
+from formgate.engine.models.architectures.llama import LlamaForCausalLM
+from formgate.engine.models.architectures.mistral import MistralForCausalLM
+from formgate.engine.models.architectures.olmo2 import Olmo2ForCausalLM
+from formgate.engine.models.architectures.phi3 import Phi3ForCausalLM
+from formgate.engine.models.architectures.qwen2 import Qwen2ForCausalLM
+from formgate.engine.models.architectures.qwen3 import Qwen3ForCausalLM
+from formgate.engine.models.architectures.smollm3 import SmolLM3ForCausalLM
 from formgate.engine.models.decoder import CausalLM
-from formgate.engine.models.deepseek import DeepseekV2ForCausalLM, DeepseekV3ForCausalLM
-from formgate.engine.models.gemma2 import Gemma2ForCausalLM
-from formgate.engine.models.gemma3 import Gemma3ForCausalLM, Gemma3ForConditionalGeneration
-from formgate.engine.models.granite import GraniteForCausalLM
-from formgate.engine.models.llama import LlamaForCausalLM
-from formgate.engine.models.mistral import MistralForCausalLM
-from formgate.engine.models.olmo2 import Olmo2ForCausalLM
-from formgate.engine.models.phi3 import Phi3ForCausalLM
-from formgate.engine.models.qwen2 import Qwen2ForCausalLM
-from formgate.engine.models.qwen3 import Qwen3ForCausalLM
-from formgate.engine.models.smollm3 import SmolLM3ForCausalLM
 from formgate.engine.models.spec import UnsupportedModelError
 
 # By the name in a config's `architectures`.

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from transformers import PreTrainedConfig
 
-from formgate.engine.models.gemma2 import Gemma2ForCausalLM
+from formgate.engine.models.architectures.gemma2 import Gemma2ForCausalLM
 from formgate.engine.models.spec import DecoderSpec, plain_spec, rope_spec, windows_by_layer_type
 
 

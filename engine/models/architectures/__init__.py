@@ -1,0 +1,1 @@
+"""The supported architectures: each file states what differs from the plain decoder."""
