@@ -1,0 +1,178 @@
+"""The products of a mixture-of-experts layer: rows of one expert with its matrix. A program reads a
+tile of one expert's matrix for a block of its rows, so that of few rows only the chosen experts'
+matrices are read, each once.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from formgate.kernels.experts.sort_by_expert import SortedPairs
+from formgate.kernels.jit import tl, triton
+
+__all__ = ["block_rows", "expert_linear", "expert_linear_ref", "expert_linear_triton"]
+
+SMALL_BLOCK, LARGE_BLOCK = 16, 128
+# Average rows of an expert are spread; a block twice as large seldom reads a matrix twice.
+SPREAD = 2
+
+
+def block_rows(num_pairs: int, num_experts: int) -> int:
+    """Rows of a block that suit so many pairs: a power of 2 from 16 to 128."""
+    rows = SPREAD * num_pairs // num_experts
+    return min(max(triton.next_power_of_2(max(rows, 1)), SMALL_BLOCK), LARGE_BLOCK)
+
+
+def expert_linear_ref(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    order: SortedPairs,
+    *,
+    top_k: int,
+    gated: bool,
+) -> torch.Tensor:
+    """Row i of the result belongs to position i of `order`.
+
+    With `gated`, x [n, in] holds tokens, weight [num_experts, 2 * out, in] gates and then ups, and
+    the result silu(gate) * up [n * top_k, out]. Otherwise x [n * top_k, in] is by position and
+    weight [num_experts, out, in]. Rows of no expert are 0.
+    """
+    pairs = order.pairs.long()
+    rows = x[pairs // top_k] if gated else x
+    out = x.new_zeros(len(pairs), weight.shape[1] // (2 if gated else 1))
+    start = 0
+    for expert, end in enumerate(order.ends.tolist()):
+        if end > start:
+            product = F.linear(rows[start:end], weight[expert])
+            if gated:
+                gate, up = product.float().chunk(2, dim=-1)
+                product = (F.silu(gate) * up).to(x.dtype)
+            out[start:end] = product
+        start = end
+    return out
+
+
+@triton.jit
+def _expert_linear_kernel(
+    x_ptr,
+    weight_ptr,
+    out_ptr,
+    pairs_ptr,
+    ends_ptr,
+    block_experts_ptr,
+    block_starts_ptr,
+    in_features,
+    out_features,
+    GATED: tl.constexpr,
+    TOP_K: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    INPUTS: tl.constexpr,
+) -> None:
+    """Grid (blocks, tiles of outputs). The weight is the left operand, because its rows fill a
+    matrix instruction and the few rows of x do not. A gated tile is half gates and half ups.
+    """
+    block = tl.program_id(0)
+    expert = tl.load(block_experts_ptr + block)
+    if expert >= 0:
+        at = tl.load(block_starts_ptr + block) + tl.arange(0, ROWS)
+        row_inside = at < tl.load(ends_ptr + expert)
+        if GATED:
+            TILE: tl.constexpr = OUTPUTS // 2
+            row = tl.load(pairs_ptr + at, mask=row_inside, other=0) // TOP_K
+            index = tl.arange(0, OUTPUTS)
+            output = tl.program_id(1) * TILE + index % TILE
+            matrix_row = tl.where(output < out_features, output, 0) + index // TILE * out_features
+            matrix_rows = 2 * out_features
+        else:
+            TILE: tl.constexpr = OUTPUTS
+            row = at
+            output = tl.program_id(1) * TILE + tl.arange(0, OUTPUTS)
+            matrix_row = tl.where(output < out_features, output, 0)
+            matrix_rows = out_features
+        matrix_row = expert.to(tl.int64) * matrix_rows + matrix_row
+        weight_rows = weight_ptr + matrix_row * in_features
+        x_rows = x_ptr + row.to(tl.int64) * in_features
+        acc = tl.zeros((OUTPUTS, ROWS), tl.float32)
+        for base in range(0, in_features, INPUTS):
+            inputs = base + tl.arange(0, INPUTS)
+            inside = inputs < in_features
+            weight = tl.load(
+                weight_rows[:, None] + inputs[None, :], mask=inside[None, :], other=0.0
+            )
+            x = tl.load(
+                x_rows[None, :] + inputs[:, None],
+                mask=row_inside[None, :] & inside[:, None],
+                other=0.0,
+            )
+            acc = tl.dot(weight, x, acc, input_precision="ieee")
+        if GATED:
+            halves = tl.permute(tl.reshape(acc, (2, TILE, ROWS)), (1, 2, 0))
+            gate, up = tl.split(halves)
+            acc = gate / (1.0 + tl.exp(-gate)) * up
+        outputs = tl.program_id(1) * TILE + tl.arange(0, TILE)
+        tl.store(
+            out_ptr + at.to(tl.int64)[None, :] * out_features + outputs[:, None],
+            acc.to(out_ptr.dtype.element_ty),
+            mask=row_inside[None, :] & (outputs < out_features)[:, None],
+        )
+
+
+def _tiles(rows: int) -> dict[str, int]:
+    """Tile sizes and launch options for blocks of so many rows."""
+    if rows <= 32:
+        return {"OUTPUTS": 64, "INPUTS": 128, "num_warps": 4, "num_stages": 4}
+    if rows <= 64:
+        return {"OUTPUTS": 128, "INPUTS": 64, "num_warps": 4, "num_stages": 4}
+    return {"OUTPUTS": 128, "INPUTS": 64, "num_warps": 8, "num_stages": 4}
+
+
+def expert_linear_triton(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    order: SortedPairs,
+    *,
+    top_k: int,
+    gated: bool,
+) -> torch.Tensor:
+    """As `expert_linear_ref`; rows of no expert are not written."""
+    num_experts, matrix_rows, in_features = weight.shape
+    num_pairs = order.pairs.numel()
+    assert x.is_contiguous()
+    assert weight.is_contiguous()
+    assert x.shape == (num_pairs // top_k if gated else num_pairs, in_features)
+    assert order.ends.shape == (num_experts,)
+    out_features = matrix_rows // (2 if gated else 1)
+    out = torch.empty((num_pairs, out_features), dtype=x.dtype, device=x.device)
+    options = _tiles(order.block)
+    tile = options["OUTPUTS"] // (2 if gated else 1)
+    grid = (order.block_experts.numel(), triton.cdiv(out_features, tile))
+    if num_pairs:
+        _expert_linear_kernel[grid](
+            x,
+            weight,
+            out,
+            order.pairs,
+            order.ends,
+            order.block_experts,
+            order.block_starts,
+            in_features,
+            out_features,
+            GATED=gated,
+            TOP_K=top_k,
+            ROWS=order.block,
+            **options,
+        )
+    return out
+
+
+def expert_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    order: SortedPairs,
+    *,
+    top_k: int,
+    gated: bool,
+) -> torch.Tensor:
+    """The Triton kernel on CUDA, `expert_linear_ref` elsewhere."""
+    product = expert_linear_triton if x.is_cuda else expert_linear_ref
+    return product(x, weight, order, top_k=top_k, gated=gated)

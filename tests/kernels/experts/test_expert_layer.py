@@ -1,0 +1,150 @@
+"""Sorting by expert, the grouped products and their sum, alone and one after the other."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from formgate.kernels.experts.combine_experts import combine_experts_ref, combine_experts_triton
+from formgate.kernels.experts.expert_linear import (
+    block_rows,
+    expert_linear_ref,
+    expert_linear_triton,
+)
+from formgate.kernels.experts.sort_by_expert import (
+    sort_by_expert,
+    sort_by_expert_ref,
+    sort_by_expert_triton,
+)
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def chosen(device, tokens: int, experts: int, top_k: int) -> torch.Tensor:
+    rows = [torch.randperm(experts)[:top_k] for _ in range(tokens)]
+    return torch.stack(rows).int().to(device)
+
+
+CASES = {
+    "one token": lambda device: (chosen(device, 1, 8, 2), 8),
+    "few": lambda device: (chosen(device, 5, 8, 2), 8),
+    "more than a block each": lambda device: (chosen(device, 70, 4, 3), 4),
+    "many experts": lambda device: (chosen(device, 9, 60, 6), 60),
+    "all to one": lambda device: (torch.full((40, 1), 3, dtype=torch.int32, device=device), 5),
+}
+cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+@cases
+@pytest.mark.parametrize("share", [(0, 1.0), (0, 0.5), (1, 0.5)], ids=["all", "lower", "upper"])
+def test_sorted_pairs(device, case, share) -> None:
+    """Both ways agree, and each block has the pairs of its expert, in the tokens' order."""
+    experts, number = case(device)
+    held = max(int(number * share[1]), 1)
+    first = share[0] * (number - held)
+    for sort in (sort_by_expert_ref, sort_by_expert_triton):
+        order = sort(experts, held, 16, first)
+        flat = experts.flatten().tolist()
+        wanted = [[i for i, e in enumerate(flat) if e == first + n] for n in range(held)]
+        ends = [0, *order.ends.tolist()]
+        pairs = order.pairs.tolist()
+        assert [pairs[a:b] for a, b in itertools.pairwise(ends)] == wanted
+        assert sorted(pairs) == list(range(len(flat)))
+        assert [pairs[at] for at in order.positions.tolist()] == list(range(len(flat)))
+        blocks = [
+            (expert, start)
+            for expert, end in enumerate(ends[1:])
+            for start in range(ends[expert], end, 16)
+        ]
+        owners = order.block_experts.tolist()
+        assert owners[len(blocks) :] == [-1] * (len(owners) - len(blocks))
+        starts = order.block_starts.tolist()[: len(blocks)]
+        assert list(zip(owners, starts, strict=False)) == blocks
+
+
+@cases
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_products_against_their_reference(device, assert_close, case, dtype) -> None:
+    experts, number = case(device)
+    tokens, top_k = experts.shape
+    order = sort_by_expert(experts, number, block_rows(experts.numel(), number))
+    x = torch.randn(tokens, 72, device=device).to(dtype)
+    gate_up = torch.randn(number, 2 * 50, 72, device=device).to(dtype)
+    args = {"top_k": top_k, "gated": True}
+    hidden = expert_linear_triton(x, gate_up, order, **args)
+    scale = 72.0
+    exact = expert_linear_ref(x.double(), gate_up.double(), order, **args)
+    assert_close(hidden, exact, dtype, scale)
+    down = torch.randn(number, 90, 50, device=device).to(dtype)
+    args["gated"] = False
+    rows = torch.randn(experts.numel(), 50, device=device).to(dtype)
+    out = expert_linear_triton(rows, down, order, **args)
+    assert_close(
+        out, expert_linear_ref(rows.double(), down.double(), order, **args), dtype, 50**0.5
+    )
+
+
+@pytest.mark.parametrize("block", [16, 32, 64, 128])
+@pytest.mark.parametrize("gated", [True, False])
+def test_every_block_size(device, assert_close, block, gated) -> None:
+    experts = chosen(device, 150, 4, 2)
+    order = sort_by_expert_ref(experts, 4, block)
+    x = torch.randn(150 if gated else 300, 64, device=device).bfloat16()
+    weight = torch.randn(4, 140, 64, device=device).bfloat16()
+    out = expert_linear_triton(x, weight, order, top_k=2, gated=gated)
+    exact = expert_linear_ref(x.double(), weight.double(), order, top_k=2, gated=gated)
+    assert_close(out, exact, torch.bfloat16, 64.0 if gated else 8.0)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_sum_against_its_reference(device, assert_close, dtype, shared) -> None:
+    experts = chosen(device, 7, 12, 3)
+    order = sort_by_expert_triton(experts, 6, 16, 3)  # half of the experts are another rank's
+    x = torch.randn(21, 1100, device=device).to(dtype)
+    x[order.ends[-1] :] = torch.nan  # rows that nobody wrote
+    weights = torch.rand(7, 3, device=device)
+    extra = torch.randn(7, 1100, device=device).to(dtype) if shared else None
+    out = combine_experts_triton(x, weights, order, extra)
+    wide = None if extra is None else extra.double()
+    assert_close(out, combine_experts_ref(x.double(), weights, order, wide), dtype, 2.0)
+
+
+def test_the_layer_is_a_sum_over_tokens(device, assert_close) -> None:
+    """All steps together against the definition, one token at a time."""
+    experts = chosen(device, 33, 6, 2)
+    weights = torch.rand(33, 2, device=device)
+    x = torch.randn(33, 48, device=device)
+    gate_up, down = torch.randn(6, 64, 48, device=device), torch.randn(6, 48, 32, device=device)
+    expected = torch.zeros(33, 48, dtype=torch.float64, device=device)
+    for token, row in enumerate(experts.tolist()):
+        for i, expert in enumerate(row):
+            gate, up = (gate_up[expert].double() @ x[token].double()).chunk(2)
+            product = down[expert].double() @ (F.silu(gate) * up)
+            expected[token] += weights[token, i].double() * product
+    order = sort_by_expert_triton(experts, 6, 16)
+    hidden = expert_linear_triton(x, gate_up, order, top_k=2, gated=True)
+    out = expert_linear_triton(hidden, down, order, top_k=2, gated=False)
+    assert_close(combine_experts_triton(out, weights, order), expected, torch.float32, 500.0)
+
+
+def test_a_token_does_not_see_the_others(device) -> None:
+    experts = chosen(device, 20, 4, 2)
+    x = torch.randn(20, 64, device=device).bfloat16()
+    weight = torch.randn(4, 80, 64, device=device).bfloat16()
+    order = sort_by_expert_triton(experts, 4, 16)
+    together = expert_linear_triton(x, weight, order, top_k=2, gated=True)
+    x[1:] = torch.nan
+    again = expert_linear_triton(x, weight, order, top_k=2, gated=True)
+    mine = order.positions[:2].long()
+    assert torch.equal(again[mine], together[mine])
+
+
+def test_no_tokens(device) -> None:
+    order = sort_by_expert(torch.zeros(0, 2, dtype=torch.int32, device=device), 4, 16)
+    weight = torch.randn(4, 80, 64, device=device)
+    out = expert_linear_triton(
+        torch.randn(0, 64, device=device), weight, order, top_k=2, gated=True
+    )
+    assert out.shape == (0, 40)
