@@ -33,6 +33,7 @@ class EngineConfig:
     max_logprobs: int = 20
     seed: int = 0
     tensor_parallel_size: int = 1  # ranks of all nodes together
+    enable_expert_parallel: bool = False  # ranks share out whole experts, not parts of each
     nnodes: int = 1
     node_rank: int = 0  # node 0 serves; the ranks of all other nodes follow it
     master_addr: str = "127.0.0.1"  # address of node 0 that the other nodes reach

@@ -207,6 +207,8 @@ LONGER_FUNCTIONS = {
     ("gateway/metrics.py", "__init__"): "a list: every metric with its name and help",
     ("kernels/attention_kernels.py", "_attend_keys"): "one kernel",
     ("kernels/attention_kernels.py", "attend_kernel"): "one kernel",
+    ("kernels/experts/choose_experts.py", "_choose_experts_kernel"): "one kernel",
+    ("kernels/experts/expert_linear.py", "_expert_linear_kernel"): "one kernel",
     ("kernels/latent_attention.py", "_latent_kernel"): "one kernel",
     ("kernels/latent_attention.py", "_launch"): "a kernel's grid and arguments",
     ("kernels/paged_attention.py", "paged_attention_triton"): "a kernel's grid and arguments",

@@ -250,6 +250,7 @@ class ModelRunner:
                 self.device,
                 parallel=self.parallel,
                 linear_method=linear_method_for(self.dtype, self.device),
+                expert_parallel=config.enable_expert_parallel,
             )
             if config.load_format == "dummy":
                 dummy_weights(model, config.seed)

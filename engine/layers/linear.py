@@ -135,15 +135,24 @@ class QKVLinear(Linear):
 
 
 class RowLinear(Linear):
-    """The inputs are split, as column layers leave them; an all-reduce sums the products."""
+    """The inputs are split, as column layers leave them; an all-reduce sums the products, unless
+    `summed` is False: then the caller has to.
+    """
 
     def __init__(
-        self, in_features: int, out_features: int, *, bias: bool, placement: Placement
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool,
+        placement: Placement,
+        summed: bool = True,
     ) -> None:
+        assert summed or not bias  # each rank would add it
         super().__init__(
             Slice.padded(in_features, placement.parallel, multiple=PADDED_TO),
             {"out": Slice.whole(out_features)},
             bias=bias,
             placement=placement,
-            partial_sums=True,
+            partial_sums=summed,
         )

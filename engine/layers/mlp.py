@@ -27,6 +27,8 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class GatedMLP(Layer):
+    """`summed`: whether the ranks' results are summed, or left to the caller to sum."""
+
     def __init__(
         self,
         hidden_size: int,
@@ -35,6 +37,7 @@ class GatedMLP(Layer):
         activation: str,
         bias: bool,
         placement: Placement,
+        summed: bool = True,
     ) -> None:
         super().__init__()
         self.gate_up_proj = MergedColumnLinear(
@@ -43,7 +46,9 @@ class GatedMLP(Layer):
             bias=bias,
             placement=placement,
         )
-        self.down_proj = RowLinear(intermediate_size, hidden_size, bias=bias, placement=placement)
+        self.down_proj = RowLinear(
+            intermediate_size, hidden_size, bias=bias, placement=placement, summed=summed
+        )
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -68,7 +68,7 @@ class StoredTensor:
         data = torch.empty(self.shape, dtype=self.dtype, device=part.device)
         shards = tuple(part.outputs) if len(part.outputs) > 1 else ()
         parameter = WeightParameter(data, shards, self.dummy)
-        load = _load_scalars if self.per_output else _load_slices
+        load = _load_scalars if self.per_output else load_slices
         parameter.weight_loader = partial(load, parameter.data, self, part)
         return parameter
 
@@ -90,7 +90,7 @@ def _load_scalars(
     place.copy_(value.expand(place.shape) if place.ndim else value.reshape(()))
 
 
-def _load_slices(
+def load_slices(
     target: torch.Tensor, stored: StoredTensor, part: LinearPart, loaded: Loaded, shard: str | None
 ) -> None:
     """Load the part's slices of one output (`shard`) or of all of them, stacked."""
@@ -173,3 +173,4 @@ class Placement:
     device: torch.device
     parallel: TensorParallel = field(default_factory=TensorParallel)
     linear_method: LinearMethod = field(default_factory=DenseMethod)
+    expert_parallel: bool = False  # ranks hold whole experts, not a slice of each

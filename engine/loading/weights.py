@@ -75,7 +75,7 @@ def load_weights(model: CausalLM, folder: Path, *, progress: Progress) -> None:
                 continue
             parameter_name, shard = target
             parameter = parameters.get(parameter_name)
-            if parameter is None:
+            if parameter is None or not (shard is None or shard in parameter.shards):
                 unexpected.append(name)
                 continue
             try:

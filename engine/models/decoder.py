@@ -16,6 +16,7 @@ from formgate.engine.attention.kv_layout import KVLayout, LayerCache
 from formgate.engine.attention.metadata import AttentionMetadata
 from formgate.engine.attention.warm_up import Task
 from formgate.engine.layers.embedding import LMHead, VocabEmbedding
+from formgate.engine.layers.experts import MixtureOfExperts
 from formgate.engine.layers.layer import Layer
 from formgate.engine.layers.mlp import GatedMLP
 from formgate.engine.layers.norm import LayerNorm, RMSNorm
@@ -52,7 +53,11 @@ class AttentionPart(Protocol):
     ) -> Iterator[Task]: ...
 
 
-def gated_mlp(spec: DecoderSpec, layer: int, placement: Placement) -> Layer:
+def feed_forward(spec: DecoderSpec, layer: int, placement: Placement) -> Layer:
+    """The gated MLP of a layer, or its mixture of experts."""
+    experts = spec.experts_of(layer)
+    if experts is not None:
+        return MixtureOfExperts(spec.hidden_size, experts, spec.activation, placement)
     return GatedMLP(
         spec.hidden_size,
         spec.intermediate_size,
@@ -120,7 +125,7 @@ class LayerParts:
     """The parts of a model's layers. A model's file names the parts that differ."""
 
     attention: AttentionPart = SelfAttention
-    mlp: Callable[[DecoderSpec, int, Placement], Layer] = gated_mlp
+    mlp: Callable[[DecoderSpec, int, Placement], Layer] = feed_forward
     norm: Callable[[DecoderSpec, Placement], RMSNorm | LayerNorm] = rms_norm_part
     layer: Callable[[DecoderSpec, int, Rotary, Placement, LayerParts], Layer] = DecoderLayer
 
@@ -170,6 +175,13 @@ class CausalLM(Layer):
         "gate_proj": ("gate_up_proj", "gate"),
         "up_proj": ("gate_up_proj", "up"),
     }
+
+    # Names of other parts of a path: in a checkpoint -> here.
+    renamed_parts: ClassVar[Mapping[str, str]] = {}
+
+    # Whether checkpoints have more layers than the config says: those of a module that predicts
+    # several tokens at once, which formgate does not use.
+    skips_extra_layers: ClassVar[bool] = False
 
     def __init__(self, spec: DecoderSpec, placement: Placement) -> None:
         super().__init__()
@@ -223,15 +235,28 @@ class CausalLM(Layer):
             return None  # old checkpoints store it; it follows from the config
         if checkpoint_name == "lm_head.weight" and self.spec.tied_embeddings:
             return None
-        parts = checkpoint_name.split(".")
-        module = parts[-2] if len(parts) > 1 else ""
+        *path, module, tensor = ["", *checkpoint_name.split(".")]
+        path = [self.renamed_parts.get(part, part) for part in path[1:]]
+        in_layer = self.skips_extra_layers and path[:2] == ["model", "layers"]
+        if in_layer and int(path[2]) >= self.spec.num_layers:
+            return None
         name, shard = self.renamed.get(module, (module, None))
-        return ".".join((*parts[:-2], name, parts[-1])) if name else checkpoint_name, shard
+        if path[-2:-1] == ["experts"]:
+            # One parameter holds the matrices of all experts.
+            expert = path.pop()
+            shard = expert if shard is None else f"{expert}.{shard}"
+        return ".".join(part for part in (*path, name, tensor) if part), shard
 
     def checkpoint_name_of(self, parameter: str, shard: str | None) -> str:
         """The inverse of `parameter_of`, for messages."""
         *path, module, tensor = parameter.split(".")
+        if path[-1:] == ["experts"]:
+            expert, _, output = (shard or "").partition(".")
+            path.append(expert)
+            shard = output or None
+        parts = {here: theirs for theirs, here in self.renamed_parts.items()}
+        path = [parts.get(part, part) for part in path]
         for theirs, target in self.renamed.items():
             if target == (module, shard):
-                return ".".join((*path, theirs, tensor))
-        return parameter
+                module = theirs
+        return ".".join((*path, module, tensor))

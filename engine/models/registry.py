@@ -19,13 +19,16 @@ from formgate.engine.models.architectures.gemma3 import (
     Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
 )
+from formgate.engine.models.architectures.glm4_moe import Glm4MoeForCausalLM
 from formgate.engine.models.architectures.granite import GraniteForCausalLM
 from formgate.engine.models.architectures.llama import LlamaForCausalLM
 from formgate.engine.models.architectures.mistral import MistralForCausalLM
+from formgate.engine.models.architectures.mixtral import MixtralForCausalLM
 from formgate.engine.models.architectures.olmo2 import Olmo2ForCausalLM
 from formgate.engine.models.architectures.phi3 import Phi3ForCausalLM
 from formgate.engine.models.architectures.qwen2 import Qwen2ForCausalLM
 from formgate.engine.models.architectures.qwen3 import Qwen3ForCausalLM
+from formgate.engine.models.architectures.qwen_moe import Qwen2MoeForCausalLM, Qwen3MoeForCausalLM
 from formgate.engine.models.architectures.smollm3 import SmolLM3ForCausalLM
 from formgate.engine.models.decoder import CausalLM
 from formgate.engine.models.spec import UnsupportedModelError
@@ -48,6 +51,10 @@ ARCHITECTURES: dict[str, type[CausalLM]] = {
         Cohere2ForCausalLM,
         DeepseekV2ForCausalLM,
         DeepseekV3ForCausalLM,
+        MixtralForCausalLM,
+        Qwen2MoeForCausalLM,
+        Qwen3MoeForCausalLM,
+        Glm4MoeForCausalLM,
     )
 }
 
@@ -107,10 +114,15 @@ def build_model(
     *,
     parallel: TensorParallel | None = None,
     linear_method: LinearMethod | None = None,
+    expert_parallel: bool = False,
 ) -> CausalLM:
     """The model with its weights allocated on `device`, unfilled. Raises UnsupportedModelError."""
     architecture = architecture_of(config)
     placement = Placement(
-        dtype, device, parallel or TensorParallel(), linear_method or DenseMethod()
+        dtype,
+        device,
+        parallel or TensorParallel(),
+        linear_method or DenseMethod(),
+        expert_parallel,
     )
     return architecture(architecture.read_spec(config), placement).eval()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig
 
 from formgate.engine.attention.latent import LatentShape
+from formgate.engine.layers.experts import ExpertsSpec
 from formgate.engine.layers.mlp import ACTIVATIONS
 from formgate.engine.layers.rotary import ROPE_KINDS, RopeSpec
 
@@ -52,6 +53,13 @@ class DecoderSpec:
     sliding_windows: tuple[int, ...] = ()  # per layer, 0 is full attention; empty: all full
     layer_ropes: tuple[RopeSpec, ...] = ()  # per layer; empty: all have `rope`
     latent: LatentShape | None = None  # of latent attention; None: keys and values by heads
+    experts: ExpertsSpec | None = None  # of the layers that are mixtures of experts
+    expert_layers: tuple[bool, ...] = ()  # per layer; empty: all, if there are experts
+
+    def experts_of(self, layer: int) -> ExpertsSpec | None:
+        """None: the layer has a dense MLP."""
+        chosen = not self.expert_layers or self.expert_layers[layer]
+        return self.experts if chosen else None
 
     def window_of(self, layer: int) -> int:
         return self.sliding_windows[layer] if self.sliding_windows else 0

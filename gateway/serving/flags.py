@@ -31,6 +31,7 @@ ENGINE_FLAGS: Mapping[str, tuple[str, str]] = {
     "load_format": (ENGINE, "dummy: random weights, for benchmarks"),
     "quantization": (ENGINE, "format of the weights, if the model does not declare it"),
     "tensor_parallel_size": (ENGINE, "GPUs to spread the model over, of all nodes together"),
+    "enable_expert_parallel": (ENGINE, "GPUs share out whole experts, not a part of each"),
     "nnodes": (ENGINE, "hosts that run the model together"),
     "node_rank": (ENGINE, "number of this host: 0 serves, the others run their share of the GPUs"),
     "master_addr": (ENGINE, "address of host 0, as the other hosts reach it"),

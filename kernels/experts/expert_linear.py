@@ -18,8 +18,8 @@ SPREAD = 2
 
 def block_rows(num_pairs: int, num_experts: int) -> int:
     """Rows of a block that suit so many pairs: a power of 2 from 16 to 128."""
-    rows = SPREAD * num_pairs // num_experts
-    return min(max(triton.next_power_of_2(max(rows, 1)), SMALL_BLOCK), LARGE_BLOCK)
+    rows = min(max(SPREAD * num_pairs // num_experts, SMALL_BLOCK), LARGE_BLOCK)
+    return 1 << (rows - 1).bit_length()
 
 
 def expert_linear_ref(
@@ -71,20 +71,19 @@ def _expert_linear_kernel(
     """Grid (blocks, tiles of outputs). The weight is the left operand, because its rows fill a
     matrix instruction and the few rows of x do not. A gated tile is half gates and half ups.
     """
+    TILE: tl.constexpr = OUTPUTS // 2 if GATED else OUTPUTS
     block = tl.program_id(0)
     expert = tl.load(block_experts_ptr + block)
     if expert >= 0:
         at = tl.load(block_starts_ptr + block) + tl.arange(0, ROWS)
         row_inside = at < tl.load(ends_ptr + expert)
         if GATED:
-            TILE: tl.constexpr = OUTPUTS // 2
             row = tl.load(pairs_ptr + at, mask=row_inside, other=0) // TOP_K
             index = tl.arange(0, OUTPUTS)
             output = tl.program_id(1) * TILE + index % TILE
             matrix_row = tl.where(output < out_features, output, 0) + index // TILE * out_features
             matrix_rows = 2 * out_features
         else:
-            TILE: tl.constexpr = OUTPUTS
             row = at
             output = tl.program_id(1) * TILE + tl.arange(0, OUTPUTS)
             matrix_row = tl.where(output < out_features, output, 0)

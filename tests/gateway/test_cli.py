@@ -75,6 +75,7 @@ def test_every_field_is_a_flag_with_help() -> None:
         ("--max_model_len=512", "max_model_len", 512),
         ("-tp 4", "tensor_parallel_size", 4),
         ("-tp 4 -n 2 -r 1", "node_rank", 1),
+        ("-tp 2 --enable-expert-parallel", "enable_expert_parallel", True),
         ("-tp 2 --nnodes 2 --headless --node-rank 1 --master-addr 10.0.0.1", "nnodes", 2),
         ("-tp 2 --distributed-executor-backend mp", "tensor_parallel_size", 2),
         ("-q awq", "quantization", "awq"),

@@ -1,5 +1,5 @@
-"""The dense layers of DeepSeek-V2 and V3. The published checkpoints have mixture-of-experts layers,
-too, and are refused.
+"""DeepSeek-V2 and V3 (also V3.1 and R1): latent attention, and a mixture of experts in all layers
+but the first ones.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from typing import ClassVar
 from transformers import PreTrainedConfig
 
 from formgate.engine.attention.latent import LatentShape
+from formgate.engine.layers.experts import ExpertsSpec
 from formgate.engine.models.decoder import CausalLM, LayerParts
+from formgate.engine.models.expert_specs import after_dense_layers, balanced_experts
 from formgate.engine.models.latent_attention import LatentSelfAttention
-from formgate.engine.models.spec import DecoderSpec, UnsupportedModelError
+from formgate.engine.models.spec import DecoderSpec
+from formgate.kernels.experts.choose_experts import Choice
 
 
 class DeepseekV2ForCausalLM(CausalLM):
@@ -29,11 +32,6 @@ class DeepseekV2ForCausalLM(CausalLM):
     @classmethod
     def read_spec(cls, config: PreTrainedConfig) -> DecoderSpec:
         spec = super().read_spec(config)
-        if config.first_k_dense_replace < spec.num_layers:
-            raise UnsupportedModelError(
-                f"mixture-of-experts layers are not supported yet (the config has "
-                f"{spec.num_layers - config.first_k_dense_replace})"
-            )
         head_dim = config.qk_nope_head_dim + config.qk_rope_head_dim
         shape = LatentShape(
             latent_dim=config.kv_lora_rank,
@@ -47,9 +45,28 @@ class DeepseekV2ForCausalLM(CausalLM):
             spec,
             rope=rope,
             latent=shape,
+            experts=cls.read_experts(config),
+            expert_layers=after_dense_layers(config),
             qkv_bias=config.attention_bias,
             output_bias=config.attention_bias,
             attention_scale=head_dim**-0.5 * _yarn_scale(spec) ** 2,
+        )
+
+    @staticmethod
+    def read_experts(config: PreTrainedConfig) -> ExpertsSpec:
+        limited = config.topk_method == "group_limited_greedy"
+        choice = Choice(
+            top_k=config.num_experts_per_tok,
+            scale=config.routed_scaling_factor,
+            groups=config.n_group if limited else 1,
+            top_groups=config.topk_group if limited else 1,
+        )
+        return ExpertsSpec(
+            num_experts=config.n_routed_experts,
+            intermediate_size=config.moe_intermediate_size,
+            choice=choice,
+            float32_router=True,
+            shared_size=config.moe_intermediate_size * (config.n_shared_experts or 0),
         )
 
 
@@ -62,8 +79,8 @@ def _yarn_scale(spec: DecoderSpec) -> float:
 
 
 class DeepseekV3ForCausalLM(DeepseekV2ForCausalLM):
-    def parameter_of(self, checkpoint_name: str) -> tuple[str, str | None] | None:
-        parts = checkpoint_name.split(".")
-        if parts[:2] == ["model", "layers"] and int(parts[2]) >= self.spec.num_layers:
-            return None  # of the multi-token prediction module
-        return super().parameter_of(checkpoint_name)
+    skips_extra_layers: ClassVar[bool] = True
+
+    @staticmethod
+    def read_experts(config: PreTrainedConfig) -> ExpertsSpec:
+        return balanced_experts(config)

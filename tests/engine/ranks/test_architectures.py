@@ -16,14 +16,18 @@ from transformers import (
     DeepseekV3Config,
     Gemma2Config,
     Gemma3TextConfig,
+    Glm4MoeConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
     SmolLM3Config,
 )
 
@@ -32,6 +36,7 @@ from formgate.engine.messages import AddRequest, PositionLogprobs
 from formgate.engine.models.registry import ARCHITECTURES
 from formgate.engine.sampling_params import SamplingParams
 
+Answer = tuple[list[int], list[float], list[float]]
 VOCAB = 131  # odd on purpose, as is the feed-forward size: the last rank holds padding
 SHAPE = {
     "vocab_size": VOCAB,
@@ -51,6 +56,12 @@ LATENT = {
     "qk_rope_head_dim": 8,
     "v_head_dim": 20,
     "first_k_dense_replace": 2,
+}
+EXPERTS = {
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 40,
 }
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama": lambda: LlamaConfig(**SHAPE),
@@ -80,6 +91,24 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "cohere2": lambda: Cohere2Config(**SHAPE, sliding_window=6),
     "deepseek_v2": lambda: DeepseekV2Config(**SHAPE | LATENT, q_lora_rank=None),
     "deepseek_v3": lambda: DeepseekV3Config(**SHAPE | LATENT, q_lora_rank=40),
+    "mixtral": lambda: MixtralConfig(**SHAPE, num_local_experts=5),
+    "qwen2_moe": lambda: Qwen2MoeConfig(
+        **SHAPE,
+        num_experts=6,
+        num_experts_per_tok=3,
+        moe_intermediate_size=40,
+        shared_expert_intermediate_size=56,
+    ),
+    "qwen3_moe": lambda: Qwen3MoeConfig(
+        **SHAPE, head_dim=16, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=40
+    ),
+    "deepseek_v2, experts": lambda: DeepseekV2Config(
+        **SHAPE | LATENT | EXPERTS, q_lora_rank=None, n_shared_experts=2
+    ),
+    "deepseek_v3, experts": lambda: DeepseekV3Config(
+        **SHAPE | LATENT | EXPERTS, q_lora_rank=24, n_group=4, topk_group=2
+    ),
+    "glm4_moe": lambda: Glm4MoeConfig(**SHAPE | EXPERTS, head_dim=16, use_qk_norm=True),
 }
 PROMPTS = [[5, 9, 3], [17, *range(60, 90)], [100, 7, 8, 9, 11, 12]]
 
@@ -94,7 +123,7 @@ def save_random(config: PreTrainedConfig, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def answers(engine: Engine) -> list[tuple[list[int], list[float], list[float]]]:
+def answers(engine: Engine) -> list[Answer]:
     """Of each prompt: tokens, their logprobs, and the prompt's."""
     for number, prompt in enumerate(PROMPTS):
         params = SamplingParams(
@@ -132,8 +161,19 @@ def test_ranks_answer_what_one_rank_does(name: str, tmp_path: Path, threads, eng
     save_random(CONFIGS[name](), tmp_path)
     expected = answers(engine_of(tmp_path))
     for size in (2, 4):
-        found = answers(engine_of(tmp_path, tensor_parallel_size=size))
-        for ours, theirs in zip(found, expected, strict=True):
-            assert ours[0] == theirs[0]
-            for our, their in zip(ours[1:], theirs[1:], strict=True):
-                assert our == pytest.approx(their, abs=1e-3)
+        assert_same(answers(engine_of(tmp_path, tensor_parallel_size=size)), expected)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3, experts"])
+def test_ranks_with_whole_experts(name: str, tmp_path: Path, threads, engine_of) -> None:
+    save_random(CONFIGS[name](), tmp_path)  # of five experts, one rank of two holds three
+    expected = answers(engine_of(tmp_path))
+    found = answers(engine_of(tmp_path, tensor_parallel_size=2, enable_expert_parallel=True))
+    assert_same(found, expected)
+
+
+def assert_same(found: list[Answer], expected: list[Answer]) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours[0] == theirs[0]
+        for our, their in zip(ours[1:], theirs[1:], strict=True):
+            assert our == pytest.approx(their, abs=1e-3)

@@ -1,0 +1,178 @@
+"""A mixture-of-experts layer: a router chooses a few of many gated MLPs for each token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from formgate.engine.layers.layer import Layer
+from formgate.engine.layers.linear import PADDED_TO, ReplicatedLinear
+from formgate.engine.layers.mlp import GatedMLP
+from formgate.engine.layers.parallel import Slice
+from formgate.engine.layers.parameter import Loaded, WeightParameter
+from formgate.engine.layers.storage import (
+    DenseMethod,
+    LinearPart,
+    Placement,
+    StoredTensor,
+    load_slices,
+)
+from formgate.kernels.experts.choose_experts import Choice, choose_experts
+from formgate.kernels.experts.combine_experts import combine_experts
+from formgate.kernels.experts.expert_linear import block_rows, expert_linear
+from formgate.kernels.experts.sort_by_expert import SortedPairs, sort_by_expert
+from formgate.kernels.skinny_linear import linear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsSpec:
+    num_experts: int
+    intermediate_size: int  # of one expert
+    choice: Choice
+    float32_router: bool = False
+    corrected: bool = False  # a trained bias balances the load: it counts for the choice alone
+    shared_size: int = 0  # of the MLP that all tokens share; 0: there is none
+    shared_gate: bool = False  # a sigmoid of the token scales the shared MLP
+
+
+def _zeros(target: torch.Tensor, generator: torch.Generator) -> None:
+    target.zero_()
+
+
+class Router(Layer):
+    """Every rank holds the whole router and makes the same choice. It is never quantized."""
+
+    def __init__(self, hidden_size: int, spec: ExpertsSpec, placement: Placement) -> None:
+        super().__init__()
+        self.choice = spec.choice
+        self.dtype = torch.float32 if spec.float32_router else placement.dtype
+        part = LinearPart(
+            Slice.whole(hidden_size),
+            {"out": Slice.whole(spec.num_experts)},
+            self.dtype,
+            placement.device,
+        )
+        self.weight = DenseMethod().parameters(part)["weight"]
+        self.correction: torch.Tensor | None = None
+        if spec.corrected:
+            self.e_score_correction_bias = WeightParameter(
+                torch.empty(spec.num_experts, dtype=torch.float32, device=placement.device),
+                dummy=_zeros,
+            )
+            self.correction = self.e_score_correction_bias.data
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x [n, hidden_size] -> weights float32 [n, top_k], experts int32 [n, top_k]"""
+        logits = linear(x.to(self.dtype), self.weight)
+        return choose_experts(logits, self.choice, self.correction)
+
+
+class ExpertLinear(Layer):
+    """One matrix of each expert that this rank holds. A checkpoint has one tensor for each expert
+    and each of `part`'s outputs; its shard is `7.gate`, or `7` if there is one output.
+    """
+
+    def __init__(self, part: LinearPart, held: range, num_experts: int, *, gated: bool) -> None:
+        super().__init__()
+        self.gated = gated
+        shape = (part.out_features, part.inputs.length)
+        stored = StoredTensor("weight", shape, part.dtype, output_dim=0, input_dim=1)
+        data = torch.empty((len(held), *shape), dtype=part.dtype, device=part.device)
+        outputs = tuple(part.outputs) if len(part.outputs) > 1 else ("",)
+        shards = tuple(
+            f"{expert}.{output}".rstrip(".") for expert in range(num_experts) for output in outputs
+        )
+        self.weight = WeightParameter(data, shards)
+        self.weight.weight_loader = partial(_load_expert, data, stored, part, held)
+
+    def forward(self, x: torch.Tensor, order: SortedPairs, top_k: int) -> torch.Tensor:
+        """See `expert_linear`."""
+        return expert_linear(x, self.weight.data, order, top_k=top_k, gated=self.gated)
+
+
+def _load_expert(
+    target: torch.Tensor,
+    stored: StoredTensor,
+    part: LinearPart,
+    held: range,
+    loaded: Loaded,
+    shard: str | None,
+) -> None:
+    assert shard is not None
+    expert, _, output = shard.partition(".")
+    if int(expert) in held:
+        load_slices(target[held.index(int(expert))], stored, part, loaded, output or None)
+
+
+class Experts(Layer):
+    """The routed experts. The ranks split each expert's inner features among them or, with
+    `placement.expert_parallel`, the experts.
+    """
+
+    def __init__(self, hidden_size: int, spec: ExpertsSpec, placement: Placement) -> None:
+        super().__init__()
+        parallel = placement.parallel
+        self.top_k = spec.choice.top_k
+        inner = Slice.padded(spec.intermediate_size, parallel, multiple=PADDED_TO)
+        self.held = range(spec.num_experts)
+        if placement.expert_parallel:
+            inner = Slice.whole(spec.intermediate_size)
+            share = -(-spec.num_experts // parallel.size)
+            self.held = self.held[parallel.rank * share :][:share]
+        outer = Slice.whole(hidden_size)
+        up = LinearPart(outer, {"gate": inner, "up": inner}, placement.dtype, placement.device)
+        down = LinearPart(inner, {"out": outer}, placement.dtype, placement.device)
+        self.gate_up_proj = ExpertLinear(up, self.held, spec.num_experts, gated=True)
+        self.down_proj = ExpertLinear(down, self.held, spec.num_experts, gated=False)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        weights: torch.Tensor,
+        experts: torch.Tensor,
+        shared: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """x [n, hidden_size], weights and experts [n, top_k] -> this rank's part of the sum
+        [n, hidden_size], with `shared` added
+        """
+        block = block_rows(experts.numel(), len(self.held))
+        order = sort_by_expert(experts, len(self.held), block, self.held.start)
+        hidden = self.gate_up_proj(x, order, self.top_k)
+        out = self.down_proj(hidden, order, self.top_k)
+        return combine_experts(out, weights, order, shared)
+
+
+class MixtureOfExperts(Layer):
+    def __init__(
+        self, hidden_size: int, spec: ExpertsSpec, activation: str, placement: Placement
+    ) -> None:
+        super().__init__()
+        assert activation == "silu", activation
+        self.parallel = placement.parallel
+        self.gate = Router(hidden_size, spec, placement)
+        self.experts = Experts(hidden_size, spec, placement)
+        self.shared_experts: GatedMLP | None = None
+        self.shared_gate: ReplicatedLinear | None = None
+        if spec.shared_size:
+            self.shared_experts = GatedMLP(
+                hidden_size,
+                spec.shared_size,
+                activation=activation,
+                bias=False,
+                placement=placement,
+                summed=False,
+            )
+        if spec.shared_gate:
+            self.shared_gate = ReplicatedLinear(hidden_size, 1, bias=False, placement=placement)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [n, hidden_size] -> [n, hidden_size]"""
+        weights, experts = self.gate(x)
+        shared: torch.Tensor | None = None
+        if self.shared_experts is not None:
+            shared = self.shared_experts(x)
+        if shared is not None and self.shared_gate is not None:
+            shared = shared * self.shared_gate(x).sigmoid()
+        return self.parallel.all_reduce(self.experts(x, weights, experts, shared))
