@@ -36,7 +36,7 @@ def microseconds(work: Callable[[int], object]) -> float:
 
 def copy_rate() -> float:
     """Bytes per microsecond, read and written."""
-    x = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    x = torch.empty(1 << 30, device="cuda")
     y = torch.empty_like(x)
     return 2 * x.nbytes / microseconds(lambda i: y.copy_(x))
 
@@ -53,29 +53,36 @@ def measure(name: str, bytes_rate: float, flops_rate: float) -> None:
     down = torch.randn(COPIES, experts, hidden, inner, device="cuda", dtype=torch.bfloat16)
     print(f"{name}\ntokens\tchoose\tsort\tgate, up\tdown\tsum\tall\tfloor")
     for tokens in TOKENS:
-        x = torch.randn(tokens, hidden, device="cuda", dtype=torch.bfloat16)
-        logits = torch.randn(tokens, experts, device="cuda", dtype=torch.bfloat16)
-        choice = Choice(top_k=top_k, renormalize=True)
-        weights, chosen = choose_experts(logits, choice)
-        block = block_rows(chosen.numel(), experts)
-        order = sort_by_expert(chosen, experts, block)
-        inside = expert_linear(x, gate_up[0], order, top_k=top_k, gated=True)
-        out = expert_linear(inside, down[0], order, top_k=top_k, gated=False)
-        works: list[Callable[[int], object]] = [
-            lambda i: choose_experts(logits, choice),
-            lambda i: sort_by_expert(chosen, experts, block),
-            lambda i: expert_linear(x, gate_up[i], order, top_k=top_k, gated=True),
-            lambda i: expert_linear(inside, down[i], order, top_k=top_k, gated=False),
-            lambda i: combine_experts(out, weights, order),
-        ]
-        times = [microseconds(work) for work in works]
-        used = chosen.unique().numel()
+        times, used = layer_times(tokens, top_k, gate_up, down)
         floor = max(
             used * 3 * inner * hidden * 2 / bytes_rate,
             tokens * top_k * 3 * inner * hidden * 2 / flops_rate,
         )
         row = (*times, sum(times), floor)
         print(tokens, *(f"{time:.1f}" for time in row), sep="\t", flush=True)
+
+
+def layer_times(
+    tokens: int, top_k: int, gate_up: torch.Tensor, down: torch.Tensor
+) -> tuple[list[float], int]:
+    """Microseconds of each part, and the number of experts that were chosen."""
+    experts, hidden = down.shape[1:3]
+    x = torch.randn(tokens, hidden, device="cuda", dtype=torch.bfloat16)
+    logits = torch.randn(tokens, experts, device="cuda", dtype=torch.bfloat16)
+    choice = Choice(top_k=top_k, renormalize=True)
+    weights, chosen = choose_experts(logits, choice)
+    block = block_rows(chosen.numel(), experts)
+    order = sort_by_expert(chosen, experts, block)
+    inside = expert_linear(x, gate_up[0], order, top_k=top_k, gated=True)
+    out = expert_linear(inside, down[0], order, top_k=top_k, gated=False)
+    works: list[Callable[[int], object]] = [
+        lambda i: choose_experts(logits, choice),
+        lambda i: sort_by_expert(chosen, experts, block),
+        lambda i: expert_linear(x, gate_up[i], order, top_k=top_k, gated=True),
+        lambda i: expert_linear(inside, down[i], order, top_k=top_k, gated=False),
+        lambda i: combine_experts(out, weights, order),
+    ]
+    return [microseconds(work) for work in works], chosen.unique().numel()
 
 
 def main() -> None:

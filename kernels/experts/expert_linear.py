@@ -1,15 +1,23 @@
 """The products of a mixture-of-experts layer: rows of one expert with its matrix. A program reads a
 tile of one expert's matrix for a block of its rows, so that of few rows only the chosen experts'
-matrices are read, each once.
+matrices are read, each once. Long prompts go to torch's grouped product. Measurements are in
+docs/performance.md.
 """
 
 import torch
 import torch.nn.functional as F
 
-from formgate.kernels.experts.sort_by_expert import SortedPairs
+from formgate.kernels.experts.sort_by_expert import MAX_PAIRS, SortedPairs
 from formgate.kernels.jit import tl, triton
+from formgate.kernels.silu_and_mul import silu_and_mul
 
-__all__ = ["block_rows", "expert_linear", "expert_linear_ref", "expert_linear_triton"]
+__all__ = [
+    "block_rows",
+    "expert_linear",
+    "expert_linear_grouped",
+    "expert_linear_ref",
+    "expert_linear_triton",
+]
 
 SMALL_BLOCK, LARGE_BLOCK = 16, 128
 # Average rows of an expert are spread; a block twice as large seldom reads a matrix twice.
@@ -122,7 +130,7 @@ def _tiles(rows: int) -> dict[str, int]:
         return {"OUTPUTS": 64, "INPUTS": 128, "num_warps": 4, "num_stages": 4}
     if rows <= 64:
         return {"OUTPUTS": 128, "INPUTS": 64, "num_warps": 4, "num_stages": 4}
-    return {"OUTPUTS": 128, "INPUTS": 64, "num_warps": 8, "num_stages": 4}
+    return {"OUTPUTS": 128, "INPUTS": 64, "num_warps": 8, "num_stages": 3}
 
 
 def expert_linear_triton(
@@ -164,6 +172,25 @@ def expert_linear_triton(
     return out
 
 
+def expert_linear_grouped(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    order: SortedPairs,
+    *,
+    top_k: int,
+    gated: bool,
+) -> torch.Tensor:
+    """As `expert_linear_ref`, by torch's grouped product; rows of no expert are garbage."""
+    rows = x[(order.pairs // top_k).long()] if gated else x
+    product = F.grouped_mm(rows, weight.transpose(1, 2), offs=order.ends)
+    return silu_and_mul(product) if gated else product
+
+
+def _has_grouped(x: torch.Tensor) -> bool:
+    """Before Hopper, torch multiplies one expert after another, and waits for the device."""
+    return torch.cuda.get_device_capability(x.device) >= (9, 0)
+
+
 def expert_linear(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -172,6 +199,11 @@ def expert_linear(
     top_k: int,
     gated: bool,
 ) -> torch.Tensor:
-    """The Triton kernel on CUDA, `expert_linear_ref` elsewhere."""
-    product = expert_linear_triton if x.is_cuda else expert_linear_ref
+    """On CUDA the Triton kernel, or the grouped product for many rows; `expert_linear_ref`
+    elsewhere.
+    """
+    product = expert_linear_ref
+    if x.is_cuda:
+        many = order.pairs.numel() > MAX_PAIRS and x.dtype is torch.bfloat16
+        product = expert_linear_grouped if many and _has_grouped(x) else expert_linear_triton
     return product(x, weight, order, top_k=top_k, gated=gated)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from formgate.kernels.experts.combine_experts import combine_experts_ref, combine_experts_triton
 from formgate.kernels.experts.expert_linear import (
     block_rows,
+    expert_linear_grouped,
     expert_linear_ref,
     expert_linear_triton,
 )
@@ -95,6 +96,22 @@ def test_every_block_size(device, assert_close, block, gated) -> None:
     out = expert_linear_triton(x, weight, order, top_k=2, gated=gated)
     exact = expert_linear_ref(x.double(), weight.double(), order, top_k=2, gated=gated)
     assert_close(out, exact, torch.bfloat16, 64.0 if gated else 8.0)
+
+
+@cases
+def test_the_grouped_product(device, assert_close, case) -> None:
+    experts, number = case(device)
+    order = sort_by_expert(experts, number, 16)
+    args = {"top_k": experts.shape[1], "gated": True}
+    x = torch.randn(len(experts), 72, device=device).bfloat16()
+    gate_up = torch.randn(number, 2 * 48, 72, device=device).bfloat16()
+    exact = expert_linear_ref(x.double(), gate_up.double(), order, **args)
+    assert_close(expert_linear_grouped(x, gate_up, order, **args), exact, torch.bfloat16, 72.0)
+    args["gated"] = False
+    rows = torch.randn(experts.numel(), 48, device=device).bfloat16()
+    down = torch.randn(number, 88, 48, device=device).bfloat16()
+    exact = expert_linear_ref(rows.double(), down.double(), order, **args)
+    assert_close(expert_linear_grouped(rows, down, order, **args), exact, torch.bfloat16, 48**0.5)
 
 
 @pytest.mark.parametrize("shared", [False, True])
