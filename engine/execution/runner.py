@@ -31,6 +31,7 @@ from formgate.engine.execution.memory import (
 from formgate.engine.execution.warm_up import compile_kernels, sampler_tasks
 from formgate.engine.layers.packed import linear_method_for
 from formgate.engine.layers.parallel import TensorParallel
+from formgate.engine.layers.quantized.config import read_quantization
 from formgate.engine.loading.generation_config import eos_token_ids
 from formgate.engine.loading.weights import (
     Progress,
@@ -70,8 +71,6 @@ class ModelRunner:
         make their runners at the same time; None: the only rank. Raises EngineStartError,
         WeightsError or UnsupportedModelError, each with a message of one line.
         """
-        if config.quantization is not None:
-            raise EngineStartError(f"--quantization {config.quantization} is not supported yet")
         self.device = resolve_device(config.device)
         self.on_cuda = self.device.type == "cuda"
         self.parallel = TensorParallel() if group is None else group.parallel
@@ -239,18 +238,27 @@ class ModelRunner:
     def _load_model(
         self, config: EngineConfig, hf_config: PreTrainedConfig, progress: Progress
     ) -> CausalLM:
+        dense = linear_method_for(self.dtype, self.device)
+        quantization = read_quantization(
+            getattr(hf_config, "quantization_config", None),
+            config.quantization,
+            dense=dense,
+            dtype=self.dtype,
+        )
         with weights_fit(self.device):
             model = build_model(
                 hf_config,
                 self.dtype,
                 self.device,
                 parallel=self.parallel,
-                linear_method=linear_method_for(self.dtype, self.device),
+                linear_method=dense,
+                quantization=quantization,
             )
             if config.load_format == "dummy":
                 dummy_weights(model, config.seed)
             else:
-                load_weights(model, config.model_dir, progress=progress)
+                skips = None if quantization is None else quantization.skips
+                load_weights(model, config.model_dir, progress=progress, skips=skips)
         model.requires_grad_(False)
         return model
 

@@ -41,9 +41,11 @@ class GatedMLP(Layer):
             hidden_size,
             {"gate": intermediate_size, "up": intermediate_size},
             bias=bias,
-            placement=placement,
+            placement=placement.inside("gate_up_proj"),
         )
-        self.down_proj = RowLinear(intermediate_size, hidden_size, bias=bias, placement=placement)
+        self.down_proj = RowLinear(
+            intermediate_size, hidden_size, bias=bias, placement=placement.inside("down_proj")
+        )
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,8 @@ part. Dense storage is here; each quantized form adds a class.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -48,7 +48,8 @@ class StoredTensor:
     `output_dim` and `input_dim` are the axes over outputs and inputs; None: not split. A divisor
     is the number of features per element of its axis (packed integers, group scales). With
     `per_output` the tensor holds one number per stacked output, such as the scale of a whole
-    matrix; the checkpoint's shards are then scalars.
+    matrix; the checkpoint's shards are then scalars. An `optional` tensor that the checkpoint lacks
+    keeps the values of `dummy`.
     """
 
     name: str
@@ -60,6 +61,7 @@ class StoredTensor:
     input_divisor: int = 1
     per_output: bool = False
     dummy: Dummy = small_normal
+    optional: bool = False
 
     def parameter(self, part: LinearPart) -> WeightParameter:
         """Allocate the parameter. Its loader takes the whole checkpoint tensor, or that of one
@@ -68,6 +70,9 @@ class StoredTensor:
         data = torch.empty(self.shape, dtype=self.dtype, device=part.device)
         shards = tuple(part.outputs) if len(part.outputs) > 1 else ()
         parameter = WeightParameter(data, shards, self.dummy)
+        if self.optional:
+            parameter.optional = True
+            self.dummy(parameter.data, torch.Generator(part.device))
         load = _load_scalars if self.per_output else _load_slices
         parameter.weight_loader = partial(load, parameter.data, self, part)
         return parameter
@@ -167,9 +172,21 @@ class DenseMethod:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Dtype, device, rank and storage of a model's weights, passed to every layer's constructor."""
+    """Dtype, device, rank and storage of a model's weights, passed to every layer's constructor.
+
+    `path`: the module that the layer becomes, such as `model.layers.0.mlp`. `method_at` gives the
+    storage of the linear layer at a path; None: `linear_method` stores every layer.
+    """
 
     dtype: torch.dtype
     device: torch.device
     parallel: TensorParallel = field(default_factory=TensorParallel)
     linear_method: LinearMethod = field(default_factory=DenseMethod)
+    path: str = ""
+    method_at: Callable[[str], LinearMethod] | None = None
+
+    def inside(self, name: str | int) -> Placement:
+        """The placement of the part called `name`."""
+        path = f"{self.path}.{name}" if self.path else str(name)
+        method = self.linear_method if self.method_at is None else self.method_at(path)
+        return replace(self, path=path, linear_method=method)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import PreTrainedConfig
 
 from formgate.engine.layers.parallel import TensorParallel
+from formgate.engine.layers.quantized.config import Quantization
 from formgate.engine.layers.storage import DenseMethod, LinearMethod, Placement
 from formgate.engine.models.cohere2 import Cohere2ForCausalLM
 from formgate.engine.models.decoder import CausalLM
@@ -101,10 +104,32 @@ def build_model(
     *,
     parallel: TensorParallel | None = None,
     linear_method: LinearMethod | None = None,
+    quantization: Quantization | None = None,
 ) -> CausalLM:
-    """The model with its weights allocated on `device`, unfilled. Raises UnsupportedModelError."""
+    """The model with its weights allocated on `device`, unfilled. `linear_method` stores the layers
+    that `quantization` does not. Raises UnsupportedModelError or EngineStartError.
+    """
     architecture = architecture_of(config)
+    method_at: Callable[[str], LinearMethod] | None = None
+    if quantization is not None:
+        method_at = partial(_method_at, quantization, architecture.renamed)
     placement = Placement(
-        dtype, device, parallel or TensorParallel(), linear_method or DenseMethod()
+        dtype,
+        device,
+        parallel or TensorParallel(),
+        linear_method or DenseMethod(),
+        method_at=method_at,
     )
     return architecture(architecture.read_spec(config), placement).eval()
+
+
+def _method_at(
+    quantization: Quantization, renamed: Mapping[str, tuple[str, str | None]], path: str
+) -> LinearMethod:
+    """Storage of the layer at `path`, which may stack several modules of the checkpoint."""
+    parents, _, module = path.rpartition(".")
+    shards: dict[str | None, list[str]] = {}
+    for theirs, (ours, shard) in renamed.items():
+        if ours == module:
+            shards.setdefault(shard, []).append(f"{parents}.{theirs}")
+    return quantization.method_of(list(shards.values()) or [[path]])

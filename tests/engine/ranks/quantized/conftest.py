@@ -1,0 +1,135 @@
+"""Tiny Llamas quantized by each scheme's definition, and their dequantized twins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+GROUP = 32
+SHAPE = {
+    "vocab_size": 131,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "initializer_range": 0.3,
+}
+Tensors = dict[str, torch.Tensor]
+
+
+class Scheme(NamedTuple):
+    """`quantize`: a layer's weight -> (its tensors in a checkpoint, the weight that they mean)."""
+
+    config: dict
+    quantize: Callable[[torch.Tensor], tuple[Tensors, torch.Tensor]]
+
+
+def integers_of(
+    weight: torch.Tensor, bits: int, group: int, *, symmetric: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """[out, in] -> values [out, in], scales and zeros [out, groups], by rounding to nearest"""
+    top = 2**bits - 1
+    grouped = weight.unflatten(1, (-1, group))
+    if symmetric:
+        scales = grouped.abs().amax(-1) * 2 / top
+        zeros = torch.full_like(scales, 2 ** (bits - 1))
+    else:
+        low = grouped.amin(-1).clamp(max=0)
+        scales = (grouped.amax(-1).clamp(min=0) - low) / top
+        zeros = (-low / scales).round().clamp(1, top)
+    scales = scales.half().float()
+    values = (grouped / scales[..., None] + zeros[..., None]).round().clamp(0, top)
+    return values.flatten(1).long(), scales, zeros.long()
+
+
+def pack(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """int64 [n, m] -> int32 [n, m * bits / 32], the first of a word in its lowest bits"""
+    shifts = torch.arange(0, 32, bits)
+    words = (values.unflatten(1, (-1, 32 // bits)) << shifts).sum(-1)
+    return words.where(words < 1 << 31, words - (1 << 32)).int().contiguous()
+
+
+def meaning(values: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+    """All [out, in]"""
+    return (values - zeros) * scales
+
+
+def awq(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+    values, scales, zeros = integers_of(weight, 4, GROUP, symmetric=False)
+    order = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
+
+    def packed(of_outputs: torch.Tensor) -> torch.Tensor:  # [n, out]
+        return pack(of_outputs.unflatten(1, (-1, 8))[..., order].flatten(1), 4)
+
+    tensors = {
+        "qweight": packed(values.t()),
+        "qzeros": packed(zeros.t()),
+        "scales": scales.t().half().contiguous(),
+    }
+    repeated = (one.repeat_interleave(GROUP, dim=1) for one in (scales, zeros))
+    return tensors, meaning(values, *repeated)
+
+
+SCHEMES = {
+    "awq": Scheme(
+        {
+            "quant_method": "awq",
+            "bits": 4,
+            "group_size": GROUP,
+            "zero_point": True,
+            "version": "gemm",
+            "modules_to_not_convert": None,
+        },
+        awq,
+    ),
+}
+
+
+@pytest.fixture(params=SCHEMES)
+def scheme(request: pytest.FixtureRequest) -> Scheme:
+    return SCHEMES[request.param]
+
+
+@pytest.fixture
+def save_twins() -> Callable[..., tuple[Path, Path]]:
+    """Write a random Llama twice: quantized, and dequantized in float32. `left`: modules that stay
+    as they are.
+    """
+
+    def save(scheme: Scheme, folder: Path, left: tuple[str, ...] = ()) -> tuple[Path, Path]:
+        quantized, twin = folder / "quantized", folder / "twin"
+        torch.manual_seed(5)
+        LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(twin)
+        plain, tensors = load_file(twin / "model.safetensors"), {}
+        for name, tensor in list(plain.items()):
+            module = name.removesuffix(".weight")
+            if module.endswith("_proj") and not any(part in module for part in left):
+                stored, plain[name] = scheme.quantize(tensor)
+                tensors |= {f"{module}.{part}": one for part, one in stored.items()}
+            else:
+                tensors[name] = tensor
+        save_file(plain, twin / "model.safetensors", metadata={"format": "pt"})
+        quantized.mkdir()
+        save_file(tensors, quantized / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((twin / "config.json").read_text())
+        config["quantization_config"] = scheme.config
+        (quantized / "config.json").write_text(json.dumps(config))
+        return quantized, twin
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def awq_scheme() -> Scheme:
+    return SCHEMES["awq"]

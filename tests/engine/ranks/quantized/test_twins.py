@@ -1,0 +1,107 @@
+"""A quantized checkpoint answers what its dequantized twin does, on one rank and on two."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from formgate.engine.engine import Engine
+from formgate.engine.errors import EngineStartError
+from formgate.engine.loading.weights import WeightsError
+from formgate.engine.messages import AddRequest
+from formgate.engine.sampling_params import SamplingParams
+
+PROMPTS = [[5, 9, 3], [17, *range(60, 90)], [100, 7, 8, 9, 11, 12]]
+QUERY = "model.layers.0.self_attn.q_proj"
+
+
+def answers(engine: Engine) -> list[tuple[list[int], list[float]]]:
+    """Greedy tokens and their logprobs."""
+    for number, prompt in enumerate(PROMPTS):
+        params = SamplingParams(max_tokens=10, temperature=0.0, ignore_eos=True, logprobs=1)
+        engine.add_request(AddRequest(str(number), prompt, params))
+    found: list[tuple[list[int], list[float]]] = [([], []) for _ in PROMPTS]
+    while engine.has_work:
+        for output in engine.step().outputs:
+            tokens, logprobs = found[int(output.request_id)]
+            tokens += output.token_ids
+            logprobs += [one.chosen.logprob for one in output.logprobs or [] if one is not None]
+    return found
+
+
+def same(ours, theirs) -> bool:
+    return all(
+        mine[0] == their[0] and mine[1] == pytest.approx(their[1], abs=1e-3)
+        for mine, their in zip(ours, theirs, strict=True)
+    )
+
+
+def test_one_rank_and_two(scheme, save_twins, tmp_path: Path, threads, engine_of) -> None:
+    quantized, twin = save_twins(scheme, tmp_path)
+    expected = answers(engine_of(twin))
+    assert same(answers(engine_of(quantized)), expected)
+    assert same(answers(engine_of(quantized, tensor_parallel_size=2)), expected)
+
+
+def test_dummy_weights(scheme, save_twins, tmp_path: Path, engine_of) -> None:
+    quantized, _ = save_twins(scheme, tmp_path)
+    (quantized / "model.safetensors").unlink()
+    found = answers(engine_of(quantized, load_format="dummy"))
+    assert all(len(tokens) == 10 for tokens, _ in found)
+
+
+def test_modules_that_are_left(awq_scheme, save_twins, tmp_path: Path, engine_of) -> None:
+    left = ("layers.1.mlp", "layers.0.self_attn.o_proj")
+    config = awq_scheme.config | {"modules_to_not_convert": list(left)}
+    quantized, twin = save_twins(awq_scheme._replace(config=config), tmp_path, left)
+    assert same(answers(engine_of(quantized, quantization="awq")), answers(engine_of(twin)))
+
+
+def set_config(folder: Path, **fields) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"] |= fields
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"quant_method": "vptq"}, r"'vptq' is not supported \(supported: awq"),
+        ({"version": "gemv"}, "version 'gemv'"),
+        ({"bits": 3}, "bits 3"),
+        ({"group_size": 48}, "group_size 48 does not divide a layer's 64 inputs"),
+        ({"group_size": "many"}, "quantization_config is malformed"),
+        ({"modules_to_not_convert": ["q_proj"]}, "q_proj, .*k_proj, .*in different formats"),
+    ],
+)
+def test_a_bad_config(awq_scheme, save_twins, tmp_path: Path, engine_of, fields, message) -> None:
+    quantized, _ = save_twins(awq_scheme, tmp_path)
+    set_config(quantized, **fields)
+    with pytest.raises(EngineStartError, match=message) as caught:
+        engine_of(quantized)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_scheme_than_the_files(awq_scheme, save_twins, tmp_path: Path, engine_of) -> None:
+    quantized, twin = save_twins(awq_scheme, tmp_path)
+    with pytest.raises(EngineStartError, match="--quantization magic is not supported"):
+        engine_of(quantized, quantization="magic")
+    with pytest.raises(EngineStartError, match=r"config\.json has no quantization_config"):
+        engine_of(twin, quantization="awq")
+
+
+def test_bad_files(awq_scheme, save_twins, tmp_path: Path, engine_of) -> None:
+    quantized, _ = save_twins(awq_scheme, tmp_path)
+    path = quantized / "model.safetensors"
+    tensors = load_file(path)
+    scales = tensors.pop(f"{QUERY}.scales")
+    save_file(tensors, path)
+    with pytest.raises(WeightsError, match=rf"lacks {QUERY}\.scales$"):
+        engine_of(quantized)
+    save_file(tensors | {f"{QUERY}.scales": scales[:, 1:].contiguous()}, path)
+    with pytest.raises(WeightsError, match=r"scales has shape \[2, 63\]"):
+        engine_of(quantized)
