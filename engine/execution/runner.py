@@ -32,6 +32,7 @@ from formgate.engine.execution.warm_up import compile_kernels, sampler_tasks
 from formgate.engine.layers.packed import linear_method_for
 from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.layers.quantized.config import read_quantization
+from formgate.engine.layers.quantized.warm_up import linear_tasks
 from formgate.engine.loading.generation_config import eos_token_ids
 from formgate.engine.loading.weights import (
     Progress,
@@ -244,6 +245,7 @@ class ModelRunner:
             config.quantization,
             dense=dense,
             dtype=self.dtype,
+            device=self.device,
         )
         with weights_fit(self.device):
             model = build_model(
@@ -278,6 +280,7 @@ class ModelRunner:
             *self.model.attention_tasks(
                 self._kv_layout, static_shapes(self.max_num_seqs), max_model_len
             ),
+            *linear_tasks(self.model, self.dtype, self.device),
         ]
         if self.parallel.rank == 0:  # no other rank samples
             tasks += sampler_tasks(self.sampling.sampler, self.spec.vocab_size, self.device)

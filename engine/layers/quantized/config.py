@@ -10,11 +10,12 @@ import torch
 
 from formgate.engine.errors import EngineStartError
 from formgate.engine.layers.quantized.awq import AwqFormat
-from formgate.engine.layers.quantized.dequantized import DequantizedMethod, WeightFormat
+from formgate.engine.layers.quantized.dequantized import DequantizedMethod
+from formgate.engine.layers.quantized.grouped import GroupedFormat, GroupedMethod
 from formgate.engine.layers.storage import LinearMethod
 
 # Module of a checkpoint -> its format; None: not quantized.
-Choose = Callable[[str], WeightFormat | None]
+Choose = Callable[[str], GroupedFormat | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Quantization:
     choose: Choose
     dense: LinearMethod
     dtype: torch.dtype
+    device: torch.device
     unneeded: frozenset[str] = frozenset()
 
     def method_of(self, shards: Sequence[Sequence[str]]) -> LinearMethod:
@@ -42,7 +44,12 @@ class Quantization:
                 "multiplied as one matrix"
             )
         chosen = formats[0]
-        return self.dense if chosen is None else DequantizedMethod(chosen, self.dense, self.dtype)
+        return self.dense if chosen is None else self._method(chosen)
+
+    def _method(self, stored: GroupedFormat) -> LinearMethod:
+        if self.device.type == "cpu":
+            return DequantizedMethod(stored, self.dense, self.dtype)
+        return GroupedMethod(stored)
 
     def skips(self, tensor: str) -> bool:
         return tensor.rpartition(".")[2] in self.unneeded
@@ -54,6 +61,7 @@ def read_quantization(
     *,
     dense: LinearMethod,
     dtype: torch.dtype,
+    device: torch.device,
 ) -> Quantization | None:
     """`declared`: config.json's `quantization_config`. `insisted`: `--quantization`. None: the
     weights are not quantized. Raises EngineStartError for a scheme that is not supported or not
@@ -79,7 +87,7 @@ def read_quantization(
         choose, unneeded = SCHEMES[scheme](declared)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise EngineStartError(f"quantization_config is malformed: {error}") from error
-    return Quantization(scheme, choose, dense, dtype, unneeded)
+    return Quantization(scheme, choose, dense, dtype, device, unneeded)
 
 
 def _unknown(what: str) -> EngineStartError:

@@ -13,6 +13,8 @@ import torch
 from formgate.engine.errors import EngineStartError
 from formgate.engine.layers.parameter import Dummy, WeightParameter
 from formgate.engine.layers.storage import LinearPart, StoredTensor
+from formgate.kernels.quantized.grouped_linear import grouped_linear, new_locks
+from formgate.kernels.quantized.packed_weight import PackedWeight, can_pack, pack_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class GroupedWeight:
 
 
 class GroupedFormat(Protocol):
-    """How a checkpoint packs a `GroupedWeight` into integers."""
+    """How a checkpoint packs a `GroupedWeight` into integers of `bits`."""
 
     @property
     def bits(self) -> int: ...
@@ -49,10 +51,79 @@ class GroupedFormat(Protocol):
     def parameters(self, part: LinearPart) -> dict[str, WeightParameter]:
         """As `LinearMethod.parameters`"""
 
-    def unpack(self, tensors: Mapping[str, torch.Tensor]) -> GroupedWeight: ...
-
     def dequantize(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """As `WeightFormat.dequantize`"""
+
+    def unpack(self, tensors: Mapping[str, torch.Tensor]) -> GroupedWeight: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedMethod:
+    """Reads `format` and stores every layer in the layout of `kernels/quantized`, whichever the
+    checkpoint's is.
+    """
+
+    format: GroupedFormat
+
+    def parameters(self, part: LinearPart) -> dict[str, WeightParameter]:
+        return self.format.parameters(part)
+
+    def finish_loading(self, tensors: dict[str, torch.Tensor]) -> None:
+        weight, order = in_equal_groups(self.format.unpack(tensors), self.format.bits)
+        packed = pack_weight(weight.values, weight.scales, weight.zeros, self.format.bits)
+        bias = tensors.get("bias")
+        tensors.clear()
+        tensors.update(words=packed.words, groups=packed.groups, locks=new_locks(packed))
+        if order is not None:
+            tensors["order"] = order
+        if bias is not None:
+            tensors["bias"] = bias
+
+    def apply(self, tensors: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        if "order" in tensors:
+            x = x.index_select(1, tensors["order"])
+        weight = PackedWeight(tensors["words"], tensors["groups"], x.shape[1], self.format.bits)
+        out: torch.Tensor = grouped_linear(x, weight, tensors.get("bias"), locks=tensors["locks"])
+        return out
+
+
+SMALLEST_GROUP = 32  # that the kernels read
+
+
+def in_equal_groups(weight: GroupedWeight, bits: int) -> tuple[GroupedWeight, torch.Tensor | None]:
+    """The weight with consecutive groups of equal size that the kernels read, and the input of each
+    of its columns; None: the inputs in their order. Columns that fill up a group repeat an input
+    with a weight of 0.
+    """
+    inputs = weight.values.shape[1]
+    of_inputs = weight.group_of_inputs
+    count = weight.scales.shape[0]
+    in_order = torch.equal(of_inputs, of_inputs.sort().values)
+    sizes = of_inputs.bincount(minlength=count)
+    if bool((sizes == sizes[0]).all()) and can_pack(inputs, count, bits):
+        if in_order:
+            return weight, None
+        order = of_inputs.argsort(stable=True)
+        return GroupedWeight(weight.values[:, order], weight.scales, weight.zeros), order
+    # A rank's inputs of a matrix with activation order, or odd groups: each becomes several small
+    # ones, the last filled up.
+    pieces = -(-sizes // SMALLEST_GROUP)
+    owners = torch.repeat_interleave(torch.arange(count, device=sizes.device), pieces)
+    starts = (pieces.cumsum(0) - pieces) * SMALLEST_GROUP
+    by_group = of_inputs.argsort(stable=True)
+    within = (
+        torch.arange(inputs, device=sizes.device) - (sizes.cumsum(0) - sizes)[of_inputs[by_group]]
+    )
+    columns = starts[of_inputs[by_group]] + within
+    total = len(owners) * SMALLEST_GROUP
+    order = torch.zeros(total, dtype=torch.int64, device=sizes.device)
+    order[columns] = by_group
+    zeros = weight.zeros[owners]
+    values = zeros.t().repeat_interleave(SMALLEST_GROUP, dim=1).contiguous()
+    values[:, columns] = weight.values[:, by_group]
+    identity = torch.arange(inputs, device=sizes.device)
+    unmoved = total == inputs and torch.equal(order, identity)
+    return GroupedWeight(values, weight.scales[owners], zeros), None if unmoved else order
 
 
 def unpack_integers(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:

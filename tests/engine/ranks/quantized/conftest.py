@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,8 +66,9 @@ def meaning(values: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> 
     return (values - zeros) * scales
 
 
-def awq(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
-    values, scales, zeros = integers_of(weight, 4, GROUP, symmetric=False)
+def awq(weight: torch.Tensor, group: int = GROUP) -> tuple[Tensors, torch.Tensor]:
+    group = weight.shape[1] if group == -1 else group
+    values, scales, zeros = integers_of(weight, 4, group, symmetric=False)
     order = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
 
     def packed(of_outputs: torch.Tensor) -> torch.Tensor:  # [n, out]
@@ -77,22 +79,20 @@ def awq(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
         "qzeros": packed(zeros.t()),
         "scales": scales.t().half().contiguous(),
     }
-    repeated = (one.repeat_interleave(GROUP, dim=1) for one in (scales, zeros))
-    return tensors, meaning(values, *repeated)
+    return tensors, meaning(values, *(one.repeat_interleave(group, 1) for one in (scales, zeros)))
 
 
+AWQ_CONFIG = {
+    "quant_method": "awq",
+    "bits": 4,
+    "group_size": GROUP,
+    "zero_point": True,
+    "version": "gemm",
+    "modules_to_not_convert": None,
+}
 SCHEMES = {
-    "awq": Scheme(
-        {
-            "quant_method": "awq",
-            "bits": 4,
-            "group_size": GROUP,
-            "zero_point": True,
-            "version": "gemm",
-            "modules_to_not_convert": None,
-        },
-        awq,
-    ),
+    "awq": Scheme(AWQ_CONFIG, awq),
+    "awq, one group": Scheme(AWQ_CONFIG | {"group_size": -1}, partial(awq, group=-1)),
 }
 
 

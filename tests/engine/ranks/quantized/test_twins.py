@@ -6,12 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from formgate.engine.engine import Engine
 from formgate.engine.errors import EngineStartError
+from formgate.engine.execution.runner import ModelRunner
+from formgate.engine.layers.quantized.config import Quantization
+from formgate.engine.layers.quantized.grouped import GroupedMethod
+from formgate.engine.layers.quantized.warm_up import linear_tasks
 from formgate.engine.loading.weights import WeightsError
 from formgate.engine.messages import AddRequest
+from formgate.engine.models.decoder import CausalLM
 from formgate.engine.sampling_params import SamplingParams
 
 PROMPTS = [[5, 9, 3], [17, *range(60, 90)], [100, 7, 8, 9, 11, 12]]
@@ -44,6 +50,29 @@ def test_one_rank_and_two(scheme, save_twins, tmp_path: Path, threads, engine_of
     expected = answers(engine_of(twin))
     assert same(answers(engine_of(quantized)), expected)
     assert same(answers(engine_of(quantized, tensor_parallel_size=2)), expected)
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights stay packed, as on a GPU."""
+    monkeypatch.setattr(Quantization, "_method", lambda self, stored: GroupedMethod(stored))
+
+
+def test_packed_weights(
+    scheme, save_twins, tmp_path: Path, threads, engine_of, packed: None
+) -> None:
+    quantized, twin = save_twins(scheme, tmp_path)
+    expected = answers(engine_of(twin))
+    assert same(answers(engine_of(quantized)), expected)
+    assert same(answers(engine_of(quantized, tensor_parallel_size=2)), expected)
+    tasks = list(linear_tasks(threads_model(threads), torch.bfloat16, torch.device("cpu")))
+    assert len(tasks) >= 5
+    for task in tasks:
+        task()
+
+
+def threads_model(runners: list[ModelRunner]) -> CausalLM:
+    return runners[0].model
 
 
 def test_dummy_weights(scheme, save_twins, tmp_path: Path, engine_of) -> None:
