@@ -10,12 +10,14 @@ import torch
 
 from formgate.engine.errors import EngineStartError
 from formgate.engine.layers.quantized.awq import AwqFormat
-from formgate.engine.layers.quantized.dequantized import DequantizedMethod
+from formgate.engine.layers.quantized.compressed_tensors import UNNEEDED, formats_of
+from formgate.engine.layers.quantized.dequantized import DequantizedMethod, WeightFormat
+from formgate.engine.layers.quantized.gptq import GptqFormat, is_quantized
 from formgate.engine.layers.quantized.grouped import GroupedFormat, GroupedMethod
 from formgate.engine.layers.storage import LinearMethod
 
 # Module of a checkpoint -> its format; None: not quantized.
-Choose = Callable[[str], GroupedFormat | None]
+Choose = Callable[[str], WeightFormat | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,10 @@ class Quantization:
         chosen = formats[0]
         return self.dense if chosen is None else self._method(chosen)
 
-    def _method(self, stored: GroupedFormat) -> LinearMethod:
-        if self.device.type == "cpu":
-            return DequantizedMethod(stored, self.dense, self.dtype)
-        return GroupedMethod(stored)
+    def _method(self, stored: WeightFormat) -> LinearMethod:
+        if self.device.type != "cpu" and isinstance(stored, GroupedFormat):
+            return GroupedMethod(stored)
+        return DequantizedMethod(stored, self.dense, self.dtype)
 
     def skips(self, tensor: str) -> bool:
         return tensor.rpartition(".")[2] in self.unneeded
@@ -108,6 +110,26 @@ def _awq(config: Mapping[str, Any]) -> tuple[Choose, frozenset[str]]:
     return lambda name: None if left(name) else stored, frozenset()
 
 
-SCHEMES: dict[str, Callable[[Mapping[str, Any]], tuple[Choose, frozenset[str]]]] = {"awq": _awq}
+def _gptq(config: Mapping[str, Any]) -> tuple[Choose, frozenset[str]]:
+    stored, quantized = GptqFormat.of(config), is_quantized(config)
+    # Without activation order it only counts.
+    unneeded = frozenset() if stored.by_activation else frozenset({"g_idx"})
+    return lambda name: stored if quantized(name) else None, unneeded
+
+
+def _compressed_tensors(config: Mapping[str, Any]) -> tuple[Choose, frozenset[str]]:
+    return formats_of(config), UNNEEDED
+
+
+SCHEMES: dict[str, Callable[[Mapping[str, Any]], tuple[Choose, frozenset[str]]]] = {
+    "awq": _awq,
+    "gptq": _gptq,
+    "compressed-tensors": _compressed_tensors,
+}
 # vLLM's names of its kernels, too.
-ALIASES = {"awq": "awq", "awq_marlin": "awq"}
+ALIASES = {
+    **{name: name for name in SCHEMES},
+    "awq_marlin": "awq",
+    "gptq_marlin": "gptq",
+    "compressed_tensors": "compressed-tensors",
+}

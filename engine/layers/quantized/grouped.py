@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -42,6 +42,7 @@ class GroupedWeight:
         return self.values.float().sub_(zeros).mul_(self.scales.t().float()[:, of_inputs])
 
 
+@runtime_checkable
 class GroupedFormat(Protocol):
     """How a checkpoint packs a `GroupedWeight` into integers of `bits`."""
 

@@ -82,6 +82,89 @@ def awq(weight: torch.Tensor, group: int = GROUP) -> tuple[Tensors, torch.Tensor
     return tensors, meaning(values, *(one.repeat_interleave(group, 1) for one in (scales, zeros)))
 
 
+def gptq(
+    weight: torch.Tensor, bits: int, *, by_activation: bool, symmetric: bool, offset: int = 1
+) -> tuple[Tensors, torch.Tensor]:
+    inputs = weight.shape[1]
+    order = torch.arange(inputs)
+    if by_activation:  # the same for all matrices of as many inputs, as it follows from these
+        order = torch.randperm(inputs, generator=torch.Generator().manual_seed(inputs))
+    values, scales, zeros = integers_of(weight[:, order], bits, GROUP, symmetric=symmetric)
+    place = order.argsort()
+    values, g_idx = values[:, place], (torch.arange(inputs) // GROUP)[place]
+    tensors = {
+        "qweight": pack(values, bits).t().contiguous(),
+        "qzeros": pack((zeros.t() - offset) % 2**bits, bits),
+        "scales": scales.t().half().contiguous(),
+        "g_idx": g_idx.int(),
+        "bias": torch.zeros(weight.shape[0]),  # which AutoGPTQ adds
+    }
+    return tensors, meaning(values, scales[:, g_idx], zeros[:, g_idx])
+
+
+def gptq_scheme(
+    bits: int, *, by_activation: bool, symmetric: bool, form: str | None = None
+) -> Scheme:
+    config = {
+        "quant_method": "gptq",
+        "bits": bits,
+        "group_size": GROUP,
+        "desc_act": by_activation,
+        "sym": symmetric,
+    } | ({"checkpoint_format": form} if form else {})
+    offset = int(form != "gptq_v2")
+    quantize = partial(
+        gptq, bits=bits, by_activation=by_activation, symmetric=symmetric, offset=offset
+    )
+    return Scheme(config, quantize)
+
+
+def packed_integers(
+    weight: torch.Tensor, bits: int, group: int, *, symmetric: bool, by_activation: bool
+) -> tuple[Tensors, torch.Tensor]:
+    inputs = weight.shape[1]
+    group = inputs if group == -1 else group
+    order = torch.arange(inputs)
+    if by_activation:
+        order = torch.randperm(inputs, generator=torch.Generator().manual_seed(inputs))
+    values, scales, zeros = integers_of(weight[:, order], bits, group, symmetric=symmetric)
+    place = order.argsort()
+    values, g_idx = values[:, place], (torch.arange(inputs) // group)[place]
+    tensors = {
+        "weight_packed": pack(values, bits),
+        "weight_scale": scales.half(),
+        "weight_shape": torch.tensor(weight.shape),
+    }
+    if not symmetric:
+        tensors["weight_zero_point"] = pack(zeros.t(), bits).t().contiguous()
+    if by_activation:
+        tensors["weight_g_idx"] = g_idx.int()
+    return tensors, meaning(values, scales[:, g_idx], zeros[:, g_idx])
+
+
+def compressed(weights: dict, activations: dict | None = None, **fields) -> dict:
+    group = {"weights": weights, "input_activations": activations, "targets": ["Linear"]}
+    config = {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
+    return config | {"ignore": ["lm_head"]} | fields
+
+
+def packed_scheme(
+    bits: int, group: int, *, symmetric: bool = True, by_activation: bool = False
+) -> Scheme:
+    weights = {
+        "num_bits": bits,
+        "type": "int",
+        "symmetric": symmetric,
+        "strategy": "channel" if group == -1 else "group",
+        "group_size": None if group == -1 else group,
+        "actorder": "group" if by_activation else None,
+    }
+    quantize = partial(
+        packed_integers, bits=bits, group=group, symmetric=symmetric, by_activation=by_activation
+    )
+    return Scheme(compressed(weights, format="pack-quantized"), quantize)
+
+
 AWQ_CONFIG = {
     "quant_method": "awq",
     "bits": 4,
@@ -93,6 +176,15 @@ AWQ_CONFIG = {
 SCHEMES = {
     "awq": Scheme(AWQ_CONFIG, awq),
     "awq, one group": Scheme(AWQ_CONFIG | {"group_size": -1}, partial(awq, group=-1)),
+    "gptq": gptq_scheme(4, by_activation=False, symmetric=True),
+    "gptq, desc_act": gptq_scheme(4, by_activation=True, symmetric=False),
+    "gptq, 8 bits": gptq_scheme(8, by_activation=False, symmetric=False, form="gptq_v2"),
+    "gptq, 8 bits, desc_act": gptq_scheme(8, by_activation=True, symmetric=True),
+    "packed": packed_scheme(4, GROUP),
+    "packed, asymmetric": packed_scheme(4, GROUP, symmetric=False),
+    "packed, channel": packed_scheme(4, -1),
+    "packed, actorder": packed_scheme(4, GROUP, by_activation=True),
+    "packed, 8 bits": packed_scheme(8, -1, symmetric=False),
 }
 
 
@@ -131,5 +223,5 @@ def save_twins() -> Callable[..., tuple[Path, Path]]:
 
 
 @pytest.fixture(scope="session")
-def awq_scheme() -> Scheme:
-    return SCHEMES["awq"]
+def schemes() -> dict[str, Scheme]:
+    return SCHEMES

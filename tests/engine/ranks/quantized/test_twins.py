@@ -82,11 +82,18 @@ def test_dummy_weights(scheme, save_twins, tmp_path: Path, engine_of) -> None:
     assert all(len(tokens) == 10 for tokens, _ in found)
 
 
-def test_modules_that_are_left(awq_scheme, save_twins, tmp_path: Path, engine_of) -> None:
-    left = ("layers.1.mlp", "layers.0.self_attn.o_proj")
-    config = awq_scheme.config | {"modules_to_not_convert": list(left)}
-    quantized, twin = save_twins(awq_scheme._replace(config=config), tmp_path, left)
-    assert same(answers(engine_of(quantized, quantization="awq")), answers(engine_of(twin)))
+def test_modules_that_are_left(schemes, save_twins, tmp_path: Path, engine_of) -> None:
+    mlp, output = "layers.1.mlp", "layers.0.self_attn.o_proj"
+    for name, fields in (
+        ("awq", {"modules_to_not_convert": [mlp, output]}),
+        ("gptq", {"dynamic": {rf"-:.*{mlp}": {}, rf"-:.*{output}": {}}}),
+        ("packed", {"ignore": [rf"re:.*{mlp}\..*", f"model.{output}", "lm_head"]}),
+    ):
+        scheme = schemes[name]._replace(config=schemes[name].config | fields)
+        quantized, twin = save_twins(scheme, tmp_path / name, (mlp, output))
+        insisted = scheme.config["quant_method"]
+        found = answers(engine_of(quantized, quantization=insisted))
+        assert same(found, answers(engine_of(twin)))
 
 
 def set_config(folder: Path, **fields) -> None:
@@ -97,34 +104,65 @@ def set_config(folder: Path, **fields) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("name", "fields", "message"),
     [
-        ({"quant_method": "vptq"}, r"'vptq' is not supported \(supported: awq"),
-        ({"version": "gemv"}, "version 'gemv'"),
-        ({"bits": 3}, "bits 3"),
-        ({"group_size": 48}, "group_size 48 does not divide a layer's 64 inputs"),
-        ({"group_size": "many"}, "quantization_config is malformed"),
-        ({"modules_to_not_convert": ["q_proj"]}, "q_proj, .*k_proj, .*in different formats"),
+        ("awq", {"quant_method": "vptq"}, r"'vptq' is not supported \(supported: awq, gptq"),
+        ("awq", {"version": "gemv"}, "version 'gemv'"),
+        ("awq", {"bits": 3}, "bits 3"),
+        ("awq", {"group_size": 48}, "group_size 48 does not divide a layer's 64 inputs"),
+        ("awq", {"group_size": "many"}, "quantization_config is malformed"),
+        ("awq", {"modules_to_not_convert": ["q_proj"]}, "q_proj, .*k_proj, .*different formats"),
+        ("gptq", {"bits": 2}, "GPTQ with bits 2"),
+        ("gptq", {"checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
+        ("gptq", {"dynamic": {"+:.*": {"bits": 8}}}, r"dynamic rule '\+:\.\*'"),
+        ("packed", {"config_groups": {"g": {}}}, "quantization_config is malformed"),
+        (
+            "packed",
+            {"config_groups": {"g": {"targets": ["Linear"], "weights": {"type": "nvfp4"}}}},
+            "g has weights of type 'nvfp4'.* is not supported",
+        ),
     ],
 )
-def test_a_bad_config(awq_scheme, save_twins, tmp_path: Path, engine_of, fields, message) -> None:
-    quantized, _ = save_twins(awq_scheme, tmp_path)
+def test_a_bad_config(
+    schemes, save_twins, tmp_path: Path, engine_of, name, fields, message
+) -> None:
+    quantized, _ = save_twins(schemes[name], tmp_path)
     set_config(quantized, **fields)
     with pytest.raises(EngineStartError, match=message) as caught:
         engine_of(quantized)
     assert "\n" not in str(caught.value)
 
 
-def test_another_scheme_than_the_files(awq_scheme, save_twins, tmp_path: Path, engine_of) -> None:
-    quantized, twin = save_twins(awq_scheme, tmp_path)
+def test_another_scheme_than_the_files(schemes, save_twins, tmp_path: Path, engine_of) -> None:
+    quantized, twin = save_twins(schemes["awq"], tmp_path)
     with pytest.raises(EngineStartError, match="--quantization magic is not supported"):
         engine_of(quantized, quantization="magic")
     with pytest.raises(EngineStartError, match=r"config\.json has no quantization_config"):
         engine_of(twin, quantization="awq")
 
 
-def test_bad_files(awq_scheme, save_twins, tmp_path: Path, engine_of) -> None:
-    quantized, _ = save_twins(awq_scheme, tmp_path)
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (lambda index: index.flip(0), "differ in their activation"),
+        (lambda index: index + 1, "g_idx"),
+    ],
+)
+def test_a_bad_activation_order(
+    schemes, save_twins, tmp_path: Path, engine_of, index, message
+) -> None:
+    quantized, _ = save_twins(schemes["gptq, desc_act"], tmp_path)
+    tensors = load_file(quantized / "model.safetensors")
+    for part in ("q", "k", "v") if message == "g_idx" else ("q",):
+        name = f"model.layers.0.self_attn.{part}_proj.g_idx"
+        tensors[name] = index(tensors[name])
+    save_file(tensors, quantized / "model.safetensors")
+    with pytest.raises(EngineStartError, match=message):
+        engine_of(quantized)
+
+
+def test_bad_files(schemes, save_twins, tmp_path: Path, engine_of) -> None:
+    quantized, _ = save_twins(schemes["awq"], tmp_path)
     path = quantized / "model.safetensors"
     tensors = load_file(path)
     scales = tensors.pop(f"{QUERY}.scales")
