@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from formgate.engine.errors import EngineStartError
 from formgate.engine.layers.quantized.dequantized import WeightFormat
+from formgate.engine.layers.quantized.eight_bit import ScaledFormat
 from formgate.engine.layers.quantized.packed_format import PackedFormat
 
 # Tensors of the format that say nothing which the config does not; scales of the KV cache.
 UNNEEDED = frozenset({"weight_shape", "output_scale", "k_scale", "v_scale", "q_scale"})
-KNOWN = "int weights of 4 or 8 bits (group or channel)"
+STRATEGIES: dict[str | None, Literal["tensor", "channel"]] = {
+    None: "tensor",
+    "tensor": "tensor",
+    "channel": "channel",
+}
+KNOWN = (
+    "int weights of 4 or 8 bits (group or channel) without input_activations; float or int weights "
+    "of 8 bits (tensor or channel) with them"
+)
 
 
 def formats_of(config: Mapping[str, Any]) -> Callable[[str], WeightFormat | None]:
@@ -35,7 +46,8 @@ def formats_of(config: Mapping[str, Any]) -> Callable[[str], WeightFormat | None
 
 def _format_of(name: str, group: Mapping[str, Any]) -> WeightFormat:
     weights, activations = group["weights"], group.get("input_activations")
-    stored = PackedFormat.of(weights) if activations is None else None
+    packs = activations is None and weights.get("type") == "int"
+    stored = PackedFormat.of(weights) if packs else _scaled(weights, activations)
     if stored is None:
         what = [f"{key} {weights.get(key)!r}" for key in ("type", "num_bits", "strategy")]
         raise EngineStartError(
@@ -44,6 +56,19 @@ def _format_of(name: str, group: Mapping[str, Any]) -> WeightFormat:
             f"(supported: {KNOWN})"
         )
     return stored
+
+
+def _scaled(
+    weights: Mapping[str, Any], activations: Mapping[str, Any] | None
+) -> ScaledFormat | None:
+    """None: not supported."""
+    dtype = {"float": torch.float8_e4m3fn, "int": torch.int8}.get(str(weights.get("type")))
+    strategy = STRATEGIES.get(weights.get("strategy"))
+    symmetric = weights.get("symmetric", True) and (activations or {}).get("symmetric", True)
+    bits = [one.get("num_bits") for one in (weights, activations) if one is not None]
+    if dtype is None or strategy is None or not symmetric or set(bits) != {8}:
+        return None
+    return ScaledFormat(dtype, strategy, activations is not None and not activations["dynamic"])
 
 
 def _matcher(targets: Sequence[str]) -> Callable[[str], bool]:

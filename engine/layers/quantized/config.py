@@ -12,6 +12,13 @@ from formgate.engine.errors import EngineStartError
 from formgate.engine.layers.quantized.awq import AwqFormat
 from formgate.engine.layers.quantized.compressed_tensors import UNNEEDED, formats_of
 from formgate.engine.layers.quantized.dequantized import DequantizedMethod, WeightFormat
+from formgate.engine.layers.quantized.eight_bit import (
+    BlockFormat,
+    EightBitFormat,
+    EightBitMethod,
+    OnlineFormat,
+    ScaledFormat,
+)
 from formgate.engine.layers.quantized.gptq import GptqFormat, is_quantized
 from formgate.engine.layers.quantized.grouped import GroupedFormat, GroupedMethod
 from formgate.engine.layers.storage import LinearMethod
@@ -49,8 +56,11 @@ class Quantization:
         return self.dense if chosen is None else self._method(chosen)
 
     def _method(self, stored: WeightFormat) -> LinearMethod:
-        if self.device.type != "cpu" and isinstance(stored, GroupedFormat):
-            return GroupedMethod(stored)
+        if self.device.type != "cpu":
+            if isinstance(stored, GroupedFormat):
+                return GroupedMethod(stored)
+            if isinstance(stored, EightBitFormat) and has_float8(self.device):
+                return EightBitMethod(stored)
         return DequantizedMethod(stored, self.dense, self.dtype)
 
     def skips(self, tensor: str) -> bool:
@@ -74,6 +84,12 @@ def read_quantization(
     if not declared:
         if insisted is None:
             return None
+        if insisted == "fp8":
+            head = named_in(["lm_head"])
+            online = OnlineFormat()
+            return Quantization(
+                insisted, lambda name: None if head(name) else online, dense, dtype, device
+            )
         raise EngineStartError(
             f"--quantization {insisted}: the checkpoint's config.json has no quantization_config"
         )
@@ -121,10 +137,30 @@ def _compressed_tensors(config: Mapping[str, Any]) -> tuple[Choose, frozenset[st
     return formats_of(config), UNNEEDED
 
 
+def _fp8(config: Mapping[str, Any]) -> tuple[Choose, frozenset[str]]:
+    block = config.get("weight_block_size")
+    static = config.get("activation_scheme", "dynamic") == "static"
+    stored: WeightFormat
+    if block is None:
+        stored = ScaledFormat(torch.float8_e4m3fn, "tensor", static)
+    else:
+        rows, columns = (int(size) for size in block)
+        stored = BlockFormat(rows, columns)
+    named = config.get("modules_to_not_convert") or config.get("ignored_layers") or ()
+    left = named_in(["lm_head", *named])
+    return lambda name: None if left(name) else stored, UNNEEDED
+
+
+def has_float8(device: torch.device) -> bool:
+    """True if the GPU multiplies float8 (Ada, Hopper and later)."""
+    return torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 SCHEMES: dict[str, Callable[[Mapping[str, Any]], tuple[Choose, frozenset[str]]]] = {
     "awq": _awq,
     "gptq": _gptq,
     "compressed-tensors": _compressed_tensors,
+    "fp8": _fp8,
 }
 # vLLM's names of its kernels, too.
 ALIASES = {

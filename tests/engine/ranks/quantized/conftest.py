@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -165,6 +166,43 @@ def packed_scheme(
     return Scheme(compressed(weights, format="pack-quantized"), quantize)
 
 
+def scaled(
+    weight: torch.Tensor, dtype: torch.dtype, strategy: str, *, static: bool
+) -> tuple[Tensors, torch.Tensor]:
+    largest = 127.0 if dtype is torch.int8 else 448.0
+    scales = weight.abs().amax(1, keepdim=True) / largest
+    if strategy == "tensor":
+        scales = scales.max().reshape(1)
+    values = weight / scales
+    values = (values.round() if dtype is torch.int8 else values).to(dtype)
+    tensors = {"weight": values, "weight_scale": scales}
+    if static:
+        tensors["input_scale"] = torch.tensor([0.05])
+    return tensors, values.float() * scales
+
+
+def scaled_scheme(kind: str, strategy: str, *, static: bool = False) -> Scheme:
+    numbers = {"num_bits": 8, "type": kind, "symmetric": True, "strategy": strategy}
+    strategy_of_inputs = "tensor" if static else "token"
+    inputs = numbers | {"dynamic": not static, "strategy": strategy_of_inputs}
+    dtype = torch.int8 if kind == "int" else torch.float8_e4m3fn
+    quantize = partial(scaled, dtype=dtype, strategy=strategy, static=static)
+    return Scheme(compressed(numbers | {"dynamic": False}, inputs), quantize)
+
+
+def blocks(weight: torch.Tensor, rows: int, columns: int) -> tuple[Tensors, torch.Tensor]:
+    outputs, inputs = weight.shape
+    of_rows, of_columns = torch.arange(outputs) // rows, torch.arange(inputs) // columns
+    scales = torch.zeros(int(of_rows[-1]) + 1, int(of_columns[-1]) + 1)
+    for row, column in itertools.product(*map(range, scales.shape)):
+        block = weight[of_rows == row][:, of_columns == column]
+        scales[row, column] = block.abs().max() / 448
+    scale_of = scales[of_rows][:, of_columns]
+    values = (weight / scale_of).to(torch.float8_e4m3fn)
+    return {"weight": values, "weight_scale_inv": scales}, values.float() * scale_of
+
+
+FP8_CONFIG = {"quant_method": "fp8", "activation_scheme": "dynamic"}
 AWQ_CONFIG = {
     "quant_method": "awq",
     "bits": 4,
@@ -184,12 +222,29 @@ SCHEMES = {
     "packed, asymmetric": packed_scheme(4, GROUP, symmetric=False),
     "packed, channel": packed_scheme(4, -1),
     "packed, actorder": packed_scheme(4, GROUP, by_activation=True),
+    "float-quantized, tensor, static": scaled_scheme("float", "tensor", static=True),
+    "float-quantized, channel": scaled_scheme("float", "channel"),
+    "int-quantized": scaled_scheme("int", "channel"),
+    "int-quantized, tensor, static": scaled_scheme("int", "tensor", static=True),
+    "fp8": Scheme(
+        FP8_CONFIG, partial(scaled, dtype=torch.float8_e4m3fn, strategy="tensor", static=False)
+    ),
+    # Neither the outputs of a rank nor those of query, key and value are whole blocks.
+    "fp8, blocks": Scheme(
+        FP8_CONFIG | {"weight_block_size": [24, 32]}, partial(blocks, rows=24, columns=32)
+    ),
     "packed, 8 bits": packed_scheme(8, -1, symmetric=False),
 }
 
 
 @pytest.fixture(params=SCHEMES)
 def scheme(request: pytest.FixtureRequest) -> Scheme:
+    return SCHEMES[request.param]
+
+
+@pytest.fixture(params=[name for name in SCHEMES if name.startswith(("awq", "gptq", "packed"))])
+def grouped_scheme(request: pytest.FixtureRequest) -> Scheme:
+    """One whose weights have scales for groups of inputs."""
     return SCHEMES[request.param]
 
 

@@ -11,13 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from formgate.engine.engine import Engine
 from formgate.engine.errors import EngineStartError
-from formgate.engine.execution.runner import ModelRunner
 from formgate.engine.layers.quantized.config import Quantization
 from formgate.engine.layers.quantized.grouped import GroupedMethod
 from formgate.engine.layers.quantized.warm_up import linear_tasks
 from formgate.engine.loading.weights import WeightsError
 from formgate.engine.messages import AddRequest
-from formgate.engine.models.decoder import CausalLM
 from formgate.engine.sampling_params import SamplingParams
 
 PROMPTS = [[5, 9, 3], [17, *range(60, 90)], [100, 7, 8, 9, 11, 12]]
@@ -52,27 +50,19 @@ def test_one_rank_and_two(scheme, save_twins, tmp_path: Path, threads, engine_of
     assert same(answers(engine_of(quantized, tensor_parallel_size=2)), expected)
 
 
-@pytest.fixture
-def packed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_weights(
+    grouped_scheme, save_twins, tmp_path: Path, threads, engine_of, monkeypatch
+) -> None:
     """Weights stay packed, as on a GPU."""
     monkeypatch.setattr(Quantization, "_method", lambda self, stored: GroupedMethod(stored))
-
-
-def test_packed_weights(
-    scheme, save_twins, tmp_path: Path, threads, engine_of, packed: None
-) -> None:
-    quantized, twin = save_twins(scheme, tmp_path)
+    quantized, twin = save_twins(grouped_scheme, tmp_path)
     expected = answers(engine_of(twin))
     assert same(answers(engine_of(quantized)), expected)
     assert same(answers(engine_of(quantized, tensor_parallel_size=2)), expected)
-    tasks = list(linear_tasks(threads_model(threads), torch.bfloat16, torch.device("cpu")))
+    tasks = list(linear_tasks(threads[0].model, torch.bfloat16, torch.device("cpu")))
     assert len(tasks) >= 5
     for task in tasks:
         task()
-
-
-def threads_model(runners: list[ModelRunner]) -> CausalLM:
-    return runners[0].model
 
 
 def test_dummy_weights(scheme, save_twins, tmp_path: Path, engine_of) -> None:
@@ -131,6 +121,18 @@ def test_a_bad_config(
     with pytest.raises(EngineStartError, match=message) as caught:
         engine_of(quantized)
     assert "\n" not in str(caught.value)
+
+
+def test_fp8_at_load(schemes, save_twins, tmp_path: Path, threads, engine_of) -> None:
+    """`-q fp8` stores what a checkpoint with a scale for each output holds."""
+    quantized, _ = save_twins(schemes["float-quantized, channel"], tmp_path)
+    _, plain = save_twins(schemes["awq"], tmp_path / "plain", ("_proj",))
+    expected = answers(engine_of(quantized))
+    assert same(answers(engine_of(plain, quantization="fp8")), expected)
+    # Each rank scales its part of a row of the matrix, more finely.
+    found = answers(engine_of(plain, quantization="fp8", tensor_parallel_size=2))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours[1][0] == pytest.approx(theirs[1][0], abs=0.5)
 
 
 def test_another_scheme_than_the_files(schemes, save_twins, tmp_path: Path, engine_of) -> None:
