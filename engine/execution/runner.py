@@ -31,6 +31,8 @@ from formgate.engine.execution.memory import (
 from formgate.engine.execution.warm_up import compile_kernels, sampler_tasks
 from formgate.engine.layers.packed import linear_method_for
 from formgate.engine.layers.parallel import TensorParallel
+from formgate.engine.layers.quantized.config import read_quantization
+from formgate.engine.layers.quantized.warm_up import linear_tasks
 from formgate.engine.loading.generation_config import eos_token_ids
 from formgate.engine.loading.weights import (
     Progress,
@@ -70,8 +72,6 @@ class ModelRunner:
         make their runners at the same time; None: the only rank. Raises EngineStartError,
         WeightsError or UnsupportedModelError, each with a message of one line.
         """
-        if config.quantization is not None:
-            raise EngineStartError(f"--quantization {config.quantization} is not supported yet")
         self.device = resolve_device(config.device)
         self.on_cuda = self.device.type == "cuda"
         self.parallel = TensorParallel() if group is None else group.parallel
@@ -243,19 +243,29 @@ class ModelRunner:
     def _load_model(
         self, config: EngineConfig, hf_config: PreTrainedConfig, progress: Progress
     ) -> CausalLM:
+        dense = linear_method_for(self.dtype, self.device)
+        quantization = read_quantization(
+            getattr(hf_config, "quantization_config", None),
+            config.quantization,
+            dense=dense,
+            dtype=self.dtype,
+            device=self.device,
+        )
         with weights_fit(self.device):
             model = build_model(
                 hf_config,
                 self.dtype,
                 self.device,
                 parallel=self.parallel,
-                linear_method=linear_method_for(self.dtype, self.device),
+                linear_method=dense,
+                quantization=quantization,
                 expert_parallel=config.enable_expert_parallel,
             )
             if config.load_format == "dummy":
                 dummy_weights(model, config.seed)
             else:
-                load_weights(model, config.model_dir, progress=progress)
+                skips = None if quantization is None else quantization.skips
+                load_weights(model, config.model_dir, progress=progress, skips=skips)
         model.requires_grad_(False)
         return model
 
@@ -275,6 +285,7 @@ class ModelRunner:
             *self.model.attention_tasks(
                 self._kv_layout, static_shapes(self.max_num_seqs), max_model_len
             ),
+            *linear_tasks(self.model, self.dtype, self.device),
         ]
         if self.parallel.rank == 0:  # no other rank samples
             tasks += sampler_tasks(self.sampling.sampler, self.spec.vocab_size, self.device)

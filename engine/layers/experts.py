@@ -12,16 +12,18 @@ from formgate.engine.layers.linear import PADDED_TO, ReplicatedLinear
 from formgate.engine.layers.mlp import GatedMLP
 from formgate.engine.layers.parallel import Slice
 from formgate.engine.layers.parameter import Loaded, WeightParameter
+from formgate.engine.layers.quantized.expert_weights import stack_experts
 from formgate.engine.layers.storage import (
     DenseMethod,
+    LinearMethod,
     LinearPart,
     Placement,
     StoredTensor,
-    load_slices,
 )
 from formgate.kernels.experts.choose_experts import Choice, choose_experts
 from formgate.kernels.experts.combine_experts import combine_experts
 from formgate.kernels.experts.expert_linear import block_rows, expert_linear
+from formgate.kernels.experts.quantized_weights import ExpertWeights
 from formgate.kernels.experts.sort_by_expert import SortedPairs, sort_by_expert
 from formgate.kernels.skinny_linear import linear
 
@@ -74,36 +76,62 @@ class ExpertLinear(Layer):
     and each of `part`'s outputs; its shard is `7.gate`, or `7` if there is one output.
     """
 
-    def __init__(self, part: LinearPart, held: range, num_experts: int, *, gated: bool) -> None:
+    def __init__(
+        self,
+        part: LinearPart,
+        held: range,
+        num_experts: int,
+        method: LinearMethod,
+        *,
+        gated: bool,
+    ) -> None:
         super().__init__()
         self.gated = gated
-        shape = (part.out_features, part.inputs.length)
-        stored = StoredTensor("weight", shape, part.dtype, output_dim=0, input_dim=1)
-        data = torch.empty((len(held), *shape), dtype=part.dtype, device=part.device)
+        self.held = held
+        self.method = method
         outputs = tuple(part.outputs) if len(part.outputs) > 1 else ("",)
         shards = tuple(
             f"{expert}.{output}".rstrip(".") for expert in range(num_experts) for output in outputs
         )
-        self.weight = WeightParameter(data, shards)
-        self.weight.weight_loader = partial(_load_expert, data, stored, part, held)
+        shape = (len(held), part.out_features, part.inputs.length)
+        self.dtype = part.dtype
+        self.weights: ExpertWeights = torch.empty(0)  # of each expert, after loading
+        # By expert and name: the parameters that the method makes of one expert's matrix.
+        self.parts: list[dict[str, WeightParameter]] = []
+        if isinstance(method, DenseMethod):
+            self.weights = matrices = torch.empty(shape, dtype=part.dtype, device=part.device)
+            stored = StoredTensor("weight", shape[1:], part.dtype, output_dim=0, input_dim=1)
+            for matrix in matrices:
+                self.parts.append({"weight": stored.parameter(part, matrix)})
+        else:
+            self.parts = [method.parameters(part) for _ in held]
+        for name, first in self.parts[0].items():
+            of_all = WeightParameter(torch.empty(0, device=part.device), shards)
+            of_all.weight_loader = partial(self._load, name)
+            of_all.dummy = partial(self._fill, name)
+            of_all.optional = first.optional
+            self.register_parameter(name, of_all)
+
+    def _load(self, name: str, loaded: Loaded, shard: str | None) -> None:
+        assert shard is not None
+        expert, _, output = shard.partition(".")
+        if int(expert) in self.held:
+            parameter = self.parts[self.held.index(int(expert))][name]
+            parameter.weight_loader(loaded, output or None)
+
+    def _fill(self, name: str, target: torch.Tensor, generator: torch.Generator) -> None:
+        for part in self.parts:
+            part[name].dummy(part[name].data, generator)
+
+    def finish_loading(self) -> None:
+        if not isinstance(self.method, DenseMethod):
+            tensors = ({name: one.data for name, one in part.items()} for part in self.parts)
+            self.weights = stack_experts(self.method, tensors, self.dtype)
+        self.parts.clear()
 
     def forward(self, x: torch.Tensor, order: SortedPairs, top_k: int) -> torch.Tensor:
         """See `expert_linear`."""
-        return expert_linear(x, self.weight.data, order, top_k=top_k, gated=self.gated)
-
-
-def _load_expert(
-    target: torch.Tensor,
-    stored: StoredTensor,
-    part: LinearPart,
-    held: range,
-    loaded: Loaded,
-    shard: str | None,
-) -> None:
-    assert shard is not None
-    expert, _, output = shard.partition(".")
-    if int(expert) in held:
-        load_slices(target[held.index(int(expert))], stored, part, loaded, output or None)
+        return expert_linear(x, self.weights, order, top_k=top_k, gated=self.gated)
 
 
 class Experts(Layer):
@@ -124,8 +152,11 @@ class Experts(Layer):
         outer = Slice.whole(hidden_size)
         up = LinearPart(outer, {"gate": inner, "up": inner}, placement.dtype, placement.device)
         down = LinearPart(inner, {"out": outer}, placement.dtype, placement.device)
-        self.gate_up_proj = ExpertLinear(up, self.held, spec.num_experts, gated=True)
-        self.down_proj = ExpertLinear(down, self.held, spec.num_experts, gated=False)
+        # All experts are stored as the first one is.
+        method = placement.inside(0).inside("gate_up_proj").linear_method
+        self.gate_up_proj = ExpertLinear(up, self.held, spec.num_experts, method, gated=True)
+        method = placement.inside(0).inside("down_proj").linear_method
+        self.down_proj = ExpertLinear(down, self.held, spec.num_experts, method, gated=False)
 
     def forward(
         self,
@@ -152,7 +183,7 @@ class MixtureOfExperts(Layer):
         assert activation == "silu", activation
         self.parallel = placement.parallel
         self.gate = Router(hidden_size, spec, placement)
-        self.experts = Experts(hidden_size, spec, placement)
+        self.experts = Experts(hidden_size, spec, placement.inside("experts"))
         self.shared_experts: GatedMLP | None = None
         self.shared_gate: ReplicatedLinear | None = None
         if spec.shared_size:
@@ -161,11 +192,13 @@ class MixtureOfExperts(Layer):
                 spec.shared_size,
                 activation=activation,
                 bias=False,
-                placement=placement,
+                placement=placement.inside("shared_experts"),
                 summed=False,
             )
         if spec.shared_gate:
-            self.shared_gate = ReplicatedLinear(hidden_size, 1, bias=False, placement=placement)
+            # One output is never quantized.
+            whole = Placement(placement.dtype, placement.device)
+            self.shared_gate = ReplicatedLinear(hidden_size, 1, bias=False, placement=whole)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [n, hidden_size] -> [n, hidden_size]"""

@@ -44,10 +44,14 @@ class GatedMLP(Layer):
             hidden_size,
             {"gate": intermediate_size, "up": intermediate_size},
             bias=bias,
-            placement=placement,
+            placement=placement.inside("gate_up_proj"),
         )
         self.down_proj = RowLinear(
-            intermediate_size, hidden_size, bias=bias, placement=placement, summed=summed
+            intermediate_size,
+            hidden_size,
+            bias=bias,
+            placement=placement.inside("down_proj"),
+            summed=summed,
         )
         self.activation = ACTIVATIONS[activation]
 

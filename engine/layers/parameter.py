@@ -83,12 +83,13 @@ def ones(target: torch.Tensor, generator: torch.Generator) -> None:
 
 class WeightParameter(nn.Parameter):
     """`shards`: names of the parts that separate checkpoint tensors fill; empty: one tensor fills
-    the whole parameter.
+    the whole parameter. `optional`: a checkpoint may lack it.
     """
 
     weight_loader: WeightLoader
     shards: tuple[str, ...]
     dummy: Dummy
+    optional: bool
 
     def __new__(
         cls, data: torch.Tensor, shards: tuple[str, ...] = (), dummy: Dummy = small_normal
@@ -96,6 +97,7 @@ class WeightParameter(nn.Parameter):
         parameter: WeightParameter = super().__new__(cls, data, requires_grad=False)
         parameter.shards = shards
         parameter.dummy = dummy
+        parameter.optional = False
         parameter.weight_loader = parameter.load_whole
         return parameter
 

@@ -5,8 +5,8 @@ part. Dense storage is here; each quantized form adds a class.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -48,7 +48,8 @@ class StoredTensor:
     `output_dim` and `input_dim` are the axes over outputs and inputs; None: not split. A divisor
     is the number of features per element of its axis (packed integers, group scales). With
     `per_output` the tensor holds one number per stacked output, such as the scale of a whole
-    matrix; the checkpoint's shards are then scalars.
+    matrix; the checkpoint's shards are then scalars. An `optional` tensor that the checkpoint lacks
+    keeps the values of `dummy`.
     """
 
     name: str
@@ -60,15 +61,20 @@ class StoredTensor:
     input_divisor: int = 1
     per_output: bool = False
     dummy: Dummy = small_normal
+    optional: bool = False
 
-    def parameter(self, part: LinearPart) -> WeightParameter:
-        """Allocate the parameter. Its loader takes the whole checkpoint tensor, or that of one
-        output, and keeps the part's slice.
+    def parameter(self, part: LinearPart, data: torch.Tensor | None = None) -> WeightParameter:
+        """Allocate the parameter, if no `data` is given. Its loader takes the whole checkpoint
+        tensor, or that of one output, and keeps the part's slice.
         """
-        data = torch.empty(self.shape, dtype=self.dtype, device=part.device)
+        if data is None:
+            data = torch.empty(self.shape, dtype=self.dtype, device=part.device)
         shards = tuple(part.outputs) if len(part.outputs) > 1 else ()
         parameter = WeightParameter(data, shards, self.dummy)
-        load = _load_scalars if self.per_output else load_slices
+        if self.optional:
+            parameter.optional = True
+            self.dummy(parameter.data, torch.Generator(part.device))
+        load = _load_scalars if self.per_output else _load_slices
         parameter.weight_loader = partial(load, parameter.data, self, part)
         return parameter
 
@@ -90,7 +96,7 @@ def _load_scalars(
     place.copy_(value.expand(place.shape) if place.ndim else value.reshape(()))
 
 
-def load_slices(
+def _load_slices(
     target: torch.Tensor, stored: StoredTensor, part: LinearPart, loaded: Loaded, shard: str | None
 ) -> None:
     """Load the part's slices of one output (`shard`) or of all of them, stacked."""
@@ -167,10 +173,22 @@ class DenseMethod:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Dtype, device, rank and storage of a model's weights, passed to every layer's constructor."""
+    """Dtype, device, rank and storage of a model's weights, passed to every layer's constructor.
+
+    `path`: the module that the layer becomes, such as `model.layers.0.mlp`. `method_at` gives the
+    storage of the linear layer at a path; None: `linear_method` stores every layer.
+    """
 
     dtype: torch.dtype
     device: torch.device
     parallel: TensorParallel = field(default_factory=TensorParallel)
     linear_method: LinearMethod = field(default_factory=DenseMethod)
     expert_parallel: bool = False  # ranks hold whole experts, not a slice of each
+    path: str = ""
+    method_at: Callable[[str], LinearMethod] | None = None
+
+    def inside(self, name: str | int) -> Placement:
+        """The placement of the part called `name`."""
+        path = f"{self.path}.{name}" if self.path else str(name)
+        method = self.linear_method if self.method_at is None else self.method_at(path)
+        return replace(self, path=path, linear_method=method)

@@ -53,14 +53,22 @@ def load_model_config(folder: Path, *, trust_remote_code: bool = False) -> PreTr
         raise WeightsError(f"{path} is not a valid config: {_one_line(error)}") from error
 
 
-def load_weights(model: CausalLM, folder: Path, *, progress: Progress) -> None:
+def load_weights(
+    model: CausalLM,
+    folder: Path,
+    *,
+    progress: Progress,
+    skips: Callable[[str], bool] | None = None,
+) -> None:
     """Fill `model` from the folder's safetensors, converted to the parameters' dtype and device.
-    Raises WeightsError if a parameter gets no tensor, or a tensor belongs to no parameter.
+    Raises WeightsError if a parameter gets no tensor, or a tensor belongs to no parameter and
+    `skips` does not name it.
     """
     parameters = _weight_parameters(model)
     missing = {
         (name, shard)
         for name, parameter in parameters.items()
+        if not parameter.optional
         for shard in parameter.shards or (None,)
     }
     unexpected: list[str] = []
@@ -71,11 +79,13 @@ def load_weights(model: CausalLM, folder: Path, *, progress: Progress) -> None:
         for done, (path, file, name) in enumerate(names):
             progress("loading weights", done, len(names))
             target = model.parameter_of(name)
-            if target is None:
+            if target is None or (skips is not None and skips(name)):
                 continue
             parameter_name, shard = target
             parameter = parameters.get(parameter_name)
             if parameter is None or not (shard is None or shard in parameter.shards):
+                if name.endswith(".bias") and not FileTensor.of(file, name).read().any():
+                    continue  # quantizers add biases of zeros
                 unexpected.append(name)
                 continue
             try:

@@ -81,9 +81,9 @@ class DecoderLayer(Layer):
     ) -> None:
         super().__init__()
         self.input_layernorm = parts.norm(spec, placement)
-        self.self_attn = parts.attention(spec, layer, rotary, placement)
+        self.self_attn = parts.attention(spec, layer, rotary, placement.inside("self_attn"))
         self.post_attention_layernorm = parts.norm(spec, placement)
-        self.mlp = parts.mlp(spec, layer, placement)
+        self.mlp = parts.mlp(spec, layer, placement.inside("mlp"))
         self.attention_output_norm: RMSNorm | LayerNorm | None = None
         self.mlp_output_norm: RMSNorm | LayerNorm | None = None
         if spec.output_norms:
@@ -140,8 +140,9 @@ class Decoder(Layer):
         self.embedding_scale = torch.tensor(spec.embedding_scale, dtype=placement.dtype).item()
         ropes = [spec.rope_of(layer) for layer in range(spec.num_layers)]
         rotaries = {rope: Rotary(rope, placement.device) for rope in set(ropes)}
+        layers = placement.inside("layers")
         self.layers = nn.ModuleList(
-            parts.layer(spec, layer, rotaries[rope], placement, parts)
+            parts.layer(spec, layer, rotaries[rope], layers.inside(layer), parts)
             for layer, rope in enumerate(ropes)
         )
         self.norm = parts.norm(spec, placement)
@@ -187,11 +188,11 @@ class CausalLM(Layer):
         super().__init__()
         self.spec = spec
         self._placement = placement
-        self.model = Decoder(spec, placement, self.parts)
+        self.model = Decoder(spec, placement.inside("model"), self.parts)
         self.lm_head = LMHead(
             spec.vocab_size,
             spec.hidden_size,
-            placement,
+            placement if spec.tied_embeddings else placement.inside("lm_head"),
             tied=self.model.embed_tokens if spec.tied_embeddings else None,
             scale=spec.logits_scale,
             softcap=spec.logits_softcap,

@@ -46,27 +46,30 @@ class LatentSelfAttention(Layer):
             Slice.whole(spec.hidden_size),
             {"q": query if compressed is None else Slice.whole(compressed), "kv": entry},
             bias=spec.qkv_bias,
-            placement=placement,
+            placement=placement.inside("a_proj"),
         )
         self.q_a_layernorm: RMSNorm | None = None
         self.q_b_proj: Linear | None = None
         if compressed is not None:
             self.q_a_layernorm = RMSNorm(compressed, EPS, placement)
             self.q_b_proj = ColumnLinear(
-                compressed, spec.num_heads * query_dim, bias=False, placement=placement
+                compressed,
+                spec.num_heads * query_dim,
+                bias=False,
+                placement=placement.inside("q_b_proj"),
             )
         self.kv_a_layernorm = RMSNorm(shape.latent_dim, EPS, placement)
         self.kv_b_proj = ColumnLinear(
             shape.latent_dim,
             spec.num_heads * (shape.head_dim + shape.value_dim),
             bias=False,
-            placement=placement,
+            placement=placement.inside("kv_b_proj"),
         )
         self.o_proj = RowLinear(
             spec.num_heads * shape.value_dim,
             spec.hidden_size,
             bias=spec.output_bias,
-            placement=placement,
+            placement=placement.inside("o_proj"),
         )
         self.attention = LatentAttention(
             shape,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import PreTrainedConfig
 
 from formgate.engine.layers.parallel import TensorParallel
+from formgate.engine.layers.quantized.config import Quantization
 from formgate.engine.layers.storage import DenseMethod, LinearMethod, Placement
 from formgate.engine.models.architectures.cohere2 import Cohere2ForCausalLM
 from formgate.engine.models.architectures.deepseek import (
@@ -114,15 +117,33 @@ def build_model(
     *,
     parallel: TensorParallel | None = None,
     linear_method: LinearMethod | None = None,
+    quantization: Quantization | None = None,
     expert_parallel: bool = False,
 ) -> CausalLM:
-    """The model with its weights allocated on `device`, unfilled. Raises UnsupportedModelError."""
+    """The model with its weights allocated on `device`, unfilled. `linear_method` stores the layers
+    that `quantization` does not. Raises UnsupportedModelError or EngineStartError.
+    """
     architecture = architecture_of(config)
+    method_at: Callable[[str], LinearMethod] | None = None
+    if quantization is not None:
+        method_at = partial(_method_at, quantization, architecture)
     placement = Placement(
         dtype,
         device,
         parallel or TensorParallel(),
         linear_method or DenseMethod(),
-        expert_parallel,
+        method_at=method_at,
+        expert_parallel=expert_parallel,
     )
     return architecture(architecture.read_spec(config), placement).eval()
+
+
+def _method_at(quantization: Quantization, architecture: type[CausalLM], path: str) -> LinearMethod:
+    """Storage of the layer at `path`, which may stack several modules of the checkpoint."""
+    theirs_of = {ours: theirs for theirs, ours in architecture.renamed_parts.items()}
+    *parents, module = (theirs_of.get(part, part) for part in path.split("."))
+    shards: dict[str | None, list[str]] = {}
+    for theirs, (ours, shard) in architecture.renamed.items():
+        if ours == module:
+            shards.setdefault(shard, []).append(".".join((*parents, theirs)))
+    return quantization.method_of(list(shards.values()) or [[".".join((*parents, module))]])

@@ -34,13 +34,13 @@ class SelfAttention(Layer):
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,
             bias=spec.qkv_bias,
-            placement=placement,
+            placement=placement.inside("qkv_proj"),
         )
         self.o_proj = RowLinear(
             spec.num_heads * spec.head_dim,
             spec.hidden_size,
             bias=spec.output_bias,
-            placement=placement,
+            placement=placement.inside("o_proj"),
         )
         self.num_heads = self.qkv_proj.num_heads
         self.num_kv_heads = self.qkv_proj.num_kv_heads

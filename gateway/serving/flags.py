@@ -29,7 +29,7 @@ ENGINE_FLAGS: Mapping[str, tuple[str, str]] = {
     "dtype": (ENGINE, "type of weights and activations"),
     "device": (ENGINE, "where to run"),
     "load_format": (ENGINE, "dummy: random weights, for benchmarks"),
-    "quantization": (ENGINE, "format of the weights, if the model does not declare it"),
+    "quantization": (ENGINE, "how the weights must be quantized; fp8 also quantizes plain ones"),
     "tensor_parallel_size": (ENGINE, "GPUs to spread the model over, of all nodes together"),
     "enable_expert_parallel": (ENGINE, "GPUs share out whole experts, not a part of each"),
     "nnodes": (ENGINE, "hosts that run the model together"),

@@ -7,6 +7,14 @@ docs/performance.md.
 import torch
 import torch.nn.functional as F
 
+from formgate.kernels.experts.packed_expert_linear import packed_expert_linear_triton
+from formgate.kernels.experts.quantized_weights import (
+    ExpertWeights,
+    PackedExperts,
+    ScaledExperts,
+    dense_weights,
+    matrix_of,
+)
 from formgate.kernels.experts.sort_by_expert import MAX_PAIRS, SortedPairs
 from formgate.kernels.jit import tl, triton
 from formgate.kernels.silu_and_mul import silu_and_mul
@@ -32,7 +40,7 @@ def block_rows(num_pairs: int, num_experts: int) -> int:
 
 def expert_linear_ref(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weights: ExpertWeights,
     order: SortedPairs,
     *,
     top_k: int,
@@ -40,17 +48,17 @@ def expert_linear_ref(
 ) -> torch.Tensor:
     """Row i of the result belongs to position i of `order`.
 
-    With `gated`, x [n, in] holds tokens, weight [num_experts, 2 * out, in] gates and then ups, and
+    With `gated`, x [n, in] holds tokens, weights [num_experts, 2 * out, in] gates and then ups, and
     the result silu(gate) * up [n * top_k, out]. Otherwise x [n * top_k, in] is by position and
-    weight [num_experts, out, in]. Rows of no expert are 0.
+    weights [num_experts, out, in]. Rows of no expert are 0.
     """
     pairs = order.pairs.long()
     rows = x[pairs // top_k] if gated else x
-    out = x.new_zeros(len(pairs), weight.shape[1] // (2 if gated else 1))
+    out = x.new_zeros(len(pairs), weights.shape[1] // (2 if gated else 1))
     start = 0
     for expert, end in enumerate(order.ends.tolist()):
         if end > start:
-            product = F.linear(rows[start:end], weight[expert])
+            product = F.linear(rows[start:end], matrix_of(weights, expert, x.dtype))
             if gated:
                 gate, up = product.float().chunk(2, dim=-1)
                 product = (F.silu(gate) * up).to(x.dtype)
@@ -63,6 +71,7 @@ def expert_linear_ref(
 def _expert_linear_kernel(
     x_ptr,
     weight_ptr,
+    scales_ptr,
     out_ptr,
     pairs_ptr,
     ends_ptr,
@@ -70,7 +79,10 @@ def _expert_linear_kernel(
     block_starts_ptr,
     in_features,
     out_features,
+    num_scales,
     GATED: tl.constexpr,
+    SCALED: tl.constexpr,
+    COLUMNS: tl.constexpr,
     TOP_K: tl.constexpr,
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
@@ -98,6 +110,7 @@ def _expert_linear_kernel(
             matrix_rows = out_features
         matrix_row = expert.to(tl.int64) * matrix_rows + matrix_row
         weight_rows = weight_ptr + matrix_row * in_features
+        scale_rows = scales_ptr + matrix_row * num_scales
         x_rows = x_ptr + row.to(tl.int64) * in_features
         acc = tl.zeros((OUTPUTS, ROWS), tl.float32)
         for base in range(0, in_features, INPUTS):
@@ -111,7 +124,17 @@ def _expert_linear_kernel(
                 mask=row_inside[None, :] & inside[:, None],
                 other=0.0,
             )
-            acc = tl.dot(weight, x, acc, input_precision="ieee")
+            if SCALED:
+                if weight.dtype == tl.int8:
+                    weight = weight.to(tl.float32)
+                weight = weight.to(x.dtype)
+            if COLUMNS:
+                product = tl.dot(weight, x, input_precision="ieee")
+                acc += product * tl.load(scale_rows + base // COLUMNS)[:, None]
+            else:
+                acc = tl.dot(weight, x, acc, input_precision="ieee")
+        if SCALED and not COLUMNS:
+            acc *= tl.load(scale_rows)[:, None]
         if GATED:
             halves = tl.permute(tl.reshape(acc, (2, TILE, ROWS)), (1, 2, 0))
             gate, up = tl.split(halves)
@@ -135,28 +158,40 @@ def _tiles(rows: int) -> dict[str, int]:
 
 def expert_linear_triton(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weights: ExpertWeights,
     order: SortedPairs,
     *,
     top_k: int,
     gated: bool,
 ) -> torch.Tensor:
     """As `expert_linear_ref`; rows of no expert are not written."""
-    num_experts, matrix_rows, in_features = weight.shape
+    if isinstance(weights, PackedExperts):
+        return packed_expert_linear_triton(x, weights, order, top_k=top_k, gated=gated)
+    num_experts, matrix_rows, in_features = weights.shape
     num_pairs = order.pairs.numel()
     assert x.is_contiguous()
-    assert weight.is_contiguous()
+    scaled = isinstance(weights, ScaledExperts)
+    matrices = weights.values if isinstance(weights, ScaledExperts) else weights
+    scales = weights.scales if isinstance(weights, ScaledExperts) else None
+    num_scales = 0 if scales is None else scales.shape[2]
+    assert matrices.is_contiguous()
+    assert scales is None or scales.is_contiguous()
     assert x.shape == (num_pairs // top_k if gated else num_pairs, in_features)
     assert order.ends.shape == (num_experts,)
     out_features = matrix_rows // (2 if gated else 1)
     out = torch.empty((num_pairs, out_features), dtype=x.dtype, device=x.device)
     options = _tiles(order.block)
+    columns = 0
+    if isinstance(weights, ScaledExperts) and num_scales > 1:
+        columns = weights.columns
+        options["INPUTS"] = min(options["INPUTS"], columns)
     tile = options["OUTPUTS"] // (2 if gated else 1)
     grid = (order.block_experts.numel(), triton.cdiv(out_features, tile))
     if num_pairs:
         _expert_linear_kernel[grid](
             x,
-            weight,
+            matrices,
+            scales,
             out,
             order.pairs,
             order.ends,
@@ -164,7 +199,10 @@ def expert_linear_triton(
             order.block_starts,
             in_features,
             out_features,
+            num_scales,
             GATED=gated,
+            SCALED=scaled,
+            COLUMNS=columns,
             TOP_K=top_k,
             ROWS=order.block,
             **options,
@@ -174,7 +212,7 @@ def expert_linear_triton(
 
 def expert_linear_grouped(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weights: ExpertWeights,
     order: SortedPairs,
     *,
     top_k: int,
@@ -182,7 +220,8 @@ def expert_linear_grouped(
 ) -> torch.Tensor:
     """As `expert_linear_ref`, by torch's grouped product; rows of no expert are garbage."""
     rows = x[(order.pairs // top_k).long()] if gated else x
-    product = F.grouped_mm(rows, weight.transpose(1, 2), offs=order.ends)
+    matrices = dense_weights(weights, x.dtype)
+    product = F.grouped_mm(rows, matrices.transpose(1, 2), offs=order.ends)
     return silu_and_mul(product) if gated else product
 
 
@@ -193,7 +232,7 @@ def _has_grouped(x: torch.Tensor) -> bool:
 
 def expert_linear(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weights: ExpertWeights,
     order: SortedPairs,
     *,
     top_k: int,
@@ -206,4 +245,4 @@ def expert_linear(
     if x.is_cuda:
         many = order.pairs.numel() > MAX_PAIRS and x.dtype is torch.bfloat16
         product = expert_linear_grouped if many and _has_grouped(x) else expert_linear_triton
-    return product(x, weight, order, top_k=top_k, gated=gated)
+    return product(x, weights, order, top_k=top_k, gated=gated)

@@ -27,8 +27,8 @@ class ParallelLayer(Layer):
     ) -> None:
         super().__init__()
         self.input_layernorm = parts.norm(spec, placement)
-        self.self_attn = parts.attention(spec, layer, rotary, placement)
-        self.mlp = parts.mlp(spec, layer, placement)
+        self.self_attn = parts.attention(spec, layer, rotary, placement.inside("self_attn"))
+        self.mlp = parts.mlp(spec, layer, placement.inside("mlp"))
 
     def forward(
         self,

@@ -23,9 +23,9 @@ class PostNormLayer(Layer):
         self, spec: DecoderSpec, layer: int, rotary: Rotary, placement: Placement, parts: LayerParts
     ) -> None:
         super().__init__()
-        self.self_attn = parts.attention(spec, layer, rotary, placement)
+        self.self_attn = parts.attention(spec, layer, rotary, placement.inside("self_attn"))
         self.post_attention_layernorm = parts.norm(spec, placement)
-        self.mlp = parts.mlp(spec, layer, placement)
+        self.mlp = parts.mlp(spec, layer, placement.inside("mlp"))
         self.post_feedforward_layernorm = parts.norm(spec, placement)
 
     def forward(
