@@ -26,6 +26,10 @@ from formgate.constrain.rules.guard_plan import GuardPlan
 Within = tuple[GuardPlan, tuple[int, ...]] | tuple[()]
 
 
+class NoneLeft(ValueError):
+    """Every token that the grammar allows would lead to a repetition only."""
+
+
 class GuardedConstraint:
     """Satisfies the engine's `TokenConstraint`. `starts` finds where guarded JSON texts begin."""
 
@@ -39,10 +43,12 @@ class GuardedConstraint:
     ) -> None:
         self._grammar = grammar
         self._matcher = grammar.matcher  # the same that `grammar` moves
+        self._mask_bytes = grammar.mask_bytes
         self._tokens = names.tokens
         self._of_token = names.tokens.of_token
         self._is_plain = names.tokens.is_plain
         self._names = names
+        self._only_names = names.only_names
         self._starts = starts
         self._dead = DeadPrefixes(names.tokens)
         self._accepted: list[int] = []
@@ -62,32 +68,32 @@ class GuardedConstraint:
         """Fill as the grammar does, without the tokens that would repeat a sibling. Raises
         ValueError if the grammar exceeds a limit, or no token is left.
         """
-        self._matcher.unsafe_compute_mask_ptr(address_of(row), self._grammar.mask_bytes)
+        self._matcher.unsafe_compute_mask_ptr(address_of(row), self._mask_bytes)
         return self.finish_bitmask(row)
 
     def prepared(self) -> Prepared:
         return self._grammar.prepared()
 
     def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
-        self._narrow(row)
-        if self._position is not None and self._position.differing and not row.any():
-            raise ValueError("no value is left that differs from its siblings")
+        self._grammar.finish_bitmask(row)
+        position = self._position
+        if position is not None:
+            if position.frames[-1].at_key or not self._only_names:
+                self._names.narrow(row, position)
+            if position.may_differ:
+                self._narrow_items(row, position)
+                if position.differing and not row.any():
+                    raise NoneLeft("no value is left that differs from its siblings")
         return True
 
     def allow(self, row: NDArray[np.int32]) -> None:
         """`fill_bitmask`, but the row may be left without a token."""
-        self._matcher.unsafe_compute_mask_ptr(address_of(row), self._grammar.mask_bytes)
-        self._narrow(row)
+        try:
+            self.fill_bitmask(row)
+        except NoneLeft:
+            row[:] = 0
 
-    def _narrow(self, row: NDArray[np.int32]) -> None:
-        self._grammar.finish_bitmask(row)
-        position = self._position
-        if position is None:
-            return
-        if position.frames[-1].at_key or not self._names.only_names:
-            self._names.narrow(row, position)
-        if not position.may_differ:
-            return
+    def _narrow_items(self, row: NDArray[np.int32], position: JsonPosition) -> None:
         words = row.view(np.uint32)
         if not position.differing:  # there are always more names, but an array may begin
             self._forbid_repeating(words, position, self._tokens.items_within)
