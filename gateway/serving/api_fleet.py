@@ -168,10 +168,11 @@ class _Member:
         self._launch = launch
         self._name = f"HTTP process {launch.number}"
         self._process: asyncio.subprocess.Process | None = None
-        self._stop = b""
+        self._stopping = False
 
     async def start(self) -> None:
         """Raises OSError."""
+        self.was_ready = False
         # A session of its own: Ctrl-C must reach the first process only, which stops this one.
         self._process = await asyncio.create_subprocess_exec(
             *COMMAND,
@@ -179,8 +180,7 @@ class _Member:
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
-        self.was_ready = False
-        if self._stop:  # asked for meanwhile
+        if self._stopping:  # asked for meanwhile
             _kill(self._process)
         self.tell(self._launch.encode())
 
@@ -228,7 +228,7 @@ class _Member:
                 self.settled.set()
 
     def stop(self, line: bytes) -> None:
-        self._stop += line
+        self._stopping = True
         self.tell(line)
 
     def tell(self, line: bytes) -> None:
