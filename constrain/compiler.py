@@ -113,9 +113,18 @@ class _Spec:
                 code="schema_too_complex",
             )
         try:
-            return json.loads(self.text)["tree"]
+            tree = json.loads(self.text)["tree"]
+            if "\\ud" in self.text:  # the escape of a surrogate, which may be half of a pair
+                json.dumps(tree, ensure_ascii=False).encode()
         except RecursionError:
             raise _too_deep() from None
+        except UnicodeEncodeError as error:
+            half = ord(error.object[error.start])
+            raise ConstraintError(
+                f"The constraint holds U+{half:04X}, which is half of a character and in no text.",
+                code="invalid_schema",
+            ) from None
+        return tree
 
 
 class GrammarCompiler:

@@ -24,10 +24,12 @@ from formgate.engine.loading.weights import WeightsError
 from formgate.engine.messages import (
     AbortRequests,
     AddRequest,
+    Attach,
     EngineCommand,
     EngineEvent,
     EngineFailed,
     EngineIdle,
+    EngineReady,
     LoadProgress,
     Release,
     Shutdown,
@@ -128,6 +130,11 @@ class EventSender:
         for request_id in request_ids:
             self._clients.pop(request_id, None)
 
+    def attached(self, client: int, ready: EngineReady) -> list[str]:
+        """Send `ready` to a client that is new. Returns the ids of its predecessor's requests."""
+        self._sockets[client].send(self._encoder.encode(ready))
+        return [request_id for request_id, owner in self._clients.items() if owner == client]
+
     def step(self, step: StepOutputs) -> None:
         if not self._clients:
             self._sockets[0].send(self._encoder.encode(step))
@@ -166,8 +173,8 @@ class EngineLoop:
         self._running = True
 
     def run(self) -> None:
-        wait = 0.0
         """Serve until a Shutdown arrives or the parent process is gone."""
+        wait = 0.0
         while self._running and self._parent_is_alive():
             self._handle_commands(wait if self.engine.has_work else IDLE_INTERVAL)
             if (lost := self.engine.runner.lost_rank()) is not None:
@@ -199,10 +206,15 @@ class EngineLoop:
             case Release():
                 self.engine.release(command.request_id, command.constraint)
             case AbortRequests():
-                self.engine.abort(command.request_ids)
-                self._sender.aborted(command.request_ids)
+                self._abort(command.request_ids)
+            case Attach():
+                self._abort(self._sender.attached(command.client, self.engine.ready))
             case Shutdown():
                 self._running = False
+
+    def _abort(self, request_ids: Sequence[str]) -> None:
+        self.engine.abort(request_ids)
+        self._sender.aborted(request_ids)
 
     def _parent_is_alive(self) -> bool:
         """False once the process has another parent, as orphans do. Checked once a second."""

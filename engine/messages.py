@@ -40,11 +40,18 @@ class AbortRequests(msgspec.Struct, tag="abort"):
     request_ids: list[str]
 
 
+class Attach(msgspec.Struct, tag="attach"):
+    """The first command of an HTTP process other than the first, which may replace one that died:
+    abort the requests of its index, and send it EngineReady."""
+
+    client: int
+
+
 class Shutdown(msgspec.Struct, tag="shutdown"):
     """End the engine process after the current step."""
 
 
-EngineCommand = AddRequest | Release | AbortRequests | Shutdown
+EngineCommand = AddRequest | Release | AbortRequests | Attach | Shutdown
 
 
 class TokenLogprob(msgspec.Struct, array_like=True):

@@ -147,7 +147,17 @@ class ServerConfig:
         metadata=about(
             HTTP,
             "restart the engine if a step takes longer; on a CPU, ten times as long while it "
-            "computes (0: never)",
+            "computes (0: never). A further HTTP process is restarted after 10 s of silence, or "
+            "this, if it is less",
+            metavar="SECONDS",
+        ),
+    )
+    shutdown_delay: float = field(
+        default=0.0,
+        metadata=about(
+            HTTP,
+            "after SIGTERM, answer /health and /ready with 503 but take requests for this long, "
+            "until every load balancer has noticed; then --shutdown-timeout begins",
             metavar="SECONDS",
         ),
     )

@@ -94,12 +94,15 @@ _VALUE_STARTS = b'{["-0123456789tfn'
 
 
 class JsonPosition:
-    def __init__(self, plan: GuardPlan) -> None:
+    def __init__(self, plan: GuardPlan, places: tuple[int, ...] | None = None) -> None:
+        """`places`: those of the text in `plan`; None: the first."""
         self._plan = plan
         # True if the plan has places, so that siblings may have to differ somewhere.
         self.may_differ = bool(plan.places)
         self.text = bytearray()
-        self.frames = [Frame(False, (0,) if plan.places else (), False)]
+        if places is None:
+            places = (0,) if plan.places else ()
+        self.frames = [Frame(False, places, False)]
         self.in_string = False
         self.in_plain_text = False  # in a string, and not after a backslash
         self.begun = False
@@ -231,6 +234,14 @@ class JsonPosition:
         if frame.is_object:
             return not any(frame.key in place.members for place in places)
         return not any(frame.index < len(place.items) for place in places)
+
+    def inside(self, frame: Frame, text: bytes) -> tuple[GuardPlan, tuple[int, ...]] | tuple[()]:
+        """The plan of the item of `frame` that just ended and the places of the item in it; empty
+        if nothing is guarded in an item `text`."""
+        if text[:1] not in (b"[", b"{"):
+            return ()
+        places = self._plan.item(frame.places, frame.index)
+        return (self._plan, places) if places else ()
 
     @staticmethod
     def _element_begun(frame: Frame, at: int) -> None:

@@ -93,7 +93,11 @@ class GrammarConstraint:
             raise ValueError(self.matcher.get_error())
 
     def copy(self) -> GrammarConstraint:
-        return GrammarConstraint(self.matcher.deep_copy(), self.mask_bytes, self._lexer)
+        return self.with_matcher(self.matcher.deep_copy())
+
+    def with_matcher(self, matcher: LLMatcher) -> GrammarConstraint:
+        """`matcher` is a copy of this one's."""
+        return GrammarConstraint(matcher, self.mask_bytes, self._lexer)
 
     def follows(self, token_ids: list[int]) -> bool:
         """True if these tokens, in sequence, may come next."""

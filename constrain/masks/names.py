@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 from formgate.constrain.masks.json_position import JsonPosition
 from formgate.constrain.masks.token_bytes import Ids, TokenBytes, TokenSet, Words, forbid
 
-# The escapes with four digits that a name may have: of characters without a shorter escape.
-_ESCAPES = [b"\\u%04x" % code for code in range(0x20) if code not in (8, 9, 10, 12, 13)]
+# The escapes with four digits that a name may have: of characters without a shorter escape, and of
+# DEL, which llguidance's own rules do not let through as it is. The others' do not let its escape
+# through, so that it has one spelling in any object.
+_ESCAPED = [code for code in range(0x20) if code not in (8, 9, 10, 12, 13)] + [0x7F]
+_ESCAPES = [b"\\u%04x" % code for code in _ESCAPED]
 _NO_ESCAPE = re.compile(rb"\\u[0-9A-Fa-f]{0,3}[^0-9A-Fa-f]")
 _BEGUN = re.compile(rb"(?:[^\\]|\\[^u]|\\u[0-9A-Fa-f]{4})*(\\(?:u[0-9A-Fa-f]{0,3})?)?", re.DOTALL)
 

@@ -5,20 +5,29 @@ after which only repeated siblings could be completed, so that it never enters a
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
+from formgate.constrain.masks.dead_prefixes import TERMINATORS, DeadPrefixes
 from formgate.constrain.masks.json_position import Frame, JsonPosition, Siblings, semantic_key
 from formgate.constrain.masks.json_starts import JsonStarts
 from formgate.constrain.masks.matcher import GrammarConstraint, Prepared, address_of
 from formgate.constrain.masks.names import NameGuard
+from formgate.constrain.masks.reorderings import reorderings
 from formgate.constrain.masks.text_before import JSON_END
 from formgate.constrain.masks.token_bytes import TokenSet, Words, forbid
+from formgate.constrain.rules.guard_plan import GuardPlan
 
-_LIKELY = b"a0"  # to come next in a text or a number
-_TERMINATORS = (b",", b"]", b" ", b"\n", b"\t", b"\r")
-_MAX_LOOKBACK = 64  # bytes of an element that are searched for another way
+# What an item consists of: the plan, and the places that the item may have in it. Empty: nothing
+# inside of it is guarded.
+Within = tuple[GuardPlan, tuple[int, ...]] | tuple[()]
+
+
+class NoneLeft(ValueError):
+    """Every token that the grammar allows would lead to a repetition only."""
 
 
 class GuardedConstraint:
@@ -34,11 +43,14 @@ class GuardedConstraint:
     ) -> None:
         self._grammar = grammar
         self._matcher = grammar.matcher  # the same that `grammar` moves
+        self._mask_bytes = grammar.mask_bytes
         self._tokens = names.tokens
         self._of_token = names.tokens.of_token
         self._is_plain = names.tokens.is_plain
         self._names = names
+        self._only_names = names.only_names
         self._starts = starts
+        self._dead = DeadPrefixes(names.tokens)
         self._accepted: list[int] = []
         self._no_anchors: set[tuple[int, int]] = set()  # tokens accepted, bytes of the last one
         # The siblings after an item: by tokens accepted, the item's offset and its text.
@@ -56,7 +68,7 @@ class GuardedConstraint:
         """Fill as the grammar does, without the tokens that would repeat a sibling. Raises
         ValueError if the grammar exceeds a limit, or no token is left.
         """
-        self._matcher.unsafe_compute_mask_ptr(address_of(row), self._grammar.mask_bytes)
+        self._matcher.unsafe_compute_mask_ptr(address_of(row), self._mask_bytes)
         return self.finish_bitmask(row)
 
     def prepared(self) -> Prepared:
@@ -65,24 +77,32 @@ class GuardedConstraint:
     def finish_bitmask(self, row: NDArray[np.int32]) -> bool:
         self._grammar.finish_bitmask(row)
         position = self._position
-        if position is None:
-            return True
-        if position.frames[-1].at_key or not self._names.only_names:
-            self._names.narrow(row, position)
-        if not position.may_differ:
-            return True
+        if position is not None:
+            if position.frames[-1].at_key or not self._only_names:
+                self._names.narrow(row, position)
+            if position.may_differ:
+                self._narrow_items(row, position)
+                if position.differing and not row.any():
+                    raise NoneLeft("no value is left that differs from its siblings")
+        return True
+
+    def allow(self, row: NDArray[np.int32]) -> None:
+        """`fill_bitmask`, but the row may be left without a token."""
+        try:
+            self.fill_bitmask(row)
+        except NoneLeft:
+            row[:] = 0
+
+    def _narrow_items(self, row: NDArray[np.int32], position: JsonPosition) -> None:
         words = row.view(np.uint32)
         if not position.differing:  # there are always more names, but an array may begin
             self._forbid_repeating(words, position, self._tokens.items_within)
-            return True
+            return
         for depth, frame in enumerate(position.frames):
             if frame.differ and (frame.siblings.dead or frame.siblings.values):
                 self._forbid_in(words, position, frame, depth)
         crossing = self._tokens.crossing_string if position.in_string else self._tokens.crossing
         self._forbid_repeating(words, position, crossing)
-        if not words.any():
-            raise ValueError("no value is left that differs from its siblings")
-        return True
 
     def _forbid_repeating(self, words: Words, position: JsonPosition, tokens: TokenSet) -> None:
         for token_id in tokens.allowed(words).tolist():
@@ -171,11 +191,11 @@ class GuardedConstraint:
         if place not in self._last:
             if self._last and next(iter(self._last))[0] != len(self._accepted):
                 self._last.clear()  # entries of earlier masks
-            self._last[place] = self._with_ended(frame, depth, text, begun)
+            self._last[place] = self._with_ended(position, frame, depth, text, begun)
         return self._last[place]
 
     def _with_ended(
-        self, frame: Frame, depth: int, text: bytes, begun: bytes | None
+        self, position: JsonPosition, frame: Frame, depth: int, text: bytes, begun: bytes | None
     ) -> Siblings | None:
         start = self._matcher if begun is not None else self._element_starts.get(depth)
         if start is None:
@@ -189,9 +209,9 @@ class GuardedConstraint:
         bare = text[:1] not in (b'"', b"[", b"{")
         siblings.add_dead(text)
         if bare:
-            for end in _TERMINATORS:
+            for end in TERMINATORS:
                 siblings.add_dead(text + end)
-        self._find_dead(matcher, siblings, text, bare=bare)
+        self._find_dead(matcher, siblings, text, position.inside(frame, text), bare=bare)
         return siblings
 
     def accept(self, token_id: int) -> None:
@@ -293,59 +313,35 @@ class GuardedConstraint:
         if text[:1] in (b"[", b"{"):
             siblings.values.add(semantic_key(text))
         if bare:
-            for end in _TERMINATORS:
+            for end in TERMINATORS:
                 siblings.add_dead(text + end)
         else:
             siblings.add_dead(text)
         depth = next((i for i, one in enumerate(position.frames) if one is frame), -1)
         start = None if replayed else self._element_starts.get(depth)
         if start is not None and position.next_is_alike(frame):
-            self._find_dead(start.deep_copy(), siblings, text, bare=bare)  # copies share it
+            within = position.inside(frame, text)
+            self._find_dead(start, siblings, text, within, bare=bare)
 
     def _find_dead(
-        self, matcher: LLMatcher, siblings: Siblings, text: bytes, *, bare: bool
+        self, matcher: LLMatcher, siblings: Siblings, text: bytes, within: Within, *, bare: bool
     ) -> None:
-        """Add the dead prefixes of `text`, from the longest, to `siblings`. Visits at most
-        `_MAX_LOOKBACK` prefixes.
-        """
-        single = self._tokens.single
-        mask = np.zeros(-(-len(self._tokens.of_token) // 32), dtype=np.uint32)
-        for byte in text:
-            if byte not in single or not matcher.consume_token(single[byte]):
-                return
-        end = len(text) if bare else len(text) - 1
-        if not bare:
-            matcher.rollback(1)
-        for length in range(end, max(-1, end - _MAX_LOOKBACK), -1):
-            prefix = text[:length]
-            if self._goes_on(matcher, siblings, prefix):
-                return
-            following = self._first_bytes(matcher, mask)
-            ways = [
-                byte
-                for byte in following
-                if not siblings.is_dead(prefix + bytes((byte,)))
-                and not (bare and length == end and bytes((byte,)) in _TERMINATORS)
-            ]
-            if ways:
-                return
-            siblings.add_dead(prefix)
-            if length:
-                matcher.rollback(1)
+        """`matcher` is at the beginning of `text`."""
+        texts, inner = [text], None
+        if within:
+            texts += reorderings(text, *within)
+            inner = partial(self._inside, matcher, within)
+            for other in texts:
+                siblings.add_dead(other)
+        for other in texts:
+            self._dead.add(matcher.deep_copy(), siblings, other, bare=bare, inner=inner)
 
-    def _goes_on(self, matcher: LLMatcher, siblings: Siblings, prefix: bytes) -> bool:
-        """True if one of a few likely bytes may come next: a quick test before a full mask."""
-        return any(
-            (token_id := self._tokens.single.get(byte)) is not None
-            and not siblings.is_dead(prefix + bytes((byte,)))
-            and matcher.validate_tokens([token_id]) == 1
-            for byte in _LIKELY
-        )
-
-    def _first_bytes(self, matcher: LLMatcher, mask: NDArray[np.uint32]) -> NDArray[np.uint8]:
-        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        bits = np.unpackbits(mask.view(np.uint8), bitorder="little")
-        return np.unique(self._tokens.first[np.flatnonzero(bits[: len(self._tokens.first)])])
+    def _inside(self, matcher: LLMatcher, within: Within) -> GuardedConstraint:
+        """Follows an item as a JSON text of its own. `matcher` is at its beginning."""
+        grammar = self._grammar.with_matcher(matcher.deep_copy())
+        inside = GuardedConstraint(grammar, self._names, JsonStarts(()))
+        inside._position = JsonPosition(*within)
+        return inside
 
     def forced_tokens(self) -> list[int]:
         """Empty where siblings must differ: a forced text may repeat a sibling."""

@@ -188,7 +188,7 @@ def serve(tasks: CompileTasks, pipe: Connection, taken: Taken) -> int:
     while True:
         try:
             number, task, text = json.loads(pipe.recv_bytes())
-        except EOFError:
+        except (EOFError, ConnectionError):  # the server was stopped, or killed
             return CLOSED
         taken(number)
         is_check = task.startswith("check_")
@@ -202,7 +202,10 @@ def serve(tasks: CompileTasks, pipe: Connection, taken: Taken) -> int:
             gc.collect()
         # Exiting returns the memory that a hostile constraint left in allocators and caches.
         full = _resident_bytes() > at_first + KEPT_BYTES
-        pipe.send_bytes(answer)
+        try:
+            pipe.send_bytes(answer)
+        except ConnectionError:
+            return CLOSED
         if full:
             return RENEWED
 

@@ -127,7 +127,8 @@ class EngineClient:
         assert self._client > 0
         self._first_ready = asyncio.get_running_loop().create_future()
         self._events = asyncio.create_task(
-            follow_engine(self, command_address, event_address), name="engine-follower"
+            follow_engine(self, self._client, command_address, event_address),
+            name="engine-follower",
         )
 
     async def wait_ready(self) -> EngineReady:
@@ -272,11 +273,11 @@ class EngineClient:
         self._metrics.engine_ready(ready, prefix_caching=self._config.enable_prefix_caching)
         self._commands = commands
         self.ready = ready
-        self.state = "ready"
+        was_ready, self.state = self.state == "ready", "ready"
         assert self._first_ready is not None
         if not self._first_ready.done():
             self._first_ready.set_result(ready)
-        else:
+        elif not was_ready:  # an engine may announce itself twice, see `Attach`
             logger.info("The engine is ready again.")
 
     def engine_step(self, step: StepOutputs) -> None:

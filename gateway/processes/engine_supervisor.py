@@ -17,6 +17,7 @@ import zmq.asyncio
 
 from formgate.engine.config import EngineConfig
 from formgate.engine.messages import (
+    Attach,
     EngineEvent,
     EngineFailed,
     EngineIdle,
@@ -31,7 +32,7 @@ from formgate.gateway.processes.engine_launch import (
     start_engine_process,
     stop_engine_process,
 )
-from formgate.gateway.processes.engine_watchdog import EngineWatchdog
+from formgate.gateway.processes.process_watchdog import ProcessWatchdog
 from formgate.gateway.processes.socket_folder import socket_folder
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 FIRST_RESTART_DELAY = 0.5  # seconds; doubles with each start that fails
 MAX_RESTART_DELAY = 30.0
 STOP_TIMEOUT = 5.0  # seconds for the engine process to exit by itself
+CONNECT_TICK = 0.005  # seconds
 LAST_WORDS_TIMEOUT = 0.2  # seconds for events that a dead process may have left in the socket
 ENGINE_TIMEOUT = 60.0  # seconds that a step may take
 
@@ -78,7 +80,7 @@ class EngineSupervisor:
         on_progress: Callable[[LoadProgress], None] | None = None,
         on_restart: Callable[[], None] | None = None,
     ) -> None:
-        """`timeout`: see EngineWatchdog. `more_clients`: (command, event) addresses of the other
+        """`timeout`: see ProcessWatchdog. `more_clients`: (command, event) addresses of the other
         processes that the engine serves. `on_restart` is called after a ready engine exits."""
         self._user = user
         self._config = config
@@ -163,7 +165,7 @@ class EngineSupervisor:
     ) -> tuple[str, bool]:
         """Wait until the process exits, reports a fatal error, or hangs. Returns the reason, in
         one line, and whether it hangs."""
-        watchdog = EngineWatchdog(process.pid, self._timeout)
+        watchdog = ProcessWatchdog(process.pid, self._timeout)
         reader = asyncio.create_task(self._read(events, commands, watchdog), name="engine-reader")
         ended = asyncio.create_task(process.wait(), name="engine-process")
         hung = asyncio.create_task(watchdog.wait_hung(), name="engine-watchdog")
@@ -186,7 +188,7 @@ class EngineSupervisor:
         self,
         events: zmq.asyncio.Socket,
         commands: zmq.Socket[bytes],
-        watchdog: EngineWatchdog,
+        watchdog: ProcessWatchdog,
     ) -> str:
         """Dispatch events until the engine reports a fatal error."""
         decoder = msgspec.msgpack.Decoder(EngineEvent)
@@ -204,6 +206,7 @@ class EngineSupervisor:
                 case EngineReady():
                     self._was_ready = True
                     watchdog.ready(event.device)
+                    await _connected(commands)
                     self._user.engine_ready(event, commands)
                 case EngineFailed():
                     return event.message
@@ -211,14 +214,19 @@ class EngineSupervisor:
                     pass
 
 
-async def follow_engine(user: EngineUser, command_address: str, event_address: str) -> None:
-    """Dispatch the events of an engine that another process supervises, until cancelled."""
+async def follow_engine(
+    user: EngineUser, client: int, command_address: str, event_address: str
+) -> None:
+    """Dispatch the events of an engine that another process supervises, until cancelled. The
+    requests of an earlier process of the index `client` are aborted."""
     with (
         zmq.Context() as context,
         context.socket(zmq.PUSH) as commands,
         zmq.asyncio.Context.shadow(context).socket(zmq.PULL) as events,
     ):
         bind_sockets(commands, command_address, events, event_address)
+        await _connected(commands)
+        commands.send(msgspec.msgpack.encode(Attach(client)), zmq.NOBLOCK)
         decoder = msgspec.msgpack.Decoder(EngineEvent)
         while True:
             try:
@@ -228,6 +236,7 @@ async def follow_engine(user: EngineUser, command_address: str, event_address: s
                         user.engine_step(event)
                         await asyncio.sleep(0)
                     case EngineReady():
+                        await _connected(commands)
                         user.engine_ready(event, commands)
                     case _:  # for the supervising process
                         pass
@@ -236,6 +245,14 @@ async def follow_engine(user: EngineUser, command_address: str, event_address: s
                 logger.error("An event of the engine is lost: %s.", _in_one_line(error))
                 user.events_lost()
                 await asyncio.sleep(FIRST_RESTART_DELAY)
+
+
+async def _connected(commands: zmq.Socket[bytes]) -> None:
+    """Wait until the engine is connected. It connects each socket by itself, and tries an address
+    that was not yet bound again after 100 ms, so its events may arrive long before a command could
+    be sent."""
+    while not commands.poll(0, zmq.POLLOUT):
+        await asyncio.sleep(CONNECT_TICK)
 
 
 def bind_sockets(

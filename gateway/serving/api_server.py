@@ -5,6 +5,8 @@ with the engine of the first process. It exits when that process does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 import sys
 
@@ -20,8 +22,11 @@ from formgate.gateway.processes.engine_launch import leave_signals_to_parent
 from formgate.gateway.processes.heap_trimmer import HeapTrimmer
 from formgate.gateway.served_models import ServedModels
 from formgate.gateway.serving.api_fleet import (
+    ALIVE,
     DEAD_ENGINE,
+    READY,
     STOP,
+    STOP_LATER,
     ApiLaunch,
     client_addresses,
     metrics_of,
@@ -58,6 +63,9 @@ async def _serve(launch: ApiLaunch) -> None:
         client=number,
     )
     shutdown = ShutdownRequest()
+    # From the start: an engine's end must not be learnt after its successor's.
+    listening = asyncio.create_task(_obey(engine, shutdown))
+    living = asyncio.create_task(_tell_alive())
     await engine.attach(*client_addresses(folder, number))
     shared = metrics_of(folder, metrics, number, config.api_server_count)
     await shared.start()
@@ -77,8 +85,7 @@ async def _serve(launch: ApiLaunch) -> None:
     keep_what_is_loaded()
     HeapTrimmer().start()
 
-    listening = asyncio.create_task(_obey(engine, shutdown))
-    draining = asyncio.create_task(drain(shutdown, server, engine, config.shutdown_timeout))
+    draining = asyncio.create_task(drain(shutdown, server, engine, config))
     starting = asyncio.create_task(engine.wait_ready())
     stopping = asyncio.create_task(shutdown.asked.wait())
     try:
@@ -93,10 +100,10 @@ async def _serve(launch: ApiLaunch) -> None:
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             while not server.started and not serving.done():
                 await asyncio.sleep(0.01)
-            print("ready", flush=True)
+            _tell(READY)
             await serving
     finally:
-        for task in (starting, stopping, draining, listening):
+        for task in (starting, stopping, draining, listening, living):
             task.cancel()
         shared.close()
         await engine.close()
@@ -114,9 +121,24 @@ async def _obey(engine: EngineClient, shutdown: ShutdownRequest) -> None:
             engine.engine_ended()
         elif line == STOP:
             shutdown.ask()
+        elif line == STOP_LATER:
+            shutdown.ask(later=True)
     engine.engine_ended()
     shutdown.ask()
     shutdown.ask()
+
+
+async def _tell_alive() -> None:
+    """Until cancelled: let the first process see that this event loop runs."""
+    os.set_blocking(sys.stdout.fileno(), False)  # the first process may be stopped for hours
+    while True:
+        _tell(ALIVE)
+        await asyncio.sleep(1.0)
+
+
+def _tell(line: bytes) -> None:
+    with contextlib.suppress(OSError):  # the first process is gone
+        os.write(sys.stdout.fileno(), line)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,7 @@ POSITIVE = (
 # Minimums of options that may also be 0. An idle engine sends an event every second.
 LEAST_SECONDS: Mapping[str, float] = {
     "engine_timeout": 2.0,
+    "shutdown_delay": 0.0,
     "shutdown_timeout": 0.0,
     "request_timeout": 0.0,
     "max_queue_seconds": 0.0,

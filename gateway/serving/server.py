@@ -132,7 +132,8 @@ class _FirstProcess:
                 state.compiling.close()
 
     def _stop_fleet(self) -> None:
-        self._fleet.stop(at_once=self.shutdown.forced.is_set())
+        shutdown = self.shutdown
+        self._fleet.stop(at_once=shutdown.forced.is_set(), later=shutdown.later)
 
     async def _build(self) -> GatewayState:
         launch = self._launch
@@ -159,7 +160,7 @@ class _FirstProcess:
         HeapTrimmer().start()
         config, shutdown, engine = self._launch.config, self.shutdown, self._engine
         serving = asyncio.create_task(server.serve(sockets=[self._launch.listener]))
-        draining = asyncio.create_task(drain(shutdown, server, engine, config.shutdown_timeout))
+        draining = asyncio.create_task(drain(shutdown, server, engine, config))
         starting = asyncio.create_task(self._all_ready())
         try:
             with self._progress:

@@ -17,6 +17,7 @@ import zmq
 from formgate.engine.messages import (
     AbortRequests,
     AddRequest,
+    Attach,
     EngineCommand,
     EngineEvent,
     EngineFailed,
@@ -43,7 +44,10 @@ config = EngineConfig(
     model_dir=Path(sys.argv[1]), device="cpu", dtype="float32", block_size=4, max_num_seqs=8,
     kv_cache_memory_bytes=1 << 20,
 )
-run_engine_loop(config, lambda: (factory, one_by_one), sys.argv[2], sys.argv[3])
+more = list(zip(sys.argv[4::2], sys.argv[5::2]))
+run_engine_loop(
+    config, lambda: (factory, one_by_one), sys.argv[2], sys.argv[3], more_clients=more
+)
 """
 # A parent that starts the loop, tells its process id and waits to be killed.
 PARENT = """
@@ -105,15 +109,17 @@ def peer(tmp_path: Path) -> Iterator[Peer]:
     peer.close()
 
 
-Start = Callable[[Path], subprocess.Popen]
+Start = Callable[..., subprocess.Popen]
 
 
 @pytest.fixture
 def start(peer: Peer) -> Iterator[Start]:
     children: list[subprocess.Popen] = []
 
-    def start_loop(model_dir: Path) -> subprocess.Popen:
-        arguments = [str(model_dir), peer.command_address, peer.event_address]
+    def start_loop(model_dir: Path, *more: Peer) -> subprocess.Popen:
+        arguments = [str(model_dir)]
+        for each in (peer, *more):
+            arguments += [each.command_address, each.event_address]
         child = subprocess.Popen([sys.executable, "-c", CHILD, *arguments])
         children.append(child)
         return child
@@ -180,6 +186,37 @@ def test_a_life(peer: Peer, start: Start, llama_dir: Path, make_engine) -> None:
     assert len(peer.outputs_of("last")) == 2
     peer.send(Shutdown())
     assert child.wait(TIMEOUT) == 0
+
+
+def test_the_requests_of_a_client_that_died_are_aborted(
+    peer: Peer, start: Start, llama_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = Peer(tmp_path / "other")
+    try:
+        child = start(llama_dir, other)
+        ready, _ = peer.wait_ready()
+        assert other.wait_ready()[0] == ready
+        peer.send(request("stays", max_tokens=100))
+        other.send(msgspec.structs.replace(request("orphan", max_tokens=100), client=1))
+        other.send(Attach(1))
+        while (event := other.receive()) != ready:
+            assert isinstance(event, StepOutputs)
+        other.send(msgspec.structs.replace(request("new", max_tokens=100), client=1))
+        news = [token for output in other.outputs_of("new") for token in output.token_ids]
+        ended: dict[str, str] = {}
+        while len(ended) < 2:
+            step = peer.receive()
+            assert isinstance(step, StepOutputs)
+            ended |= {
+                one.request_id: one.finish_reason for one in step.outputs if one.finish_reason
+            }
+        assert ended == {"orphan": "abort", "stays": "length"}
+        assert len(news) == 100
+        peer.send(Shutdown())
+        assert child.wait(TIMEOUT) == 0
+    finally:
+        other.close()
 
 
 def wait_until_idle(pid: int) -> None:

@@ -19,6 +19,7 @@ import zmq
 from formgate.engine.messages import (
     AbortRequests,
     AddRequest,
+    Attach,
     EngineCommand,
     EngineEvent,
     EngineFailed,
@@ -64,8 +65,9 @@ def main() -> None:
         case "crash":
             os._exit(7)
     tell(LoadProgress("Loading weights", 1, 2))
+    ready = EngineReady(2048, 100, 16, 300, "cpu", "float32")
     for client in range(len(clients)):
-        tell(EngineReady(2048, 100, 16, 300, "cpu", "float32"), client)
+        tell(ready, client)
 
     running: dict[str, tuple[AddRequest, int]] = {}
     held: dict[str, AddRequest] = {}
@@ -86,6 +88,11 @@ def main() -> None:
                     for request_id in command.request_ids:
                         running.pop(request_id, None)
                         held.pop(request_id, None)
+                case Attach():
+                    for request_id, (request, _) in list(running.items()):
+                        if request.client == command.client:
+                            del running[request_id]
+                    tell(ready, command.client)
                 case Shutdown():
                     return
         if not running:

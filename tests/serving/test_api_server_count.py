@@ -60,8 +60,8 @@ def asked(server: Any, _: int) -> str:
     return answer.text
 
 
-def two_processes(serve: Callable[..., Any]) -> tuple[Any, dict[int, str]]:
-    server = serve("--api-server-count", "2", "--max-model-len", "256")
+def two_processes(serve: Callable[..., Any], *flags: str) -> tuple[Any, dict[int, str]]:
+    server = serve("--api-server-count", "2", "--max-model-len", "256", *flags)
     deadline = time.monotonic() + 120
     while "formgate ready" not in server.log.read_text():
         assert time.monotonic() < deadline, server.log.read_text()
@@ -102,10 +102,27 @@ def test_two_processes_answer_count_and_end_as_one_server(serve: Callable[..., A
     assert "Traceback" not in server.log.read_text()
 
 
-def test_a_process_that_dies_ends_the_server_with_one_line(serve: Callable[..., Any]) -> None:
-    server, begun = two_processes(serve)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_dies_or_hangs_is_replaced(
+    serve: Callable[..., Any], number: signal.Signals
+) -> None:
+    server, begun = two_processes(serve, "--engine-timeout", "2")
     (other,) = [child for child, command in begun.items() if "api_server" in command]
-    os.kill(other, signal.SIGKILL)
-    assert server.process.wait(20) == 1
-    assert "formgate: error: HTTP process 1 ended by signal 9.\n" in server.log.read_text()
+    os.kill(other, number)
+    wait_gone([other])
+    deadline = time.monotonic() + 120
+    answered = False
+    while not answered:
+        assert time.monotonic() < deadline, server.log.read_text()
+        assert "[DONE]" in asked(server, 0)
+        new = [each for each, command in children(server.process.pid).items() if each not in begun]
+        with contextlib.suppress(AssertionError, OSError):  # it tells nothing yet
+            answered = any(tokens_of(each) > 0 for each in new)
+    log = server.log.read_text()
+    how = {signal.SIGKILL: "ended by signal 9.", signal.SIGSTOP: "hangs: nothing came"}[number]
+    assert log.count("It is started again") == log.count(f"HTTP process 1 {how}") == 1
+    begun |= children(server.process.pid)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(20) == 0
     wait_gone(list(begun))
+    assert "Traceback" not in server.log.read_text()

@@ -19,15 +19,18 @@ State = Annotated[GatewayState, Depends(state_of)]
 @router.get("/health")
 async def health(state: State) -> Response:
     """200 while the engine is alive and ready, 503 otherwise. A server that shuts down stays
-    healthy until it stops answering."""
-    return Response(status_code=200 if state.engine.state == "ready" else 503)
+    healthy until it stops answering, but not with `--shutdown-delay`, which is for load balancers
+    that ask this path."""
+    leaves = state.config.shutdown_delay > 0 and state.shutdown.asked.is_set()
+    healthy = state.engine.state == "ready" and not leaves
+    return Response(status_code=200 if healthy else 503)
 
 
 @router.get("/ready")
 async def ready(state: State) -> Response:
     """200 if a request would be accepted now: the engine is ready, the queue is not full, and the
     server is not shutting down."""
-    state.shutdown.ensure_running()
+    state.shutdown.ensure_unasked()
     state.engine.ensure_admission()
     return Response(status_code=200)
 

@@ -13,9 +13,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import zmq
 
 from formgate.engine.config import EngineConfig
-from formgate.engine.messages import AddRequest, LoadProgress
+from formgate.engine.messages import (
+    AddRequest,
+    Attach,
+    EngineCommand,
+    EngineReady,
+    EngineStats,
+    LoadProgress,
+    StepOutputs,
+    TokenOutput,
+)
 from formgate.engine.sampling_params import SamplingParams
 from formgate.gateway.errors import ApiError, engine_died
 from formgate.gateway.metrics import Metrics
@@ -23,6 +33,9 @@ from formgate.gateway.processes.engine_client import EngineClient
 from formgate.gateway.processes.engine_supervisor import EngineStartError
 
 COMMAND = (sys.executable, str(Path(__file__).parents[1].joinpath("scripted_engine.py")))
+
+
+READY = EngineReady(2048, 100, 16, 300, "cpu", "float32")
 
 
 def add(request_id: str, prompt: int = 1, max_tokens: int = 5) -> AddRequest:
@@ -59,6 +72,46 @@ async def aborted_and_running(client: EngineClient) -> list[int]:
 async def until(condition: Callable[[], bool]) -> None:
     while not condition():
         await asyncio.sleep(0.005)
+
+
+def test_a_follower_is_ready_once_its_commands_would_arrive(tmp_path: Path) -> None:
+    """The engine connects its sockets one by one, and an address that is not yet bound only when
+    it tries again."""
+
+    async def test() -> None:
+        addresses = f"ipc://{tmp_path}/commands", f"ipc://{tmp_path}/events"
+        client = EngineClient(
+            EngineConfig(model_dir=Path("any")), Metrics("m"), max_in_flight=1, client=1
+        )
+        with (
+            zmq.Context() as context,
+            context.socket(zmq.PULL) as commands,
+            context.socket(zmq.PUSH) as events,
+        ):
+            await client.attach(*addresses)
+            try:
+                events.connect(addresses[1])
+                events.send(msgspec.msgpack.encode(READY))
+                await until((tmp_path / "commands").exists)
+                await asyncio.sleep(0.2)
+                with pytest.raises(ApiError, match="not ready"):
+                    client.ensure_admission()
+                commands.connect(addresses[0])
+                await client.wait_ready()
+                answer = asyncio.create_task(tokens(client, add("r")))
+                received: list[EngineCommand] = []
+                while len(received) < 2:
+                    await until(lambda: commands.poll(0) != 0)
+                    received.append(msgspec.msgpack.decode(commands.recv(), type=EngineCommand))
+                assert received[0] == Attach(1)
+                assert isinstance(received[1], AddRequest)
+                step = StepOutputs([TokenOutput("r", [7], "stop")], EngineStats(0, 0, 0.0))
+                events.send(msgspec.msgpack.encode(step))
+                assert await answer == [7]
+            finally:
+                await client.close()
+
+    run(test)
 
 
 def test_each_request_gets_its_own_outputs_in_order() -> None:

@@ -29,7 +29,7 @@ from formgate.gateway.errors import ApiError
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.processes import engine_supervisor
 from formgate.gateway.processes.engine_client import EngineClient
-from formgate.gateway.processes.engine_watchdog import EngineWatchdog
+from formgate.gateway.processes.process_watchdog import ProcessWatchdog
 from formgate.gateway.processes.socket_folder import MAX_PATH_BYTES, SUFFIX_BYTES, socket_folder
 
 COMMAND = (sys.executable, str(Path(__file__).parents[1].joinpath("scripted_engine.py")))
@@ -116,8 +116,8 @@ POINTS: list[tuple[object, str, bool]] = [
     (engine_supervisor, "start_engine_process", False),
     (engine_supervisor, "stop_engine_process", False),
     (engine_supervisor.EngineSupervisor, "_watch", False),
-    (engine_supervisor.EngineWatchdog, "__init__", False),
-    (engine_supervisor.EngineWatchdog, "_count", True),
+    (engine_supervisor.ProcessWatchdog, "__init__", False),
+    (engine_supervisor.ProcessWatchdog, "_count", True),
     (zmq.Context, "socket", False),
     (zmq.asyncio.Socket, "recv", True),
     (EngineClient, "engine_step", True),
@@ -258,7 +258,7 @@ def test_a_process_at_work_on_a_cpu_has_more_time(
     process = child(program)
     while program == IDLE and " S " not in Path(f"/proc/{process}/stat").read_text():
         pass
-    watchdog = EngineWatchdog(process, timeout=1.0)
+    watchdog = ProcessWatchdog(process, timeout=1.0)
     if device is not None:
         watchdog.ready(device)
     watchdog.heard()

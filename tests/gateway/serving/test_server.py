@@ -67,7 +67,8 @@ def test_http_processes_share_the_limit_of_the_server(start: Start) -> None:
     )
     body = CHAT | {"max_tokens": 2000, "ignore_eos": True, "stream": True}
     with contextlib.ExitStack() as open_streams, httpx.Client(timeout=120) as client:
-        # Each on a connection of its own, which the kernel gives to one process or the other.
+        # Both processes answer as soon as the server is ready. Each request has a connection of its
+        # own, which the kernel gives to one process or the other.
         statuses = [
             open_streams.enter_context(
                 client.stream("POST", server.url + "/v1/chat/completions", json=body)

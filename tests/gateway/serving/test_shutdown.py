@@ -37,6 +37,11 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
+def until_all(condition: Callable[[], bool]) -> None:
+    """Until each process of a server says so: 20 connections in a row."""
+    until(lambda: all(condition() for _ in range(20)))
+
+
 def command_of(process_id: int) -> str:
     with contextlib.suppress(FileNotFoundError):
         return Path(f"/proc/{process_id}/cmdline").read_text()
@@ -120,6 +125,46 @@ def test_answers_under_way_are_finished_and_new_requests_refused(
     assert server.wait() == 0
     until(lambda: not any(map(is_running, processes)))
     assert not any("Traceback" in line for line in server.lines)
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_requests_are_taken_until_load_balancers_have_noticed(
+    start: Start, temporary: dict[str, str], count: str
+) -> None:
+    server = start("--shutdown-delay", "600", "--api-server-count", count, env=temporary)
+    processes = descendants(server.process.pid)
+    no_reuse = httpx.Limits(max_keepalive_connections=0)
+    with httpx.Client(limits=no_reuse, timeout=60) as client:
+        assert client.get(server.url + "/health").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        until_all(lambda: client.get(server.url + "/health").status_code == 503)
+        for _ in range(20):
+            assert client.get(server.url + "/ready").status_code == 503
+            answer = client.post(server.url + "/v1/chat/completions", json=CHAT | {"max_tokens": 3})
+            assert answer.status_code == 200
+    stream = Stream(server.url)
+    server.process.send_signal(signal.SIGTERM)  # a second one does not wait
+    assert stream.rest()[-1]["error"]["code"] == "server_stopping"
+    assert server.wait() == 128 + signal.SIGTERM
+    until(lambda: not any(map(is_running, processes)))
+
+
+def test_answers_after_the_delay_are_finished_and_new_requests_refused(start: Start) -> None:
+    server = start("--shutdown-delay", "0.5", "--shutdown-timeout", "600", "--engine-timeout", "0")
+    engine = engine_of(server)
+    stream = Stream(server.url, ENDLESS | {"max_tokens": 1000})
+    os.kill(engine, signal.SIGSTOP)
+    server.process.send_signal(signal.SIGTERM)
+    until(lambda: httpx.post(server.url + "/v1/chat/completions", json=CHAT).status_code == 503)
+    os.kill(engine, signal.SIGCONT)
+    assert stream.rest()[-1]["choices"][0]["finish_reason"] == "length"
+    assert server.wait() == 0
+
+
+def test_an_operator_does_not_wait_for_load_balancers(start: Start) -> None:
+    server = start("--shutdown-delay", "600", "--api-server-count", "2")
+    server.process.send_signal(signal.SIGINT)
+    assert server.wait() == 0
 
 
 def test_answers_that_take_too_long_end_with_an_error(

@@ -1,6 +1,7 @@
-"""Detects that the engine process hangs: it is stopped, deadlocked, or waits for a dead device. An
-engine sends an event after each step, and one per second when idle, so the time since the last
-event is the age of the current step.
+"""Detects that a process hangs: it is stopped, deadlocked, or waits for a dead device. A process
+that is watched tells that it is alive: an engine sends an event after each step, and one per second
+when idle, so the time since the last event is the age of the current step; an HTTP process sends a
+line per second from its event loop.
 """
 
 from __future__ import annotations
@@ -9,34 +10,36 @@ import asyncio
 from pathlib import Path
 
 MAX_TICK = 1.0  # seconds
-# A step on the CPU may be long without hanging (a large prefill on few cores). While it uses the
-# processor, its timeout is multiplied by this.
+# A step on the CPU may be long without hanging (a large prefill on few cores). While a process uses
+# the processor, its timeout is multiplied by this.
 WORKING_FACTOR = 10
 
 
-class EngineWatchdog:
-    """Watches one process. `timeout`: limit of a step in seconds; 0 turns the watchdog off.
+class ProcessWatchdog:
+    """Watches one process. `timeout`: limit of its silence in seconds; 0 turns the watchdog off.
+    `name` starts the sentence that reports it.
 
     Counts ticks of this process' event loop instead of reading a clock, so that the time of a
     suspended machine or a frozen container does not count.
     """
 
-    def __init__(self, process_id: int, timeout: float) -> None:
+    def __init__(self, process_id: int, timeout: float, name: str = "The engine process") -> None:
         self._process_id = process_id
         self._timeout = timeout
+        self._name = name
         self._limit = float("inf")  # of silence; a start has no limit while it uses the CPU
         self._heard = True
-        self._silence = 0.0  # seconds without an event
-        self._stillness = 0.0  # seconds without an event and without CPU use
+        self._silence = 0.0  # seconds without a sign of life
+        self._stillness = 0.0  # seconds without a sign of life and without CPU use
         self._cpu_ticks = 0
 
     def heard(self) -> None:
-        """Record that an event has arrived."""
+        """Record a sign of life."""
         self._heard = True
 
     def ready(self, device: str) -> None:
-        """Record that the engine has started on `device`. On a GPU a thread that waits for a kernel
-        looks busy, so CPU use does not extend the limit."""
+        """Record that the process has started and works on `device`. On a GPU a thread that waits
+        for a kernel looks busy, so CPU use does not extend the limit."""
         self._limit = self._timeout * (WORKING_FACTOR if device == "cpu" else 1)
 
     @property
@@ -52,7 +55,7 @@ class EngineWatchdog:
             await asyncio.sleep(tick)
             self._count(tick)
             if self.hangs:
-                return f"The engine process hangs: nothing came from it for {self._silence:.0f} s."
+                return f"{self._name} hangs: nothing came from it for {self._silence:.0f} s."
 
     def _count(self, tick: float) -> None:
         if self._heard:
