@@ -34,7 +34,8 @@ from formgate.gateway.model.stop_strings import StopAutomaton, stop_automaton
 from formgate.gateway.model.text_threads import LONG_BODY
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
-from formgate.gateway.protocol.constraints import ContentConstraint, content_constraint
+from formgate.gateway.protocol.constraints import content_constraint
+from formgate.gateway.protocol.content_constraint import ContentConstraint
 from formgate.gateway.protocol.fields import GenerationRequest
 from formgate.parsers.formats.format import ReasoningState, Tool, ToolChoice, UnsupportedArguments
 from formgate.parsers.grammar import answer_grammar
