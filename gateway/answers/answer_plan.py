@@ -25,6 +25,7 @@ from formgate.gateway.answers.constraint_admission import (
 from formgate.gateway.answers.content_nodes import content_node, content_parts
 from formgate.gateway.answers.last_validation import LastValidation
 from formgate.gateway.answers.reasoning_start import reasoning_start
+from formgate.gateway.answers.renamed_calls import RenamedCalls
 from formgate.gateway.answers.tool_choice import NO_TOOLS, ToolUse, tool_use
 from formgate.gateway.answers.trace import Tracer
 from formgate.gateway.errors import bad_request
@@ -37,6 +38,7 @@ from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.constraints import content_constraint
 from formgate.gateway.protocol.content_constraint import ContentConstraint
 from formgate.gateway.protocol.fields import GenerationRequest
+from formgate.gateway.protocol.tool_names import ToolNames
 from formgate.parsers.formats.format import ReasoningState, Tool, ToolChoice, UnsupportedArguments
 from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.stream import OutputParser
@@ -88,7 +90,9 @@ class AnswerPlanner:
                 "unsupported_parameter",
             )
         state = await self._reasoning_state(request, prompt_token_ids)
-        tree = await self._chat_tree(request, tools, node, state)
+        names = ToolNames(tool.name for tool in request.tools or ())
+        written = _written(tools, names)
+        tree = await self._chat_tree(request, written, node, state)
         constraint = None
         if tree is None:
             _refuse_trace(request)
@@ -108,7 +112,7 @@ class AnswerPlanner:
             settings=replace(
                 self._settings(request, content, tools, await stop_automaton(request.stops)),
                 new_parser=self._parser_factory(
-                    tools, state, structured_content=content is not None
+                    written, names, state, structured_content=content is not None
                 ),
                 may_reason=state in ("open", "optional"),
                 at_start=content is None and not request.continue_final_message,
@@ -239,12 +243,13 @@ class AnswerPlanner:
             raise self._admission.refusal(refused, content.param) from None
 
     def _parser_factory(
-        self, tools: ToolUse, state: ReasoningState, *, structured_content: bool
+        self, tools: ToolUse, names: ToolNames, state: ReasoningState, *, structured_content: bool
     ) -> Callable[[], Parser] | None:
-        """None where all of the answer is its content."""
+        """None where all of the answer is its content. `tools` have the names that the model
+        writes."""
         if tools.mode == "none" and state not in ("open", "optional"):
             return None
-        return partial(
+        new_parser = partial(
             OutputParser,
             self._profile.tool_format,
             self._profile.reasoning_format,
@@ -254,6 +259,15 @@ class AnswerPlanner:
             tools=_parser_tools(tools),
             structured_content=structured_content,
         )
+        return new_parser if names.all_as_given else lambda: RenamedCalls(new_parser(), names)
+
+
+def _written(tools: ToolUse, names: ToolNames) -> ToolUse:
+    """The tools under the names that the model writes."""
+    if names.all_as_given:
+        return tools
+    renamed = (replace(tool, name=names.written(tool.name)) for tool in tools.tools)
+    return replace(tools, tools=tuple(renamed))
 
 
 def _refuse_trace(request: GenerationRequest) -> None:

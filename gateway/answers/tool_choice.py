@@ -20,6 +20,7 @@ from formgate.gateway.protocol.chat import (
     NamedFunction,
     ToolDefinition,
 )
+from formgate.gateway.protocol.nullable import offering_null
 from formgate.parsers.tree import nodes
 from formgate.parsers.tree.nodes import Node
 
@@ -128,7 +129,8 @@ def _arguments_schema(function: Function, param: str) -> Mapping[str, Any]:
         return {"type": "object", "properties": {}, "additionalProperties": False}
     if not isinstance(parameters, dict):
         raise bad_request(f"'{param}' allows no arguments at all.", param, "invalid_schema")
-    schema: dict[str, Any] = dict(parameters)
+    named = {key: value for key, value in parameters.items() if key != "nullable"}
+    schema: dict[str, Any] = dict(offering_null(named))
     if schema.setdefault("type", "object") != "object":
         raise bad_request(
             f"'{param}.type' must be \"object\": arguments have names.",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic_core import from_json
 
 from formgate.gateway.errors import bad_request
+from formgate.gateway.protocol.nullable import offering_null
 
 ConstraintKind = Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
 
@@ -33,7 +34,7 @@ def json_constraint(schema: object, param: str) -> ContentConstraint:
             raise bad_request(f"'{param}' is not valid JSON.", param, "invalid_schema") from error
         if not isinstance(schema, dict | bool):
             raise bad_request(f"'{param}' is not a JSON Schema.", param, "invalid_schema")
-    return ContentConstraint("json", schema, param)
+    return ContentConstraint("json", offering_null(schema), param)
 
 
 def choice_constraint(values: list[str], param: str) -> ContentConstraint:
