@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MODEL = "planned"
+# A model of OpenAI's that Codex gives a tool of its own: `apply_patch`, held to a Lark grammar.
+KNOWN_TO_CODEX = "gpt-5.5"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Agent:
 
 
 def _codex(url: str, task: str, home: Path) -> Run:
-    config = f"""model = "{MODEL}"
+    config = f"""model = "{KNOWN_TO_CODEX}"
 model_provider = "formgate"
 [model_providers.formgate]
 name = "formgate"

@@ -12,12 +12,12 @@ from formgate.gateway.serving.flags import parse_serve
 from formgate.gateway.serving.listener import bound
 from formgate.gateway.serving.server import run_server
 
-NAME = "planned"
+NAMES = ("planned", "gpt-5.5")
 
 
 def main() -> int:
     folder = embedded.path()
-    arguments = ["--model", str(folder), "--served-model-name", NAME, *sys.argv[1:]]
+    arguments = ["--model", str(folder), "--served-model-name", *NAMES, *sys.argv[1:]]
     command = parse_serve(arguments, prog="server.py")
     engine = (sys.executable, str(Path(__file__).with_name("planned_engine.py")))
     with bound(command.server) as listener:
