@@ -112,7 +112,7 @@ class AnswerPlanner:
         names = ToolNames(tool.name for tool in request.tools or ())
         tools, admitted = await self._admitted(
             _Asked(request, content, node, tools, names, state),
-            limit=_limit(request, max_tokens),
+            limit=_limit(request, max_tokens, may_be_cut=self._profile.allow_truncated_json),
             meanwhile=meanwhile,
         )
         constraint = None
@@ -232,7 +232,9 @@ class AnswerPlanner:
                 admitted = await self._admission.admit(
                     node,
                     _parts(content, node, NO_TOOLS),
-                    limit=_limit(request, max_tokens),
+                    limit=_limit(
+                        request, max_tokens, may_be_cut=self._profile.allow_truncated_json
+                    ),
                     meanwhile=meanwhile,
                 )
             except PartRefused as refused:
@@ -350,9 +352,12 @@ def _parts(content: ContentConstraint | None, node: Node | None, tools: ToolUse)
     return parts
 
 
-def _limit(request: GenerationRequest, max_tokens: int | None) -> TokenLimit:
+def _limit(request: GenerationRequest, max_tokens: int | None, *, may_be_cut: bool) -> TokenLimit:
+    """`may_be_cut`: the server's default; the request may say otherwise."""
     outputs = request.structured_outputs
     close = outputs is not None and bool(outputs.close_within_budget)
+    if outputs is not None and outputs.allow_truncated_json is not None:
+        may_be_cut = outputs.allow_truncated_json
     chat_limit = getattr(request, "max_completion_tokens", None)
     param = "max_tokens" if chat_limit is None else "max_completion_tokens"
-    return TokenLimit(max_tokens, param, close)
+    return TokenLimit(None if may_be_cut and not close else max_tokens, param, close)

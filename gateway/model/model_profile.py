@@ -42,6 +42,7 @@ class ModelProfile:
     max_logprobs: int = 20
     auto_tool_choice: bool = True
     strict_tools: bool = False
+    allow_truncated_json: bool = False
     show_cached_tokens: bool = True
     fingerprint: str = "fp_formgate"
 
@@ -90,6 +91,7 @@ def load_model_profile(
         max_logprobs=max_logprobs,
         auto_tool_choice=config.enable_auto_tool_choice,
         strict_tools=config.strict_tools,
+        allow_truncated_json=config.allow_truncated_json,
         show_cached_tokens=config.enable_prompt_tokens_details,
         fingerprint=_fingerprint(model, name),
     )

@@ -29,6 +29,8 @@ _TOLERATED = {  # of `structured_outputs`: vLLM's switches of its own backends
 }
 # The model's input and the request's metadata: their field names are data, not constraints.
 _DATA = frozenset({"messages", "input", "system", "documents", "metadata"})
+# Where other libraries and servers keep the fields that stand at the top level here.
+_WRAPPERS = frozenset({"extra_body", "options", "sampling_params"})
 _FUNCTIONS = (None, "function", "custom", "namespace")  # the model does not call other tools
 
 
@@ -76,7 +78,11 @@ def refuse_unknown_constraints(request: Body, *, nested_only: bool = False) -> N
     for path, unknown in _unknown_constraints(request, ""):
         if nested_only and path == unknown:
             continue
-        hint = " Use 'response_format' or 'structured_outputs'." if path == unknown else ""
+        hint = ""
+        if path == unknown:
+            hint = " Use 'response_format' or 'structured_outputs'."
+        elif path.partition(".")[0] in _WRAPPERS:
+            hint = " Constraints stand at the top level of a body."
         raise bad_request(
             f"The constraint '{path}' is not supported.{hint}", path, "unsupported_parameter"
         )
@@ -88,6 +94,11 @@ def _unknown_constraints(body: Body, at: str) -> Iterator[tuple[str, str]]:
     is_schema = isinstance(body, JsonSchemaFormat) and body.bare_schema is not None
     for name, value in (body.model_extra or {}).items():
         if value is None or is_tag or is_schema:
+            continue
+        if not at and name in _WRAPPERS and isinstance(value, dict):
+            for inner in value:
+                if body.constraint_names.fullmatch(inner) and value[inner] is not None:
+                    yield f"{name}.{inner}", inner
             continue
         if isinstance(body, StructuredOutputs):
             refused = name not in _TOLERATED

@@ -170,6 +170,7 @@ class StructuredOutputs(Body):
     structural_tag: Any = None
     whitespace_pattern: ConstraintText | None = None
     close_within_budget: bool | None = None
+    allow_truncated_json: bool | None = None
     trace: bool | None = None
 
 

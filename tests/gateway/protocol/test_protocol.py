@@ -149,6 +149,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"format": "json", "ebnf": "root ::= x"}, "format"),
     ({"format": "yaml"}, "format"),
+    ({"extra_body": {"top_k": 3, "guided_json": {}}}, "extra_body.guided_json"),
+    ({"sampling_params": {"regex": "a"}}, "sampling_params.regex"),
     ({"grammar_lazy": True, "grammar": "root ::= x"}, "grammar_lazy"),
     ({"response_format": {"type": "json"}}, "response_format.value"),
     ({"response_format": {"type": "json", "value": 3}}, "response_format.value"),
