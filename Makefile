@@ -31,6 +31,8 @@ agents:
 	@mkdir -p $(AGENTS)
 	npm install --no-audit --no-fund --prefix $(AGENTS) @openai/codex @anthropic-ai/claude-code \
 		opencode-ai @qwen-code/qwen-code
+	$(PYTHON) -m venv $(AGENTS)
+	-$(AGENTS)/bin/python -m pip install --quiet aider-chat
 
 # What a reviewer runs before a merge.
 check: $(VENV)/.installed-dev links

@@ -24,7 +24,7 @@ class Run:
 @dataclass(frozen=True)
 class Agent:
     name: str
-    package: str  # on npm
+    package: str  # on npm, or aider's on PyPI
     binary: str
     run: Callable[[str, str, Path], Run]  # of the server's URL, the task, and the home folder
 
@@ -78,9 +78,17 @@ def _qwen(url: str, task: str, home: Path) -> Run:
     return Run(["--auth-type", "openai", "--yolo", "-p", task], environment)
 
 
+def _aider(url: str, task: str, home: Path) -> Run:
+    environment = {"OPENAI_API_BASE": f"{url}/v1", "OPENAI_API_KEY": "none"}
+    quiet = ["--no-git", "--no-check-update", "--analytics-disable", "--no-show-model-warnings"]
+    flags = ["--model", f"openai/{MODEL}", "--edit-format", "diff", "--yes-always", *quiet]
+    return Run([*flags, "--message", task, "greeting.txt"], environment)
+
+
 AGENTS = (
     Agent("codex", "@openai/codex", "codex", _codex),
     Agent("claude", "@anthropic-ai/claude-code", "claude", _claude),
     Agent("opencode", "opencode-ai", "opencode", _opencode),
     Agent("qwen", "@qwen-code/qwen-code", "qwen", _qwen),
+    Agent("aider", "aider-chat", "aider", _aider),
 )

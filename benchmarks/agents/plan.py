@@ -14,6 +14,16 @@ FILE = "greeting.txt"
 TASK = f"In the file {{path}}, replace the word {BEFORE} by {AFTER}. Then say done."
 DONE = "The file is changed."
 
+# Aider takes edits from the text of an answer.
+_BLOCK = f"""{{path}}
+```
+<<<<<<< SEARCH
+{BEFORE} world
+=======
+{AFTER} world
+>>>>>>> REPLACE
+```
+"""
 _PATH = re.compile(rf"In the file (\S+/{re.escape(FILE)}),")
 _SHELLS = ("exec_command", "shell_command", "shell", "Bash", "bash", "run_shell_command")
 _READS = ("Read", "read", "read_file")
@@ -36,6 +46,8 @@ def next_turn(prompt: str) -> str:
 def _step(prompt: str) -> str:
     tools = _tools(prompt)
     task = _PATH.search(prompt)
+    if task is not None and not tools and "*SEARCH/REPLACE" in prompt:
+        return _BLOCK.format(path=task[1])
     if task is None or not tools:
         return DONE
     path = task[1]

@@ -3,7 +3,7 @@ file they were asked to change is changed. Usage:
 
     python benchmarks/agents/run.py FOLDER [NAME ...]
 
-FOLDER is where npm installed the agents (`make agents`); those that are missing are left out.
+FOLDER is where `make agents` installed them, by npm and pip; those that are missing are left out.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ def main() -> int:
             for agent in AGENTS:
                 if names and agent.name not in names:
                     continue
-                binary = folder / "node_modules" / ".bin" / agent.binary
-                if not binary.exists():
+                places = (folder / "node_modules" / ".bin", folder / "bin")
+                binary = next(
+                    (at / agent.binary for at in places if (at / agent.binary).exists()), None
+                )
+                if binary is None:
                     print(f"{agent.name}: not installed ({agent.package})")
                     continue
                 failed += not _passes(agent, binary, url, Path(scratch) / agent.name, log)
@@ -93,8 +96,11 @@ def _passes(agent: Agent, binary: Path, url: str, home: Path, log: Path) -> bool
 
 
 def _version(binary: Path) -> str:
-    package = next(p for p in binary.resolve().parents if (p / "package.json").exists())
-    return str(json.loads((package / "package.json").read_text())["version"])
+    for folder in binary.resolve().parents:
+        if (folder / "package.json").exists():
+            return str(json.loads((folder / "package.json").read_text())["version"])
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False)
+    return said.stdout.split()[-1]
 
 
 def _started(log: Path) -> tuple[subprocess.Popen[bytes], str]:
