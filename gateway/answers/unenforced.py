@@ -47,9 +47,10 @@ class Loosening:
 
     def known(self, tools: ToolUse) -> tuple[ToolUse, tuple[LeftOut, ...]]:
         """The tools without the keywords that an earlier request had to leave out."""
-        if not self._known or (left := self._known.get(_digest(tools))) is None:
+        if not self._known or (digest := _digest(tools)) not in self._known:
             return tools, ()
-        self._known.move_to_end(_digest(tools))
+        self._known.move_to_end(digest)
+        left = self._known[digest]
         for each in left:
             found = _without(tools, each.param, each.pointer)
             assert found is not None, "the tools are equal to those that were loosened"
@@ -108,8 +109,13 @@ def _without(tools: ToolUse, param: str, pointer: str) -> tuple[ToolUse, LeftOut
 
 
 def _digest(tools: ToolUse) -> bytes:
+    """Empty for a schema with NaN, which admission refuses."""
     texts = [[tool.name, tool.param, tool.strict, dict(tool.schema)] for tool in tools.tools]
-    return hashlib.sha256(write_json(texts).encode("utf-8", "surrogatepass")).digest()
+    try:
+        text = write_json(texts)
+    except ValueError:
+        return b""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _within(shown: Sequence[str], limit: int) -> str:

@@ -101,6 +101,15 @@ def test_all_else_is_refused(
     assert (refused.value.param or "").startswith(param)
 
 
+def test_a_schema_that_is_no_json_is_refused_after_another_was_loosened(
+    planner: AnswerPlanner,
+) -> None:
+    assert plan(planner, [tool("f", {"x": LOOK_BEHIND})])[1]
+    with pytest.raises(ApiError) as refused:
+        plan(planner, [tool("f", {"x": {"const": float("nan")}})])
+    assert refused.value.status == 400
+
+
 def test_a_tool_without_any_arguments_is_refused(planner: AnswerPlanner) -> None:
     empty = {"type": "integer", "minimum": 5, "maximum": 3}
     parameters = {"type": "object", "properties": {"x": empty}, "required": ["x"]}
