@@ -8,8 +8,9 @@ ARGS ?=
 PYTEST_PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 CLIENTS := .venv-clients
+AGENTS := .agents
 
-.PHONY: serve test test-clients test-gpu check format links clean
+.PHONY: serve test test-clients agents test-agents test-gpu check format links clean
 
 serve: $(VENV)/.installed
 	$(BIN)/formgate serve $(MODEL) $(ARGS)
@@ -21,6 +22,17 @@ test: $(VENV)/.installed-dev
 # of their own: they want much that the server does not, and each its own versions.
 test-clients: $(CLIENTS)/.installed
 	$(CLIENTS)/bin/python -m pytest tests/clients -W ignore $(ARGS)
+
+# Coding agents, each run on a fixed plan by a real server: those that `make agents` has installed.
+test-agents: $(VENV)/.installed
+	$(BIN)/python benchmarks/agents/run.py $(AGENTS) $(ARGS)
+
+agents:
+	@mkdir -p $(AGENTS)
+	npm install --no-audit --no-fund --prefix $(AGENTS) @openai/codex @anthropic-ai/claude-code \
+		opencode-ai @qwen-code/qwen-code
+	$(PYTHON) -m venv $(AGENTS)
+	-$(AGENTS)/bin/python -m pip install --quiet aider-chat
 
 # What a reviewer runs before a merge.
 check: $(VENV)/.installed-dev links
@@ -62,4 +74,4 @@ $(CLIENTS)/.installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) .links build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(AGENTS) .links build *.egg-info

@@ -67,6 +67,8 @@ _RULES = f"""\
 - **`not`, `oneOf`, `if`** are rewritten by De Morgan's laws, down to types, values, bounds,
   lengths, patterns and members. Keywords whose negation no mask can enforce (`multipleOf`,
   `uniqueItems`, `unevaluated*`) are refused below them: describe the allowed values instead.
+- **`nullable: true`** (OpenAPI 3.0) in a schema of a request allows null too: beside its `type` and
+  in its `enum`, or else as one more alternative. The answer is validated against that schema.
 - **A schema without instances** is refused.
 
 ## Formats

@@ -178,6 +178,12 @@ class Metrics:
             (*LABELS, "keyword"),
             registry=self.registry,
         )
+        self._unenforced = Counter(
+            "formgate:tool_keywords_unenforced",
+            "Requests with a tool that is not strict, by the keyword of it that was left out.",
+            (*LABELS, "keyword"),
+            registry=self.registry,
+        )
         self._checked = self._counter(
             "formgate:structured_answers_checked", "Finished structured answers validated."
         )
@@ -291,12 +297,18 @@ class Metrics:
         self._compile_wait.observe(seconds)
 
     def schema_refused(self, keyword: str) -> None:
-        # A client chooses the keyword and must not create any number of series.
+        self._refused.labels(*self._labels, self._keyword(keyword)).inc()
+
+    def keyword_unenforced(self, keyword: str) -> None:
+        self._unenforced.labels(*self._labels, self._keyword(keyword)).inc()
+
+    def _keyword(self, keyword: str) -> str:
+        """The label. A client chooses the keyword and must not create any number of series."""
         if keyword not in self._refused_keywords:
             if len(self._refused_keywords) >= MAX_REFUSED_KEYWORDS or len(keyword) > 40:
                 keyword = "other"
             self._refused_keywords.add(keyword)
-        self._refused.labels(*self._labels, keyword).inc()
+        return keyword
 
     def structured_answer_invalid(self) -> None:
         self._invalid.inc()

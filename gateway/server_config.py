@@ -201,6 +201,21 @@ class ServerConfig:
     enable_auto_tool_choice: bool = field(
         default=True, metadata=about(ANSWERS, "let the model decide whether to call a tool")
     )
+    strict_tools: bool = field(
+        default=False,
+        metadata=about(
+            ANSWERS,
+            "refuse every tool whose schema cannot be enforced in full, as if it were `strict`",
+        ),
+    )
+    allow_truncated_json: bool = field(
+        default=False,
+        metadata=about(
+            ANSWERS,
+            "accept a schema whose shortest answer exceeds max_tokens: the answer is cut, with "
+            "finish_reason length",
+        ),
+    )
     tool_call_parser: str | None = field(
         default=None,
         metadata=about(ANSWERS, "format of tool calls (default: chosen from the model)"),

@@ -10,7 +10,7 @@ from formgate.constrain.algebra.algebra import Algebra
 from formgate.constrain.errors import ConstraintError
 from formgate.constrain.schema.resources import Resources, SchemaNode
 
-_WHY = (
+NO_INSTANCE = (
     "no value at all satisfies it. Look for bounds, types or constants that contradict each other, "
     "and for a `required` member that requires its own schema again"
 )
@@ -27,7 +27,7 @@ def no_instance_error(algebra: Algebra, resources: Resources) -> ConstraintError
     except ConstraintError:
         keyword = None
     path = node.path if keyword is None else (*node.path, keyword)
-    return ConstraintError.at(path, _WHY, keyword=keyword)
+    return ConstraintError.at(path, NO_INSTANCE, keyword=keyword)
 
 
 def _needed(node: SchemaNode, resources: Resources) -> Iterator[SchemaNode]:

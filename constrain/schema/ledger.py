@@ -143,7 +143,7 @@ LEDGER: dict[str, Keyword] = {
         Keyword("contentEncoding", _A, _S.ANY, "The standard asserts nothing.", _D.D7),
         Keyword("contentMediaType", _A, _S.ANY, "The standard asserts nothing.", _D.D7),
         Keyword("contentSchema", _A, _S.ANY, "The standard asserts nothing.", _D.D2019),
-        Keyword("nullable", _A, _S.ANY, "OpenAPI 3.0; write `type: [..., 'null']`."),
+        Keyword("nullable", _A, _S.ANY, "OpenAPI 3.0. A request's `nullable: true` allows null."),
         Keyword("discriminator", _A, _S.ANY, "OpenAPI; `oneOf` needs none."),
         Keyword("extends", _X, _S.ANY, "Draft 3; write `allOf`."),
         Keyword("disallow", _X, _S.ANY, "Draft 3; write `not`."),

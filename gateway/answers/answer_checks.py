@@ -12,7 +12,7 @@ from typing import Any, Literal
 from formgate.constrain.answer_check import Unchecked
 from formgate.gateway.answers.answer_fold import AnswerFold
 from formgate.gateway.answers.tool_choice import NO_TOOLS, ToolUse
-from formgate.gateway.protocol.constraints import ContentConstraint
+from formgate.gateway.protocol.content_constraint import ContentConstraint
 from formgate.gateway.protocol.json_text import write_json
 
 CheckTask = Literal["check_json", "check_regex"]  # of `CompileTasks`

@@ -13,13 +13,15 @@ from functools import partial
 import msgspec
 
 from formgate.constrain.errors import ConstraintError
+from formgate.constrain.masks.constraint import Constraint
 from formgate.constrain.masks.thinking import ThinkingBudget
 from formgate.gateway.answers.answer_checks import Promise
-from formgate.gateway.answers.choice import Choice, ChoiceSettings, Parser
+from formgate.gateway.answers.choice import Choice, ChoiceSettings, Parser, RenamedCalls
 from formgate.gateway.answers.constraint_admission import (
     Compiling,
     ConstraintAdmission,
     Part,
+    PartRefused,
     TokenLimit,
 )
 from formgate.gateway.answers.content_nodes import content_node, content_parts
@@ -27,6 +29,7 @@ from formgate.gateway.answers.last_validation import LastValidation
 from formgate.gateway.answers.reasoning_start import reasoning_start
 from formgate.gateway.answers.tool_choice import NO_TOOLS, ToolUse, tool_use
 from formgate.gateway.answers.trace import Tracer
+from formgate.gateway.answers.unenforced import MOST_LEFT_OUT, Loosening
 from formgate.gateway.errors import bad_request
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.model.model_profile import ModelProfile
@@ -34,8 +37,10 @@ from formgate.gateway.model.stop_strings import StopAutomaton, stop_automaton
 from formgate.gateway.model.text_threads import LONG_BODY
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
-from formgate.gateway.protocol.constraints import ContentConstraint, content_constraint
+from formgate.gateway.protocol.constraints import content_constraint
+from formgate.gateway.protocol.content_constraint import ContentConstraint
 from formgate.gateway.protocol.fields import GenerationRequest
+from formgate.gateway.protocol.tool_names import ToolNames
 from formgate.parsers.formats.format import ReasoningState, Tool, ToolChoice, UnsupportedArguments
 from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.stream import OutputParser
@@ -58,11 +63,24 @@ class AnswerPlan:
     promise: Promise
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a chat request wants of its answer."""
+
+    request: ChatCompletionRequest
+    content: ContentConstraint | None
+    node: Node | None  # of the content
+    tools: ToolUse
+    names: ToolNames
+    state: ReasoningState
+
+
 class AnswerPlanner:
     def __init__(self, profile: ModelProfile, compiling: Compiling, metrics: Metrics) -> None:
         self._profile = profile
         self.last_validation = LastValidation(compiling.check, metrics)
         self._admission = ConstraintAdmission(compiling, metrics)
+        self._loosening = Loosening(metrics)
         self._metrics = metrics
 
     async def plan_chat(
@@ -78,7 +96,11 @@ class AnswerPlanner:
         """
         content = content_constraint(request)
         node = self._node(content)
-        tools = tool_use(request, auto_tool_choice=self._profile.auto_tool_choice)
+        tools = tool_use(
+            request,
+            auto_tool_choice=self._profile.auto_tool_choice,
+            strict=self._profile.strict_tools,
+        )
         if tools.mode != "none" and self._profile.tool_format is None:
             raise bad_request(
                 "The model has no known format for tool calls. Start the server with "
@@ -87,17 +109,14 @@ class AnswerPlanner:
                 "unsupported_parameter",
             )
         state = await self._reasoning_state(request, prompt_token_ids)
-        tree = await self._chat_tree(request, tools, node, state)
+        names = ToolNames(tool.name for tool in request.tools or ())
+        tools, admitted = await self._admitted(
+            _Asked(request, content, node, tools, names, state),
+            limit=_limit(request, max_tokens, may_be_cut=self._profile.allow_truncated_json),
+            meanwhile=meanwhile,
+        )
         constraint = None
-        if tree is None:
-            _refuse_trace(request)
-        else:
-            admitted = await self._admission.admit(
-                tree,
-                _parts(content, node, tools),
-                limit=_limit(request, max_tokens),
-                meanwhile=meanwhile,
-            )
+        if admitted is not None:
             thinking = self._thinking_budget(request, state)
             constraint = msgspec.structs.replace(admitted, thinking=thinking).dumps()
         if request.thinking_token_budget == 0 and state == "optional":
@@ -107,7 +126,10 @@ class AnswerPlanner:
             settings=replace(
                 self._settings(request, content, tools, await stop_automaton(request.stops)),
                 new_parser=self._parser_factory(
-                    tools, state, structured_content=content is not None
+                    _written(tools, names),
+                    names,
+                    state,
+                    structured_content=content is not None,
                 ),
                 may_reason=state in ("open", "optional"),
                 at_start=content is None and not request.continue_final_message,
@@ -115,6 +137,36 @@ class AnswerPlanner:
             ),
             promise=Promise(content, tools),
         )
+
+    async def _admitted(
+        self, asked: _Asked, *, limit: TokenLimit, meanwhile: Callable[[], Awaitable[None]]
+    ) -> tuple[ToolUse, Constraint | None]:
+        """The constraint, and the tools as it enforces them: those that are not strict lose the
+        keywords that it cannot. None if the model may write anything."""
+        tools, left = self._loosening.known(asked.tools)
+        num_known = len(left)
+        while True:
+            try:
+                tree = await self._chat_tree(asked, tools)
+                admitted = None
+                if tree is None:
+                    _refuse_trace(asked.request)
+                else:
+                    admitted = await self._admission.admit(
+                        tree,
+                        _parts(asked.content, asked.node, tools),
+                        limit=limit,
+                        meanwhile=meanwhile,
+                    )
+                break
+            except PartRefused as refused:
+                looser = self._loosening.looser(tools, refused)
+                if looser is None or len(left) >= MOST_LEFT_OUT:
+                    raise self._admission.refusal(refused) from None
+                tools, left = looser[0], (*left, looser[1])
+        if left:
+            self._loosening.tell(asked.tools, left, is_new=len(left) > num_known)
+        return tools, admitted
 
     async def _reasoning_state(
         self, request: ChatCompletionRequest, prompt_token_ids: Sequence[int]
@@ -126,14 +178,9 @@ class AnswerPlanner:
             )
         return reasoning_start(request, prompt_token_ids, self._profile)
 
-    async def _chat_tree(
-        self,
-        request: ChatCompletionRequest,
-        tools: ToolUse,
-        content: Node | None,
-        state: ReasoningState,
-    ) -> Node | None:
-        """What the model may write; None where that is anything."""
+    async def _chat_tree(self, asked: _Asked, tools: ToolUse) -> Node | None:
+        """What the model may write; None where that is anything. Raises PartRefused."""
+        tools = _written(tools, asked.names)
         grammar = partial(
             answer_grammar,
             self._profile.tool_format,
@@ -141,18 +188,21 @@ class AnswerPlanner:
             tools=_parser_tools(tools),
             tool_choice=_parser_choice(tools),
             parallel=tools.parallel,
-            content=content,
-            reasoning_state=state,
+            content=asked.node,
+            reasoning_state=asked.state,
             special_ids=self._profile.tokenizer.special_ids,
-            thinking_budget=request.thinking_token_budget,
+            thinking_budget=asked.request.thinking_token_budget,
         )
         try:
             many = len(tools.tools) > MANY_TOOLS
             return await asyncio.to_thread(grammar) if many else grammar()
         except UnsupportedArguments as error:
             # The family's own syntax for calls cannot carry these tools.
-            self._metrics.schema_refused(error.keyword)
-            raise bad_request(str(error), error.pointer, "unsupported_schema") from error
+            param, _, pointer = error.pointer.partition("#")
+            refused = ConstraintError(
+                str(error), code="unsupported_schema", pointer=pointer, keyword=error.keyword
+            )
+            raise PartRefused(refused, Part(param, nodes.EMPTY)) from error
 
     def _thinking_budget(
         self, request: ChatCompletionRequest, state: ReasoningState
@@ -178,12 +228,17 @@ class AnswerPlanner:
         if node is None:
             _refuse_trace(request)
         else:
-            admitted = await self._admission.admit(
-                node,
-                _parts(content, node, NO_TOOLS),
-                limit=_limit(request, max_tokens),
-                meanwhile=meanwhile,
-            )
+            try:
+                admitted = await self._admission.admit(
+                    node,
+                    _parts(content, node, NO_TOOLS),
+                    limit=_limit(
+                        request, max_tokens, may_be_cut=self._profile.allow_truncated_json
+                    ),
+                    meanwhile=meanwhile,
+                )
+            except PartRefused as refused:
+                raise self._admission.refusal(refused) from None
             constraint = admitted.dumps()
         stops = await stop_automaton(request.stops)
         return AnswerPlan(
@@ -235,15 +290,16 @@ class AnswerPlanner:
             return content_node(content, self._profile.tokenizer.special_ids)
         except StructuralTagError as error:
             refused = ConstraintError(error.message, code=error.code, pointer=error.pointer)
-            raise self._admission.refusal(refused, content.param) from None
+            raise self._admission.refusal_of(refused, content.param) from None
 
     def _parser_factory(
-        self, tools: ToolUse, state: ReasoningState, *, structured_content: bool
+        self, tools: ToolUse, names: ToolNames, state: ReasoningState, *, structured_content: bool
     ) -> Callable[[], Parser] | None:
-        """None where all of the answer is its content."""
+        """None where all of the answer is its content. `tools` have the names that the model
+        writes."""
         if tools.mode == "none" and state not in ("open", "optional"):
             return None
-        return partial(
+        new_parser = partial(
             OutputParser,
             self._profile.tool_format,
             self._profile.reasoning_format,
@@ -253,6 +309,15 @@ class AnswerPlanner:
             tools=_parser_tools(tools),
             structured_content=structured_content,
         )
+        return new_parser if names.all_as_given else lambda: RenamedCalls(new_parser(), names)
+
+
+def _written(tools: ToolUse, names: ToolNames) -> ToolUse:
+    """The tools under the names that the model writes."""
+    if names.all_as_given:
+        return tools
+    renamed = (replace(tool, name=names.written(tool.name)) for tool in tools.tools)
+    return replace(tools, tools=tuple(renamed))
 
 
 def _refuse_trace(request: GenerationRequest) -> None:
@@ -287,9 +352,12 @@ def _parts(content: ContentConstraint | None, node: Node | None, tools: ToolUse)
     return parts
 
 
-def _limit(request: GenerationRequest, max_tokens: int | None) -> TokenLimit:
+def _limit(request: GenerationRequest, max_tokens: int | None, *, may_be_cut: bool) -> TokenLimit:
+    """`may_be_cut`: the server's default; the request may say otherwise."""
     outputs = request.structured_outputs
     close = outputs is not None and bool(outputs.close_within_budget)
+    if outputs is not None and outputs.allow_truncated_json is not None:
+        may_be_cut = outputs.allow_truncated_json
     chat_limit = getattr(request, "max_completion_tokens", None)
     param = "max_tokens" if chat_limit is None else "max_completion_tokens"
-    return TokenLimit(max_tokens, param, close)
+    return TokenLimit(None if may_be_cut and not close else max_tokens, param, close)

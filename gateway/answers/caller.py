@@ -17,6 +17,7 @@ class Caller:
     key: ApiKey | None = None
     model: str | None = None
     usage: Usage | None = None
+    unenforced: str = ""  # keywords of tools, as the response header says them
 
     def cache_salt(self, given: str | None) -> str | None:
         """The prefix cache's salt; `given` is the request's own."""

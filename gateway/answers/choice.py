@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from formgate.engine.messages import AddRequest, EngineReady, PositionLogprobs, TokenOutput
@@ -17,6 +17,7 @@ from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.model.detokenizer import Detokenizer
 from formgate.gateway.model.stop_strings import StopAutomaton, StopStrings
 from formgate.gateway.model.tokenizer import Tokenizer
+from formgate.gateway.protocol.tool_names import ToolNames
 from formgate.parsers.text.events import (
     ContentDelta,
     OutputDelta,
@@ -54,6 +55,36 @@ class Parser(Protocol):
     def feed(self, pieces: list[Piece]) -> list[OutputDelta]: ...
 
     def finish(self, *, cut: bool = False) -> list[OutputDelta]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RenamedCalls:
+    """A parser whose calls have the client's names."""
+
+    parser: Parser
+    names: ToolNames
+
+    @property
+    def marker_ids(self) -> frozenset[int]:
+        return self.parser.marker_ids
+
+    @property
+    def in_reasoning(self) -> bool:
+        return self.parser.in_reasoning
+
+    def feed(self, pieces: list[Piece]) -> list[OutputDelta]:
+        return self._renamed(self.parser.feed(pieces))
+
+    def finish(self, *, cut: bool = False) -> list[OutputDelta]:
+        return self._renamed(self.parser.finish(cut=cut))
+
+    def _renamed(self, deltas: list[OutputDelta]) -> list[OutputDelta]:
+        return [
+            replace(delta, name=self.names.given(delta.name))
+            if isinstance(delta, ToolCallStart)
+            else delta
+            for delta in deltas
+        ]
 
 
 @dataclass(frozen=True)

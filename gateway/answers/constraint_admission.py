@@ -39,6 +39,15 @@ class Part(NamedTuple):
     tool: str | None = None
 
 
+class PartRefused(Exception):
+    """The compiler refuses a constraint: one part of it, or None if only the whole is at fault."""
+
+    def __init__(self, error: ConstraintError, part: Part | None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.part = part
+
+
 class TokenLimit(NamedTuple):
     tokens: int | None  # that the answer may have
     param: str  # that says so
@@ -58,7 +67,8 @@ class ConstraintAdmission:
         limit: TokenLimit,
         meanwhile: Callable[[], Awaitable[None]],
     ) -> Constraint:
-        """The constraint, once it is known to compile."""
+        """The constraint, once it is known to compile. Raises PartRefused, and ApiError 400 for a
+        limit of tokens that no answer fits."""
         spec = _spec(tree, parts)
 
         async def ask(task: str) -> str:
@@ -107,12 +117,17 @@ class ConstraintAdmission:
                 try:
                     await self._compiling.compiled("constraint", _spec(part.node, parts))
                 except ConstraintError as error:
-                    raise self.refusal(error, part.param, part.tool) from None
-        if len(parts) == 1:
-            raise self.refusal(refused, parts[0].param, parts[0].tool)
-        raise self.refusal(refused, None)
+                    raise PartRefused(error, part) from None
+        raise PartRefused(refused, parts[0] if len(parts) == 1 else None)
 
-    def refusal(
+    def refusal(self, refused: PartRefused) -> ApiError:
+        """The client's error, which is counted."""
+        part = refused.part
+        if part is None:
+            return self.refusal_of(refused.error, None)
+        return self.refusal_of(refused.error, part.param, part.tool)
+
+    def refusal_of(
         self, error: ConstraintError, param: str | None, tool: str | None = None
     ) -> ApiError:
         self._metrics.schema_refused(error.keyword or "other")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from formgate.gateway.protocol.constraints import ContentConstraint
+from formgate.gateway.protocol.content_constraint import ContentConstraint
 from formgate.parsers.structural.tag import structural_tag_tree
 from formgate.parsers.tree import nodes
 from formgate.parsers.tree.nodes import Node

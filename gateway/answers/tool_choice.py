@@ -20,6 +20,7 @@ from formgate.gateway.protocol.chat import (
     NamedFunction,
     ToolDefinition,
 )
+from formgate.gateway.protocol.nullable import offering_null
 from formgate.parsers.tree import nodes
 from formgate.parsers.tree.nodes import Node
 
@@ -53,6 +54,7 @@ class CallableTool:
     param: str  # the request field of the schema or grammar
     is_custom: bool = False  # its only argument is a string named "input"
     held: Node | None = None  # constrains the input beyond the schema
+    strict: bool = False  # refused rather than enforced in part
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,19 @@ class ToolUse:
 NO_TOOLS = ToolUse("none")
 
 
-def tool_use(request: ChatCompletionRequest, *, auto_tool_choice: bool) -> ToolUse:
-    """Raises ApiError 400 for parameters that are not an object."""
+def tool_use(
+    request: ChatCompletionRequest, *, auto_tool_choice: bool, strict: bool = False
+) -> ToolUse:
+    """`strict`: all tools are, whatever they say. Raises ApiError 400 for parameters that are not
+    an object."""
     choice = request.tool_choice
     if not request.tools or choice == "none":
         return NO_TOOLS
     if choice is None and not auto_tool_choice:
         return NO_TOOLS
-    tools = tuple(_callable(tool, f"tools[{i}]") for i, tool in enumerate(request.tools))
+    tools = tuple(
+        _callable(tool, f"tools[{i}]", strict=strict) for i, tool in enumerate(request.tools)
+    )
     parallel = request.parallel_tool_calls is not False
     if isinstance(choice, NamedFunction | NamedCustomTool):
         wanted = tuple(tool for tool in tools if tool.name == choice.name)
@@ -88,10 +95,12 @@ def tool_use(request: ChatCompletionRequest, *, auto_tool_choice: bool) -> ToolU
     return ToolUse("required" if choice == "required" else "auto", tools, parallel)
 
 
-def _callable(tool: ToolDefinition, at: str) -> CallableTool:
+def _callable(tool: ToolDefinition, at: str, *, strict: bool) -> CallableTool:
     if isinstance(tool, FunctionTool):
         param = f"{at}.function.parameters"
-        return CallableTool(tool.name, _arguments_schema(tool.function, param), param)
+        strict = strict or bool(tool.function.strict)
+        schema = _arguments_schema(tool.function, param)
+        return CallableTool(tool.name, schema, param, strict=strict)
     grammar = tool.grammar
     text: dict[str, Any] = {"type": "string"}
     if grammar is None:
@@ -101,13 +110,13 @@ def _callable(tool: ToolDefinition, at: str) -> CallableTool:
         param = f"{at}.custom.format.grammar.definition"
         # What more than a schema holds is no plain text for the families that write it in tags.
         text["minLength"] = 0
-    schema = {
+    of_text = {
         "type": "object",
         "properties": {"input": text},
         "required": ["input"],
         "additionalProperties": False,
     }
-    return CallableTool(tool.name, schema, param, is_custom=True, held=held)
+    return CallableTool(tool.name, of_text, param, is_custom=True, held=held, strict=True)
 
 
 def _lark_of(grammar: InputGrammar) -> str:
@@ -128,7 +137,8 @@ def _arguments_schema(function: Function, param: str) -> Mapping[str, Any]:
         return {"type": "object", "properties": {}, "additionalProperties": False}
     if not isinstance(parameters, dict):
         raise bad_request(f"'{param}' allows no arguments at all.", param, "invalid_schema")
-    schema: dict[str, Any] = dict(parameters)
+    named = {key: value for key, value in parameters.items() if key != "nullable"}
+    schema: dict[str, Any] = dict(offering_null(named))
     if schema.setdefault("type", "object") != "object":
         raise bad_request(
             f"'{param}.type' must be \"object\": arguments have names.",

@@ -5,6 +5,7 @@ field takes its chat name.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from formgate.gateway.protocol.anthropic import (
 )
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.constraints import refuse_unknown_constraints
+
+logger = logging.getLogger(__name__)
 
 THREAD_UNSUPPORTED = "thread_unsupported_request"
 
@@ -47,8 +50,12 @@ def chat_request_of(
     refuse_unknown_constraints(request, nested_only=True)
     places = Places(_FIELDS)
     messages = _messages(request, Conversation(places))
-    tools = [_tool(tool, f"tools[{i}]", places) for i, tool in enumerate(request.tools or ())]
+    tools = _tools(request.tools or (), places)
     choice = _tool_choice(request)
+    _refuse_hosted_choice(request, tools)
+    if request.output_format is not None:
+        places.note("response_format", "output_format")
+        places.note("response_format.json_schema", "output_format")
     fields: dict[str, Any] = {
         "model": request.model,
         "messages": messages,
@@ -197,23 +204,50 @@ def _result(
     return [_text_part(block, f"{at}[{i}]") for i, block in enumerate(content)]
 
 
-def _tool(tool: AnthropicTool, at: str, places: Places) -> dict[str, Any]:
-    places.note(f"{at}.function", at)
-    places.note(f"{at}.function.parameters", f"{at}.input_schema")
-    if tool.type not in (None, "custom"):
-        raise bad_request(
-            f"A tool of type '{tool.type[:40]}' is not supported: this server runs no tools. "
-            "Use tools with an 'input_schema'.",
-            f"{at}.type",
-            "unsupported_parameter",
-        )
+def _tools(tools: Sequence[AnthropicTool], places: Places) -> list[dict[str, Any]]:
+    """The tools with a schema. Those that Anthropic's servers run or whose schema its models know
+    (`web_search_20250305`, ...) are left out: clients offer them to every server.
+    """
+    made: list[dict[str, Any]] = []
+    hosted: set[str] = set()
+    for i, tool in enumerate(tools):
+        if tool.type in (None, "custom"):
+            made.append(_tool(tool, f"tools[{i}]", f"tools[{len(made)}]", places))
+        else:
+            hosted.add(str(tool.type)[:40])
+    if hosted:
+        kinds = ", ".join(sorted(hosted))
+        logger.info("Tools that this server does not run are left out: %r", kinds)
+    return made
+
+
+def _tool(tool: AnthropicTool, at: str, chat_place: str, places: Places) -> dict[str, Any]:
+    places.note(chat_place, at)
+    places.note(f"{chat_place}.function", at)
+    places.note(f"{chat_place}.function.parameters", f"{at}.input_schema")
     function: dict[str, Any] = {
         "name": tool.name,
         "parameters": required(tool.input_schema, f"{at}.input_schema"),
     }
     if tool.description is not None:
         function["description"] = tool.description
+    if tool.strict is not None:
+        function["strict"] = tool.strict
     return {"type": "function", "function": function}
+
+
+def _refuse_hosted_choice(request: CountTokensRequest, tools: Sequence[Mapping[str, Any]]) -> None:
+    choice = request.tool_choice
+    if choice is None or choice.type not in ("any", "tool") or not request.tools:
+        return
+    offered = {tool["function"]["name"] for tool in tools}
+    left_out = {tool.name for tool in request.tools} - offered
+    if choice.name in left_out if choice.type == "tool" else not offered:
+        raise bad_request(
+            "'tool_choice' asks for a tool that this server does not run.",
+            "tool_choice",
+            "unsupported_parameter",
+        )
 
 
 def _tool_choice(request: CountTokensRequest) -> str | dict[str, Any] | None:
@@ -231,6 +265,14 @@ def _tool_choice(request: CountTokensRequest) -> str | dict[str, Any] | None:
 
 def _response_format(request: CountTokensRequest) -> dict[str, Any] | None:
     wanted = request.output_config.format if request.output_config else None
+    if request.output_format is not None:
+        if wanted is not None:
+            raise bad_request(
+                "Only one constraint on the answer is allowed, not both 'output_config.format' "
+                "and 'output_format'.",
+                "output_format",
+            )
+        wanted = request.output_format
     if wanted is None:
         return None
     return {"type": "json_schema", "json_schema": {"name": "output", "schema": wanted.json_schema}}

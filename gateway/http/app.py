@@ -21,6 +21,7 @@ from formgate.gateway.errors import ApiError, bad_request
 from formgate.gateway.http.middleware import (
     INSIGHTS,
     OPEN,
+    UNENFORCED,
     ApiKeys,
     BodyLimit,
     RequestContext,
@@ -124,7 +125,7 @@ def create_app(state: GatewayState) -> FastAPI:
         allow_origins=config.allowed_origins,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["x-request-id"],
+        expose_headers=["x-request-id", UNENFORCED],
     )
     app.add_middleware(ResponseCounter, routes=routes, count=state.metrics.http_response)
     app.add_middleware(RequestContext, log_requests=not config.disable_log_requests)

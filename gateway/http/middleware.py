@@ -36,6 +36,7 @@ OPEN = frozenset({"/", "/health", "/ping", "/ready", "/version"}) | INSIGHTS  # 
 QUIET = frozenset(
     {"/health", "/ping", "/ready", "/metrics"}
 )  # not logged: probes and scrapers call them every second
+UNENFORCED = "x-formgate-unenforced"  # names tool, keyword and pointer of what a mask left out
 MAX_REQUEST_ID_CHARS = 128
 MAX_BODIES = 64  # incomplete bodies of the largest size; more if smaller
 MAX_LOGGED_PATH = 200  # characters
@@ -97,6 +98,8 @@ class RequestContext:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers.append("x-request-id", request_id)
+                if caller.unenforced:
+                    headers.append(UNENFORCED, caller.unenforced)
                 if is_anthropic(_path(scope)):
                     headers.append("request-id", request_id)  # the SDK reads this one
             await send(message)

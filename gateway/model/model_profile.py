@@ -41,6 +41,8 @@ class ModelProfile:
     sampling_defaults: SamplingDefaults
     max_logprobs: int = 20
     auto_tool_choice: bool = True
+    strict_tools: bool = False
+    allow_truncated_json: bool = False
     show_cached_tokens: bool = True
     fingerprint: str = "fp_formgate"
 
@@ -88,6 +90,8 @@ def load_model_profile(
         sampling_defaults=load_sampling_defaults(config.generation_config, model_dir),
         max_logprobs=max_logprobs,
         auto_tool_choice=config.enable_auto_tool_choice,
+        strict_tools=config.strict_tools,
+        allow_truncated_json=config.allow_truncated_json,
         show_cached_tokens=config.enable_prompt_tokens_details,
         fingerprint=_fingerprint(model, name),
     )

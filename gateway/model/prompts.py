@@ -30,6 +30,7 @@ from formgate.gateway.protocol.chat import (
 )
 from formgate.gateway.protocol.rules import NO_TEXT_PARTS, TEXT_PARTS
 from formgate.gateway.protocol.tokenize import TokenizeRequest
+from formgate.gateway.protocol.tool_names import AS_GIVEN, ToolNames
 
 # Templates find the reasoning in past assistant messages by these and remove it.
 _REASONING_MARKERS = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]"})
@@ -151,8 +152,9 @@ def _render(
             "continue_final_message",
         )
     messages = []
+    names = ToolNames(tool.name for tool in conversation.tools)
     for message in conversation.messages:
-        shown = template_message(message, template)
+        shown = template_message(message, template, names)
         content = shown.pop("content")
         keep = _REASONING_MARKERS if message.role == "assistant" else frozenset[str]()
         messages.append({**escape.hide(shown), "content": escape.hide(content, keep=keep)})
@@ -161,7 +163,7 @@ def _render(
     try:
         text = renderer_of(template).render(
             messages,
-            escape.hide(template_tools(conversation.tools)),
+            escape.hide(template_tools(conversation.tools, names)),
             documents=escape.hide(conversation.documents),
             add_generation_prompt=conversation.add_generation_prompt,
             kwargs={key: value for key, value in kwargs.items() if key not in _RESERVED},
@@ -183,10 +185,11 @@ def _render(
 def _encode_by_mistral(conversation: Conversation, tokenizer: MistralTokenizer) -> list[int]:
     if not conversation.messages:
         raise bad_request("'messages' must not be empty.", "messages", "empty_array")
+    names = ToolNames(tool.name for tool in conversation.tools)
     try:
         return tokenizer.encode_chat(
-            [template_message(message, tokenizer) for message in conversation.messages],
-            template_tools(conversation.tools),
+            [template_message(message, tokenizer, names) for message in conversation.messages],
+            template_tools(conversation.tools, names),
             continue_final_message=conversation.continue_final_message,
         )
     except ValueError as error:
@@ -243,7 +246,9 @@ def _context_length_exceeded(
     )
 
 
-def template_tools(tools: Sequence[ToolDefinition]) -> list[dict[str, Any]]:
+def template_tools(
+    tools: Sequence[ToolDefinition], names: ToolNames = AS_GIVEN
+) -> list[dict[str, Any]]:
     """Tools as templates expect them: with a description and parameters, if only empty ones, and
     without fields for the server (`strict`).
     """
@@ -254,7 +259,7 @@ def template_tools(tools: Sequence[ToolDefinition]) -> list[dict[str, Any]]:
         if not isinstance(parameters, dict):
             parameters = {"type": "object", "properties": {}}
         described = {
-            "name": function.name,
+            "name": names.written(function.name),
             "description": function.description or "",
             "parameters": parameters,
         }
@@ -262,7 +267,9 @@ def template_tools(tools: Sequence[ToolDefinition]) -> list[dict[str, Any]]:
     return shown
 
 
-def template_message(message: Message, template: TemplateTraits) -> dict[str, Any]:
+def template_message(
+    message: Message, template: TemplateTraits, names: ToolNames = AS_GIVEN
+) -> dict[str, Any]:
     role: str = message.role
     if role == "developer" and not template.knows_developer:
         role = "system"
@@ -270,11 +277,11 @@ def template_message(message: Message, template: TemplateTraits) -> dict[str, An
         role = "tool"
     shown: dict[str, Any] = {"role": role, "content": _content(message, template)}
     if message.name is not None:
-        shown["name"] = message.name
+        shown["name"] = names.written(message.name) if role == "tool" else message.name
     if message.tool_call_id is not None:
         shown["tool_call_id"] = _call_id(message.tool_call_id, template)
     if message.tool_calls:
-        shown["tool_calls"] = [_tool_call(call, template) for call in message.tool_calls]
+        shown["tool_calls"] = [_tool_call(call, template, names) for call in message.tool_calls]
     reasoning = message.reasoning_content or message.reasoning
     if message.role == "assistant" and reasoning:
         # Templates use one name or the other.
@@ -318,7 +325,7 @@ def _texts(messages: Sequence[Message]) -> Iterator[str]:
             yield str(call.function.arguments)
 
 
-def _tool_call(call: ToolCall, template: TemplateTraits) -> dict[str, Any]:
+def _tool_call(call: ToolCall, template: TemplateTraits, names: ToolNames) -> dict[str, Any]:
     arguments: Any = call.function.arguments
     if isinstance(arguments, str) and not template.wants_arguments_text:
         try:
@@ -333,7 +340,7 @@ def _tool_call(call: ToolCall, template: TemplateTraits) -> dict[str, Any]:
         arguments = "{}" if template.wants_arguments_text else {}
     shown: dict[str, Any] = {
         "type": "function",
-        "function": {"name": call.function.name, "arguments": arguments},
+        "function": {"name": names.written(call.function.name), "arguments": arguments},
     }
     if call.id is not None:
         shown["id"] = _call_id(call.id, template)

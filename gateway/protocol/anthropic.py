@@ -106,6 +106,7 @@ class CountTokensRequest(RequestBody):
     tool_choice: AnthropicToolChoice | None = None
     thinking: ThinkingConfig | None = None
     output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # the older name of `output_config.format`
     thread: Any = None
     mcp_servers: Annotated[list[Any], Field(max_length=MAX_MCP_SERVERS)] | None = None
     container: Any = None

@@ -87,7 +87,8 @@ class Message(Body):
     reasoning: str | None = None
 
 
-ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,128}$")]
+# OpenAI's, and the separators of tools that come from several servers.
+ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-/:@]{1,128}$")]
 
 
 class Function(Body):

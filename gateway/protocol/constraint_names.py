@@ -10,7 +10,7 @@ import re
 # Constraints of other servers and of future versions.
 _ANYWHERE = (
     r"guided_(?!decoding_backend).+|structured_.+|structural_tag|regex|pattern|ebnf|gbnf|grammar"
-    r"|lark|schema|json_schema|jsonSchema|json_object|enum"
+    r"|grammar_(?:lazy|triggers)|lark|schema|json_schema|jsonSchema|json_object|enum"
     r"|response_(?:format|schema|json_schema|mime_type)|responseSchema"
     r"|output_(?:schema|format|config)|format|constraints?|choice|whitespace_pattern"
 )
@@ -26,3 +26,8 @@ CONSTRAINT_NAME = re.compile(_ANYWHERE)
 IN_A_FORMAT = re.compile(f"{_ANYWHERE}|{_KEYWORD}")
 # A tool's `output_schema` constrains its client, not the model.
 IN_A_TOOL = re.compile(f"(?!output_)(?:{_ANYWHERE})|parameters|input_?[sS]chema")
+
+# Any of these in `json_schema`, in place of `schema`, says that the object is a schema itself.
+SCHEMA_KEYWORDS = frozenset(
+    {"type", "properties", "$ref", "anyOf", "oneOf", "allOf", "enum", "const", "items"}
+)

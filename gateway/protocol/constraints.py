@@ -1,22 +1,26 @@
-"""The one constraint that a request may put on its content, in `response_format`,
-`structured_outputs` or an older `guided_*` field.
+"""The one constraint that a request may put on its content: in `response_format`,
+`structured_outputs`, an older `guided_*` field, or a field of another server's API.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
 
-from pydantic_core import from_json
-
-from formgate.gateway.errors import ApiError, bad_request
+from formgate.gateway.errors import bad_request
+from formgate.gateway.protocol.content_constraint import (
+    ContentConstraint,
+    choice_constraint,
+    json_constraint,
+)
 from formgate.gateway.protocol.fields import (
     Body,
     GenerationRequest,
+    JsonSchemaFormat,
     ResponseFormat,
     StructuredOutputs,
 )
+from formgate.gateway.protocol.response_format import format_constraint
 
 _TOLERATED = {  # of `structured_outputs`: vLLM's switches of its own backends
     "disable_any_whitespace",
@@ -25,27 +29,20 @@ _TOLERATED = {  # of `structured_outputs`: vLLM's switches of its own backends
 }
 # The model's input and the request's metadata: their field names are data, not constraints.
 _DATA = frozenset({"messages", "input", "system", "documents", "metadata"})
+# Where other libraries and servers keep the fields that stand at the top level here.
+_WRAPPERS = frozenset({"extra_body", "options", "sampling_params"})
 _FUNCTIONS = (None, "function", "custom", "namespace")  # the model does not call other tools
-
-ConstraintKind = Literal["json", "json_object", "regex", "choice", "grammar", "structural_tag"]
-
-
-@dataclass(frozen=True)
-class ContentConstraint:
-    """`value` is a JSON Schema, a pattern, a list of strings, a grammar's text or a structural tag;
-    `param` names its field in the request."""
-
-    kind: ConstraintKind
-    value: Any
-    param: str
-    whitespace_pattern: str | None = None
-    whitespace_param: str = ""  # the pattern's field in the request
 
 
 def content_constraint(request: GenerationRequest) -> ContentConstraint | None:
     """The request's constraint, or None. Raises ApiError 400 for two, or for an unknown one."""
     refuse_unknown_constraints(request)
-    found = [*_response_format(request), *_structured_outputs(request), *_guided(request)]
+    found = [
+        *([] if (wanted := format_constraint(request.response_format)) is None else [wanted]),
+        *_structured_outputs(request),
+        *_guided(request),
+        *_other_servers(request),
+    ]
     if len(found) > 1:
         names = f"'{found[0].param}' and '{found[1].param}'"
         raise bad_request(
@@ -81,7 +78,11 @@ def refuse_unknown_constraints(request: Body, *, nested_only: bool = False) -> N
     for path, unknown in _unknown_constraints(request, ""):
         if nested_only and path == unknown:
             continue
-        hint = " Use 'response_format' or 'structured_outputs'." if path == unknown else ""
+        hint = ""
+        if path == unknown:
+            hint = " Use 'response_format' or 'structured_outputs'."
+        elif path.partition(".")[0] in _WRAPPERS:
+            hint = " Constraints stand at the top level of a body."
         raise bad_request(
             f"The constraint '{path}' is not supported.{hint}", path, "unsupported_parameter"
         )
@@ -90,8 +91,14 @@ def refuse_unknown_constraints(request: Body, *, nested_only: bool = False) -> N
 def _unknown_constraints(body: Body, at: str) -> Iterator[tuple[str, str]]:
     """(path, name) of each unknown field that looks like a constraint."""
     is_tag = isinstance(body, ResponseFormat) and body.type == "structural_tag"
+    is_schema = isinstance(body, JsonSchemaFormat) and body.bare_schema is not None
     for name, value in (body.model_extra or {}).items():
-        if value is None or is_tag:
+        if value is None or is_tag or is_schema:
+            continue
+        if not at and name in _WRAPPERS and isinstance(value, dict):
+            for inner in value:
+                if body.constraint_names.fullmatch(inner) and value[inner] is not None:
+                    yield f"{name}.{inner}", inner
             continue
         if isinstance(body, StructuredOutputs):
             refused = name not in _TOLERATED
@@ -114,40 +121,6 @@ def _unknown_constraints(body: Body, at: str) -> Iterator[tuple[str, str]]:
                     yield from _unknown_constraints(item, f"{here}[{i}]")
 
 
-def _response_format(request: GenerationRequest) -> list[ContentConstraint]:
-    wanted = request.response_format
-    if wanted is None:
-        return []
-    if wanted.json_schema is not None and wanted.type != "json_schema":
-        raise _misplaced("json_schema", "json_schema")
-    if wanted.bare_schema is not None and (
-        wanted.type not in ("json_object", "json_schema") or wanted.json_schema is not None
-    ):
-        raise _misplaced("schema", "json_object")
-    if wanted.type == "text":
-        return []
-    if wanted.type == "structural_tag":
-        fields = wanted.model_dump(include={"type"}) | (wanted.model_extra or {})
-        return [ContentConstraint("structural_tag", fields, "response_format")]
-    if wanted.type == "json_object" and wanted.bare_schema in (None, True, {}):
-        return [ContentConstraint("json_object", None, "response_format")]
-    if wanted.bare_schema is not None:
-        return [_json(wanted.bare_schema, "response_format.schema")]
-    if wanted.json_schema is None:
-        raise bad_request(
-            "Missing required parameter: 'response_format.json_schema'.",
-            "response_format.json_schema",
-            "missing_required_parameter",
-        )
-    param = "response_format.json_schema.schema"
-    if "json_schema" not in wanted.json_schema.model_fields_set:
-        raise bad_request(
-            f"Missing required parameter: '{param}'.", param, "missing_required_parameter"
-        )
-    schema = wanted.json_schema.json_schema
-    return [_json({} if schema is None else schema, param)]
-
-
 def _structured_outputs(request: GenerationRequest) -> list[ContentConstraint]:
     outputs = request.structured_outputs
     if outputs is None:
@@ -155,13 +128,13 @@ def _structured_outputs(request: GenerationRequest) -> list[ContentConstraint]:
     at = "structured_outputs"
     found: list[ContentConstraint] = []
     if outputs.json_schema is not None:
-        found.append(_json(outputs.json_schema, f"{at}.json"))
+        found.append(json_constraint(outputs.json_schema, f"{at}.json"))
     if outputs.json_object:
         found.append(ContentConstraint("json_object", None, f"{at}.json_object"))
     if outputs.regex is not None:
         found.append(ContentConstraint("regex", outputs.regex, f"{at}.regex"))
     if outputs.choice is not None:
-        found.append(_choice(outputs.choice, f"{at}.choice"))
+        found.append(choice_constraint(outputs.choice, f"{at}.choice"))
     if outputs.grammar is not None:
         found.append(ContentConstraint("grammar", outputs.grammar, f"{at}.grammar"))
     if outputs.structural_tag is not None:
@@ -173,34 +146,31 @@ def _structured_outputs(request: GenerationRequest) -> list[ContentConstraint]:
 def _guided(request: GenerationRequest) -> list[ContentConstraint]:
     found: list[ContentConstraint] = []
     if request.guided_json is not None:
-        found.append(_json(request.guided_json, "guided_json"))
+        found.append(json_constraint(request.guided_json, "guided_json"))
     if request.guided_regex is not None:
         found.append(ContentConstraint("regex", request.guided_regex, "guided_regex"))
     if request.guided_choice is not None:
-        found.append(_choice(request.guided_choice, "guided_choice"))
+        found.append(choice_constraint(request.guided_choice, "guided_choice"))
     if request.guided_grammar is not None:
         found.append(ContentConstraint("grammar", request.guided_grammar, "guided_grammar"))
     return found
 
 
-def _json(schema: object, param: str) -> ContentConstraint:
-    """A schema as an object or, as vLLM allows, as text."""
-    if isinstance(schema, str):
-        try:
-            schema = from_json(schema)
-        except ValueError as error:  # also if nested too deeply
-            raise bad_request(f"'{param}' is not valid JSON.", param, "invalid_schema") from error
-        if not isinstance(schema, dict | bool):
-            raise bad_request(f"'{param}' is not a JSON Schema.", param, "invalid_schema")
-    return ContentConstraint("json", schema, param)
-
-
-def _misplaced(name: str, kind: str) -> ApiError:
-    param = f"response_format.{name}"
-    return bad_request(f"'{param}' needs a format of type \"{kind}\", and no other schema.", param)
-
-
-def _choice(values: list[str], param: str) -> ContentConstraint:
-    if not values:
-        raise bad_request(f"'{param}' is empty: nothing could be answered.", param)
-    return ContentConstraint("choice", values, param)
+def _other_servers(request: GenerationRequest) -> list[ContentConstraint]:
+    """The fields of llama.cpp, SGLang and Ollama. Their clients send empty texts for no constraint,
+    except in `regex`."""
+    found: list[ContentConstraint] = []
+    if request.json_schema not in (None, ""):
+        found.append(json_constraint(request.json_schema, "json_schema"))
+    if request.regex is not None:
+        found.append(ContentConstraint("regex", request.regex, "regex"))
+    for param, grammar in (("grammar", request.grammar), ("ebnf", request.ebnf)):
+        if grammar:
+            found.append(ContentConstraint("grammar", grammar, param))
+    if request.structural_tag not in (None, ""):
+        found.append(ContentConstraint("structural_tag", request.structural_tag, "structural_tag"))
+    if request.format == "json":
+        found.append(ContentConstraint("json_object", None, "format"))
+    elif request.format not in (None, ""):
+        found.append(json_constraint(request.format, "format"))
+    return found

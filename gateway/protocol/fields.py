@@ -18,7 +18,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from formgate.gateway.protocol.constraint_names import CONSTRAINT_NAME, IN_A_FORMAT
+from formgate.gateway.protocol.constraint_names import (
+    CONSTRAINT_NAME,
+    IN_A_FORMAT,
+    SCHEMA_KEYWORDS,
+)
 from formgate.gateway.protocol.limits import (
     INT64_MAX,
     MAX_ALTERNATIVES,
@@ -133,14 +137,27 @@ class JsonSchemaFormat(Body):
     json_schema: JsonSchema | None = Field(default=None, alias="schema")
     strict: bool | None = None
 
+    @property
+    def bare_schema(self) -> dict[str, Any] | None:
+        """The whole object, if it is a schema itself instead of holding one."""
+        extra = self.model_extra or {}
+        if "json_schema" in self.model_fields_set or SCHEMA_KEYWORDS.isdisjoint(extra):
+            return None
+        return self.model_dump(exclude_unset=True)
+
 
 class ResponseFormat(Body):
     constraint_names = IN_A_FORMAT
 
-    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    type: Literal[
+        "text", "json_object", "json_schema", "structural_tag", "json", "regex", "grammar"
+    ]
     json_schema: JsonSchemaFormat | None = None
     # The schema's place at llama.cpp, Together and Fireworks, for either type of JSON.
     bare_schema: JsonSchema | None = Field(default=None, alias="schema")
+    value: Any = None  # TGI's place for a schema or regex
+    pattern: ConstraintText | None = None  # Together's place for a regex
+    grammar: ConstraintText | None = None  # Fireworks'
 
 
 class StructuredOutputs(Body):
@@ -153,6 +170,7 @@ class StructuredOutputs(Body):
     structural_tag: Any = None
     whitespace_pattern: ConstraintText | None = None
     close_within_budget: bool | None = None
+    allow_truncated_json: bool | None = None
     trace: bool | None = None
 
 
@@ -208,6 +226,16 @@ class GenerationRequest(RequestBody):
     guided_choice: Alternatives | None = None
     guided_grammar: ConstraintText | None = None
     guided_whitespace_pattern: ConstraintText | None = None
+
+    # Of llama.cpp and SGLang.
+    json_schema: JsonSchema | ConstraintText | None = None
+    grammar: ConstraintText | None = None
+    # Of SGLang.
+    regex: ConstraintText | None = None
+    ebnf: ConstraintText | None = None
+    structural_tag: Any = None
+    # Of Ollama: "json", or a schema.
+    format: JsonSchema | ConstraintText | None = None
 
     @property
     def traced(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import Field, StrictBool
 
@@ -10,6 +10,7 @@ from formgate.gateway.errors import bad_request
 from formgate.gateway.protocol.constraint_names import IN_A_FORMAT
 from formgate.gateway.protocol.constraints import refuse_unknown_constraints
 from formgate.gateway.protocol.fields import Body, Name, RequestBody
+from formgate.gateway.protocol.nullable import offering_null
 
 JsonSchema = dict[str, Any] | StrictBool
 
@@ -34,7 +35,7 @@ class SchemaCheckRequest(RequestBody):
     json_schema: NamedSchema | None = None
 
     def asked(self) -> dict[str, Any] | bool:
-        """The schema to check. Raises ApiError 400."""
+        """The schema to check, with null where `nullable` allows it. Raises ApiError 400."""
         refuse_unknown_constraints(self)
         if self.json_schema is None:
             if self.schema_ is None:
@@ -44,7 +45,7 @@ class SchemaCheckRequest(RequestBody):
                     missing,
                     "missing_required_parameter",
                 )
-            return self.schema_
+            return cast(JsonSchema, offering_null(self.schema_))
         if self.schema_ is not None:
             raise bad_request("Give 'schema' or 'json_schema', not both.", "schema")
-        return self.json_schema.schema_
+        return cast(JsonSchema, offering_null(self.json_schema.schema_))

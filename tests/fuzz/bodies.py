@@ -65,6 +65,8 @@ FREE: dict[str, Callable[[Random], Any]] = {
     "pattern": regex,
     "grammar": lambda r: r.choice(GRAMMARS),
     "guided_grammar": lambda r: r.choice(GRAMMARS),
+    "format": lambda r: r.choice(["json", "", schema(r)]),
+    "ebnf": lambda r: r.choice(GRAMMARS),
 }
 OPTIONAL = 4  # optional fields of an object that are set, on average
 MANY = 40  # items, of arrays in arrays; `_inflate` makes longer ones

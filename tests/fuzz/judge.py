@@ -71,7 +71,7 @@ def wrong(case: Case, answer: Answer) -> Iterator[str]:
         if case.path == "/v1/schema/check" and (found := INTERNALS.search(answer.text)) is not None:
             yield f"a report that tells of {found[0]!r}"
         if case.path == "/v1/chat/completions":
-            yield from _wrong_contents(case, whole)
+            yield from _wrong_contents(case, whole, answer.headers.get("x-formgate-unenforced", ""))
 
 
 def _wrong_error(case: Case, answer: Answer) -> Iterator[str]:
@@ -135,8 +135,9 @@ def _wrong_stream(case: Case, answer: Answer) -> Iterator[str]:
             yield f"an error in a stream: {error.get('code')}: {error.get('message', '')[:60]}"
 
 
-def _wrong_contents(case: Case, whole: Mapping[str, Any]) -> Iterator[str]:
-    """Of a chat: content under its `json_schema`, and arguments under their tool's schema."""
+def _wrong_contents(case: Case, whole: Mapping[str, Any], unenforced: str) -> Iterator[str]:
+    """Of a chat: content under its `json_schema`, and arguments under their tool's schema, except
+    of tools that the header says are not enforced in full."""
     body = case.body
     if not isinstance(body, dict):
         return
@@ -153,6 +154,8 @@ def _wrong_contents(case: Case, whole: Mapping[str, Any]) -> Iterator[str]:
             function = call["function"]
             if function["name"] not in tools:
                 yield "a call of no tool"
+            elif f"tool={function['name']};" in unenforced:
+                continue
             elif invalid(function["arguments"], tools[function["name"]]):
                 yield "arguments that their schema forbids"
         if (

@@ -60,11 +60,20 @@ def http(server: Any) -> Iterator[httpx.Client]:
         ([tool('f", "arguments": {}}]')], "tools[0].function.name"),
         ([tool("x" * 200)], "tools[0].function.name"),
         (
-            [tool("f"), tool("g", {"properties": {"x": {"type": "string", "pattern": "(a"}}})],
+            [
+                tool("f"),
+                tool("g", {"properties": {"x": {"type": "string", "pattern": "(a"}}}, strict=True),
+            ],
             "tools[1].function.parameters#/properties/x/pattern",
         ),
         (
-            [tool("f", {"type": "object", "properties": {"x": {"$ref": "http://127.0.0.1/s"}}})],
+            [
+                tool(
+                    "f",
+                    {"type": "object", "properties": {"x": {"$ref": "http://127.0.0.1/s"}}},
+                    strict=True,
+                )
+            ],
             "tools[0].function.parameters#/properties/x/$ref",
         ),
         ([tool("f", {"type": "array"})], "tools[0].function.parameters#/type"),
@@ -82,6 +91,39 @@ def test_tools_that_cannot_be_called_are_refused_by_their_place(
     if "#" in param and "type" not in param:
         assert repr(tools[int(param[6])]["function"]["name"]) in error["message"]
     assert ask(http, max_tokens=1).status_code == 200
+
+
+def test_a_tool_that_is_not_strict_does_not_shut_out_the_others(
+    http: httpx.Client, server: Any, serve: Callable[..., Any]
+) -> None:
+    """Twice, as an agent sends its tools at each turn; `--strict-tools` refuses them."""
+    pattern = {"type": "string", "pattern": "(?<=a)b", "maxLength": 8}
+    loose = {"type": "object", "properties": {"a/b": pattern}, "required": ["a/b"]}
+    tools = [tool("f"), tool("loose", loose)]
+    param = "tools[1].function.parameters#/properties/a~1b/pattern"
+    for choice, stream in (("auto", False), ("required", True)):
+        response = ask(http, tools=tools, tool_choice=choice, stream=stream)
+        assert response.status_code == 200, response.text
+        told = response.headers["x-formgate-unenforced"]
+        assert told == "tool=loose; keyword=pattern; pointer=/properties/a~1b/pattern"
+    named = {"type": "function", "function": {"name": "loose"}}
+    (call,), _ = whole(ask(http, tools=tools, tool_choice=named).json())
+    jsonschema.validate(
+        json.loads(call[1]), {**loose, "properties": {"a/b": {"type": "string", "maxLength": 8}}}
+    )
+    assert "x-formgate-unenforced" not in ask(http, tools=[tool("f")]).headers
+    assert server.metric("formgate:tool_keywords_unenforced_total") == 3
+    log = server.log.read_text()
+    line = (
+        "The tool 'loose' is enforced without its keyword 'pattern' at '/properties/a~1b/pattern'."
+    )
+    assert log.count(line) == 2, "once for each set of tools that is enforced"
+    server.wait_until_idle()
+    assert server.metric("formgate:structured_answers_invalid_total") == 0
+    with httpx.Client(base_url=serve("--strict-tools").url, timeout=120) as strict:
+        for client, given in ((strict, tools), (http, [tool("f"), tool("s", loose, strict=True)])):
+            response = ask(client, tools=given)
+            assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
 @pytest.mark.parametrize("thinking", [False, True])

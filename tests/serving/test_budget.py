@@ -5,7 +5,7 @@ budget that no answer fits into is refused before anything is generated.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -100,6 +100,25 @@ def test_a_budget_that_no_answer_fits_into(
     assert (error["code"], error["param"]) == ("max_tokens_too_small", param)
     [(text, _)] = answers(http, path, max_tokens=4, structured_outputs={"choice": ["yes"]})
     assert text == "yes"
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+def test_an_answer_may_be_cut_where_the_client_allows_it(http, path: str) -> None:
+    outputs = {"json": LONG, "allow_truncated_json": True}
+    [(text, choice)] = answers(http, path, max_tokens=5, structured_outputs=outputs)
+    assert choice["finish_reason"] == "length"
+    assert text.startswith('"')
+
+
+def test_a_server_may_cut_answers_unless_the_client_forbids_it(
+    serve: Callable[..., Any],
+) -> None:
+    with httpx.Client(base_url=serve("--allow-truncated-json").url, timeout=120) as http:
+        [(_, choice)] = answers(http, CHAT, max_tokens=5, json_schema=LONG)
+        assert choice["finish_reason"] == "length"
+        fields = {"structured_outputs": {"json": LONG, "allow_truncated_json": False}}
+        response = http.post(CHAT, json=body(CHAT, max_tokens=5, **fields))
+        assert response.json()["error"]["code"] == "max_tokens_too_small"
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -100,6 +100,18 @@ KINDS: list[tuple[dict[str, Any], Callable[[str], bool]]] = [
     ({"guided_choice": ["left", "right"]}, matches("left|right")),
     ({"guided_grammar": LARK}, SELECT),
     ({"guided_grammar": GBNF}, NESTED),
+    ({"json_schema": PERSON}, is_person),
+    ({"json_schema": json.dumps(PERSON)}, is_person),
+    ({"grammar": GBNF}, NESTED),
+    ({"ebnf": GBNF}, NESTED),
+    ({"regex": "[a-f]{3,5}-[0-9]{2}"}, matches("[a-f]{3,5}-[0-9]{2}")),
+    ({"structural_tag": json.dumps(NEWER)}, is_tagged_person),
+    ({"format": PERSON}, is_person),
+    ({"format": "json"}, is_object),
+    ({"response_format": {"type": "json", "value": PERSON}}, is_person),
+    ({"response_format": {"type": "regex", "value": "[a-f]{3,5}"}}, matches("[a-f]{3,5}")),
+    ({"response_format": {"type": "grammar", "grammar": GBNF}}, NESTED),
+    ({"response_format": {"type": "json_schema", "json_schema": PERSON}}, is_person),
 ]  # fmt: skip
 
 
@@ -189,6 +201,12 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"guided_json": PERSON, "guided_whitespace_pattern": " ",
       "structured_outputs": {"whitespace_pattern": " "}}, "guided_whitespace_pattern", "one"),
     ({"guided_grammar": "start: A\nA: /([/"}, "guided_grammar", "line 2"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"type": "strin"}}},
+     "response_format.json_schema#/type", ""),
+    ({"response_format": {"type": "json", "value": {"type": "strin"}}},
+     "response_format.value#/type", ""),
+    ({"json_schema": {"type": "strin"}}, "json_schema#/type", ""),
+    ({"grammar": "root ::= x"}, "grammar", "'x'"),
     ({"structured_outputs": {"grammar": "no grammar"}}, "structured_outputs.grammar", "start"),
 ]  # fmt: skip
 

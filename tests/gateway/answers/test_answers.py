@@ -27,8 +27,9 @@ SCHEMA = {
 }
 
 
-def tool(name: str, parameters: Any = None) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+def tool(name: str, parameters: Any = None, **fields: Any) -> dict[str, Any]:
+    function = {"name": name, "parameters": parameters, **fields}
+    return {"type": "function", "function": function}
 
 
 def named(name: str) -> dict[str, Any]:
@@ -155,9 +156,12 @@ BAD = {"type": "object", "properties": {"a/b": {"type": "array", "$dynamicRef": 
     [
         ({"response_format": json_schema(BAD)}, "response_format.json_schema.schema#/"),
         ({"guided_json": BAD}, "guided_json#/properties/a~1b"),
-        ({"tools": [tool("f", SCHEMA), tool("g", BAD)]}, "tools[1].function.parameters#/"),
         (
-            {"tools": [tool("g", BAD)], "response_format": json_schema(SCHEMA)},
+            {"tools": [tool("f", SCHEMA), tool("g", BAD, strict=True)]},
+            "tools[1].function.parameters#/",
+        ),
+        (
+            {"tools": [tool("g", BAD, strict=True)], "response_format": json_schema(SCHEMA)},
             "tools[0].function.parameters#/",
         ),
         ({"guided_regex": "(a"}, "guided_regex"),

@@ -21,7 +21,7 @@ from formgate.gateway.answers.tool_choice import NO_TOOLS, CallableTool, ToolUse
 from formgate.gateway.errors import compiler_unavailable
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.processes.compile_workers import TOO_LARGE, TOO_LONG, WorkerFailed
-from formgate.gateway.protocol.constraints import ContentConstraint
+from formgate.gateway.protocol.content_constraint import ContentConstraint
 from formgate.parsers.text.events import ContentDelta, ToolCallArguments, ToolCallStart
 
 SCHEMA = {

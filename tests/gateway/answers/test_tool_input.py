@@ -182,9 +182,20 @@ def test_names_that_cannot_be_called(
 def test_a_schema_that_cannot_be_enforced_is_named(name: str, planner_of: Any) -> None:
     broken = {"type": "object", "properties": {"x": {"type": "string", "pattern": "(a"}}}
     with pytest.raises(ApiError) as refused:
-        plan(planner_of(name), [tool("f", SCHEMA), tool("g", broken)])
+        plan(planner_of(name), [tool("f", SCHEMA), tool("g", broken, strict=True)])
     assert refused.value.status == 400
     assert refused.value.param == "tools[1].function.parameters#/properties/x/pattern"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_tool_that_is_not_strict_loses_only_that_keyword(name: str, planner_of: Any) -> None:
+    text = {"type": "string", "pattern": "(a", "maxLength": 2}
+    broken = {"type": "object", "properties": {"x": text}, "required": ["x"]}
+    made = plan(planner_of(name), [tool("f", SCHEMA), tool("g", broken)])
+    (_, enforced) = made.promise.tools.tools
+    assert enforced.schema["properties"] == {"x": {"type": "string", "maxLength": 2}}
+    assert enforced.schema["required"] == ["x"]
+    assert made.constraint is not None
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from formgate.gateway.errors import ApiError
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.protocol.responses import ResponsesRequest
+from formgate.gateway.protocol.tool_names import ToolNames
 
 TEXT = '*** a\n"end"'
 CALL = f'[TOOL_CALLS] [{{"name": "apply_patch", "arguments": {json.dumps({"input": TEXT})}}}]'
@@ -281,3 +282,73 @@ def test_all_that_an_agent_replays_is_taken(
         "next",
     ):
         assert text in prompt, (text, prompt)
+
+
+# Names that formats cannot carry
+
+
+SLASHED = "mcp/files:list"
+OTHERS = ("mcp_files_list", "mcp/files/list")  # that would be written alike
+
+
+def function(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": LIST["parameters"]}}
+
+
+def test_a_name_comes_back_as_it_was_given(
+    chat_of: Callable[..., ChatService], profile: Any, replay: Any
+) -> None:
+    written = ToolNames([SLASHED, *OTHERS])
+    assert written.written(OTHERS[0]) == OTHERS[0]
+    names = [SLASHED, *OTHERS]
+    assert len({written.written(name) for name in names}) == 3
+    for name in names:
+        call = f'[TOOL_CALLS] [{{"name": "{written.written(name)}", "arguments": {{}}}}]'
+        engine = replay(call)
+        tools = [function(each) for each in names]
+        choice = {"type": "function", "function": {"name": name}}
+        past = {"id": "123456789", "type": "function", "function": {"name": name, "arguments": ""}}
+        fields: dict[str, Any] = {
+            "tools": tools,
+            "messages": [
+                USER,
+                {"role": "assistant", "tool_calls": [past]},
+                {"role": "tool", "tool_call_id": "123456789", "name": name, "content": "a.py"},
+            ],
+        }
+        for more in ({}, {"tool_choice": choice}, {"tool_choice": "required"}):
+            request = parse_object(ChatCompletionRequest, {**fields, **more})
+            answer = asyncio.run(chat_of(engine).complete(request))
+            (made,) = answer["choices"][0]["message"]["tool_calls"]
+            assert made["function"]["name"] == name
+            prompt = profile.tokenizer.decode(engine.requests[-1].prompt_token_ids)
+            assert prompt.count(written.written(name) + '"') == 2, "the tool, and its past call"
+            blueprint = Constraint.loads(engine.requests[-1].constraint).blueprint_text
+            assert "mcp/files" not in blueprint
+
+
+def test_a_streamed_call_and_one_of_other_apis_have_the_name(
+    chat_of: Callable[..., ChatService],
+    responses: Callable[[Any], ResponsesService],
+    replay: Any,
+) -> None:
+    call = '[TOOL_CALLS] [{"name": "mcp_files_list", "arguments": {}}]'
+    chunks = chunks_of(chat_of(replay(call)), tools=[function(SLASHED)])
+    called = [
+        made["function"]["name"]
+        for chunk in chunks
+        for choice in chunk["choices"]
+        for made in choice["delta"].get("tool_calls", ())
+        if "name" in made["function"]
+    ]
+    assert called == [SLASHED]
+    events = events_of(responses(replay(call)), tools=[{**LIST, "name": SLASHED}])
+    assert events[-1]["response"]["output"][0]["name"] == SLASHED
+    patch = CALL.replace("apply_patch", "a_patch")
+    answer = respond(responses(replay(patch)), tools=[{**PATCH, "name": "a/patch"}])
+    assert answer["output"][0]["type"] == "custom_tool_call"
+    assert (answer["output"][0]["name"], answer["output"][0]["input"]) == ("a/patch", TEXT)
+    mcp = {"type": "namespace", "name": "a/b", "tools": [LIST]}
+    call = '[TOOL_CALLS] [{"name": "a_b__list", "arguments": {}}]'
+    (item,) = respond(responses(replay(call)), tools=[mcp])["output"]
+    assert (item["namespace"], item["name"]) == ("a/b", "list")

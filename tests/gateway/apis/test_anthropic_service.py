@@ -242,6 +242,10 @@ def test_a_last_message_of_the_assistant_is_continued(
     assert prompt.endswith("It is")
 
 
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+BAD_SCHEMA = {"type": "array"}
+AS_OBJECT = {"type": "json_schema", "schema": {"type": "object"}}
+
 BAD = [
     ({"messages": []}, "messages"),
     ({"thread": {"id": "x"}}, "thread"),
@@ -255,7 +259,10 @@ BAD = [
         {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "a"}]}]},
         "messages[0].content[0].input",
     ),
-    ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
+    ({"tools": [SEARCH], "tool_choice": {"type": "tool", "name": "web_search"}}, "tool_choice"),
+    ({"tools": [SEARCH], "tool_choice": {"type": "any"}}, "tool_choice"),
+    ({"tools": [SEARCH, {"name": "f"}]}, "tools[1].input_schema"),
+    ({"tools": [SEARCH, {**WEATHER, "input_schema": BAD_SCHEMA}]}, "tools[1].input_schema#/type"),
     ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
     ({"tools": [{"name": "not a name", "input_schema": {}}]}, "tools[0].name"),
     ({"tools": [WEATHER, WEATHER]}, "tools[1].name"),
@@ -269,7 +276,15 @@ BAD = [
     ),
     ({"max_tokens": 5000}, "messages"),
     ({"response_format": {"type": "json_object"}}, "response_format"),
-    ({"output_format": {"type": "json_schema"}}, "output_format"),
+    ({"output_format": {"type": "json_schema"}}, "output_format.schema"),
+    (
+        {"output_format": {"type": "json_schema", "schema": {"type": "strin"}}},
+        "output_format.schema#/type",
+    ),
+    (
+        {"output_format": AS_OBJECT, "output_config": {"format": AS_OBJECT}},
+        "output_format",
+    ),
     ({"n": 2}, "n"),
 ]
 
@@ -286,6 +301,19 @@ def test_errors_name_the_fields_of_anthropic(
         for foreign in ("response_format.", ".function"):
             assert foreign not in refused.value.message
     assert not engine.requests
+
+
+def test_tools_of_other_servers_are_left_out(serve: Serve, replay: Any) -> None:
+    call = '[TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Paris"}}]'
+    message = complete(serve(replay(call)), tools=[SEARCH, WEATHER], tool_choice={"type": "any"})
+    assert message["content"][0]["name"] == "get_weather"
+    assert complete(serve(replay("Hello")), tools=[SEARCH])["content"][0]["text"] == "Hello"
+
+
+def test_the_older_name_of_the_format_is_enforced(serve: Serve, replay: Any) -> None:
+    engine = replay("{}")
+    complete(serve(engine), output_format=AS_OBJECT)
+    assert engine.requests[0].constraint is not None
 
 
 def test_tokens_are_counted_with_system_tools_and_thinking(serve: Serve, replay: Any) -> None:

@@ -65,6 +65,9 @@ MESSAGE: dict[str, Any] = {
     "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
     "thinking": {"type": "disabled"},
 }
+OLDER_MESSAGE = {key: value for key, value in MESSAGE.items() if key != "output_config"} | {
+    "output_format": {"type": "json_schema", "schema": SCHEMA}
+}
 FORMATS = [
     {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}},
     {"response_format": {"type": "json_schema", "schema": SCHEMA}},
@@ -118,6 +121,11 @@ SOUND: list[tuple[type[RequestBody], dict[str, Any]]] = [
         },
     ),
     (MessagesRequest, MESSAGE),
+    (MessagesRequest, OLDER_MESSAGE),
+    (
+        CountTokensRequest,
+        {key: value for key, value in OLDER_MESSAGE.items() if key != "max_tokens"},
+    ),
     (CountTokensRequest, {key: value for key, value in MESSAGE.items() if key != "max_tokens"}),
     (SchemaCheckRequest, {"schema": SCHEMA}),
     (SchemaCheckRequest, {"type": "json_schema", "json_schema": {"schema": SCHEMA}}),
@@ -215,7 +223,7 @@ def test_what_looks_like_a_constraint_is_read_or_refused(
     if not path and body in (ResponsesRequest, MessagesRequest, CountTokensRequest):
         known |= fields_at(ChatCompletionRequest, ())  # vLLM's extensions work there too
     names = [*LOOK_LIKE_CONSTRAINTS]
-    if path and path[-1] in ("response_format", "json_schema", "format"):
+    if path and path[-1] in ("response_format", "json_schema", "format", "output_format"):
         names += SCHEMA_KEYWORDS
     is_tool = "tools" in path and "tool_choice" not in path
     for name in names:

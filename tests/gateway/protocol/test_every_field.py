@@ -228,8 +228,12 @@ CONSTRAINTS = {
     "definition",
     "json",
     "guided_json",
+    "json_schema",
+    "format",
     "regex",
+    "pattern",
     "grammar",
+    "ebnf",
     "guided_regex",
     "guided_grammar",
 }

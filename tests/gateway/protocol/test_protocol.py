@@ -14,6 +14,7 @@ from formgate.gateway.protocol.rules import check_chat, check_completion
 
 USER = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+OBJECT = {"type": "object"}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
 
 
@@ -141,8 +142,25 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "structured_outputs.whitespace_pattern",
     ),
     ({"structured_outputs": {"yaml": {}}}, "structured_outputs.yaml"),
-    ({"regex": "a+"}, "regex"),
-    ({"grammar": "root ::= x"}, "grammar"),
+    ({"regex": "a+", "grammar": "root ::= x"}, "grammar"),
+    (
+        {"json_schema": {"type": "object"}, "response_format": {"type": "json_object"}},
+        "json_schema",
+    ),
+    ({"format": "json", "ebnf": "root ::= x"}, "format"),
+    ({"format": "yaml"}, "format"),
+    ({"extra_body": {"top_k": 3, "guided_json": {}}}, "extra_body.guided_json"),
+    ({"sampling_params": {"regex": "a"}}, "sampling_params.regex"),
+    ({"grammar_lazy": True, "grammar": "root ::= x"}, "grammar_lazy"),
+    ({"response_format": {"type": "json"}}, "response_format.value"),
+    ({"response_format": {"type": "json", "value": 3}}, "response_format.value"),
+    ({"response_format": {"type": "regex", "value": {}}}, "response_format.value"),
+    (
+        {"response_format": {"type": "regex", "value": "a", "pattern": "b"}},
+        "response_format.pattern",
+    ),
+    ({"response_format": {"type": "grammar"}}, "response_format.grammar"),
+    ({"response_format": {"type": "json_object", "grammar": "x"}}, "response_format.grammar"),
     ({"guided_lark": "x"}, "guided_lark"),
 ]
 
@@ -240,6 +258,47 @@ def test_what_clients_send_is_accepted() -> None:
         ({"structured_outputs": {"choice": ["a"]}}, "choice", "structured_outputs.choice"),
         ({"guided_grammar": "g"}, "grammar", "guided_grammar"),
         ({"guided_regex": "a", "response_format": {"type": "text"}}, "regex", "guided_regex"),
+        # llama.cpp
+        ({"json_schema": OBJECT}, "json", "json_schema"),
+        ({"grammar": "root ::= x", "json_schema": None}, "grammar", "grammar"),
+        # SGLang
+        ({"json_schema": '{"type": "object"}', "grammar": ""}, "json", "json_schema"),
+        ({"regex": "a+", "format": ""}, "regex", "regex"),
+        ({"ebnf": "root ::= x"}, "grammar", "ebnf"),
+        ({"structural_tag": "{}"}, "structural_tag", "structural_tag"),
+        # TGI
+        ({"response_format": {"type": "json", "value": OBJECT}}, "json", "response_format.value"),
+        (
+            {"response_format": {"type": "json_object", "value": OBJECT}},
+            "json",
+            "response_format.value",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "value": {"name": "n", "schema": OBJECT}}},
+            "json",
+            "response_format.value.schema",
+        ),
+        ({"response_format": {"type": "regex", "value": "a"}}, "regex", "response_format.value"),
+        # Together, Fireworks
+        (
+            {"response_format": {"type": "regex", "pattern": "a"}},
+            "regex",
+            "response_format.pattern",
+        ),
+        (
+            {"response_format": {"type": "grammar", "grammar": "root ::= x"}},
+            "grammar",
+            "response_format.grammar",
+        ),
+        # Ollama
+        ({"format": "json"}, "json_object", "format"),
+        ({"format": OBJECT}, "json", "format"),
+        # A schema in the place of its wrapper.
+        (
+            {"response_format": {"type": "json_schema", "json_schema": OBJECT}},
+            "json",
+            "response_format.json_schema",
+        ),
     ],
 )
 def test_every_name_of_a_constraint_leads_to_one(
