@@ -72,6 +72,7 @@ def _shrink_kernel(
     shrunk_ptr,
     num_rows,
     in_features,
+    x_stride,
     bank_stride,
     table_stride,
     SLICES: tl.constexpr,
@@ -102,7 +103,7 @@ def _shrink_kernel(
     # Matrices start at multiples of RANKS elements.
     a_offset = tl.multiple_of(slot * bank_stride + tl.load(entry_ptr + 1), RANKS)
     a_ptr = bank_ptr + a_offset + (first_rank + ranks).to(tl.int64) * in_features
-    x_row_ptr = x_ptr + tokens * in_features
+    x_row_ptr = x_ptr + tokens * x_stride
     length = tl.cdiv(in_features, SPLITS * INPUTS) * INPUTS
     start = split * length
     acc = tl.zeros((ROWS, RANKS), tl.float32)
@@ -136,6 +137,7 @@ def _expand_kernel(
     out_ptr,
     num_rows,
     out_features,
+    out_stride,
     num_blocks,
     bank_stride,
     table_stride,
@@ -186,7 +188,7 @@ def _expand_kernel(
             )
         b = tl.load(b_ptr[None, :] + base + ranks[:, None], mask=output_inside[None, :], other=0.0)
         acc = tl.dot(shrunk.to(b.dtype), b, acc, input_precision="ieee")
-    place_ptr = out_ptr + tokens[:, None] * out_features + column + outputs[None, :]
+    place_ptr = out_ptr + tokens[:, None] * out_stride + column + outputs[None, :]
     inside = row_inside[:, None] & output_inside[None, :]
     acc += tl.load(place_ptr, mask=inside, other=0.0).to(tl.float32)
     tl.store(place_ptr, acc.to(out_ptr.dtype.element_ty), mask=inside)
@@ -204,15 +206,14 @@ def add_lora_triton(
     max_rank: int,
     tile_rows: int,
 ) -> None:
-    """As `add_lora_ref`. The launch depends on shapes alone, so it can be in a CUDA graph. out and
-    x must be contiguous; `tile_rows` a power of two from 16 up.
+    """As `add_lora_ref`. The launch depends on shapes alone, so it can be in a CUDA graph. The rows
+    of out and x must be contiguous; `tile_rows` a power of two from 16 up.
     """
     n, in_features = x.shape
     slices, num_tiles = table.shape[1], tiles.shape[0]
     assert out.dtype == x.dtype == bank.dtype
     assert max_rank % RANKS == 0
-    assert out.is_contiguous()
-    assert x.is_contiguous()
+    assert out.stride(1) == x.stride(1) == bank.stride(1) == 1
     if not num_tiles:
         return
     splits = min(SPLITS, max(in_features // LEAST_INPUTS, 1)) if n <= FEW_ROWS else 1
@@ -227,6 +228,7 @@ def add_lora_triton(
         shrunk,
         n,
         in_features,
+        x.stride(0),
         bank.stride(0),
         table.stride(0),
         SLICES=slices,
@@ -248,6 +250,7 @@ def add_lora_triton(
         out,
         n,
         out.shape[1],
+        out.stride(0),
         blocks.shape[0],
         bank.stride(0),
         table.stride(0),

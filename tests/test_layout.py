@@ -211,6 +211,7 @@ LONGER_FUNCTIONS = {
     ("kernels/latent_attention.py", "_latent_kernel"): "one kernel",
     ("kernels/latent_attention.py", "_launch"): "a kernel's grid and arguments",
     ("kernels/lora_shrink_expand.py", "_expand_kernel"): "one kernel",
+    ("kernels/lora_shrink_expand.py", "add_lora_triton"): "a kernel's grid and arguments",
     ("kernels/paged_attention.py", "paged_attention_triton"): "a kernel's grid and arguments",
     ("kernels/prompt_attention.py", "_prompt_kernel"): "one kernel",
     ("kernels/rotary_write_kv.py", "_rotary_write_kv_kernel"): "one kernel",

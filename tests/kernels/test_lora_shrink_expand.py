@@ -142,6 +142,21 @@ def test_a_layer_is_a_view_of_a_table_of_many(device):
     assert torch.equal(run(layer, x, [1, 0, -1], device), expected)
 
 
+def test_rows_may_lie_apart(device):
+    layer = Layer(device, torch.float32, 96, [40], [[5]], 16)
+    x = torch.randn(3, 96, device=device)
+    expected = run(layer, x, [0, 0, 0], device)
+    wide, out = torch.full((3, 130), 7.0, device=device), torch.zeros(3, 50, device=device)
+    wide[:, :96] = x
+    order, tiles = grouped([0, 0, 0], 16, device)
+    bank, table, blocks = layer.bank, layer.table, layer.blocks
+    add_lora_triton(
+        out[:, :40], wide[:, :96], bank, table, blocks, order, tiles, max_rank=16, tile_rows=16
+    )
+    assert torch.equal(out[:, :40], expected)
+    assert not out[:, 40:].any()
+
+
 def test_no_tiles(device):
     layer = Layer(device, torch.float32, 8, [40], [[5]], 16)
     tiles = torch.zeros((0, 3), dtype=torch.int32, device=device)
