@@ -66,7 +66,7 @@ class AdapterService:
     def load(self, command: LoadAdapter) -> None:
         """Start to load; see `take_changes`."""
         if self._library is None:
-            return self._end(command.command_id, "the server takes no adapters (--enable-lora)")
+            return self._end(command.command_id, "The server takes no adapters (--enable-lora).")
         if command.name in self._loading:
             return self._end(command.command_id, f"The adapter `{command.name}` is being loaded.")
         if self._library.find(command.name) is not None and not command.replace:
