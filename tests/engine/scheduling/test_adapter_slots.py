@@ -85,9 +85,9 @@ def test_a_slot_drains_for_the_first_that_waits() -> None:
     assert [name for name, _ in device.admit(A, C)] == ["a"]  # but not the earlier ones
     for _ in range(2):
         device.slots.release(slots["a"])
-    assert [name for name, _ in device.admit(C, A, B)] == ["b"]  # "c" is copied meanwhile
+    assert [name for name, _ in device.admit(C, B)] == ["b"]  # "c" is copied meanwhile
     device.copy()
-    assert [name for name, _ in device.admit(C, A, B)] == ["c", "b"]
+    assert [name for name, _ in device.admit(C, B, A)] == ["c", "b"]
 
 
 def test_many_wait_and_each_drains_one() -> None:
