@@ -16,6 +16,7 @@ from formgate.gateway.api_keys import ApiKey
 class Caller:
     key: ApiKey | None = None
     model: str | None = None
+    adapter: str | None = None  # `model` if it is an adapter's name
     usage: Usage | None = None
 
     def cache_salt(self, given: str | None) -> str | None:

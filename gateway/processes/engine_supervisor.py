@@ -17,6 +17,7 @@ import zmq.asyncio
 
 from formgate.engine.config import EngineConfig
 from formgate.engine.messages import (
+    AdaptersChanged,
     EngineEvent,
     EngineFailed,
     EngineIdle,
@@ -55,6 +56,8 @@ class EngineUser(Protocol):
     def engine_ready(self, ready: EngineReady, commands: zmq.Socket[bytes]) -> None: ...
 
     def engine_step(self, step: StepOutputs) -> None: ...
+
+    def engine_adapters(self, change: AdaptersChanged) -> None: ...
 
     def engine_ended(self) -> None:
         """All requests in flight are lost. May be called twice for one engine."""
@@ -198,6 +201,8 @@ class EngineSupervisor:
                     self._user.engine_step(event)
                     # Let consumers run: a recv that need not wait never yields.
                     await asyncio.sleep(0)
+                case AdaptersChanged():
+                    self._user.engine_adapters(event)
                 case LoadProgress():
                     if self._on_progress is not None:
                         self._on_progress(event)
@@ -227,6 +232,8 @@ async def follow_engine(user: EngineUser, command_address: str, event_address: s
                     case StepOutputs():
                         user.engine_step(event)
                         await asyncio.sleep(0)
+                    case AdaptersChanged():
+                        user.engine_adapters(event)
                     case EngineReady():
                         user.engine_ready(event, commands)
                     case _:  # for the supervising process
