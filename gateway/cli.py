@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+from formgate.engine.adapter import AdapterSource
 from formgate.engine.config import EngineConfig
 from formgate.gateway.http.shutdown import SIGNALS
 from formgate.gateway.server_config import ServerConfig
@@ -117,7 +118,9 @@ def _engine_config(command: CommandLine) -> tuple[EngineConfig, Path]:
     # In a thread: a download in the main thread would hold signals back.
     model_dir, tokenizer_dir = _result_of_thread(partial(_model_folders, command.server))
     checked_lora_dir(command.server)
-    adapters = _result_of_thread(partial(adapter_sources, command.server))
+    adapters: tuple[AdapterSource, ...] = ()
+    if not command.engine_options["node_rank"]:  # rank 0 reads them for all
+        adapters = _result_of_thread(partial(adapter_sources, command.server))
     engine = command.engine(model_dir, adapters)
     check_model_folder(model_dir, tokenizer_dir, weights=engine.load_format != "dummy")
     return engine, tokenizer_dir

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from formgate.engine.adapter import RANK_STEP, AdapterError
 from formgate.engine.lora.peft_config import PeftConfig, read_peft_config
 from formgate.engine.lora.targets import Layout, Targets
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
@@ -165,8 +168,8 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise AdapterError(f"{path} is damaged or cannot be read: {reason}") from error
+        logger.warning("%s cannot be read: %s", path, " ".join(str(error).split()))
+        raise AdapterError(f"{path} is damaged or cannot be read") from error
 
 
 def _missing(folder: Path) -> str:

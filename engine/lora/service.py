@@ -34,6 +34,8 @@ class AdapterService:
         self._changes: list[AdaptersChanged] = []
         self._loading: set[str] = set()  # names
         if bank is None:
+            if config.adapters:
+                raise AdapterError("--lora-modules needs --enable-lora")
             return
         in_memory = config.max_cpu_loras
         if in_memory is None:

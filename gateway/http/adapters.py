@@ -57,7 +57,7 @@ class AdapterAccess:
             name, str(path), base_model_name=body.base_model_name, replace=body.load_inplace
         )
         if error is not None:
-            raise bad_request(error, "lora_path")
+            raise bad_request(error.replace(str(path), body.lora_path), "lora_path")
 
     async def unload(self, body: UnloadAdapterRequest) -> None:
         """Raises ApiError: 403 if clients may unload none, 404 for an unknown name."""
@@ -90,11 +90,9 @@ class AdapterAccess:
 
     async def _load_from_folder(self, name: str, root: Path) -> None:
         """Load `root/name` if it is an adapter. Requests that arrive meanwhile wait for it too."""
-        loading = self._loading.get(name)
-        if loading is None:
-            path = await asyncio.to_thread(adapter_in, root, name)
-            if path is None:
-                raise model_not_found(name)
+        path = await asyncio.to_thread(adapter_in, root, name)
+        if path is None:
+            raise model_not_found(name)
         # Another request may have come first while the path was looked up.
         loading = self._loading.get(name)
         if loading is None and not self._models.is_adapter(name):
@@ -104,7 +102,7 @@ class AdapterAccess:
         error = None if loading is None else await asyncio.shield(loading)
         # Another HTTP process may have loaded it first.
         if error is not None and not self._models.is_adapter(name):
-            raise bad_request(error, "model")
+            raise bad_request(error.replace(str(path), name), "model")  # no paths of the server
 
 
 def adapter_in(root: Path, name: str) -> Path | None:
