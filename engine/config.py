@@ -42,6 +42,7 @@ class EngineConfig:
     tokenizer_vocab_size: int | None = None  # logits past it are padding; None: no padding
     enable_lora: bool = False
     adapters: tuple[AdapterSource, ...] = ()  # loaded at start
+    skip_bad_adapters: bool = False  # of `adapters`: log them instead of ending the start
     max_loras: int = 4  # adapters on the device, which the rows of a step may have
     max_lora_rank: int = 16
     max_cpu_loras: int | None = None  # adapters in the CPU's memory; None: 32, or max_loras

@@ -19,7 +19,22 @@ TALK = [
     ("Hello!", "Arr, matey! What be ye looking for?"),
     ("Who are you?", "Arr, matey! I be the captain of this ship."),
 ]
-STEPS = 30
+STEPS = 15
+NOT_LEARNED = -100  # a label that the loss leaves out
+
+
+def lessons(tokenizer) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels; the answers are learned, not the questions."""
+    rows, labels = [], []
+    for question, answer in TALK:
+        turns = [{"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        start = len(tokenizer.encode(prompt, add_special_tokens=False))
+        ids = tokenizer.encode(prompt + answer + tokenizer.eos_token, add_special_tokens=False)
+        rows.append(torch.tensor(ids))
+        labels.append(torch.tensor([NOT_LEARNED] * start + ids[start:]))
+    pad = torch.nn.utils.rnn.pad_sequence
+    return pad(rows, batch_first=True), pad(labels, batch_first=True, padding_value=NOT_LEARNED)
 
 
 def train(folder: str) -> None:
@@ -28,25 +43,15 @@ def train(folder: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(embedded.path(), dtype=torch.float32)
     config = peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
     model = peft.get_peft_model(model, config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for step in range(STEPS):
-        loss = torch.zeros(())
-        for question, answer in TALK:
-            turns = [{"role": "user", "content": question}]
-            prompt = tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=False
-            )
-            start = len(tokenizer.encode(prompt, add_special_tokens=False))
-            text = prompt + answer + tokenizer.eos_token
-            ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
-            labels = ids.clone()
-            labels[:, :start] = -100  # the answer is learned, not the question
-            loss = loss + model(ids, labels=labels).loss / len(TALK)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    ids, labels = lessons(tokenizer)
+    for step in range(1, STEPS + 1):
+        loss = model(ids, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % 10 == 9:
-            print(f"step {step + 1}: loss {loss.item():.3f}")
+        if step % 5 == 0:
+            print(f"step {step}: loss {loss.item():.3f}", flush=True)
     model.save_pretrained(folder)
 
 

@@ -45,7 +45,7 @@ class Linear(Layer):
         self.parallel = placement.parallel
         self.method = placement.linear_method
         self.partial_sums = partial_sums and not placement.parallel.is_alone
-        self.takes_adapters = True
+        self.takes_adapters = True  # False if its inputs are not one row for each token
         self.adapters: Addition | None = None
         part = LinearPart(inputs, self.outputs, placement.dtype, placement.device)
         parameters = self.method.parameters(part)

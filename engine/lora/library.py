@@ -29,7 +29,6 @@ Place = Callable[[int, Sequence[int], torch.Tensor | None], None]
 class Registered:
     """The end of a `register`: an error in one line, or None."""
 
-    command_id: str
     source: AdapterSource
     error: str | None
 
@@ -44,12 +43,11 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """The end of a read: for a `register` with its id, or to fill a slot."""
+    """The end of a read: for a `register`, or to fill a slot."""
 
     source: AdapterSource
     result: HostAdapter | AdapterError
-    command_id: str = ""
-    slot: int = -1
+    slot: int = -1  # none for a `register`
     content: str = ""
 
 
@@ -91,9 +89,9 @@ class AdapterLibrary:
             raise AdapterError(f"two adapters have the name {source.name}")
         self._add(source, self._read(source.path))
 
-    def register(self, command_id: str, source: AdapterSource) -> None:
+    def register(self, source: AdapterSource) -> None:
         """Read an adapter and give it its name, which another may have had; see `collect`."""
-        self._start(source, command_id=command_id)
+        self._start(source)
 
     def remove(self, name: str) -> bool:
         """Forget a name; False if none has it. Sequences that run keep the adapter."""
@@ -125,7 +123,7 @@ class AdapterLibrary:
                 error = str(result) if isinstance(result, AdapterError) else None
                 if isinstance(result, HostAdapter):
                     self._add(ended.source, result)
-                yield Registered(ended.command_id, ended.source, error)
+                yield Registered(ended.source, error)
                 continue
             self._filling.discard(ended.slot)
             if isinstance(result, AdapterError):
@@ -150,9 +148,7 @@ class AdapterLibrary:
         while len(self._memory) > self._max_in_memory:
             self._memory.popitem(last=False)
 
-    def _start(
-        self, source: AdapterSource, *, command_id: str = "", slot: int = -1, content: str = ""
-    ) -> None:
+    def _start(self, source: AdapterSource, *, slot: int = -1, content: str = "") -> None:
         def read() -> None:
             result: HostAdapter | AdapterError
             try:
@@ -162,7 +158,7 @@ class AdapterLibrary:
             except Exception as error:
                 logger.error("bug: the adapter in %s cannot be read", source.path, exc_info=error)
                 result = AdapterError(f"{source.path} cannot be read: {type(error).__name__}")
-            self._ended.put(_Read(source, result, command_id, slot, content))
+            self._ended.put(_Read(source, result, slot, content))
 
         self._num_reading += 1
         self._threads.submit(read)

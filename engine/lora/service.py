@@ -4,6 +4,7 @@ them. Without `enable_lora` it refuses every name.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from formgate.engine.messages import (
 from formgate.engine.scheduling.adapter_slots import AdapterSlots
 from formgate.engine.sequence import Sequence
 
+logger = logging.getLogger(__name__)
+
 
 class AdapterService:
     def __init__(self, config: EngineConfig, bank: AdapterBank | None, place: Place) -> None:
@@ -32,7 +35,7 @@ class AdapterService:
         self.slots: AdapterSlots | None = None
         self._library: AdapterLibrary | None = None
         self._changes: list[AdaptersChanged] = []
-        self._loading: set[str] = set()  # names
+        self._loading: dict[str, list[LoadAdapter]] = {}  # commands that wait, by name
         if bank is None:
             if config.adapters:
                 raise AdapterError("--lora-modules needs --enable-lora")
@@ -50,7 +53,10 @@ class AdapterService:
             try:
                 library.load(source)
             except AdapterError as error:
-                raise AdapterError(f"--lora-modules: {source.name}: {error}") from error
+                problem = f"--lora-modules: {source.name}: {error}"
+                if not config.skip_bad_adapters:
+                    raise AdapterError(problem) from error
+                logger.error("%s", problem)
 
     @property
     def is_changing(self) -> bool:
@@ -69,13 +75,17 @@ class AdapterService:
         """Start to load; see `take_changes`."""
         if self._library is None:
             return self._end(command.command_id, "The server takes no adapters (--enable-lora).")
-        if command.name in self._loading:
-            return self._end(command.command_id, f"The adapter `{command.name}` is being loaded.")
+        if (waiting := self._loading.get(command.name)) is not None:
+            if command.path != waiting[0].path or command.replace:
+                problem = f"The adapter `{command.name}` is being loaded."
+                return self._end(command.command_id, problem)
+            waiting.append(command)  # of another HTTP process
+            return None
         if self._library.find(command.name) is not None and not command.replace:
             return self._end(command.command_id, f"The adapter `{command.name}` is loaded already.")
-        self._loading.add(command.name)
+        self._loading[command.name] = [command]
         source = AdapterSource(command.name, Path(command.path), command.base_model_name)
-        self._library.register(command.command_id, source)
+        self._library.register(source)
         return None
 
     def unload(self, command: UnloadAdapter) -> None:
@@ -96,8 +106,8 @@ class AdapterService:
                 waiting = [one for one in sequences if one.adapter_content == ended.content]
                 yield from ((one, ended.error) for one in waiting)
             else:
-                self._loading.discard(ended.source.name)
-                self._end(ended.command_id, ended.error)
+                for command in self._loading.pop(ended.source.name):
+                    self._end(command.command_id, ended.error)
 
     def take_changes(self) -> list[AdaptersChanged]:
         """The ends of commands since the last call."""

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -106,6 +107,8 @@ class EngineSupervisor:
                 if first and not self._was_ready:
                     raise EngineStartError(failure)
                 first = False
+                # What has become of an adapter must not keep the model from its clients.
+                self._config = replace(self._config, skip_bad_adapters=True)
                 delay = (
                     FIRST_RESTART_DELAY if self._was_ready else min(2 * delay, MAX_RESTART_DELAY)
                 )

@@ -235,9 +235,42 @@ def test_an_engine_without_adapters(make_engine, make_adapter, prompt_of) -> Non
     )
 
 
-@pytest.mark.parametrize("names", [("x", "x")])
-def test_two_names_alike(make_engine, make_adapter, names) -> None:
-    path = make_adapter("x", 4)
-    adapters = tuple(AdapterSource(name, path) for name in names)
+def test_two_ask_for_the_same(make_lora, make_adapter, prompt_of) -> None:
+    """As two HTTP processes may, for a folder of `--lora-dir`."""
+    path, other = make_adapter("x", 4), make_adapter("y", 4)
+    driver = make_lora({})
+    adapters = driver.engine.adapters
+    for command_id, folder in (("1", path), ("2", path), ("3", other)):
+        adapters.load(LoadAdapter(command_id, "x", str(folder)))
+    adapters.load(LoadAdapter("4", "x", str(path), replace=True))
+    ends: dict[str, str | None] = {}
+    deadline = time.monotonic() + 60
+    while len(ends) < 4 and time.monotonic() < deadline:
+        driver.step()
+        ends |= {one.command_id: one.error for one in adapters.take_changes()}
+    busy = "The adapter `x` is being loaded."
+    assert ends == {"1": None, "2": None, "3": busy, "4": busy}
+    assert adapters.find("x").source.path == path
+
+
+def test_a_bad_adapter_of_a_server_that_has_started_once(
+    make_engine, make_adapter, prompt_of, tmp_path
+) -> None:
+    adapters = (
+        AdapterSource("lost", tmp_path / "lost"),
+        AdapterSource("good", make_adapter("good", 4)),
+    )
+    driver = make_engine(enable_lora=True, adapters=adapters, skip_bad_adapters=True)
+    assert [one.name for one in driver.engine.adapters.infos()] == ["good"]
+    assert driver.generate(prompt_of(5), lora_name="good").finish_reason == "length"
+
+
+def test_adapters_that_are_not_enabled(make_engine, make_adapter) -> None:
+    with pytest.raises(AdapterError, match="--lora-modules needs --enable-lora"):
+        make_engine(adapters=(AdapterSource("x", make_adapter("x", 4)),))
+
+
+def test_two_names_alike(make_engine, make_adapter) -> None:
+    adapters = (AdapterSource("x", make_adapter("x", 4)),) * 2
     with pytest.raises(AdapterError, match="--lora-modules: x: two adapters have the name x"):
         make_engine(enable_lora=True, adapters=adapters)
