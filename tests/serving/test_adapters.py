@@ -21,6 +21,10 @@ import torch
 from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
 from safetensors.torch import save_file
 
+from formgate.gateway.library.llm import LLM
+
+pytestmark = pytest.mark.serve
+
 SIZES = {
     "self_attn.q_proj": (384, 384),
     "self_attn.v_proj": (384, 128),
@@ -244,3 +248,18 @@ def test_a_bad_adapter_ends_the_start(tmp_path: Path, words: list[str], message:
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if "error" in line]
     assert message.format(root=tmp_path) in line
+
+
+def test_from_python(folders: dict[str, Path]) -> None:
+    modules = tuple(f"{name}={path}" for name, path in folders.items())
+    with LLM(dtype="float32", enable_lora=True, lora_modules=modules) as llm:
+        question = QUESTION[0]["content"]
+        answers = [llm.chat(question, model=name, **EXACT).text for name in (None, "a", "b")]
+        assert len(set(answers)) == 3
+        assert [one.text for one in llm.chat([question] * 3, model="b", **EXACT)] == [
+            answers[2]
+        ] * 3
+        with pytest.raises(ValueError, match="The model `c` does not exist"):
+            llm.chat(question, model="c", **EXACT)
+    with pytest.raises(ValueError, match="--lora-modules: two adapters have the name a"):
+        LLM(enable_lora=True, lora_modules=("a=x", "a=y"))
