@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from formgate.engine.adapter import AdapterSource
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
@@ -39,8 +41,19 @@ class EngineConfig:
     master_addr: str = "127.0.0.1"  # address of node 0 that the other nodes reach
     master_port: int = 29500  # of node 0, where the other nodes' ranks come to
     tokenizer_vocab_size: int | None = None  # logits past it are padding; None: no padding
+    enable_lora: bool = False
+    adapters: tuple[AdapterSource, ...] = ()  # loaded at start
+    skip_bad_adapters: bool = False  # of `adapters`: log them instead of ending the start
+    max_loras: int = 4  # adapters on the device, which the rows of a step may have
+    max_lora_rank: int = 16
+    max_cpu_loras: int | None = None  # adapters in the CPU's memory; None: 32, or max_loras
     forced_tokens: bool = True  # append tokens that the grammar forces, without sampling them
     structured_outputs_backend: Literal["llguidance", "outlines"] = "llguidance"
+
+    @property
+    def adapter_slots(self) -> int:
+        """Adapters that a step may mix; 0: the model takes none."""
+        return self.max_loras if self.enable_lora else 0
 
 
 def encode_path(value: Any) -> str:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from formgate.engine.adapter import AdapterError
 from formgate.engine.config import EngineConfig
 from formgate.engine.execution.leading_runner import start_runner
-from formgate.engine.faults import NO_VALID_TOKEN, conflicting_field
+from formgate.engine.faults import NO_VALID_TOKEN, conflicting_field, no_adapter, problem_with
 from formgate.engine.flight import Flight, readers_of
 from formgate.engine.hooks import (
     ConstraintFactory,
@@ -20,6 +21,7 @@ from formgate.engine.hooks import (
     raise_too_complex,
 )
 from formgate.engine.loading.weights import Progress
+from formgate.engine.lora.service import AdapterService
 from formgate.engine.messages import (
     AddRequest,
     EngineReady,
@@ -61,13 +63,19 @@ class Engine:
         progress: Progress,
         on_lost_rank: Callable[[str], None] | None = None,
     ) -> None:
-        """Load the model. Raises EngineStartError, WeightsError or UnsupportedModelError.
+        """Load the model. Raises EngineStartError, WeightsError, UnsupportedModelError or
+        AdapterError.
 
         `on_lost_rank`: called in a thread if another rank is gone and `step`, which may wait for
         it for ever, is not left soon.
         """
         self.config = config
         self.runner = start_runner(config, progress=progress, on_lost=on_lost_rank)
+        try:
+            self.adapters = AdapterService(config, self.runner.adapters, self.runner.load_adapter)
+        except AdapterError:
+            self.runner.close(in_order=False)
+            raise
         self.pool = BlockPool(self.runner.num_blocks)
         tables = BlockTables(
             self.pool, config.block_size, prefix_caching=config.enable_prefix_caching
@@ -78,12 +86,14 @@ class Engine:
             max_num_batched_tokens=self.runner.max_num_batched_tokens,
             max_model_len=self.runner.max_model_len,
             policy=config.scheduling_policy,
+            adapters=self.adapters.slots,
         )
         self.packer = StepPacker(
             max_num_seqs=config.max_num_seqs,
             max_blocks_per_seq=tables.num_blocks_for(self.runner.max_model_len),
             block_size=config.block_size,
             shapes=self.runner.shapes,
+            adapter_slots=config.adapter_slots,
         )
         self.rules = FinishRules(self.runner.eos_token_ids, self.runner.max_model_len)
         self.masks = MaskFiller(self.runner.sampling.bitmask, fill_masks)
@@ -104,30 +114,35 @@ class Engine:
             vocab_size=self.runner.spec.vocab_size,
             device=str(self.runner.device),
             dtype=str(self.runner.dtype).removeprefix("torch."),
+            adapters=self.adapters.infos(),
         )
 
     @property
     def has_work(self) -> bool:
         """False if there is no sequence, or if every sequence waits for a `release`."""
-        building = self._sequences and self.builder.num_pending
+        building = (self._sequences and self.builder.num_pending) or self.adapters.is_changing
         return bool(self._early or building or self.scheduler.has_work)
 
     def add_request(self, request: AddRequest) -> None:
         """Queue a request. One that cannot be served ends with an error in the next output."""
         assert request.request_id not in self._sequences, "request ids are unique"
+        name = request.lora_name
         sequence = Sequence(
             request_id=request.request_id,
             token_ids=list(request.prompt_token_ids),
             num_prompt_tokens=len(request.prompt_token_ids),
             params=request.params,
-            lora_name=request.lora_name,
+            adapter=None if name is None else self.adapters.find(name),
             priority=request.priority,
             cache_salt=request.cache_salt,
             arrival_time=time.monotonic(),
         )
         self._sequences[request.request_id] = sequence
-        if problem := self._problem_with(sequence):
+        runner = self.runner
+        if problem := problem_with(sequence, runner.max_model_len, runner.vocab_size):
             self._early.append(self._fail(sequence, problem))
+        elif name is not None and sequence.adapter is None:
+            self._early.append(self._fail(sequence, no_adapter(name), fault="model"))
         elif request.held:
             sequence.held = True
             self.scheduler.add(sequence)
@@ -173,6 +188,7 @@ class Engine:
         stats.num_running = len(self.scheduler.running)
         stats.num_waiting = len(self._sequences) - stats.num_running
         stats.kv_cache_usage = self.pool.num_used / self.pool.num_blocks
+        self.adapters.describe(stats, self.scheduler.running, self.scheduler.waiting)
         early, self._early = self._early, []
         return StepOutputs(early + outputs, stats)
 
@@ -187,22 +203,8 @@ class Engine:
         `in_order`.
         """
         self.builder.close()
+        self.adapters.close()
         self.runner.close(in_order=in_order)
-
-    def _problem_with(self, sequence: Sequence) -> str | None:
-        """Why the engine cannot run the sequence. The gateway refuses such requests already; here
-        they would end the whole engine.
-        """
-        prompt, longest = sequence.token_ids, self.runner.max_model_len
-        if not prompt:
-            return "The prompt is empty."
-        if len(prompt) >= longest:
-            return f"The prompt has {len(prompt)} tokens; the model's context length is {longest}."
-        if min(prompt) < 0 or max(prompt) >= self.runner.vocab_size:
-            return "The prompt holds a token id outside the vocabulary."
-        if sequence.lora_name is not None:
-            return "LoRA adapters are not supported."
-        return None
 
     def _admit(self) -> None:
         """Schedule sequences whose constraints are built; fail those that waited too long."""
@@ -210,6 +212,8 @@ class Engine:
             self._early.append(
                 self._fail(sequence, "The request waited too long in the queue.", fault="queue")
             )
+        for sequence, error in self.adapters.collect(self._sequences.values()):
+            self._early.append(self._fail(sequence, error))
         idle = not self.scheduler.has_work and not self._early
         for sequence, built in self.builder.collect(timeout=BUILD_WAIT if idle else 0.0):
             if sequence.is_finished:

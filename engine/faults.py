@@ -1,4 +1,6 @@
-"""Why no token can be chosen for a request, in words and by the field to blame."""
+"""Why a request cannot be served, or no token can be chosen for it, in words and by the field to
+blame.
+"""
 
 from __future__ import annotations
 
@@ -23,3 +25,23 @@ def conflicting_field(sequence: Sequence) -> Fault | None:
     }
     given = [name for name, is_given in excluding.items() if is_given]
     return given[0] if len(given) > 1 else None
+
+
+def problem_with(sequence: Sequence, max_model_len: int, vocab_size: int) -> str | None:
+    """Why the engine cannot run the sequence. The gateway refuses such requests already; here they
+    would end the whole engine.
+    """
+    prompt = sequence.token_ids
+    if not prompt:
+        return "The prompt is empty."
+    if len(prompt) >= max_model_len:
+        return (
+            f"The prompt has {len(prompt)} tokens; the model's context length is {max_model_len}."
+        )
+    if min(prompt) < 0 or max(prompt) >= vocab_size:
+        return "The prompt holds a token id outside the vocabulary."
+    return None
+
+
+def no_adapter(name: str) -> str:
+    return f"The adapter `{name}` does not exist."

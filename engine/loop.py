@@ -16,6 +16,7 @@ from functools import partial
 import msgspec
 import zmq
 
+from formgate.engine.adapter import AdapterError
 from formgate.engine.config import EngineConfig
 from formgate.engine.engine import Engine
 from formgate.engine.errors import EngineStartError
@@ -30,11 +31,13 @@ from formgate.engine.messages import (
     EngineFailed,
     EngineIdle,
     EngineReady,
+    LoadAdapter,
     LoadProgress,
     Release,
     Shutdown,
     StepOutputs,
     TokenOutput,
+    UnloadAdapter,
 )
 from formgate.engine.models.spec import UnsupportedModelError
 from formgate.engine.ranks.leader import LAST_WORDS, RankLost
@@ -182,6 +185,8 @@ class EngineLoop:
             if self.engine.has_work:
                 step = self.engine.step()
                 self._sender.step(step)
+                for change in self.engine.adapters.take_changes():
+                    self._sender.send(change)
                 # Waiting sequences may have no room until held ones get their constraints.
                 wait = 0.0 if step.stats.num_batched_tokens or step.outputs else IDLE_WAIT
             else:
@@ -209,6 +214,10 @@ class EngineLoop:
                 self._abort(command.request_ids)
             case Attach():
                 self._abort(self._sender.attached(command.client, self.engine.ready))
+            case LoadAdapter():
+                self.engine.adapters.load(command)
+            case UnloadAdapter():
+                self.engine.adapters.unload(command)
             case Shutdown():
                 self._running = False
 
@@ -244,7 +253,7 @@ def _end_process(address: str, reason: str) -> None:
 
 
 def _start_failure(error: Exception) -> str:
-    if isinstance(error, (EngineStartError, WeightsError, UnsupportedModelError)):
+    if isinstance(error, (EngineStartError, WeightsError, UnsupportedModelError, AdapterError)):
         return str(error)
     logger.error("the engine cannot start", exc_info=error)
     return f"The engine cannot start: {_in_one_line(error)}"

@@ -47,11 +47,30 @@ class Attach(msgspec.Struct, tag="attach"):
     client: int
 
 
+class LoadAdapter(msgspec.Struct, tag="load_adapter", omit_defaults=True):
+    """Give an adapter its name. AdaptersChanged with the same `command_id` tells the end."""
+
+    command_id: str
+    name: str
+    path: str  # PEFT folder
+    base_model_name: str | None = None
+    replace: bool = False  # another adapter may have the name; running sequences keep it
+
+
+class UnloadAdapter(msgspec.Struct, tag="unload_adapter"):
+    """Forget an adapter's name; running sequences keep it. Ends as LoadAdapter does."""
+
+    command_id: str
+    name: str
+
+
 class Shutdown(msgspec.Struct, tag="shutdown"):
     """End the engine process after the current step."""
 
 
-EngineCommand = AddRequest | Release | AbortRequests | Attach | Shutdown
+EngineCommand = (
+    AddRequest | Release | AbortRequests | Attach | LoadAdapter | UnloadAdapter | Shutdown
+)
 
 
 class TokenLogprob(msgspec.Struct, array_like=True):
@@ -75,7 +94,8 @@ class TokenTrace(msgspec.Struct, array_like=True):
 
 
 # The request's field that caused an error; "queue": it waited longer than `max_queue_seconds`.
-Fault = Literal["constraint", "allowed_token_ids", "bad_words", "queue"]
+# "model": no adapter has this name (any more).
+Fault = Literal["constraint", "allowed_token_ids", "bad_words", "queue", "model"]
 
 
 class TokenOutput(msgspec.Struct, array_like=True):
@@ -108,6 +128,8 @@ class EngineStats(msgspec.Struct, array_like=True):
     num_forced_tokens: int = 0
     mask_time: float = 0.0  # seconds spent filling bitmasks
     mask_wait: float = 0.0  # seconds that sampling waited for bitmasks after the forward pass
+    running_adapters: list[str] = []  # names, sorted
+    waiting_adapters: list[str] = []
 
 
 class StepOutputs(msgspec.Struct, tag="outputs"):
@@ -129,6 +151,20 @@ class LoadProgress(msgspec.Struct, tag="progress"):
     total: int
 
 
+class AdapterInfo(msgspec.Struct, array_like=True):
+    name: str
+    path: str
+    base_model_name: str | None = None
+
+
+class AdaptersChanged(msgspec.Struct, tag="adapters"):
+    """The end of a LoadAdapter or UnloadAdapter, for all HTTP processes."""
+
+    command_id: str
+    adapters: list[AdapterInfo]  # all of them, from now on
+    error: str | None = None  # the message for the client
+
+
 class EngineReady(msgspec.Struct, tag="ready"):
     """The engine accepts requests."""
 
@@ -138,6 +174,7 @@ class EngineReady(msgspec.Struct, tag="ready"):
     vocab_size: int  # of the logits, padding included
     device: str
     dtype: str
+    adapters: list[AdapterInfo] = []
 
 
 class EngineFailed(msgspec.Struct, tag="failed"):
@@ -146,4 +183,4 @@ class EngineFailed(msgspec.Struct, tag="failed"):
     message: str
 
 
-EngineEvent = StepOutputs | EngineIdle | LoadProgress | EngineReady | EngineFailed
+EngineEvent = StepOutputs | EngineIdle | LoadProgress | AdaptersChanged | EngineReady | EngineFailed

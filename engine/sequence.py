@@ -7,6 +7,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from formgate.engine.adapter import Adapter
 from formgate.engine.hooks import TokenConstraint
 from formgate.engine.messages import PositionLogprobs
 from formgate.engine.sampling_params import SamplingParams
@@ -39,8 +40,8 @@ class Sequence:
     params: SamplingParams
     constraint: TokenConstraint | None = None
     held: bool = False  # its constraint is not built yet: compute all tokens but the last
-    lora_name: str | None = None
-    lora_content: str | None = None  # hash of the adapter's weights; part of every block's hash
+    adapter: Adapter | None = None
+    adapter_slot: int = -1  # of a running sequence, if it has an adapter
     priority: int = 0
     cache_salt: str | None = None
     arrival_time: float = 0.0  # time.monotonic(), seconds
@@ -57,6 +58,11 @@ class Sequence:
     num_emitted_tokens: int = 0  # output tokens that were sent to the client
     num_forced_tokens: int = 0  # output tokens that the constraint forced
     prompt_logprobs: list[PositionLogprobs | None] = field(default_factory=list)  # so far
+
+    @property
+    def adapter_content(self) -> str | None:
+        """Hash of the adapter's weights; part of every block's hash."""
+        return None if self.adapter is None else self.adapter.content
 
     @property
     def num_tokens(self) -> int:

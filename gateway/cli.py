@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+from formgate.engine.adapter import AdapterSource
 from formgate.engine.config import EngineConfig
 from formgate.gateway.http.shutdown import SIGNALS
 from formgate.gateway.server_config import ServerConfig
@@ -26,6 +27,7 @@ from formgate.gateway.serving.console import open_standard_streams, say
 from formgate.gateway.serving.flags import CommandLine, parse_serve
 from formgate.gateway.serving.headless import run_headless
 from formgate.gateway.serving.listener import ListenError, bound
+from formgate.gateway.serving.lora_modules import adapter_sources, checked_lora_dir
 from formgate.gateway.serving.model_hub import ModelError, check_model_folder, resolve_model
 from formgate.gateway.serving.server import ServeError, run_server
 
@@ -115,7 +117,11 @@ def _engine_config(command: CommandLine) -> tuple[EngineConfig, Path]:
     """(the engine's half, the tokenizer's folder); downloads what is missing."""
     # In a thread: a download in the main thread would hold signals back.
     model_dir, tokenizer_dir = _result_of_thread(partial(_model_folders, command.server))
-    engine = command.engine(model_dir)
+    checked_lora_dir(command.server)
+    adapters: tuple[AdapterSource, ...] = ()
+    if not command.engine_options["node_rank"]:  # rank 0 reads them for all
+        adapters = _result_of_thread(partial(adapter_sources, command.server))
+    engine = command.engine(model_dir, adapters)
     check_model_folder(model_dir, tokenizer_dir, weights=engine.load_format != "dummy")
     return engine, tokenizer_dir
 

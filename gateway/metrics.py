@@ -136,7 +136,9 @@ class Metrics:
             (*LABELS, "max_lora", "waiting_lora_adapters", "running_lora_adapters"),
             registry=self.registry,
         )
-        self._lora_info.labels(*self._labels, "0", "", "").set(1)
+        self._loras: tuple[str, str, str] = ("", "", "")
+        self._max_loras = 0
+        self._set_loras(0, [], [])
         self._cache_info = Gauge(
             "vllm:cache_config_info",
             "Layout of the KV cache.",
@@ -230,7 +232,9 @@ class Metrics:
 
     # What the engine reports.
 
-    def engine_ready(self, ready: EngineReady, *, prefix_caching: bool) -> None:
+    def engine_ready(self, ready: EngineReady, *, prefix_caching: bool, max_loras: int = 0) -> None:
+        self._max_loras = max_loras
+        self._set_loras(max_loras, [], [])
         self._cache_info.clear()
         self._cache_info.labels(
             *self._labels,
@@ -241,6 +245,7 @@ class Metrics:
         ).set(1)
 
     def engine_step(self, stats: EngineStats) -> None:
+        self._set_loras(self._max_loras, stats.waiting_adapters, stats.running_adapters)
         self._running.set(stats.num_running)
         self._waiting.set(stats.num_waiting)
         self._cache_usage.set(stats.kv_cache_usage)
@@ -256,6 +261,14 @@ class Metrics:
         if stats.mask_time:
             self._mask_time.observe(stats.mask_time)
             self._mask_wait.observe(stats.mask_wait)
+
+    def _set_loras(self, most: int, waiting: Sequence[str], running: Sequence[str]) -> None:
+        """vLLM's gauge: the names are labels, and the value is the time of their last change."""
+        loras = (str(most), ",".join(waiting), ",".join(running))
+        if loras != self._loras:
+            self._loras = loras
+            self._lora_info.clear()
+            self._lora_info.labels(*self._labels, *loras).set_to_current_time()
 
     def engine_restarting(self) -> None:
         """Reset the gauges, which still show the requests of the dead engine."""

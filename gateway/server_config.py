@@ -12,6 +12,7 @@ from typing import Any, Literal
 MODEL = "model"
 HTTP = "HTTP server"
 ANSWERS = "chat, tools and answers"
+ADAPTERS = "LoRA adapters"
 
 
 def about(group: str, text: str, *, metavar: str | None = None) -> dict[str, str | None]:
@@ -236,4 +237,28 @@ class ServerConfig:
     )
     enable_prompt_tokens_details: bool = field(
         default=True, metadata=about(ANSWERS, "report the number of cached prompt tokens in usage")
+    )
+
+    lora_modules: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            ADAPTERS,
+            "adapters to load at start: folders or hub names, and the names that clients use",
+            metavar="NAME=PATH",
+        ),
+    )
+    lora_dir: Path | None = field(
+        default=None,
+        metadata=about(
+            ADAPTERS,
+            "folder of adapters; each is loaded when a request's model is first its folder's name",
+            metavar="FOLDER",
+        ),
+    )
+    allow_runtime_lora: bool = field(
+        default=False,
+        metadata=about(
+            ADAPTERS,
+            "let clients load and unload adapters (or set VLLM_ALLOW_RUNTIME_LORA_UPDATING)",
+        ),
     )

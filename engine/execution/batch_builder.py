@@ -12,8 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from formgate.engine.attention.metadata import AttentionMetadata
-from formgate.engine.models.forward_batch import ForwardBatch
-from formgate.engine.step import BatchShape, Step, StepLayout
+from formgate.engine.models.forward_batch import AdapterRows, ForwardBatch
+from formgate.engine.step import (
+    BatchShape,
+    Step,
+    StepLayout,
+    adapter_tile_rows,
+    most_adapter_tiles,
+    num_adapter_tiles,
+)
 
 NUM_HOST_BUFFERS = 2  # one is filled while the device may still read the other
 
@@ -32,10 +39,18 @@ class BatchBuilder:
         block_size: int,
         device: torch.device,
         shapes: ReadSequence[BatchShape] = (),
+        adapter_slots: int = 0,
     ) -> None:
+        self._adapter_slots = adapter_slots
         self._max_context_len = max_blocks_per_seq * block_size
         max_num_tokens = max([max_num_tokens, *(shape.num_tokens for shape in shapes)])
-        largest = StepLayout(max_num_tokens, max_num_seqs, max_num_seqs)
+        largest = StepLayout(
+            max_num_tokens,
+            max_num_seqs,
+            max_num_seqs,
+            most_adapter_tiles(max_num_tokens, adapter_slots),
+            most_adapter_tiles(max_num_seqs, adapter_slots),
+        )
         size = largest.int32_start + -(
             -(largest.block_tables + max_num_seqs * max_blocks_per_seq) // 2
         )
@@ -98,12 +113,21 @@ class BatchBuilder:
         read = replace(
             batch.attention, query_start=read_start, max_query_len=step.max_read_rows, plans={}
         )
-        return replace(batch, read=read)
+        read_adapters = _adapter_rows(
+            ints,
+            layout.read_adapter_order,
+            layout.num_logits,
+            layout.read_adapter_tiles,
+            layout.num_read_tiles,
+        )
+        return replace(batch, read=read, read_adapters=read_adapters)
 
     def _static_batch(self, shape: BatchShape) -> ForwardBatch:
         # A graph fixes its kernels' grids, so they must cover the longest context.
+        slots = self._adapter_slots if shape.adapters else 0
+        tiles = num_adapter_tiles(shape.num_tokens, slots)
         return self._batch(
-            StepLayout(shape.num_tokens, shape.num_rows, shape.num_rows),
+            StepLayout(shape.num_tokens, shape.num_rows, shape.num_rows, tiles),
             self._static_tables[: shape.num_rows],
             shape.max_query_len,
             self._max_context_len,
@@ -126,6 +150,9 @@ class BatchBuilder:
                 max_query_len=max_query_len,
                 max_context_len=max_context_len,
             ),
+            adapters=_adapter_rows(
+                ints, layout.adapter_order, size, layout.adapter_tiles, layout.num_tiles
+            ),
         )
 
     def _copy_to_device(self, size: int) -> None:
@@ -133,3 +160,16 @@ class BatchBuilder:
             host = self._host_buffers[self._turn]
             self._device_buffer[:size].copy_(host[:size], non_blocking=True)
             self._copied[self._turn].record()
+
+
+def _adapter_rows(
+    ints: torch.Tensor, order: int, num_tokens: int, tiles: int, num_tiles: int
+) -> AdapterRows | None:
+    """The parts of adapters at two offsets; None if the layout has none."""
+    if not num_tiles:
+        return None
+    return AdapterRows(
+        order=ints[order : order + num_tokens],
+        tiles=ints[tiles : tiles + 3 * num_tiles].view(num_tiles, 3),
+        tile_rows=adapter_tile_rows(num_tokens),
+    )

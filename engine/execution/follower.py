@@ -33,6 +33,7 @@ from formgate.engine.ranks.messages import (
     Failure,
     Hello,
     LeaderMessage,
+    PlaceAdapter,
     PromptLogprobs,
     RunStep,
     Stop,
@@ -142,6 +143,8 @@ class _Follower:
                 runner.prompt_logprobs(self._forwards.popleft())
             case ClearBlocks():
                 runner.clear_blocks(message.blocks)
+            case PlaceAdapter():
+                runner.load_adapter(message.slot, message.ranks, None)
             case _:
                 raise AssertionError(message)
 

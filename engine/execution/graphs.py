@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -29,8 +30,13 @@ def decode_batches(max_batch: int) -> list[int]:
     return sorted(sizes | {max_batch}) if max_batch else []
 
 
-def static_shapes(max_batch: int) -> list[BatchShape]:
-    """All static shapes. `max_batch`: the largest decode batch with a static shape; 0: none."""
+def static_shapes(max_batch: int, *, adapters: bool = False) -> list[BatchShape]:
+    """All static shapes. `max_batch`: the largest decode batch with a static shape; 0: none.
+
+    `adapters`: each shape also comes with the adapters of the rows. A batch without any then runs
+    no kernel more than on a server without adapters: even kernels that have nothing to do would
+    cost it some per cent.
+    """
     shapes = {BatchShape(size, size, 1) for size in decode_batches(max_batch)}
     shapes.update(
         BatchShape(size * SHORT_QUERY, size, SHORT_QUERY)
@@ -40,6 +46,8 @@ def static_shapes(max_batch: int) -> list[BatchShape]:
     shapes.update(
         BatchShape(tokens, min(tokens, max_batch), tokens) for tokens in MIXED_TOKENS if max_batch
     )
+    if adapters:
+        shapes.update([replace(shape, adapters=True) for shape in shapes])
     return sorted(shapes)
 
 

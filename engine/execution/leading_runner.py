@@ -4,9 +4,11 @@ order. `start_runner` is where an engine gets its runner from, of one rank or of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from formgate.engine.config import EngineConfig
 from formgate.engine.devices import resolve_device
@@ -18,7 +20,7 @@ from formgate.engine.messages import PositionLogprobs
 from formgate.engine.models.registry import model_spec
 from formgate.engine.ranks.group import RankGroup
 from formgate.engine.ranks.leader import LAST_WORDS, Ranks
-from formgate.engine.ranks.messages import ClearBlocks, PromptLogprobs, RunStep
+from formgate.engine.ranks.messages import ClearBlocks, PlaceAdapter, PromptLogprobs, RunStep
 from formgate.engine.step import Step
 
 
@@ -45,6 +47,10 @@ class LeadingRunner(ModelRunner):
         blocks = list(blocks)
         self._ranks.send(ClearBlocks(blocks))
         super().clear_blocks(blocks)
+
+    def load_adapter(self, slot: int, ranks: Sequence[int], weights: torch.Tensor | None) -> None:
+        self._ranks.send(PlaceAdapter(slot, list(ranks)))
+        super().load_adapter(slot, ranks, weights)
 
     def lost_rank(self, wait: float = 0.0) -> str | None:
         return self._ranks.lost(wait)

@@ -22,7 +22,8 @@ from formgate.engine.execution.kv_cache_size import (
     size_kv_cache,
 )
 from formgate.engine.layers.parallel import TensorParallel
-from formgate.engine.models.forward_batch import ForwardBatch
+from formgate.engine.models.forward_batch import AdapterRows, ForwardBatch
+from formgate.engine.step import adapter_tile_rows, num_adapter_tiles
 
 ONE_RANK = TensorParallel()
 BATCHED_TOKENS_CUDA = 8192
@@ -53,6 +54,18 @@ def weights_fit(device: torch.device) -> Iterator[None]:
         raise EngineStartError(
             f"Out of GPU memory while loading the weights (the GPU has {total / GIB:.1f} GiB): "
             "stop other programs on the GPU, raise --tensor-parallel-size, or serve a smaller model"
+        ) from error
+
+
+@contextmanager
+def adapters_fit(config: EngineConfig) -> Iterator[None]:
+    """Raise EngineStartError if the GPU runs out of memory while the adapters' slots are made."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EngineStartError(
+            f"Out of GPU memory for {config.max_loras} adapters of rank {config.max_lora_rank}: "
+            f"lower --max-loras to {max(config.max_loras // 2, 1)}, or --max-lora-rank"
         ) from error
 
 
@@ -152,10 +165,16 @@ def allocate_kv_cache(
 
 
 def largest_batch(
-    *, num_seqs: int, max_num_tokens: int, max_model_len: int, block_size: int, device: torch.device
+    *,
+    num_seqs: int,
+    max_num_tokens: int,
+    max_model_len: int,
+    block_size: int,
+    device: torch.device,
+    adapter_slots: int = 0,
 ) -> ForwardBatch:
     """A batch with the most tokens and rows that a step may have. All rows read block 0, and none
-    writes it.
+    writes it. With `adapter_slots`, all have the adapter of slot 0.
     """
     base, longer = divmod(max_num_tokens, num_seqs)
     counts = torch.full((num_seqs,), base)
@@ -179,7 +198,19 @@ def largest_batch(
             max_query_len=longest,
             max_context_len=longest,
         ),
+        adapters=_one_adapter(tokens, adapter_slots, device) if adapter_slots else None,
     )
+
+
+def _one_adapter(num_tokens: int, slots: int, device: torch.device) -> AdapterRows:
+    tile_rows = adapter_tile_rows(num_tokens)
+    tiles = torch.tensor([[-1, 0, 0]] * num_adapter_tiles(num_tokens, slots), dtype=torch.int32)
+    starts = torch.arange(0, num_tokens, tile_rows, dtype=torch.int32)
+    tiles[: len(starts), 0] = 0
+    tiles[: len(starts), 1] = starts
+    tiles[: len(starts), 2] = (num_tokens - starts).clamp(max=tile_rows)
+    order = torch.arange(num_tokens, dtype=torch.int32, device=device)
+    return AdapterRows(order, tiles.to(device), tile_rows)
 
 
 def _free_gpu_memory(

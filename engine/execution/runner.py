@@ -4,7 +4,7 @@ no sequence and does not sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from formgate.engine.execution.batch_builder import BatchBuilder
 from formgate.engine.execution.graphs import StaticShapes, static_shapes
 from formgate.engine.execution.kv_cache_size import num_blocks_for
 from formgate.engine.execution.memory import (
+    adapters_fit,
     allocate_kv_cache,
     buffers_fit,
     fit_kv_cache,
@@ -41,8 +42,10 @@ from formgate.engine.loading.weights import (
     load_weights,
     resolve_dtype,
 )
+from formgate.engine.lora.bank import AdapterBank
 from formgate.engine.messages import PositionLogprobs
 from formgate.engine.models.decoder import CausalLM
+from formgate.engine.models.forward_batch import ForwardBatch
 from formgate.engine.models.registry import build_model, model_spec
 from formgate.engine.ranks.group import RankGroup
 from formgate.engine.sampling.prompt_logprobs import prompt_logprobs
@@ -93,7 +96,8 @@ class ModelRunner:
             self.spec.vocab_size, config.tokenizer_vocab_size or self.spec.vocab_size
         )
         max_batch = _max_static_batch(config, self.device)
-        shapes = static_shapes(max_batch)
+        self.adapters = self._make_adapter_bank(config)
+        shapes = static_shapes(max_batch, adapters=config.enable_lora)
         with buffers_fit(config):
             self._make_buffers(max_batch)
             self.sampling = SamplingStage(
@@ -132,6 +136,7 @@ class ModelRunner:
                 block_size=self.block_size,
                 device=self.device,
                 shapes=shapes,
+                adapter_slots=config.adapter_slots,
             )
         self._static = StaticShapes(shapes, self._compute_static)
         if self.on_cuda:
@@ -181,7 +186,7 @@ class ModelRunner:
         else:
             if step.has_pending:
                 self._fill_pending(batch.input_ids)
-            hidden = self.model(batch, self.kv_caches)
+            hidden = self._run_model(batch, self.kv_caches)
             if step.num_logits:
                 read = hidden
                 if batch.read is None:
@@ -206,6 +211,11 @@ class ModelRunner:
             )
         return found
 
+    def load_adapter(self, slot: int, ranks: Sequence[int], weights: torch.Tensor | None) -> None:
+        """Put an adapter into a slot, see `AdapterBank.load`."""
+        assert self.adapters is not None
+        self.adapters.load(slot, ranks, weights)
+
     def clear_blocks(self, blocks: Iterable[int]) -> None:
         """Zero the blocks: a NaN in one would survive a masked value's multiplication by 0."""
         self._clear(blocks)
@@ -221,9 +231,15 @@ class ModelRunner:
     def _compute_static(self, shape: BatchShape) -> None:
         batch = self._builder.static_batch(shape)
         self._fill_pending(batch.input_ids)
-        hidden = self.model(batch, self.kv_caches)
+        hidden = self._run_model(batch, self.kv_caches)
         hidden = hidden.index_select(0, batch.logits_indices)
         self.model.compute_logits(hidden, self._static_logits[: shape.num_rows])
+
+    def _run_model(self, batch: ForwardBatch, kv_caches: list[LayerCache]) -> torch.Tensor:
+        if self.adapters is not None:
+            self.adapters.use(batch)
+        hidden: torch.Tensor = self.model(batch, kv_caches)
+        return hidden
 
     def _fill_pending(self, input_ids: torch.Tensor) -> None:
         """Put the last step's tokens, which rank 0 sampled, in place of pending ones."""
@@ -269,6 +285,19 @@ class ModelRunner:
         model.requires_grad_(False)
         return model
 
+    def _make_adapter_bank(self, config: EngineConfig) -> AdapterBank | None:
+        if not config.enable_lora:
+            return None
+        with adapters_fit(config):
+            return AdapterBank(
+                self.model,
+                slots=config.max_loras,
+                max_rank=config.max_lora_rank,
+                dtype=self.dtype,
+                device=self.device,
+                parallel=self.parallel,
+            )
+
     def _max_model_len(self, config: EngineConfig) -> int:
         limit = self.spec.max_position
         if config.max_model_len is None:
@@ -300,8 +329,9 @@ class ModelRunner:
             max_model_len=max_model_len,
             block_size=self.block_size,
             device=self.device,
+            adapter_slots=0 if self.adapters is None else self.adapters.num_slots,
         )
-        hidden = self.model(batch, kv_cache)
+        hidden = self._run_model(batch, kv_cache)
         logits = self.model.compute_logits(hidden[batch.logits_indices])
         # Penalties and logprobs copy the logits; at most two copies exist at a time.
         copies = [torch.empty_like(logits) for _ in range(2)]

@@ -1,5 +1,5 @@
 """Linear layers. The class decides which slice of the matrix this rank holds; the `LinearMethod`
-decides how it is stored and multiplied.
+decides how it is stored and multiplied; `adapters` is what is added to the product.
 
 Several checkpoint matrices may be stacked along the outputs, so that one product gives query, key
 and value. Each output has a name and its own rows.
@@ -8,6 +8,7 @@ and value. Each output has a name and its own rows.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 
@@ -17,6 +18,11 @@ from formgate.engine.layers.storage import LinearPart, Placement, StoredTensor
 
 # A share of features that the ranks do not divide is a multiple of this: kernels read 16 at once.
 PADDED_TO = 16
+
+
+class Addition(Protocol):
+    def add(self, out: torch.Tensor, x: torch.Tensor) -> None:
+        """x [n, inputs of this rank], out [n, outputs of this rank], changed in place"""
 
 
 class Linear(Layer):
@@ -39,6 +45,8 @@ class Linear(Layer):
         self.parallel = placement.parallel
         self.method = placement.linear_method
         self.partial_sums = partial_sums and not placement.parallel.is_alone
+        self.takes_adapters = True  # False if its inputs are not one row for each token
+        self.adapters: Addition | None = None
         part = LinearPart(inputs, self.outputs, placement.dtype, placement.device)
         parameters = self.method.parameters(part)
         if bias:
@@ -65,6 +73,8 @@ class Linear(Layer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [n, inputs of this rank] -> [n, outputs of this rank]"""
         out = self.method.apply(self.tensors, x)
+        if self.adapters is not None:
+            self.adapters.add(out, x)  # of a split layer, a part of the sum as `out` is
         return self.parallel.all_reduce(out) if self.partial_sums else out
 
 

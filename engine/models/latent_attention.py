@@ -65,6 +65,7 @@ class LatentSelfAttention(Layer):
             bias=False,
             placement=placement.inside("kv_b_proj"),
         )
+        self.kv_b_proj.takes_adapters = False  # queries and outputs are multiplied with its parts
         self.o_proj = RowLinear(
             spec.num_heads * shape.value_dim,
             spec.hidden_size,

@@ -67,9 +67,16 @@ class ClearBlocks(msgspec.Struct, tag="clear"):
     blocks: list[int]
 
 
+class PlaceAdapter(msgspec.Struct, tag="adapter"):
+    """Receive an adapter from rank 0 and put this rank's part into a slot."""
+
+    slot: int
+    ranks: list[int]  # of the model's targets
+
+
 class Stop(msgspec.Struct, tag="stop"):
     """End the process in order."""
 
 
-LeaderMessage = Welcome | RunStep | PromptLogprobs | ClearBlocks | Stop
+LeaderMessage = Welcome | RunStep | PromptLogprobs | ClearBlocks | PlaceAdapter | Stop
 FollowerMessage = Hello | Failure

@@ -57,7 +57,7 @@ class BlockTables:
         hashes = sequence.block_hashes
         while len(hashes) <= index:
             previous = (
-                hashes[-1] if hashes else root_hash(sequence.cache_salt, sequence.lora_content)
+                hashes[-1] if hashes else root_hash(sequence.cache_salt, sequence.adapter_content)
             )
             hashes.append(block_hash(previous, self._tokens_of(sequence, len(hashes))))
         return hashes[index]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from formgate.engine.scheduling.adapter_slots import AdapterPass, AdapterSlots
 from formgate.engine.scheduling.block_tables import BlockTables
 from formgate.engine.sequence import Sequence, SequenceStatus
 
@@ -61,7 +62,9 @@ class Scheduler:
         max_num_batched_tokens: int,
         max_model_len: int,
         policy: Literal["fcfs", "priority"] = "fcfs",
+        adapters: AdapterSlots | None = None,
     ) -> None:
+        """`adapters`: None if no sequence has one."""
         assert tables.pool.num_blocks >= tables.num_blocks_for(max_model_len)
         assert max_num_batched_tokens >= max_num_seqs > 0
         self.tables = tables
@@ -71,6 +74,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []  # sorted by `_order`
         self.running: list[Sequence] = []
         self._order = ORDERS[policy]
+        self._adapters = adapters
         # Hashes of the blocks that the current step fills. A sequence with the same prefix is
         # admitted one step later, when the prefix cache has it.
         self._filling: set[bytes] = set()
@@ -140,6 +144,9 @@ class Scheduler:
             held = len(sequence.block_table)
             assert held >= self.tables.num_blocks_for(sequence.num_computed_tokens)
             assert held <= self.tables.num_blocks_for(sequence.num_tokens)
+        if self._adapters is not None:
+            slots = [s.adapter_slot for s in self.running if s.adapter is not None]
+            self._adapters.check_integrity(slots)
         self.tables.pool.check_integrity(s.block_table for s in self.running)
 
     def _continue(self, sequence: Sequence, schedule: Schedule) -> None:
@@ -156,10 +163,15 @@ class Scheduler:
 
     def _admit(self, schedule: Schedule) -> None:
         index = 0
+        adapters = AdapterPass(self._adapters) if self._adapters is not None else None
         while index < len(self.waiting) and len(self.running) < self.max_num_seqs:
             sequence = self.waiting[index]
             if schedule.num_tokens == self.max_num_batched_tokens:
                 return
+            adapter = sequence.adapter
+            if adapter is not None and adapters is not None and not adapters.may_run(adapter):
+                index += 1
+                continue
             prefix = self.tables.find_prefix(sequence)
             if self._is_being_filled(sequence, len(prefix)):
                 index += 1
@@ -167,6 +179,8 @@ class Scheduler:
             if not self._has_room_for(sequence, prefix):
                 return  # a shorter prompt must not overtake, or a long one would starve
             del self.waiting[index]
+            if adapter is not None and self._adapters is not None:
+                sequence.adapter_slot = self._adapters.acquire(adapter)
             self.tables.share(sequence, prefix)
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)
@@ -234,6 +248,9 @@ class Scheduler:
         insort(self.waiting, sequence, key=self._order)
 
     def _leave(self, sequence: Sequence) -> None:
+        if sequence.adapter_slot >= 0 and self._adapters is not None:
+            self._adapters.release(sequence.adapter_slot)
+            sequence.adapter_slot = -1
         # The last sequence takes its place, so that all others keep their rows in the next batch.
         index = self.running.index(sequence)
         last = self.running.pop()

@@ -11,8 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from formgate.engine.scheduling.adapter_tiles import write_adapters
 from formgate.engine.sequence import Sequence
-from formgate.engine.step import PENDING, BatchShape, PromptTargets, Step, StepLayout
+from formgate.engine.step import (
+    PENDING,
+    BatchShape,
+    PromptTargets,
+    Step,
+    StepLayout,
+    num_adapter_tiles,
+)
 
 NO_BLOCKS: list[int] = []
 
@@ -26,7 +34,12 @@ class _Query:
     context_lens: list[int]  # keys of each sequence, this step's included
     logits_indices: list[int]
     num_reads: list[int]  # rows of logits of each sequence
+    slots: list[int]  # of each sequence's adapter; -1: it has none
     has_pending: bool = False
+
+    @property
+    def has_adapters(self) -> bool:
+        return any(slot >= 0 for slot in self.slots)
 
 
 class StepPacker:
@@ -41,8 +54,10 @@ class StepPacker:
         max_blocks_per_seq: int,
         block_size: int,
         shapes: ReadSequence[BatchShape] = (),
+        adapter_slots: int = 0,
     ) -> None:
         self.block_size = block_size
+        self._adapter_slots = adapter_slots
         self.shapes = tuple(sorted(shapes))  # the first that fits is the smallest
         # Row i mirrors the first `_mirrored[i]` entries of the list `_tables[i]`. Such a list only
         # grows, so most rows need no new entry or one.
@@ -61,12 +76,8 @@ class StepPacker:
             query.num_reads[-1] = 1
         tokens, rows = len(query.ids), len(query.counts)
         max_query, max_context = max(query.counts), max(query.context_lens)
-        shape = self._shape_of(tokens, rows, max_query)
-        layout = (
-            StepLayout(shape.num_tokens, shape.num_rows, shape.num_rows)
-            if shape
-            else StepLayout(tokens, rows, len(query.logits_indices))
-        )
+        shape = self._shape_of(tokens, rows, max_query, adapters=query.has_adapters)
+        layout = self._layout(query, shape)
         width = -(-max_context // self.block_size)
         self._write(query, numbers, layout, width)
         return Step(
@@ -84,7 +95,7 @@ class StepPacker:
         )
 
     def _query(self, sequences: ReadSequence[Sequence]) -> _Query:
-        query = _Query([], [], [], [], [])
+        query = _Query([], [], [], [], [], [])
         ids = query.ids
         for row, sequence in enumerate(sequences):
             start, count = sequence.num_computed_tokens, sequence.num_scheduled_tokens
@@ -102,8 +113,20 @@ class StepPacker:
             num_read = sequence.num_read_rows
             query.logits_indices += range(len(ids) - num_read, len(ids))
             query.num_reads.append(num_read)
+            query.slots.append(sequence.adapter_slot)
             self._mirror_table(row, sequence.block_table)
         return query
+
+    def _layout(self, query: _Query, shape: BatchShape | None) -> StepLayout:
+        if shape is not None:
+            slots = self._adapter_slots if shape.adapters else 0
+            tiles = num_adapter_tiles(shape.num_tokens, slots)
+            return StepLayout(shape.num_tokens, shape.num_rows, shape.num_rows, tiles)
+        tokens, reads = len(query.ids), len(query.logits_indices)
+        if not query.has_adapters:
+            return StepLayout(tokens, len(query.counts), reads)
+        tiles, read_tiles = (num_adapter_tiles(n, self._adapter_slots) for n in (tokens, reads))
+        return StepLayout(tokens, len(query.counts), reads, tiles, read_tiles)
 
     def _write(
         self, query: _Query, numbers: NDArray[np.int64], layout: StepLayout, width: int
@@ -137,6 +160,7 @@ class StepPacker:
             positions[:tokens],
             slot_mapping[:tokens],
         )
+        write_adapters(ints, layout, query.slots, query.counts, query.num_reads)
         # Padding; empty slices if the batch has no shape.
         input_ids[tokens:] = 0
         positions[tokens:] = 0
@@ -168,9 +192,11 @@ class StepPacker:
         np.multiply(tables[row_of_token, blocks], self.block_size, out=slots, dtype=np.int64)
         np.add(slots, inside, out=slots)
 
-    def _shape_of(self, tokens: int, rows: int, max_query: int) -> BatchShape | None:
+    def _shape_of(
+        self, tokens: int, rows: int, max_query: int, *, adapters: bool
+    ) -> BatchShape | None:
         for shape in self.shapes:
-            if shape.holds(tokens, rows, max_query):
+            if shape.holds(tokens, rows, max_query, adapters=adapters):
                 return shape
         return None
 

@@ -16,6 +16,7 @@ from formgate.gateway.api_keys import ApiKey
 class Caller:
     key: ApiKey | None = None
     model: str | None = None
+    adapter: str | None = None  # `model` if it is an adapter's name
     usage: Usage | None = None
     unenforced: str = ""  # keywords of tools, as the response header says them
 

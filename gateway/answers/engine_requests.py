@@ -45,13 +45,15 @@ def engine_requests(
             "n" if count > 1 else "prompt",
         )
     # Two clients may send the same request_id, so the engine's ids must differ.
-    cache_salt = current_caller().cache_salt(request.cache_salt)
+    caller = current_caller()
+    cache_salt = caller.cache_salt(request.cache_salt)
     own = f"{shown_id}-{secrets.token_hex(4)}" if request.request_id else shown_id
     return [
         AddRequest(
             request_id=f"{own}-{number * count + i}",
             prompt_token_ids=prompt,
             params=_with_seed(prompt_params, i),
+            lora_name=caller.adapter,
             priority=request.priority,
             cache_salt=cache_salt,
         )

@@ -29,6 +29,7 @@ from formgate.gateway.http.middleware import (
 )
 from formgate.gateway.http.response_counter import ResponseCounter
 from formgate.gateway.http.routes import (
+    adapters,
     anthropic,
     docs,
     generation,
@@ -39,6 +40,7 @@ from formgate.gateway.http.routes import (
     tokenization,
 )
 from formgate.gateway.http.state import GatewayState
+from formgate.gateway.protocol.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from formgate.gateway.protocol.anthropic import CountTokensRequest, MessagesRequest
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.completion import CompletionRequest
@@ -95,6 +97,8 @@ def create_app(state: GatewayState) -> FastAPI:
         TokenizeRequest,
         DetokenizeRequest,
         SchemaCheckRequest,
+        LoadAdapterRequest,
+        UnloadAdapterRequest,
     )
     app.state.gateway = state
     routes = list(app.routes)
@@ -103,6 +107,7 @@ def create_app(state: GatewayState) -> FastAPI:
         responses,
         anthropic,
         models,
+        adapters,
         tokenization,
         schema_check,
         health,

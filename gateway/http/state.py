@@ -8,6 +8,7 @@ from typing import Protocol
 
 from starlette.requests import Request
 
+from formgate.gateway.http.adapters import AdapterAccess
 from formgate.gateway.http.answer_service import AnswerService
 from formgate.gateway.http.shutdown import ShutdownRequest
 from formgate.gateway.metrics import Metrics
@@ -37,6 +38,7 @@ class GatewayState:
     models: ServedModels
     metrics: Metrics
     engine: EngineClient
+    adapters: AdapterAccess
     tokenizer: Tokenizer
     chat: AnswerService[ChatCompletionRequest]
     completions: AnswerService[CompletionRequest]

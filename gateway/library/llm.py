@@ -24,6 +24,7 @@ from formgate.gateway.protocol.fields import GenerationRequest
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.server_config import HTTP, ServerConfig
 from formgate.gateway.serving.flags import ENGINE_FLAGS, wrong_option
+from formgate.gateway.serving.lora_modules import adapter_sources
 from formgate.gateway.serving.model_hub import ModelError, check_model_folder, resolve_model
 
 R = TypeVar("R", bound=GenerationRequest)
@@ -37,7 +38,6 @@ Tool = Mapping[str, Any] | Callable[..., Any]
 _ELSEWHERE: Mapping[str, str] = {
     "stream": "answers come whole",
     "stream_options": "answers come whole",
-    "model": "an LLM has one model",
     "n": "pass the prompt as often as you want answers",
     "best_of": "pass the prompt as often as you want answers",
     "prompt": "prompts are the first argument",
@@ -62,7 +62,10 @@ class LLM:
         config, options = _configs(None if model is None else str(model), flags)
         try:
             model_dir, tokenizer_dir = _folders(config)
-            engine_config = _checked(EngineConfig, {"model_dir": model_dir, **options})
+            adapters = adapter_sources(config)
+            engine_config = _checked(
+                EngineConfig, {"model_dir": model_dir, "adapters": adapters, **options}
+            )
             weights = engine_config.load_format != "dummy"
             check_model_folder(model_dir, tokenizer_dir, weights=weights)
         except ModelError as error:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from formgate.engine.config import EngineConfig
+from formgate.gateway.answers.caller import Caller, set_caller
 from formgate.gateway.errors import ApiError
+from formgate.gateway.http.adapters import AdapterAccess
 from formgate.gateway.http.answer_service import AnswerService
 from formgate.gateway.http.state import GatewayState
 from formgate.gateway.library.loop_thread import LoopThread
@@ -90,15 +92,18 @@ class LocalRuntime:
         if self._state is None:
             raise RuntimeError("This LLM is closed.")
         try:
-            return self._loop.run(self._answer_all(service(self._state), requests))
+            state = self._state
+            return self._loop.run(self._answer_all(state.adapters, service(state), requests))
         except ApiError as error:
             kind = ValueError if error.status < 500 else RuntimeError
             raise kind(error.message) from None
 
     async def _answer_all(
-        self, service: AnswerService[R], requests: Sequence[R]
+        self, adapters: AdapterAccess, service: AnswerService[R], requests: Sequence[R]
     ) -> list[dict[str, Any]]:
         async def answer(request: R) -> dict[str, Any]:
+            set_caller(Caller())  # of this task
+            await adapters.choose(request.model)
             async with self._admission:
                 payload = await service.complete(request)
             assert isinstance(payload, dict)

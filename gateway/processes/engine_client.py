@@ -18,6 +18,7 @@ import zmq
 from formgate.engine.config import EngineConfig
 from formgate.engine.messages import (
     AbortRequests,
+    AdaptersChanged,
     AddRequest,
     EngineCommand,
     EngineReady,
@@ -37,6 +38,7 @@ from formgate.gateway.errors import (
     server_stopping,
 )
 from formgate.gateway.metrics import Metrics, RequestRecord
+from formgate.gateway.processes.adapter_desk import AdapterDesk
 from formgate.gateway.processes.engine_launch import ENGINE_COMMAND
 from formgate.gateway.processes.engine_supervisor import (
     ENGINE_TIMEOUT,
@@ -91,6 +93,7 @@ class EngineClient:
         ] = {}  # computed and held in the engine until `generate`
         self._encoder = msgspec.msgpack.Encoder()
         self._commands: zmq.Socket[bytes] | None = None  # of the process that is ready
+        self.adapters = AdapterDesk(self._send)
         self._first_ready: asyncio.Future[EngineReady] | None = None
         self._supervisor = EngineSupervisor(
             self,
@@ -270,8 +273,14 @@ class EngineClient:
         self.state = "starting"
 
     def engine_ready(self, ready: EngineReady, commands: zmq.Socket[bytes]) -> None:
-        self._metrics.engine_ready(ready, prefix_caching=self._config.enable_prefix_caching)
+        self._metrics.engine_ready(
+            ready,
+            prefix_caching=self._config.enable_prefix_caching,
+            max_loras=self._config.adapter_slots,
+        )
         self._commands = commands
+        # One client tells a new engine what the last one had been told.
+        self.adapters.engine_ready(ready.adapters, restore=self._client == 0)
         self.ready = ready
         was_ready, self.state = self.state == "ready", "ready"
         assert self._first_ready is not None
@@ -289,8 +298,12 @@ class EngineClient:
             if queue is not None:
                 queue.put(output)
 
+    def engine_adapters(self, change: AdaptersChanged) -> None:
+        self.adapters.changed(change)
+
     def engine_ended(self) -> None:
         self._commands = None
+        self.adapters.engine_ended()
         self.state = "dead"
         self._fail_all(engine_died)
         if self._on_death is not None:
@@ -309,6 +322,8 @@ def _given_up(output: TokenOutput) -> ApiError:
     message = output.error or "The engine failed this request."
     if output.fault == "queue":
         return queue_timeout()
+    if output.fault == "model":  # an adapter that was unloaded a moment ago
+        return ApiError(404, message, "model", "model_not_found")
     if output.fault is None:
         return internal_error(message)
     code = "schema_too_complex" if output.fault == "constraint" else None

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,7 @@ import zmq.asyncio
 
 from formgate.engine.config import EngineConfig
 from formgate.engine.messages import (
+    AdaptersChanged,
     Attach,
     EngineEvent,
     EngineFailed,
@@ -57,6 +59,8 @@ class EngineUser(Protocol):
     def engine_ready(self, ready: EngineReady, commands: zmq.Socket[bytes]) -> None: ...
 
     def engine_step(self, step: StepOutputs) -> None: ...
+
+    def engine_adapters(self, change: AdaptersChanged) -> None: ...
 
     def engine_ended(self) -> None:
         """All requests in flight are lost. May be called twice for one engine."""
@@ -105,6 +109,8 @@ class EngineSupervisor:
                 if first and not self._was_ready:
                     raise EngineStartError(failure)
                 first = False
+                # What has become of an adapter must not keep the model from its clients.
+                self._config = replace(self._config, skip_bad_adapters=True)
                 delay = (
                     FIRST_RESTART_DELAY if self._was_ready else min(2 * delay, MAX_RESTART_DELAY)
                 )
@@ -200,6 +206,8 @@ class EngineSupervisor:
                     self._user.engine_step(event)
                     # Let consumers run: a recv that need not wait never yields.
                     await asyncio.sleep(0)
+                case AdaptersChanged():
+                    self._user.engine_adapters(event)
                 case LoadProgress():
                     if self._on_progress is not None:
                         self._on_progress(event)
@@ -235,6 +243,8 @@ async def follow_engine(
                     case StepOutputs():
                         user.engine_step(event)
                         await asyncio.sleep(0)
+                    case AdaptersChanged():
+                        user.engine_adapters(event)
                     case EngineReady():
                         await _connected(commands)
                         user.engine_ready(event, commands)

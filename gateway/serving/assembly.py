@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from formgate.engine.config import EngineConfig
@@ -12,6 +13,7 @@ from formgate.gateway.answers.chat_service import ChatService
 from formgate.gateway.answers.completion_service import CompletionService
 from formgate.gateway.apis.anthropic_service import MessagesService
 from formgate.gateway.apis.responses_service import ResponsesService
+from formgate.gateway.http.adapters import AdapterAccess
 from formgate.gateway.http.shutdown import ShutdownRequest
 from formgate.gateway.http.state import GatewayState
 from formgate.gateway.metrics import Metrics
@@ -67,12 +69,14 @@ def build_state(
         )
 
     threads = TextThreads()
+    models = replace(models, adapters=engine.adapters.known)
     chat = ChatService(profile, engine, planner, threads)
     return GatewayState(
         config=config,
         models=models,
         metrics=metrics,
         engine=engine,
+        adapters=AdapterAccess(config, models, engine.adapters),
         tokenizer=profile.tokenizer,
         chat=chat,
         completions=CompletionService(profile, engine, planner, threads),

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from formgate.engine.adapter import AdapterSource
 from formgate.engine.config import EngineConfig
 from formgate.gateway.api_keys import wrong_key
-from formgate.gateway.server_config import ServerConfig
+from formgate.gateway.server_config import ADAPTERS, ServerConfig
+from formgate.gateway.serving.lora_modules import wrong_lora_option
 
 KEY_VARIABLE = "VLLM_API_KEY"
+RUNTIME_LORA_VARIABLE = "VLLM_ALLOW_RUNTIME_LORA_UPDATING"
 
 ENGINE = "engine"
 MEMORY = "memory and batching"
@@ -62,6 +65,10 @@ ENGINE_FLAGS: Mapping[str, tuple[str, str]] = {
         "time limit for a request in the queue; then it gets 503 (0: no limit)",
     ),
     "scheduling_policy": (MEMORY, "order of waiting requests"),
+    "enable_lora": (ADAPTERS, "serve adapters of the model"),
+    "max_loras": (ADAPTERS, "adapters in the device's memory, which one step may mix"),
+    "max_lora_rank": (ADAPTERS, "largest rank of an adapter"),
+    "max_cpu_loras": (ADAPTERS, "adapters kept in the CPU's memory (32, or --max-loras)"),
 }
 SHORT_FLAGS: Mapping[str, str] = {
     "tensor_parallel_size": "-tp",
@@ -85,6 +92,9 @@ POSITIVE = (
     "gpu_memory_utilization",
     "kv_cache_memory_bytes",
     "block_size",
+    "max_loras",
+    "max_lora_rank",
+    "max_cpu_loras",
 )
 # Minimums of options that may also be 0. An idle engine sends an event every second.
 LEAST_SECONDS: Mapping[str, float] = {
@@ -107,11 +117,6 @@ NO_EFFECT: Mapping[str, tuple[bool, str]] = {  # flag: (takes a value, why)
     "--disable-log-stats": (False, "statistics are in /metrics only"),
 }
 NOT_SUPPORTED: Mapping[str, str] = {
-    "--enable-lora": "LoRA adapters are not supported yet",
-    "--lora-modules": "LoRA adapters are not supported yet",
-    "--max-loras": "LoRA adapters are not supported yet",
-    "--max-lora-rank": "LoRA adapters are not supported yet",
-    "--max-cpu-loras": "LoRA adapters are not supported yet",
     "--no-enable-chunked-prefill": "prompts are always computed in chunks",
     "--pipeline-parallel-size": "pipeline parallelism is not supported",
     "--speculative-config": "speculative decoding is not supported yet",
@@ -128,8 +133,8 @@ class CommandLine:
     engine_options: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
-    def engine(self, model_dir: Path) -> EngineConfig:
-        return EngineConfig(model_dir=model_dir, **self.engine_options)
+    def engine(self, model_dir: Path, adapters: tuple[AdapterSource, ...] = ()) -> EngineConfig:
+        return EngineConfig(model_dir=model_dir, adapters=adapters, **self.engine_options)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -187,6 +192,8 @@ def parse_serve(arguments: Sequence[str], *, prog: str) -> CommandLine:
         values["model"] = values["model_flag"]
     if not values["api_key"] and KEY_VARIABLE in os.environ:
         values["api_key"] = (os.environ[KEY_VARIABLE],)
+    if os.environ.get(RUNTIME_LORA_VARIABLE, "").strip().lower() in ("1", "true"):
+        values["allow_runtime_lora"] = True
     for key in values["api_key"]:
         if (reason := wrong_key(key)) is not None:
             parser.error(f"--api-key: {reason}")
@@ -213,6 +220,8 @@ def wrong_option(values: Mapping[str, Any]) -> tuple[str, str] | None:
             return name, f"{seconds} is neither 0 nor at least {least}"
     if values.get("gpu_memory_utilization", 0.9) > 1:
         return "gpu_memory_utilization", "a fraction of the memory is at most 1"
+    if (wrong := wrong_lora_option(values)) is not None:
+        return wrong
     size, nodes = values.get("tensor_parallel_size", 1), values.get("nnodes", 1)
     if size % nodes:
         return "tensor_parallel_size", f"{size} is not a multiple of --nnodes {nodes}"
@@ -310,7 +319,9 @@ class _Several(argparse.Action):
                     listed = json.loads(value)
                 except ValueError:
                     parser.error(f"{option_string}: not a JSON list: {value}")
-                texts.extend(str(item) for item in listed)
+                texts.extend(
+                    json.dumps(item) if isinstance(item, dict) else str(item) for item in listed
+                )
             else:
                 texts.append(value)
         if not texts and self.dest == "api_key":

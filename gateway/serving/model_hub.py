@@ -24,6 +24,7 @@ from formgate import embedded
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 TOKENIZER_PATTERNS = ["*.json", "*.jinja", "*.model", "tokenizer.model.v*", "*.txt"]
 WEIGHT_PATTERNS = ["*.safetensors"]
+ADAPTER_PATTERNS = ["adapter_config.json", "adapter_model.safetensors"]
 IGNORED = ["original/*", "metal/*", "consolidated*"]  # the same weights in other formats
 
 
@@ -49,7 +50,18 @@ def resolve_model(
         return folder.resolve()
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
         raise ModelError(f"{name} is not a folder.")
-    return _download(name, revision, token, download_dir, tokenizer_only)
+    patterns = TOKENIZER_PATTERNS if tokenizer_only else TOKENIZER_PATTERNS + WEIGHT_PATTERNS
+    return _download(name, revision, token, download_dir, patterns)
+
+
+def resolve_adapter(name: str, *, token: str | None, download_dir: Path | None) -> Path:
+    """The folder of an adapter, as `resolve_model` finds a model's."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
+        raise ModelError(f"{name} is not a folder.")
+    return _download(name, None, token, download_dir, ADAPTER_PATTERNS)
 
 
 def _download(
@@ -57,10 +69,9 @@ def _download(
     revision: str | None,
     token: str | None,
     download_dir: Path | None,
-    tokenizer_only: bool,
+    patterns: list[str],
 ) -> Path:
     token = token or os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
-    patterns = TOKENIZER_PATTERNS if tokenizer_only else TOKENIZER_PATTERNS + WEIGHT_PATTERNS
     try:
         return Path(
             snapshot_download(

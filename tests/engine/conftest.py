@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from formgate.engine.config import EngineConfig
@@ -240,3 +243,63 @@ def make_request(rng: random.Random, number: int, shared: list[int]) -> dict:
     if rng.random() < 0.2:
         params["logprobs"] = 2
     return request
+
+
+# (inputs, outputs) of the tiny Llama's modules.
+MODULE_SIZES: dict[str, tuple[int, int]] = {
+    "self_attn.q_proj": (32, 32),
+    "self_attn.k_proj": (32, 16),
+    "self_attn.v_proj": (32, 16),
+    "self_attn.o_proj": (32, 32),
+    "mlp.gate_proj": (32, 48),
+    "mlp.up_proj": (32, 48),
+    "mlp.down_proj": (48, 32),
+}
+
+
+def random_matrices(
+    rank: int, seed: int, sizes: Mapping[str, tuple[int, int]]
+) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for layer in range(2):
+        for module, (inputs, outputs) in sizes.items():
+            name = f"base_model.model.model.layers.{layer}.{module}"
+            for side, shape in {"A": (rank, inputs), "B": (outputs, rank)}.items():
+                values = 0.3 * torch.randn(shape, generator=generator)
+                tensors[f"{name}.lora_{side}.weight"] = values
+    return tensors
+
+
+@pytest.fixture
+def make_adapter(tmp_path: Path) -> Callable[..., Path]:
+    """Write an adapter of random matrices as PEFT does. `modules`: those that it has; `config` is
+    added to its adapter_config.json.
+    """
+
+    def make(
+        name: str,
+        rank: int,
+        *,
+        seed: int = 0,
+        modules: Sequence[str] = tuple(MODULE_SIZES),
+        sizes: Mapping[str, tuple[int, int]] = MODULE_SIZES,
+        **config: Any,
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        chosen = {module: sizes[module] for module in modules}
+        tensors = random_matrices(rank, seed or sum(map(ord, name)), chosen)
+        save_file(tensors, folder / "adapter_model.safetensors")
+        fields = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "r": rank,
+            "lora_alpha": rank,
+            "target_modules": [module.rpartition(".")[2] for module in modules],
+            "bias": "none",
+        }
+        (folder / "adapter_config.json").write_text(json.dumps(fields | config))
+        return folder
+
+    return make

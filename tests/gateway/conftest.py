@@ -22,6 +22,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import ExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from formgate.engine.config import EngineConfig
 from formgate.engine.messages import AddRequest
 from formgate.engine.sampling_params import SamplingParams
 from formgate.gateway.errors import bad_request
+from formgate.gateway.http.adapters import AdapterAccess
 from formgate.gateway.http.app import create_app
 from formgate.gateway.http.sse import Chunk, Payload
 from formgate.gateway.http.state import GatewayState
@@ -186,12 +188,14 @@ async def _gateway(
     try:
         await engine.wait_ready()
         service = CountingService(engine)
+        models = replace(models, adapters=engine.adapters.known)
         yield create_app(
             GatewayState(
                 config=config,
                 models=models,
                 metrics=counted,
                 engine=engine,
+                adapters=AdapterAccess(config, models, engine.adapters),
                 tokenizer=byte_level,
                 chat=service,
                 completions=service,

@@ -60,6 +60,8 @@ def test_every_field_is_a_flag_with_help() -> None:
     fields = {field.name for field in dataclasses.fields(ServerConfig)} - {"model"}
     engine_fields = {field.name for field in dataclasses.fields(EngineConfig)}
     engine_fields -= {"model_dir", "tokenizer_vocab_size"}  # known from the model
+    # The folders of --lora-modules, which a server that has started once can do without.
+    engine_fields -= {"adapters", "skip_bad_adapters"}
     assert engine_fields == set(ENGINE_FLAGS)
     for name in fields | engine_fields:
         flag = name.replace("_", "-")
@@ -124,8 +126,17 @@ def test_server_flags(arguments: list[str], field: str, value: object) -> None:
         ("--gpu-memory-utilization 90", "at most 1"),
         ("--ssl-keyfile k", "go together"),
         ("--env A", "A is not NAME=VALUE"),
-        ("--enable-lora", "--enable-lora: LoRA adapters are not supported yet"),
-        ("--lora-modules a=b", "LoRA adapters are not supported yet"),
+        ("--lora-modules a=b", "--lora-modules: needs --enable-lora"),
+        ("--lora-dir b", "--lora-dir: needs --enable-lora"),
+        ("--enable-lora --lora-modules a", "--lora-modules: a is not NAME=PATH"),
+        ("--enable-lora --lora-modules a=b a=c", "two adapters have the name a"),
+        ("--enable-lora --lora-modules =b", "an adapter's name has 1 to 256 characters"),
+        ('--enable-lora --lora-modules {"name":"a"}', '{"name":"a"} has no path'),
+        ('--enable-lora --lora-modules {"nam":"a"}', "unknown field nam"),
+        ("--enable-lora --lora-modules {", "--lora-modules: not JSON: {"),
+        ("--max-loras 0", "--max-loras: 0 is not positive"),
+        ("--max-lora-rank 0", "--max-lora-rank: 0 is not positive"),
+        ("--max-loras 8 --max-cpu-loras 4", "--max-cpu-loras: 4 is less than --max-loras 8"),
         ("-tp 3 --nnodes 2", "--tensor-parallel-size: 3 is not a multiple of --nnodes 2"),
         ("-tp 4 --nnodes 2 --node-rank 2", "--node-rank: 2 is not from 0 to 1"),
         ("--no-enable-chunked-prefill", "always computed in chunks"),

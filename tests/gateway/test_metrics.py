@@ -91,6 +91,27 @@ def test_every_metric_is_there_with_its_labels(metrics: Metrics) -> None:
     assert found["vllm:cache_config_info"][0][0]["num_gpu_blocks"] == "100"
 
 
+def test_the_adapters_in_use(metrics: Metrics) -> None:
+    ready = EngineReady(2048, 100, 16, 300, "cpu", "float32")
+    metrics.engine_ready(ready, prefix_caching=True, max_loras=4)
+
+    def shown() -> tuple[str, str, str]:
+        ((labels, seconds),) = samples(metrics)["vllm:lora_requests_info"]
+        assert seconds > 1e9  # the time of the last change
+        names = ("max_lora", "waiting_lora_adapters", "running_lora_adapters")
+        found = tuple(labels[name] for name in names)
+        assert len(found) == 3
+        return found
+
+    assert shown() == ("4", "", "")
+    metrics.engine_step(
+        EngineStats(3, 2, 0.25, running_adapters=["a", "b"], waiting_adapters=["c"])
+    )
+    assert shown() == ("4", "c", "a,b")
+    metrics.engine_step(EngineStats(0, 0, 0.0))
+    assert shown() == ("4", "", "")
+
+
 def test_a_step_moves_gauges_and_counters(metrics: Metrics) -> None:
     step = EngineStats(3, 2, 0.25, 1, 100, 40, 64, 7, 0.001, 0.0002)
     metrics.engine_step(step)

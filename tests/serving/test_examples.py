@@ -32,6 +32,7 @@ EXPECTED = {
         "22",
     ],
     "chat.sh": ["Tokyo"],
+    "lora.py": ["base: The capital of Spain", "pirate: Arr, matey!"],
 }
 
 
@@ -41,6 +42,8 @@ def test_every_example_is_tested() -> None:
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_example(server, name: str) -> None:
+    if name == "lora.py":
+        pytest.importorskip("peft")
     interpreter = "bash" if name.endswith(".sh") else sys.executable
     done = subprocess.run(
         [interpreter, EXAMPLES / name],

@@ -42,7 +42,7 @@ async def count_tokens(
     state: State,
 ) -> dict[str, int]:
     """The number of prompt tokens of a conversation."""
-    state.models.resolve(body.model)
+    await state.adapters.resolve(body.model)
     ready = state.engine.ready
     return {
         "input_tokens": await state.messages.count_tokens(

@@ -8,7 +8,6 @@ from typing import Annotated, Protocol, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from formgate.gateway.answers.caller import current_caller
 from formgate.gateway.http.answer_service import AnswerService
 from formgate.gateway.http.disconnect import ClientDisconnected, until_disconnect
 from formgate.gateway.http.request_body import json_body, request_body_schema
@@ -71,7 +70,7 @@ async def answer(
     style: EventStyle = CHUNKS,
 ) -> Response:
     """The response of `service` to `body`: complete, or a stream of events in `style`."""
-    current_caller().model = state.models.resolve(body.model)
+    await state.adapters.choose(body.model)
     state.shutdown.ensure_running()
     state.engine.ensure_admission()
     seconds = state.config.request_timeout or None

@@ -15,10 +15,12 @@ State = Annotated[GatewayState, Depends(state_of)]
 
 @router.get("/v1/models")
 async def list_models(state: State) -> dict[str, Any]:
-    """The served models."""
+    """The served model and its adapters."""
     return {
         "object": "list",
-        "data": [state.models.card(name, _max_model_len(state)) for name in state.models.names],
+        "data": [
+            state.models.card(name, _max_model_len(state)) for name in state.models.all_names()
+        ],
     }
 
 

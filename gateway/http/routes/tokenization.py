@@ -28,7 +28,7 @@ async def tokenize(
     body: Annotated[TokenizeRequest, Depends(json_body(TokenizeRequest))], state: State
 ) -> Response:
     """The token ids of a text (`prompt`) or of a conversation (`messages`)."""
-    state.models.resolve(body.model)
+    await state.adapters.resolve(body.model)
     max_model_len = state.engine.ready.max_model_len if state.engine.ready else None
 
     def answer() -> bytes:
@@ -56,7 +56,7 @@ async def detokenize(
     body: Annotated[DetokenizeRequest, Depends(json_body(DetokenizeRequest))], state: State
 ) -> Response:
     """The text of token ids."""
-    state.models.resolve(body.model)
+    await state.adapters.resolve(body.model)
     answer = partial(_detokenized, body.tokens, state.tokenizer)
     whole = await state.threads.run(answer)
     return Response(whole, media_type="application/json")

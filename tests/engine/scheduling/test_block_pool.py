@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
+from formgate.engine.adapter import Adapter, AdapterSource
 from formgate.engine.sampling_params import SamplingParams
 from formgate.engine.scheduling.block_pool import BlockPool
 from formgate.engine.scheduling.block_tables import BlockTables
@@ -13,6 +15,7 @@ from formgate.engine.scheduling.prefix_cache import PrefixCache, block_hash, roo
 from formgate.engine.sequence import Sequence
 
 BLOCK_SIZE = 4
+ADAPTER = Adapter(AdapterSource("one", Path("one")), "f00")
 
 
 def make_sequence(token_ids: list[int], **fields) -> Sequence:
@@ -100,7 +103,7 @@ def test_a_partial_block_is_never_shared() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"cache_salt": "b"}, {"cache_salt": None}, {"cache_salt": "a", "lora_content": "f00"}],
+    [{"cache_salt": "b"}, {"cache_salt": None}, {"cache_salt": "a", "adapter": ADAPTER}],
 )
 def test_salt_and_adapter_separate(other: dict[str, str]) -> None:
     tables = make_tables(16)
