@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedConfig
 
 from formgate.engine.attention.kv_layout import LayerCache
 from formgate.engine.config import EngineConfig
@@ -41,6 +40,7 @@ from formgate.engine.loading.weights import (
 )
 from formgate.engine.messages import PositionLogprobs
 from formgate.engine.models.decoder import CausalLM
+from formgate.engine.models.model_config import ModelConfig
 from formgate.engine.models.registry import build_model, model_spec
 from formgate.engine.ranks.group import RankGroup
 from formgate.engine.sampling.prompt_logprobs import prompt_logprobs
@@ -237,7 +237,7 @@ class ModelRunner:
         )
 
     def _load_model(
-        self, config: EngineConfig, hf_config: PreTrainedConfig, progress: Progress
+        self, config: EngineConfig, hf_config: ModelConfig, progress: Progress
     ) -> CausalLM:
         with weights_fit(self.device):
             model = build_model(

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PreTrainedConfig
 
 from formgate.engine.layers.layer import Layer
 from formgate.engine.layers.parameter import (
@@ -22,7 +21,8 @@ from formgate.engine.layers.parameter import (
     WeightSplitError,
 )
 from formgate.engine.models.decoder import CausalLM
-from formgate.engine.models.registry import ARCHITECTURES, unsupported
+from formgate.engine.models.model_config import ConfigError, ModelConfig
+from formgate.engine.models.registry import architecture_named
 
 Progress = Callable[[str, int, int], None]  # (stage in words, done, total)
 
@@ -35,7 +35,7 @@ class WeightsError(ValueError):
     """The model folder cannot be loaded. The message is one line for the operator."""
 
 
-def load_model_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+def load_model_config(folder: Path) -> ModelConfig:
     """Read config.json. Raises WeightsError, or UnsupportedModelError for an unknown model type."""
     path = folder / "config.json"
     if not folder.is_dir():
@@ -43,14 +43,12 @@ def load_model_config(folder: Path, *, trust_remote_code: bool = False) -> PreTr
     raw = _read_json(path)
     if not isinstance(raw, dict):
         raise WeightsError(f"{path} holds no JSON object")
+    named = raw.get("architectures")
+    names = [str(name) for name in named] if isinstance(named, list) else []
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # transformers raises many types for a bad field
-        architectures = raw.get("architectures")
-        names = [str(name) for name in architectures] if isinstance(architectures, list) else []
-        if not set(names) & set(ARCHITECTURES):
-            raise unsupported(names) from error
-        raise WeightsError(f"{path} is not a valid config: {_one_line(error)}") from error
+        return architecture_named(names).read_config(raw)
+    except ConfigError as error:
+        raise WeightsError(f"{path} is not a valid config: {error}") from error
 
 
 def load_weights(model: CausalLM, folder: Path, *, progress: Progress) -> None:
@@ -107,7 +105,7 @@ def dummy_weights(model: CausalLM, seed: int) -> None:
     _finish_loading(model)
 
 
-def resolve_dtype(name: str, config: PreTrainedConfig, device: torch.device) -> torch.dtype:
+def resolve_dtype(name: str, config: ModelConfig, device: torch.device) -> torch.dtype:
     """`auto` is the checkpoint's dtype on CUDA (float16 if the GPU lacks bfloat16). On a CPU it is
     bfloat16, or float32 if the CPU only emulates bfloat16, which is several times slower.
     """

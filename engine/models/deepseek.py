@@ -7,13 +7,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
-
-from transformers import PreTrainedConfig
+from typing import Any, ClassVar
 
 from formgate.engine.attention.latent import LatentShape
 from formgate.engine.models.decoder import CausalLM, LayerParts
 from formgate.engine.models.latent_attention import LatentSelfAttention
+from formgate.engine.models.model_config import ModelConfig
 from formgate.engine.models.spec import DecoderSpec, UnsupportedModelError
 
 
@@ -26,8 +25,25 @@ class DeepseekV2ForCausalLM(CausalLM):
         "kv_a_proj_with_mqa": ("a_proj", "kv"),
     }
 
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "kv_lora_rank": 512,
+        "q_lora_rank": 1536,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "rope_interleave": True,
+        "eos_token_id": 2,
+        "vocab_size": 102400,
+        "first_k_dense_replace": 0,
+    }
+
     @classmethod
-    def read_spec(cls, config: PreTrainedConfig) -> DecoderSpec:
+    def derive_fields(cls, fields: dict[str, Any]) -> None:
+        super().derive_fields(fields)
+        fields["head_dim"] = fields["qk_rope_head_dim"]  # which the rotary embedding turns
+
+    @classmethod
+    def read_spec(cls, config: ModelConfig) -> DecoderSpec:
         spec = super().read_spec(config)
         if config.first_k_dense_replace < spec.num_layers:
             raise UnsupportedModelError(
@@ -62,6 +78,19 @@ def _yarn_scale(spec: DecoderSpec) -> float:
 
 
 class DeepseekV3ForCausalLM(DeepseekV2ForCausalLM):
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **DeepseekV2ForCausalLM.defaults,
+        "vocab_size": 129280,
+        "hidden_size": 7168,
+        "intermediate_size": 18432,
+        "num_hidden_layers": 61,
+        "num_attention_heads": 128,
+        "num_key_value_heads": 128,
+        "max_position_embeddings": 4096,
+        "first_k_dense_replace": 3,
+        "eos_token_id": 1,
+    }
+
     def parameter_of(self, checkpoint_name: str) -> tuple[str, str | None] | None:
         parts = checkpoint_name.split(".")
         if parts[:2] == ["model", "layers"] and int(parts[2]) >= self.spec.num_layers:

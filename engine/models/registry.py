@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedConfig
 
 from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.layers.storage import DenseMethod, LinearMethod, Placement
@@ -17,6 +16,7 @@ from formgate.engine.models.gemma3 import Gemma3ForCausalLM, Gemma3ForConditiona
 from formgate.engine.models.granite import GraniteForCausalLM
 from formgate.engine.models.llama import LlamaForCausalLM
 from formgate.engine.models.mistral import MistralForCausalLM
+from formgate.engine.models.model_config import ModelConfig
 from formgate.engine.models.olmo2 import Olmo2ForCausalLM
 from formgate.engine.models.phi3 import Phi3ForCausalLM
 from formgate.engine.models.qwen2 import Qwen2ForCausalLM
@@ -69,15 +69,19 @@ def unsupported(architectures: list[str]) -> UnsupportedModelError:
     )
 
 
-def architecture_of(config: PreTrainedConfig) -> type[CausalLM]:
-    names: list[str] = list(config.architectures or [])
+def architecture_of(config: ModelConfig) -> type[CausalLM]:
+    return architecture_named(list(config.architectures or []))
+
+
+def architecture_named(names: list[str]) -> type[CausalLM]:
+    """The first supported one of a config's `architectures`. Raises UnsupportedModelError."""
     for name in names:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
     raise unsupported(names)
 
 
-def model_spec(config: PreTrainedConfig) -> ModelSpec:
+def model_spec(config: ModelConfig) -> ModelSpec:
     spec = architecture_of(config).read_spec(config)
     windows = [spec.window_of(layer) for layer in range(spec.num_layers)]
     eos = config.eos_token_id
@@ -95,7 +99,7 @@ def model_spec(config: PreTrainedConfig) -> ModelSpec:
 
 
 def build_model(
-    config: PreTrainedConfig,
+    config: ModelConfig,
     dtype: torch.dtype,
     device: torch.device,
     *,
