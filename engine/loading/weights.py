@@ -1,5 +1,5 @@
-"""Loads a model from a Hugging Face folder: the config, the safetensors files, the dtype. Each
-parameter's own loader takes its slice of a tensor.
+"""Loads a model from a Hugging Face folder: the config, the weights' files (safetensors, or one
+GGUF file), the dtype. Each parameter's own loader takes its slice of a tensor.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from formgate.engine.layers.parameter import (
     WeightShapeError,
     WeightSplitError,
 )
+from formgate.engine.loading.gguf_file import GGUFError
+from formgate.engine.loading.gguf_weights import GGUFWeights
 from formgate.engine.models.decoder import CausalLM
 from formgate.engine.models.model_config import ConfigError, ModelConfig
 from formgate.engine.models.registry import architecture_named
@@ -52,7 +54,7 @@ def load_model_config(folder: Path) -> ModelConfig:
 
 
 def load_weights(model: CausalLM, folder: Path, *, progress: Progress) -> None:
-    """Fill `model` from the folder's safetensors, converted to the parameters' dtype and device.
+    """Fill `model` from the folder's files, converted to the parameters' dtype and device.
     Raises WeightsError if a parameter gets no tensor, or a tensor belongs to no parameter.
     """
     parameters = _weight_parameters(model)
@@ -64,7 +66,8 @@ def load_weights(model: CausalLM, folder: Path, *, progress: Progress) -> None:
     unexpected: list[str] = []
     with ExitStack() as stack, torch.no_grad():
         # Read all headers first, to report a damaged shard before minutes of copying.
-        files = [(path, stack.enter_context(_open(path))) for path in find_weight_files(folder)]
+        paths = find_weight_files(folder)
+        files = [(path, stack.enter_context(_open(path, model.dtype))) for path in paths]
         names = [(path, file, name) for path, file in files for name in file.keys()]  # noqa: SIM118
         for done, (path, file, name) in enumerate(names):
             progress("loading weights", done, len(names))
@@ -133,8 +136,8 @@ def cpu_has_fast_bfloat16() -> bool:
 
 
 def find_weight_files(folder: Path) -> list[Path]:
-    """The index's shards, else the single file, else every safetensors file of the folder. Raises
-    WeightsError if there is none, or a shard is missing.
+    """The index's shards, else the single file, else every safetensors file of the folder, else its
+    GGUF file. Raises WeightsError if there is none, or a shard is missing.
     """
     if (folder / INDEX_FILE).exists():
         index = _read_json(folder / INDEX_FILE)
@@ -152,7 +155,7 @@ def find_weight_files(folder: Path) -> list[Path]:
     files = sorted(
         path for path in folder.glob("*.safetensors") if not path.stem.startswith("consolidated")
     )
-    if files:
+    if files := files or sorted(folder.glob("*.gguf"))[:1]:
         return files
     if any(_pickled_files(folder)):
         raise WeightsError(
@@ -181,9 +184,13 @@ def _finish_loading(model: CausalLM) -> None:
             module.finish_loading()
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, dtype: torch.dtype) -> Any:
     try:
+        if path.suffix == ".gguf":
+            return GGUFWeights(path, dtype)
         return safe_open(path, framework="pt", device="cpu")
+    except GGUFError as error:
+        raise WeightsError(str(error)) from error
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is damaged or truncated: {_one_line(error)}") from error
 

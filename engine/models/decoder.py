@@ -220,6 +220,11 @@ class CausalLM(Layer):
         hidden: torch.Tensor = self.model(batch, kv_caches)
         return hidden
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the hidden states, and of all weights that are not quantized."""
+        return self._placement.dtype
+
     def kv_layout(self, block_size: int) -> KVLayout:
         """Layout of this rank's KV cache."""
         placement = self._placement
