@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MOST_HEADER_BYTES = 128 << 20  # the largest published vocabularies take 15 MB
@@ -24,7 +26,7 @@ MOST_DIMENSIONS = 4
 MOST_NAME_BYTES = 1024
 DEFAULT_ALIGNMENT = 32
 
-_STRING, _ARRAY, _BOOL = 8, 9, 7
+_FLOAT32, _BOOL, _STRING, _ARRAY = 6, 7, 8, 9
 # Kind of a value -> (struct format, bytes).
 _SCALARS: Mapping[int, tuple[str, int]] = {
     kind: (f"<{letter}", struct.calcsize(f"<{letter}"))
@@ -197,6 +199,8 @@ class _Parser:
         return StoredGGUFTensor(name, shape, TYPES[number], start)
 
     def _value(self, kind: int, key: str) -> Any:
+        if kind == _FLOAT32:  # as the decimal number that its author wrote: 1e-6, 0.1
+            return float(str(np.float32(self._scalar("<f"))))
         if kind in _SCALARS:
             return self._scalar(_SCALARS[kind][0])
         if kind == _STRING:

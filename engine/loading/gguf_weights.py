@@ -97,7 +97,7 @@ class GGUFWeights:
         """Rows of a tensor as they are stored, in torch's dtype."""
         if len(stored.shape) == 1:
             raw = self._raw(stored.start, stored.row_bytes)
-            return torch.from_numpy(_dequantized(raw, stored)[start:stop].copy())
+            return torch.from_numpy(_dequantized(raw, stored)[start:stop])
         rows = int(np.prod(stored.shape[1:-1], dtype=np.int64))  # stored rows in one of the tensor
         target = torch.empty((stop - start, *stored.shape[1:]), dtype=self._dtype)
         flat = target.view(-1, stored.shape[-1])
@@ -119,8 +119,8 @@ class GGUFWeights:
         return target
 
     def _raw(self, start: int, length: int) -> NDArray[np.uint8]:
-        # Copied: nothing may refer to the mapping when it is closed.
-        return np.frombuffer(self._content[start : start + length], dtype=np.uint8)
+        # A copy: nothing may refer to the mapping when it is closed.
+        return np.frombuffer(self._content, np.uint8, count=length, offset=start).copy()
 
 
 class GGUFSlice:

@@ -56,6 +56,8 @@ _OTHER_NAMES = {
 _WHOLE_PARTS = ("llama-bpe", "tekken")
 _BEGINS_BY_DEFAULT = ("llama-bpe", "tekken")
 
+_LONGEST_PIECE = 1024  # characters; a longer one is a damaged file's
+
 _NAMED = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -114,19 +116,22 @@ def _is_added(token: str, kind: int, model: str) -> bool:
 
 def _byte_level_bpe(header: GGUFHeader, vocab: dict[str, int]) -> dict[str, Any]:
     rule = _splitting_rule(header)
-    merges: list[str] = header.require("tokenizer.ggml.merges", list)
     steps = SPLITTING_RULES[rule]
     return {
         "normalizer": {"type": "NFC"} if rule == "qwen2" else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
         "post_processor": None,
         "decoder": _byte_level(use_regex=True),
-        "model": _bpe(
-            vocab,
-            [pair for merge in merges if len(pair := str(merge).split(" ")) == 2],
-            ignore_merges=rule in _WHOLE_PARTS,
-        ),
+        "model": _bpe(vocab, _listed_merges(header, vocab), ignore_merges=rule in _WHOLE_PARTS),
     }
+
+
+def _listed_merges(header: GGUFHeader, vocab: Mapping[str, int]) -> list[list[str]]:
+    merges = [str(merge).split(" ") for merge in header.require("tokenizer.ggml.merges", list)]
+    for parts in merges:
+        if len(parts) != 2 or not vocab.keys() >= {*parts, "".join(parts)}:
+            raise GGUFError(f"{header.path.name} joins {parts[:3]}, which makes no token")
+    return merges
 
 
 def _splitting_rule(header: GGUFHeader) -> str:
@@ -181,6 +186,7 @@ def _merges(vocab: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str
     found = [
         (-scores[number], vocab[piece[:cut]], vocab[piece[cut:]], piece[:cut], piece[cut:])
         for piece, number in vocab.items()
+        if len(piece) <= _LONGEST_PIECE
         for cut in range(1, len(piece))
         if piece[:cut] in vocab and piece[cut:] in vocab
     ]

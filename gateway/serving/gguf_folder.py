@@ -26,10 +26,11 @@ def gguf_folder(file: Path) -> Path:
     message of one line.
     """
     header = read_gguf_header(file)
+    config = gguf_config(header)
     tokenizer, tokenizer_config = gguf_tokenizer(header)
     folder = _cache() / hashlib.sha256(os.fsencode(file.resolve())).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "config.json", gguf_config(header))
+    _write(folder / "config.json", config)
     _write(folder / "tokenizer.json", tokenizer)
     _write(folder / "tokenizer_config.json", tokenizer_config)
     _replace(folder / LINK_NAME, lambda new: new.symlink_to(file.resolve()))
