@@ -66,7 +66,14 @@ PROMPTS = [
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     flags = ("--dtype", "float32", "--max-model-len", "2048", "--max-num-seqs", "16")
     log = tmp_path_factory.mktemp("real") / "log"
-    running = start_server(log, str(smollm2_file()), *flags)
+    # On one core: where other tests run beside these, each layer would wait several times for a
+    # second thread that has no core.
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        running = start_server(log, str(smollm2_file()), *flags)
+    finally:
+        os.sched_setaffinity(0, cores)
     yield running
     stop_server(running)
 
