@@ -36,7 +36,7 @@ ALLOWED: dict[str, frozenset[str] | None] = {
         {
             "torch",
             "numpy",
-            "transformers",
+            "gguf",
             "safetensors",
             "msgspec",
             "zmq",

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedConfig
 
 from formgate.engine.attention.kv_layout import LayerCache
 from formgate.engine.config import EngineConfig
@@ -46,6 +45,7 @@ from formgate.engine.lora.bank import AdapterBank
 from formgate.engine.messages import PositionLogprobs
 from formgate.engine.models.decoder import CausalLM
 from formgate.engine.models.forward_batch import ForwardBatch
+from formgate.engine.models.model_config import ModelConfig
 from formgate.engine.models.registry import build_model, model_spec
 from formgate.engine.ranks.group import RankGroup
 from formgate.engine.sampling.prompt_logprobs import prompt_logprobs
@@ -257,7 +257,7 @@ class ModelRunner:
         )
 
     def _load_model(
-        self, config: EngineConfig, hf_config: PreTrainedConfig, progress: Progress
+        self, config: EngineConfig, hf_config: ModelConfig, progress: Progress
     ) -> CausalLM:
         dense = linear_method_for(self.dtype, self.device)
         quantization = read_quantization(

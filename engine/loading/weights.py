@@ -1,5 +1,5 @@
-"""Loads a model from a Hugging Face folder: the config, the safetensors files, the dtype. Each
-parameter's own loader takes its slice of a tensor.
+"""Loads a model from a Hugging Face folder: the config, the weights' files (safetensors, or one
+GGUF file), the dtype. Each parameter's own loader takes its slice of a tensor.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PreTrainedConfig
 
 from formgate.engine.layers.layer import Layer
 from formgate.engine.layers.parameter import (
@@ -21,8 +20,11 @@ from formgate.engine.layers.parameter import (
     WeightShapeError,
     WeightSplitError,
 )
+from formgate.engine.loading.gguf_file import GGUFError
+from formgate.engine.loading.gguf_weights import GGUFWeights
 from formgate.engine.models.decoder import CausalLM
-from formgate.engine.models.registry import ARCHITECTURES, unsupported
+from formgate.engine.models.model_config import ConfigError, ModelConfig
+from formgate.engine.models.registry import architecture_named
 
 Progress = Callable[[str, int, int], None]  # (stage in words, done, total)
 
@@ -35,7 +37,7 @@ class WeightsError(ValueError):
     """The model folder cannot be loaded. The message is one line for the operator."""
 
 
-def load_model_config(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+def load_model_config(folder: Path) -> ModelConfig:
     """Read config.json. Raises WeightsError, or UnsupportedModelError for an unknown model type."""
     path = folder / "config.json"
     if not folder.is_dir():
@@ -43,14 +45,12 @@ def load_model_config(folder: Path, *, trust_remote_code: bool = False) -> PreTr
     raw = _read_json(path)
     if not isinstance(raw, dict):
         raise WeightsError(f"{path} holds no JSON object")
+    named = raw.get("architectures")
+    names = [str(name) for name in named] if isinstance(named, list) else []
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # transformers raises many types for a bad field
-        architectures = raw.get("architectures")
-        names = [str(name) for name in architectures] if isinstance(architectures, list) else []
-        if not set(names) & set(ARCHITECTURES):
-            raise unsupported(names) from error
-        raise WeightsError(f"{path} is not a valid config: {_one_line(error)}") from error
+        return architecture_named(names).read_config(raw)
+    except ConfigError as error:
+        raise WeightsError(f"{path} is not a valid config: {error}") from error
 
 
 def load_weights(
@@ -60,7 +60,7 @@ def load_weights(
     progress: Progress,
     skips: Callable[[str], bool] | None = None,
 ) -> None:
-    """Fill `model` from the folder's safetensors, converted to the parameters' dtype and device.
+    """Fill `model` from the folder's files, converted to the parameters' dtype and device.
     Raises WeightsError if a parameter gets no tensor, or a tensor belongs to no parameter and
     `skips` does not name it.
     """
@@ -74,7 +74,8 @@ def load_weights(
     unexpected: list[str] = []
     with ExitStack() as stack, torch.no_grad():
         # Read all headers first, to report a damaged shard before minutes of copying.
-        files = [(path, stack.enter_context(_open(path))) for path in find_weight_files(folder)]
+        paths = find_weight_files(folder)
+        files = [(path, stack.enter_context(_open(path, model.dtype))) for path in paths]
         names = [(path, file, name) for path, file in files for name in file.keys()]  # noqa: SIM118
         for done, (path, file, name) in enumerate(names):
             progress("loading weights", done, len(names))
@@ -117,7 +118,7 @@ def dummy_weights(model: CausalLM, seed: int) -> None:
     _finish_loading(model)
 
 
-def resolve_dtype(name: str, config: PreTrainedConfig, device: torch.device) -> torch.dtype:
+def resolve_dtype(name: str, config: ModelConfig, device: torch.device) -> torch.dtype:
     """`auto` is the checkpoint's dtype on CUDA (float16 if the GPU lacks bfloat16). On a CPU it is
     bfloat16, or float32 if the CPU only emulates bfloat16, which is several times slower.
     """
@@ -145,8 +146,8 @@ def cpu_has_fast_bfloat16() -> bool:
 
 
 def find_weight_files(folder: Path) -> list[Path]:
-    """The index's shards, else the single file, else every safetensors file of the folder. Raises
-    WeightsError if there is none, or a shard is missing.
+    """The index's shards, else the single file, else every safetensors file of the folder, else its
+    GGUF file. Raises WeightsError if there is none, or a shard is missing.
     """
     if (folder / INDEX_FILE).exists():
         index = _read_json(folder / INDEX_FILE)
@@ -164,7 +165,7 @@ def find_weight_files(folder: Path) -> list[Path]:
     files = sorted(
         path for path in folder.glob("*.safetensors") if not path.stem.startswith("consolidated")
     )
-    if files:
+    if files := files or sorted(folder.glob("*.gguf"))[:1]:
         return files
     if any(_pickled_files(folder)):
         raise WeightsError(
@@ -193,9 +194,13 @@ def _finish_loading(model: CausalLM) -> None:
             module.finish_loading()
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, dtype: torch.dtype) -> Any:
     try:
+        if path.suffix == ".gguf":
+            return GGUFWeights(path, dtype)
         return safe_open(path, framework="pt", device="cpu")
+    except GGUFError as error:
+        raise WeightsError(str(error)) from error
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is damaged or truncated: {_one_line(error)}") from error
 

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from formgate.engine.attention.kv_layout import KVLayout, LayerCache
 from formgate.engine.attention.metadata import AttentionMetadata
@@ -24,6 +23,12 @@ from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.layers.rotary import Rotary
 from formgate.engine.layers.storage import Placement
 from formgate.engine.models.forward_batch import ForwardBatch
+from formgate.engine.models.model_config import (
+    ModelConfig,
+    check_layer_lists,
+    completed_fields,
+    flat_rope,
+)
 from formgate.engine.models.self_attention import SelfAttention
 from formgate.engine.models.spec import DecoderSpec, plain_spec
 from formgate.engine.step import BatchShape
@@ -162,9 +167,14 @@ class Decoder(Layer):
 
 
 class CausalLM(Layer):
-    """A decoder with its language-model head. A model's file overrides `read_spec`; `parts` if its
-    layers have other parts; `renamed` if its checkpoints use other names.
+    """A decoder with its language-model head. A model's file overrides `read_spec`; `defaults` and
+    `derive_fields` if its configs leave out other values than most; `parts` if its layers have
+    other parts; `renamed` if its checkpoints use other names.
     """
+
+    # What transformers' config class of this model takes for a field that config.json leaves out,
+    # where that differs from `COMMON_DEFAULTS`.
+    defaults: ClassVar[Mapping[str, Any]] = {}
 
     parts: ClassVar[LayerParts] = LayerParts()
 
@@ -199,7 +209,20 @@ class CausalLM(Layer):
         )
 
     @classmethod
-    def read_spec(cls, config: PreTrainedConfig) -> DecoderSpec:
+    def read_config(cls, raw: Mapping[str, Any]) -> ModelConfig:
+        """From the object in config.json. Raises ConfigError, which names the wrong field."""
+        fields = completed_fields(raw, cls.defaults)
+        cls.derive_fields(fields)
+        check_layer_lists(fields)
+        return ModelConfig(fields)
+
+    @classmethod
+    def derive_fields(cls, fields: dict[str, Any]) -> None:
+        """Fill in the fields that follow from others."""
+        fields["rope_parameters"] = flat_rope(fields)
+
+    @classmethod
+    def read_spec(cls, config: ModelConfig) -> DecoderSpec:
         """Raises UnsupportedModelError if the config asks for an unsupported feature."""
         return plain_spec(config)
 
@@ -209,6 +232,11 @@ class CausalLM(Layer):
         """
         hidden: torch.Tensor = self.model(batch, kv_caches)
         return hidden
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the hidden states, and of all weights that are not quantized."""
+        return self._placement.dtype
 
     def kv_layout(self, block_size: int) -> KVLayout:
         """Layout of this rank's KV cache."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from transformers import PreTrainedConfig
 
 from formgate.engine.layers.parallel import TensorParallel
 from formgate.engine.layers.quantized.config import Quantization
@@ -34,6 +33,7 @@ from formgate.engine.models.architectures.qwen3 import Qwen3ForCausalLM
 from formgate.engine.models.architectures.qwen_moe import Qwen2MoeForCausalLM, Qwen3MoeForCausalLM
 from formgate.engine.models.architectures.smollm3 import SmolLM3ForCausalLM
 from formgate.engine.models.decoder import CausalLM
+from formgate.engine.models.model_config import ModelConfig
 from formgate.engine.models.spec import UnsupportedModelError
 
 # By the name in a config's `architectures`.
@@ -85,15 +85,19 @@ def unsupported(architectures: list[str]) -> UnsupportedModelError:
     )
 
 
-def architecture_of(config: PreTrainedConfig) -> type[CausalLM]:
-    names: list[str] = list(config.architectures or [])
+def architecture_of(config: ModelConfig) -> type[CausalLM]:
+    return architecture_named(list(config.architectures or []))
+
+
+def architecture_named(names: list[str]) -> type[CausalLM]:
+    """The first supported one of a config's `architectures`. Raises UnsupportedModelError."""
     for name in names:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
     raise unsupported(names)
 
 
-def model_spec(config: PreTrainedConfig) -> ModelSpec:
+def model_spec(config: ModelConfig) -> ModelSpec:
     spec = architecture_of(config).read_spec(config)
     windows = [spec.window_of(layer) for layer in range(spec.num_layers)]
     eos = config.eos_token_id
@@ -111,7 +115,7 @@ def model_spec(config: PreTrainedConfig) -> ModelSpec:
 
 
 def build_model(
-    config: PreTrainedConfig,
+    config: ModelConfig,
     dtype: torch.dtype,
     device: torch.device,
     *,

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from transformers import PreTrainedConfig
-
 from formgate.engine.attention.latent import LatentShape
 from formgate.engine.layers.experts import ExpertsSpec
 from formgate.engine.layers.mlp import ACTIVATIONS
 from formgate.engine.layers.rotary import ROPE_KINDS, RopeSpec
+from formgate.engine.models.model_config import ModelConfig
 
 QueryKeyNorm = Literal["none", "head", "all_heads"]
 
@@ -68,7 +67,7 @@ class DecoderSpec:
         return self.layer_ropes[layer] if self.layer_ropes else self.rope
 
 
-def plain_spec(config: PreTrainedConfig, *, rope: RopeSpec | None = None) -> DecoderSpec:
+def plain_spec(config: ModelConfig, *, rope: RopeSpec | None = None) -> DecoderSpec:
     """A spec from the fields that have the same name in all Hugging Face decoder configs. `rope`:
     of a config that has several. Raises UnsupportedModelError for an unknown activation or rope
     scaling.
@@ -98,7 +97,7 @@ def plain_spec(config: PreTrainedConfig, *, rope: RopeSpec | None = None) -> Dec
 
 
 def rope_spec(
-    config: PreTrainedConfig, head_dim: int, parameters: Mapping[str, Any] | None = None
+    config: ModelConfig, head_dim: int, parameters: Mapping[str, Any] | None = None
 ) -> RopeSpec:
     """`parameters`: those of one kind of layer, where the config has several."""
     given = dict(parameters or config.rope_parameters or {})
@@ -133,7 +132,7 @@ def rope_spec(
     )
 
 
-def windows_by_layer_type(config: PreTrainedConfig) -> tuple[int, ...]:
+def windows_by_layer_type(config: ModelConfig) -> tuple[int, ...]:
     """Sliding window of each layer, for configs with `layer_types`."""
     window: int = config.sliding_window or 0
     return tuple(window if kind == "sliding_attention" else 0 for kind in config.layer_types)

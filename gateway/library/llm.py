@@ -23,7 +23,8 @@ from formgate.gateway.protocol.completion import CompletionRequest
 from formgate.gateway.protocol.fields import GenerationRequest
 from formgate.gateway.protocol.parse import parse_object
 from formgate.gateway.server_config import HTTP, ServerConfig
-from formgate.gateway.serving.flags import ENGINE_FLAGS, wrong_option
+from formgate.gateway.serving.flag_tables import ENGINE_FLAGS
+from formgate.gateway.serving.flags import wrong_option
 from formgate.gateway.serving.lora_modules import adapter_sources
 from formgate.gateway.serving.model_hub import ModelError, check_model_folder, resolve_model
 

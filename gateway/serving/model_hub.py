@@ -1,5 +1,6 @@
-"""Resolves a model's name to a local folder: the embedded model's, a given one, or a download from
-the Hugging Face hub. It checks which files exist and never reads weights.
+"""Resolves a model's name to a local folder: the embedded model's, a given one, a download from
+the Hugging Face hub, or one made from a GGUF file. It checks which files exist and never reads
+weights.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from huggingface_hub.errors import (
 )
 
 from formgate import embedded
+from formgate.engine.loading.gguf_file import GGUFError
+from formgate.gateway.serving.gguf_folder import SUFFIX, gguf_file_in, gguf_folder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 TOKENIZER_PATTERNS = ["*.json", "*.jinja", "*.model", "tokenizer.model.v*", "*.txt"]
@@ -40,18 +43,27 @@ def resolve_model(
     download_dir: Path | None = None,
     tokenizer_only: bool = False,
 ) -> Path:
-    """The folder of model `name`, or of the embedded model if None. Downloads what is missing, with
-    progress bars. Raises ModelError.
+    """The folder of model `name`, or of the embedded model if None. A name is a folder, a GGUF
+    file, `owner/model` on the hub, or `owner/model:file.gguf`, where the file may be named by a
+    part, such as `Q4_K_M`. Downloads what is missing, with progress bars. Raises ModelError.
     """
     if name is None:
         return embedded.path()
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
-        raise ModelError(f"{name} is not a folder.")
-    patterns = TOKENIZER_PATTERNS if tokenizer_only else TOKENIZER_PATTERNS + WEIGHT_PATTERNS
-    return _download(name, revision, token, download_dir, patterns)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _prepared(path.resolve())
+    if path.is_file() and path.suffix == SUFFIX:
+        return _made_from(path)
+    is_file = name.endswith(SUFFIX) and ":" not in name
+    if is_file or name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists():
+        raise ModelError(f"{name} is neither a folder nor a GGUF file.")
+    name, _, file = name.partition(":")
+    if file:
+        patterns = [file if file.endswith(SUFFIX) else f"*{file}*{SUFFIX}"]
+    else:
+        patterns = TOKENIZER_PATTERNS + ([] if tokenizer_only else WEIGHT_PATTERNS)
+    folder = _download(name, patterns, revision, token, download_dir)
+    return _made_from(_only_match(name, folder, patterns[0])) if file else folder
 
 
 def resolve_adapter(name: str, *, token: str | None, download_dir: Path | None) -> Path:
@@ -61,15 +73,43 @@ def resolve_adapter(name: str, *, token: str | None, download_dir: Path | None) 
         return folder.resolve()
     if name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
         raise ModelError(f"{name} is not a folder.")
-    return _download(name, None, token, download_dir, ADAPTER_PATTERNS)
+    return _download(name, ADAPTER_PATTERNS, None, token, download_dir)
+
+
+def _prepared(folder: Path) -> Path:
+    """The folder, or the one made from the GGUF file that it holds instead of a config."""
+    try:
+        file = gguf_file_in(folder)
+    except GGUFError as error:
+        raise ModelError(f"{error}.") from None
+    return folder if file is None else _made_from(file)
+
+
+def _made_from(file: Path) -> Path:
+    try:
+        return gguf_folder(file)
+    except GGUFError as error:
+        raise ModelError(f"{error}.") from None
+    except OSError as error:
+        raise ModelError(f"{file.name} could not be prepared: {_one_line(error)}.") from None
+
+
+def _only_match(name: str, folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise ModelError(f"{name} has no file {pattern} on the Hugging Face hub.")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ModelError(f"{name} has several files {pattern}, name one of them: {names}.")
+    return found[0]
 
 
 def _download(
     name: str,
+    patterns: list[str],
     revision: str | None,
     token: str | None,
     download_dir: Path | None,
-    patterns: list[str],
 ) -> Path:
     token = token or os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
     try:
@@ -145,7 +185,7 @@ def _check_weights(model_dir: Path) -> None:
         for name in files:
             if not (model_dir / name).is_file():
                 raise ModelError(f"{model_dir} has no {name}, which its index of weights names.")
-    elif not any(model_dir.glob("*.safetensors")):
+    elif not any(model_dir.glob("*.safetensors")) and not any(model_dir.glob("*" + SUFFIX)):
         if any(model_dir.glob("*.bin")) or any(model_dir.glob("*.pt")):
             raise ModelError(
                 f"{model_dir} has weights in pickle files only; formgate loads safetensors."

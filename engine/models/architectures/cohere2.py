@@ -4,11 +4,11 @@ Only the layers with a sliding window know positions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from transformers import PreTrainedConfig
 
 from formgate.engine.attention.kv_layout import LayerCache
 from formgate.engine.attention.metadata import AttentionMetadata
@@ -18,6 +18,7 @@ from formgate.engine.layers.rotary import Rotary, no_rope
 from formgate.engine.layers.storage import Placement
 from formgate.engine.models.decoder import CausalLM, LayerParts
 from formgate.engine.models.forward_batch import ForwardBatch
+from formgate.engine.models.model_config import ModelConfig, windows_but_each
 from formgate.engine.models.spec import DecoderSpec, windows_by_layer_type
 
 
@@ -58,8 +59,29 @@ def _layer_norm_part(spec: DecoderSpec, placement: Placement) -> LayerNorm:
 class Cohere2ForCausalLM(CausalLM):
     parts: ClassVar[LayerParts] = LayerParts(norm=_layer_norm_part, layer=ParallelLayer)
 
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "vocab_size": 256000,
+        "hidden_size": 8192,
+        "intermediate_size": 22528,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 64,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": None,
+        "layer_norm_eps": 1e-05,
+        "tie_word_embeddings": True,
+        "logit_scale": 0.0625,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 4,
+        "eos_token_id": 255001,
+    }
+
     @classmethod
-    def read_spec(cls, config: PreTrainedConfig) -> DecoderSpec:
+    def derive_fields(cls, fields: dict[str, Any]) -> None:
+        super().derive_fields(fields)
+        windows_but_each(fields["sliding_window_pattern"], fields)
+
+    @classmethod
+    def read_spec(cls, config: ModelConfig) -> DecoderSpec:
         spec = super().read_spec(config)
         rope = replace(spec.rope, interleaved=True)
         windows = windows_by_layer_type(config)

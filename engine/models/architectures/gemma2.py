@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
-
-from transformers import PreTrainedConfig
+from typing import Any, ClassVar
 
 from formgate.engine.models.decoder import CausalLM
+from formgate.engine.models.model_config import ModelConfig, windows_but_each
 from formgate.engine.models.spec import DecoderSpec, windows_by_layer_type
 
 
@@ -22,8 +21,32 @@ class Gemma2ForCausalLM(CausalLM):
         "post_feedforward_layernorm": ("mlp_output_norm", None),
     }
 
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "vocab_size": 256000,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "hidden_act": None,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+        "query_pre_attn_scalar": 256,
+        "sliding_window": 4096,
+        "final_logit_softcapping": 30.0,
+        "attn_logit_softcapping": 50.0,
+        "eos_token_id": 1,
+    }
+
     @classmethod
-    def read_spec(cls, config: PreTrainedConfig) -> DecoderSpec:
+    def derive_fields(cls, fields: dict[str, Any]) -> None:
+        super().derive_fields(fields)
+        windows_but_each(2, fields)
+
+    @classmethod
+    def read_spec(cls, config: ModelConfig) -> DecoderSpec:
         return replace(
             super().read_spec(config),
             activation=config.hidden_activation,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from transformers import PreTrainedConfig
 
 from formgate.engine.attention.kv_layout import LayerCache
 from formgate.engine.attention.metadata import AttentionMetadata
@@ -15,6 +15,7 @@ from formgate.engine.layers.rotary import Rotary
 from formgate.engine.layers.storage import Placement
 from formgate.engine.models.decoder import CausalLM, LayerParts
 from formgate.engine.models.forward_batch import ForwardBatch
+from formgate.engine.models.model_config import ModelConfig
 from formgate.engine.models.spec import DecoderSpec
 
 
@@ -49,8 +50,14 @@ class PostNormLayer(Layer):
 class Olmo2ForCausalLM(CausalLM):
     parts: ClassVar[LayerParts] = LayerParts(layer=PostNormLayer)
 
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "vocab_size": 50304,
+        "rms_norm_eps": 1e-05,
+        "eos_token_id": 50279,
+    }
+
     @classmethod
-    def read_spec(cls, config: PreTrainedConfig) -> DecoderSpec:
+    def read_spec(cls, config: ModelConfig) -> DecoderSpec:
         return replace(
             super().read_spec(config),
             qkv_bias=config.attention_bias,

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
-    DeepseekV2Config,
-    DeepseekV3Config,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
@@ -186,13 +184,6 @@ def test_unsupported_rope_scaling_is_refused() -> None:
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
     with pytest.raises(UnsupportedModelError, match="dynamic"):
         model_spec(named(LlamaConfig(**SHAPE, rope_parameters=rope)))
-
-
-@pytest.mark.parametrize("kind", [DeepseekV2Config, DeepseekV3Config])
-def test_layers_of_experts_are_refused(kind: type[PreTrainedConfig]) -> None:
-    config = kind(**SHAPE | {"num_key_value_heads": 4}, first_k_dense_replace=1)
-    with pytest.raises(UnsupportedModelError, match=r"mixture-of-experts .*has 2"):
-        model_spec(named(config))
 
 
 def test_unsupported_activation_is_refused() -> None:

@@ -65,12 +65,14 @@ def test_a_config_that_is_no_json_is_said(folder: Path) -> None:
         check_model_folder(folder, folder, weights=True)
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "a/b/c"])
+@pytest.mark.parametrize(
+    "name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "a/b/c", "nowhere.gguf"]
+)
 def test_a_path_that_is_no_folder_never_reaches_the_hub(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_hub, "snapshot_download", None)
-    with pytest.raises(ModelError, match="is not a folder"):
+    with pytest.raises(ModelError, match="is neither a folder nor a GGUF file"):
         resolve_model(name)
 
 
