@@ -108,9 +108,14 @@ class ChatTemplate:
             return False
 
     def _wants_arguments_text(self) -> bool:
-        arguments = {"probe": "text"}
+        arguments = {"probe_key": "probe text"}
         wanted = json.dumps(arguments)
-        return wanted not in self._call(arguments) and wanted in self._call(wanted)
+        shown = self._call(arguments)
+        # Arguments that are written one by one are shown, too, unless it is Python's own way.
+        written = all(word in shown for word in ("probe_key", "probe text"))
+        if wanted in shown or (written and str(arguments) not in shown):
+            return False
+        return wanted in self._call(wanted)
 
     def _call(self, arguments: object) -> str:
         """The rendering of a conversation with one call, or '' if the template refuses it."""
