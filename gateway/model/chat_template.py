@@ -5,7 +5,7 @@ transformers. It makes text; `prompts` prepares its input and encodes its output
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -135,8 +135,16 @@ class ChatTemplate:
             return ""
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Nothing given can be changed, but a template may append to lists, as it does to its own."""
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        appends = isinstance(obj, list) and attr == "append"
+        return appends or super().is_safe_attribute(obj, attr, value)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[_GenerationTag, jinja2.ext.loopcontrols],
@@ -167,8 +175,20 @@ def _tojson(
 ) -> str:
     """Plain JSON, where Jinja's own filter escapes HTML."""
     return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+        default=_listed,
     )
+
+
+def _listed(value: object) -> list[Any]:
+    """What Jinja's `map` and `select` give, as a list."""
+    if isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def _raise_exception(message: str) -> NoReturn:

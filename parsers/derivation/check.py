@@ -25,6 +25,8 @@ from formgate.parsers.derivation.samples import (
 from formgate.parsers.derivation.writing import written_calls
 from formgate.parsers.formats.calls import Expected, Tolerated
 from formgate.parsers.formats.format import Format, ReasoningFormat, ReasoningState
+from formgate.parsers.formats.keywords import KeywordArguments
+from formgate.parsers.formats.tagged import TaggedArguments
 from formgate.parsers.stream import OutputParser
 from formgate.parsers.text.events import (
     ContentDelta,
@@ -91,14 +93,17 @@ def _writes_the_same(format: Format, write: TurnWriter) -> bool:
     """
     if any(isinstance(part, Tolerated | Expected) for part in format.call):
         return True
+    samples: list[list[Call]] = [[Call(NAMES[0])], [Call(NAMES[0]), Call(NAMES[1])]]
+    if any(isinstance(part, TaggedArguments | KeywordArguments) for part in format.call):
+        samples.append([Call(NAMES[0], {FIRST: "marble"})])
     alike = False
-    for number, arguments in ((1, {}), (2, {}), (2, {FIRST: "marble"})):
-        calls = [Call(name, arguments, f"idqzkwxv{i}") for i, name in enumerate(NAMES[:number])]
+    for calls in samples:
         try:
             text = write(calls).text
         except NotWritten:
             continue
-        alike = written_calls(format, calls) in text
+        # Python's texts have either quote.
+        alike = written_calls(format, calls).replace("'", '"') in text.replace("'", '"')
         if not alike:
             return False
     return alike

@@ -72,9 +72,10 @@ class TaggedArguments:
             value = nodes.seq([nodes.choice(texts), *close])
         elif kind == "text":
             value = through(closing, special_ids)
-        elif kind == "nullable" and self.text_open is None:
-            null = nodes.seq([nodes.text("null"), *close])
-            value = nodes.choice([null, through(closing, special_ids)])
+        elif kind == "nullable":
+            value = nodes.seq([nodes.text("null"), *close])
+            if self.text_open is None:
+                value = nodes.choice([value, through(closing, special_ids)])
         else:
             value = nodes.seq([nodes.json_value(schema, pointer=parameter.pointer), *close])
         value = nodes.seq([*self._opening(special_ids, as_text=as_text), value])
@@ -101,7 +102,7 @@ class TaggedArguments:
         separator = ""
         while True:
             yield from reader.skip_whitespace()
-            if not (yield from reader.accept(reader.alphabet.encode_literals(self.key_open))):
+            if not (yield from self._opens_key(reader)):
                 if reader.cut:
                     return False
                 break
@@ -112,6 +113,8 @@ class TaggedArguments:
             if (yield from self._opens_text(reader)):
                 schema = _TEXT
             else:
+                if self.text_open is not None and _kind(schema) != "structure":
+                    schema = True  # any JSON
                 yield from reader.accept_literals(self.value_open)
             if self.lead:
                 yield from reader.accept(self.lead)
@@ -123,6 +126,16 @@ class TaggedArguments:
             separator = ", "
         reader.arguments("}")
         reader.commit()
+        return True
+
+    def _opens_key(self, reader: Reader) -> Steps[bool]:
+        """Consume `key_open`, if an argument comes next. A closing tag begins like a key's tag."""
+        held = reader.pos - reader.mark
+        if not (yield from reader.accept(reader.alphabet.encode_literals(self.key_open))):
+            return False
+        if self.after_key is not None and (yield from reader.peek()) in ("/", ""):
+            reader.pos = reader.mark + held
+            return False
         return True
 
     def _key(self, reader: Reader) -> Steps[str | None]:

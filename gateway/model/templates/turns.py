@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from itertools import product
 from typing import Any
 
 from formgate.gateway.model.chat_template import ChatTemplate, ChatTemplateError
@@ -67,31 +68,34 @@ class TemplateTurns:
 
     def _turn(self, calls: Sequence[Call], thought: str) -> WrittenTurn:
         made = [self._shown(call) for call in calls]
+        results = [
+            {
+                "role": "tool",
+                "content": self._template.content("heavy"),
+                "tool_call_id": call.id,
+                "name": call.name,
+            }
+            for call in calls
+        ]
         refusal = ""
-        for content in (self._template.content(""), None, self._template.content(_ANSWER)):
+        left_out = False
+        # Some templates show calls only in a turn without text, or where their results follow.
+        for content, more in product((self._template.content(""), None), ([], results)):
             said: Message = {"role": "assistant", "content": content, "tool_calls": made}
             if thought:
                 said["reasoning_content"] = said["reasoning"] = thought
-            results = [
-                {
-                    "role": "tool",
-                    "content": self._template.content("heavy"),
-                    "tool_call_id": call.id,
-                    "name": call.name,
-                }
-                for call in calls
-            ]
-            # Some templates show calls only where their results follow.
-            for more in ([], results):
-                try:
-                    whole = self._render([self._question, said, *more])
-                except ChatTemplateError as error:
-                    refusal = refusal or f"the template refuses it: {str(error)[:80]}"
-                    continue
-                text = self._behind_prompt(whole)
-                if all(call.name in text for call in calls):
-                    return WrittenTurn(text.removeprefix(self._lead), self._ending)
-        raise NotWritten(refusal or "the template leaves calls out")
+            try:
+                whole = self._render([self._question, said, *more])
+            except ChatTemplateError as error:
+                refusal = str(error)[:100]
+                continue
+            text = self._behind_prompt(whole)
+            if all(call.name in text for call in calls):
+                return WrittenTurn(text.removeprefix(self._lead), self._ending)
+            left_out = True
+        raise NotWritten(
+            "the template leaves calls out" if left_out else f"the template refuses it: {refusal}"
+        )
 
     def _shown(self, call: Call) -> Message:
         arguments: Any = call.arguments
