@@ -61,7 +61,7 @@ def load_model_profile(
     tokenizer = tokenizer or load_tokenizer(tokenizer_dir or model_dir)
     source = _template_source(config.chat_template, tokenizer)
     model = _read_config(model_dir)
-    architecture = str(next(iter(model.get("architectures") or ()), ""))
+    architecture = read_architecture(model_dir)
     reasoning_name = config.reasoning_parser or detect_reasoning_format(
         source, architecture, tokenizer.special_ids
     )
@@ -163,6 +163,11 @@ def _read_config(model_dir: Path) -> dict[str, Any]:
     path = model_dir / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return config if isinstance(config, dict) else {}
+
+
+def read_architecture(model_dir: Path) -> str:
+    """The model's architecture, as its config.json says; empty if it says none."""
+    return str(next(iter(_read_config(model_dir).get("architectures") or ()), ""))
 
 
 def _fingerprint(model: Mapping[str, Any], name: str) -> str:

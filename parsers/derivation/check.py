@@ -35,6 +35,7 @@ from formgate.parsers.text.events import (
     ToolCallArguments,
     ToolCallStart,
 )
+from formgate.parsers.text.symbols import text_of
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,9 @@ def _writes_the_same(format: Format, write: TurnWriter) -> bool:
             text = write(calls).text
         except NotWritten:
             continue
+        if format.spaced and format.marker:
+            marker = text_of(format.marker)
+            text = text.replace(f"{marker} ", marker)
         # Python's texts have either quote.
         alike = written_calls(format, calls).replace("'", '"') in text.replace("'", '"')
         if not alike:
