@@ -16,6 +16,8 @@ from jinja2 import nodes
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from formgate.parsers.formats.format import Format
+
 
 class ChatTemplateError(ValueError):
     """The template refused its input or is invalid."""
@@ -29,7 +31,7 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, source: str, named_tokens: Mapping[str, str], *, tool_format: str | None = None
+        self, source: str, named_tokens: Mapping[str, str], *, tool_format: Format | None = None
     ) -> None:
         """`tool_format`: the format of the model's tool calls. With None, only the template renders
         tools, if it does at all."""

@@ -73,7 +73,7 @@ def load_model_profile(
         tokenizer,
     )
     if template is not None:
-        template.tool_format = tool_format.name
+        template.tool_format = tool_format
     if reasoning is not None and template is not None and _prompt_decides(template, reasoning):
         reasoning = dataclasses.replace(reasoning, may_open=False)
     return ModelProfile(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from formgate.parsers.derivation.arguments import Shape, arguments_of
 from formgate.parsers.derivation.atoms import Atoms
@@ -20,8 +20,8 @@ from formgate.parsers.derivation.samples import (
     WrittenTurn,
 )
 from formgate.parsers.formats.calls import JsonCall, Label, Name
-from formgate.parsers.formats.format import CallIds, CallPart, Format
-from formgate.parsers.text.symbols import Written
+from formgate.parsers.formats.format import CallIds, CallPart, Format, ReasoningFormat
+from formgate.parsers.text.symbols import Written, text_of
 
 # How a marker looks that is no special token: a tag, a word in brackets, or a word.
 _TEXT_MARKER = re.compile(
@@ -49,10 +49,15 @@ class _Frame:
 
 
 def derive_format(
-    write: TurnWriter, tokens: Collection[str], *, name: str = "derived", call_ids: CallIds
+    write: TurnWriter,
+    tokens: Collection[str],
+    *,
+    reasoning: ReasoningFormat | None = None,
+    name: str = "derived",
+    call_ids: CallIds = "openai",
 ) -> Format | None:
     """The format of the template behind `write`; None if its calls have no shape that formats know.
-    `tokens`: the tokenizer's special tokens.
+    `tokens`: the tokenizer's special tokens. `reasoning` before the calls is no part of them.
     """
     atoms = Atoms(tokens)
     for number in (3, 2, 1):
@@ -63,6 +68,9 @@ def derive_format(
         regions = regions_of(turn, PLAIN[:number], atoms)
         if regions is None:
             continue
+        if reasoning is not None:
+            _, _, behind = regions.head.rpartition(text_of(reasoning.close))
+            regions = replace(regions, head=behind)
         shape = arguments_of(regions, _typed(write), atoms)
         if shape is None:
             return None

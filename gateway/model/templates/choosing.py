@@ -63,6 +63,7 @@ def choose_format(
     derived = derive_format(
         turns,
         special_ids,
+        reasoning=reasoning,
         call_ids="mistral" if template.wants_short_call_ids else "openai",
     )
     alike = next((each for each in (*first, *others) if choice.report(each).reads), None)
