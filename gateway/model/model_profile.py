@@ -14,14 +14,13 @@ from typing import Any, TypeVar
 
 from formgate.gateway.model.chat_template import ChatTemplate, ChatTemplateError
 from formgate.gateway.model.sampling import SamplingDefaults, load_sampling_defaults
-from formgate.gateway.model.templates.choosing import FormatChoice, choose_format
+from formgate.gateway.model.templates.choosing import FormatChoice, choose_format, choose_reasoning
 from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.model.tokenizer_folder import load_tokenizer
 from formgate.gateway.server_config import ServerConfig
 from formgate.parsers.families.registry import (
     FORMATS,
     REASONING,
-    detect_reasoning_format,
     find_reasoning_format,
     find_tool_format,
 )
@@ -62,11 +61,12 @@ def load_model_profile(
     source = _template_source(config.chat_template, tokenizer)
     model = _read_config(model_dir)
     architecture = read_architecture(model_dir)
-    reasoning_name = config.reasoning_parser or detect_reasoning_format(
-        source, architecture, tokenizer.special_ids
-    )
     template = None if source is None else ChatTemplate(source, tokenizer.named_tokens)
-    reasoning = _reasoning_format(reasoning_name)
+    reasoning = (
+        _reasoning_format(config.reasoning_parser)
+        if config.reasoning_parser
+        else choose_reasoning(template, source, architecture, tokenizer.special_ids)
+    )
     tool_format = _tool_format(
         config.tool_call_parser,
         choose_format(template, source, architecture, tokenizer.special_ids, reasoning),
@@ -143,10 +143,8 @@ def _template_source(given: str | None, tokenizer: Tokenizer) -> str | None:
     return path.read_text(encoding="utf-8")
 
 
-def _reasoning_format(name: str | None) -> ReasoningFormat | None:
+def _reasoning_format(name: str) -> ReasoningFormat:
     """The format of this name, or with these two markers, separated by a comma."""
-    if name is None:
-        return None
     opening, comma, closing = name.partition(",")
     if comma:
         return custom_reasoning(opening.strip(), closing.strip())

@@ -14,12 +14,11 @@ from typing import Any
 
 from formgate.gateway.model.chat_template import ChatTemplate, ChatTemplateError
 from formgate.gateway.model.model_profile import read_architecture
-from formgate.gateway.model.templates.choosing import FormatChoice, choose_format
+from formgate.gateway.model.templates.choosing import FormatChoice, choose_format, choose_reasoning
 from formgate.gateway.model.tokenizer_folder import load_tokenizer
 from formgate.gateway.serving.model_hub import ModelError, resolve_model
 from formgate.parsers.derivation.atoms import token_like
-from formgate.parsers.derivation.words import example_of, in_words
-from formgate.parsers.families.registry import detect_reasoning_format, find_reasoning_format
+from formgate.parsers.derivation.words import example_of, in_words, thought_in_words
 
 _NAMED = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
@@ -80,20 +79,20 @@ def _given(model: str, template: str | None) -> _Given:
 
 
 def _report(given: _Given) -> dict[str, Any]:
-    thought = detect_reasoning_format(given.source, given.architecture, given.special_ids)
-    reasoning = None if thought is None else find_reasoning_format(thought)
     template = None
     if given.source is not None:
         try:
             template = ChatTemplate(given.source, given.named_tokens)
         except ChatTemplateError as error:
             raise ValueError(str(error)) from error
+    reasoning = choose_reasoning(template, given.source, given.architecture, given.special_ids)
     choice = choose_format(template, given.source, given.architecture, given.special_ids, reasoning)
     return {
         "format": choice.format.name,
         "chosen": choice.origin,
         "reason": choice.reason,
-        "reasoning": thought,
+        "reasoning": reasoning.name if reasoning is not None else None,
+        "thoughts": thought_in_words(reasoning) if reasoning is not None else "",
         "special_tokens": "guessed" if given.guessed else "of the tokenizer",
         "in_words": in_words(choice.format),
         "example": example_of(choice.format),
@@ -114,7 +113,7 @@ def _as_text(report: dict[str, Any]) -> str:
     lines = [
         f"format:    {report['format']} ({report['chosen']})",
         f"why:       {report['reason']}",
-        f"reasoning: {report['reasoning'] or 'none'}",
+        f"reasoning: {report['reasoning'] or 'none'} {report['thoughts']}".rstrip(),
         f"tokens:    {report['special_tokens']}",
         "",
         *(f"{name}: {said}" for name, said in report["in_words"].items()),

@@ -14,7 +14,7 @@ from formgate.parsers.formats.calls import (
     Name,
     NumberedName,
 )
-from formgate.parsers.formats.format import CallPart, Format
+from formgate.parsers.formats.format import CallPart, Format, ReasoningFormat
 from formgate.parsers.formats.keywords import KeywordArguments
 from formgate.parsers.formats.marked import MarkedArguments
 from formgate.parsers.formats.tagged import TaggedArguments
@@ -48,6 +48,10 @@ def in_words(format: Format) -> dict[str, str]:
 def example_of(format: Format) -> str:
     """Two calls in the format, or one if it has no more."""
     return written_calls(format, _EXAMPLE[: format.max_calls or 2])
+
+
+def thought_in_words(reasoning: ReasoningFormat) -> str:
+    return f"{shown(reasoning.open)} THOUGHT {shown(reasoning.close)}"
 
 
 def shown(parts: Sequence[Written]) -> str:

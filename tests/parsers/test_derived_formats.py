@@ -5,7 +5,6 @@ cut, and what the grammar lets through is read back as the calls that it says.
 from __future__ import annotations
 
 import importlib
-import json
 import random
 from collections.abc import Iterator
 from functools import lru_cache
@@ -21,7 +20,6 @@ from formgate.gateway.model.templates.turns import TemplateTurns
 from formgate.parsers.derivation.atoms import token_like
 from formgate.parsers.derivation.samples import CHECKS, TOOLS, Call, NotWritten
 from formgate.parsers.derivation.writing import written_calls
-from formgate.parsers.families.registry import FORMATS
 from formgate.parsers.formats.format import Format, Tool, ToolChoice
 from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.stream import OutputParser
@@ -165,19 +163,8 @@ def test_a_model_that_draws_from_its_masks_makes_valid_calls(
     name: str, syntaxes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(HERE.parents[1] / "benchmarks")
-    walks, reading = map(importlib.import_module, ("format_walks", "format_reading"))
+    bench = importlib.import_module("template_formats")
     choice, _, _ = chosen(syntaxes.calls_template(syntaxes.SYNTAXES[name]), True)
-    monkeypatch.setitem(FORMATS, choice.format.name, choice.format)
-
-    def valid(case: Any, parsed: Any, text: str) -> None:
-        for called, arguments in parsed.calls:
-            jsonschema.validate(arguments, reading.POOL[called])
-        assert parsed.calls or case.choice.mode == "auto", text
-        assert len(parsed.calls) <= 1 or case.choice.mode != "named", text
-        if case.structured and not parsed.calls:
-            jsonschema.validate(json.loads(parsed.content), reading.CONTENT)
-
-    monkeypatch.setattr(walks, "check", valid)
-    calls, failures = walks.walks(choice.format.name, 40)
+    calls, failures = bench.walk_back(choice.format, 40)
     assert failures == []
     assert calls > 8

@@ -12,8 +12,16 @@ from formgate.gateway.model.chat_template import ChatTemplate
 from formgate.gateway.model.templates.turns import TemplateTurns
 from formgate.parsers.derivation.check import CheckReport, check_format
 from formgate.parsers.derivation.derive import derive_format, writes_ids
+from formgate.parsers.derivation.samples import THOUGHT
+from formgate.parsers.derivation.thoughts import derive_reasoning, reads_thought
 from formgate.parsers.families.generic import GENERIC
-from formgate.parsers.families.registry import FORMATS, detect_tool_format, find_tool_format
+from formgate.parsers.families.registry import (
+    FORMATS,
+    detect_reasoning_format,
+    detect_tool_format,
+    find_reasoning_format,
+    find_tool_format,
+)
 from formgate.parsers.formats.format import Format, ReasoningFormat
 
 Origin = Literal["known", "derived", "unconfirmed", "generic"]
@@ -75,6 +83,25 @@ def choose_format(
     if alike is not None:
         return FormatChoice(alike, "known", _KNOWN_ALIKE, choice.report(alike))
     return FormatChoice(GENERIC, "generic", _UNREADABLE, choice.report(derived or hinted))
+
+
+def choose_reasoning(
+    template: ChatTemplate | None,
+    source: str | None,
+    architecture: str,
+    special_ids: Mapping[str, int],
+) -> ReasoningFormat | None:
+    """The format of the model's reasoning: the one that the template's words suggest, unless the
+    template shows a thought that it does not read and a derived one does. None: there is none.
+    """
+    name = detect_reasoning_format(source, architecture, special_ids)
+    hinted = None if name is None else find_reasoning_format(name)
+    if template is None:
+        return hinted
+    turn = TemplateTurns(template, special_ids).thoughtful(THOUGHT)
+    if turn is None or (hinted is not None and reads_thought(hinted, turn, special_ids)):
+        return hinted
+    return derive_reasoning(turn, special_ids) or hinted
 
 
 _KNOWN = "it reads and writes calls as the template does"

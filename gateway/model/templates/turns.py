@@ -10,10 +10,12 @@ from typing import Any
 from formgate.gateway.model.chat_template import ChatTemplate, ChatTemplateError
 from formgate.parsers.derivation.atoms import Atoms
 from formgate.parsers.derivation.samples import TOOLS, Call, NotWritten, WrittenTurn
+from formgate.parsers.derivation.thoughts import ThoughtfulTurn
 
 Message = dict[str, Any]
 
 _ANSWER = "probe answer"
+_SHOWN_BEFORE = 200  # characters before a thought in which its marker is looked for
 
 
 class TemplateTurns:
@@ -59,12 +61,28 @@ class TemplateTurns:
             raise made
         return made
 
-    def answer(self, thought: str = "", answer: str = _ANSWER) -> str:
-        """The model's turn with a text and no calls. Raises ChatTemplateError."""
-        said: Message = {"role": "assistant", "content": self._template.content(answer)}
-        if thought:
-            said["reasoning_content"] = said["reasoning"] = thought
-        return self._behind_prompt(self._render([self._question, said]))
+    def thoughtful(self, thought: str) -> ThoughtfulTurn | None:
+        """A turn with a thought and an answer; None if the template shows no thought there."""
+        try:
+            plain = self._render([self._question, self._answered("")])
+            whole = self._render([self._question, self._answered(thought)])
+        except ChatTemplateError:
+            return None
+        before, found, _ = whole.partition(thought)
+        if not found or _ANSWER not in whole:
+            return None
+        at = self._atoms.start_of_atom(self._prompt, _agree(self._prompt, plain))
+        return ThoughtfulTurn(
+            prompt=self._prompt[at:],
+            before=before[-_SHOWN_BEFORE:],
+            text=self._behind_prompt(whole),
+            thought=thought,
+            answer=_ANSWER,
+        )
+
+    def _answered(self, thought: str) -> Message:
+        said: Message = {"role": "assistant", "content": self._template.content(_ANSWER)}
+        return said | {"reasoning_content": thought, "reasoning": thought} if thought else said
 
     def _turn(self, calls: Sequence[Call], thought: str) -> WrittenTurn:
         made = [self._shown(call) for call in calls]
@@ -116,15 +134,19 @@ class TemplateTurns:
         return ""
 
     def _behind_prompt(self, whole: str) -> str:
-        pairs = zip(self._prompt, whole, strict=False)
-        differs = (place for place, (one, other) in enumerate(pairs) if one != other)
-        at = next(differs, min(len(self._prompt), len(whole)))
+        at = _agree(self._prompt, whole)
         return whole[self._atoms.start_of_atom(whole, at) :]
 
     def _frame(self) -> tuple[str, str]:
         try:
-            text = self.answer()
+            text = self._behind_prompt(self._render([self._question, self._answered("")]))
         except ChatTemplateError:
             return "", ""
         lead, found, ending = text.partition(_ANSWER)
         return (lead, ending) if found else ("", "")
+
+
+def _agree(one: str, other: str) -> int:
+    """How many characters at their start the texts have in common."""
+    differ = (at for at, pair in enumerate(zip(one, other, strict=False)) if len(set(pair)) > 1)
+    return next(differ, min(len(one), len(other)))

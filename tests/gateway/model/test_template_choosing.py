@@ -10,11 +10,13 @@ import pytest
 
 from formgate.gateway.model.chat_template import ChatTemplate
 from formgate.gateway.model.model_profile import load_model_profile
-from formgate.gateway.model.templates.choosing import FormatChoice, choose_format
+from formgate.gateway.model.templates.choosing import FormatChoice, choose_format, choose_reasoning
 from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.server_config import ServerConfig
+from formgate.parsers.derivation.atoms import token_like
 from formgate.parsers.families.reasoning import DEEPSEEK_R1
 from formgate.parsers.families.registry import FORMATS, detect_tool_format
+from formgate.parsers.text.symbols import text_of
 
 FRAME = """\
 {%- for message in messages -%}
@@ -88,6 +90,55 @@ def test_a_thought_before_the_calls_comes_back() -> None:
     thought = next(each for each in choice.report.outcomes if "thought" in each.check)
     assert thought.state == "ok"
     assert choice.format is FORMATS["hermes"]
+
+
+THOUGHTFUL = """\
+{%- for message in messages -%}
+<|turn|>{{ message.role }}
+{% if message.reasoning_content %}OPEN{{ message.reasoning_content }}CLOSE{% endif -%}
+{{ message.content or '' }}<|end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}<|turn|>assistant
+PROMPT{%- endif -%}"""
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing", "prompt", "wanted"),
+    [
+        ("<think>\n", "\n</think>\n\n", "", ("deepseek_r1", "<think>", "</think>")),
+        ("<rock:think>", "</rock:think>\n", "", ("derived", "<rock:think>", "</rock:think>")),
+        (
+            "<|START_THINKING|>", "<|END_THINKING|>", "<|START_THINKING|>",
+            ("derived", "<|START_THINKING|>", "<|END_THINKING|>"),
+        ),
+        (
+            "<|channel>thought\n", "<channel|>", "",
+            ("derived", "<|channel>thought", "<channel|>"),
+        ),
+        (
+            "", "\n[FINAL ANSWER]\n", "My steps:\n",
+            ("derived", "My steps:", "[FINAL ANSWER]"),
+        ),
+        ("", "", "", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("tokens", [True, False], ids=["tokens", "text"])
+def test_the_region_of_thoughts_is_the_templates(
+    opening: str,
+    closing: str,
+    prompt: str,
+    wanted: tuple[str, str, str] | None,
+    tokens: bool,
+) -> None:
+    source = THOUGHTFUL.replace("OPEN", opening).replace("CLOSE", closing)
+    source = source.replace("PROMPT", f"{{{{ {prompt!r} }}}}")
+    special_ids = {text: 300 + i for i, text in enumerate(token_like(source))} if tokens else {}
+    reasoning = choose_reasoning(ChatTemplate(source, {}), source, "", special_ids)
+    if wanted is None:
+        assert reasoning is None
+        return
+    assert reasoning is not None
+    assert (reasoning.name, text_of(reasoning.open), text_of(reasoning.close)) == wanted
 
 
 def profile_logs(
