@@ -23,6 +23,11 @@ def token_like(template: str) -> list[str]:
     return sorted(set(_TOKEN_LIKE.findall(template)))
 
 
+def is_token_like(atom: str) -> bool:
+    """True for a text with the bars that special tokens have."""
+    return bool(_TOKEN_LIKE.fullmatch(atom)) and ("|" in atom or "｜" in atom)
+
+
 class Atoms:
     """Splits texts, with the tokenizer's special tokens."""
 

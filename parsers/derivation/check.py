@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from formgate.parsers.derivation.atoms import Atoms
+from formgate.parsers.derivation.atoms import Atoms, is_token_like
 from formgate.parsers.derivation.samples import (
     ALONE,
     CHECKS,
@@ -124,6 +124,7 @@ class _Reader:
         self._reasoning = reasoning
         self._special_ids = special_ids
         self._atoms = Atoms(special_ids)
+        self._markers = text_of((*format.after, *(p for p in format.call if isinstance(p, str))))
 
     def outcome(
         self, name: str, calls: Sequence[Call], write: TurnWriter, thought: str = ""
@@ -170,10 +171,8 @@ class _Reader:
             special_ids=self._special_ids,
             tools=TOOLS,
         )
-        text = turn.text
-        if turn.ending.strip():
-            text = text.removesuffix(turn.ending)
-        atoms = self._atoms.split(text)
+        end = self._atoms.common_end(turn.text, turn.ending)
+        atoms = self._atoms.split(turn.text[: len(turn.text) - len(end)])
         while atoms and self._ends_the_turn(atoms[-1], parser.marker_ids):
             atoms.pop()
         pieces = [Piece(atom, self._special_ids.get(atom)) for atom in atoms]
@@ -192,5 +191,8 @@ class _Reader:
         return [tuple(call) for call in calls], content, reasoning
 
     def _ends_the_turn(self, atom: str, markers: frozenset[int]) -> bool:
+        """True for space and for tokens that the format does not know, behind all calls."""
         token = self._special_ids.get(atom)
-        return atom.isspace() if token is None else token not in markers
+        if token is None:
+            return atom.isspace() or (atom not in self._markers and is_token_like(atom))
+        return token not in markers

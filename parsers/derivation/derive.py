@@ -25,12 +25,13 @@ from formgate.parsers.text.symbols import Written, text_of
 
 # How a marker looks that is no special token: a tag, a word in brackets, or a word.
 _TEXT_MARKER = re.compile(
-    r"""<[^\s<>"'{}\[\]]*[>=:]?|\[/?[A-Z_ ]{2,}\]|[^\W\d][^\s<>"'{}\[\](),]+"""
+    r"""<[^\s<>"'{}\[\]]*[>=:]?|\[/?[A-Z_ ]{2,}\]|\w+(?: \w+)*[^\s\w<>"'{}\[\](),]*"""
 )
 _JSON_OPENING = re.compile(r'\{"name": ?"$')
 _JSON_KEY = re.compile(r'", ?"(\w+)": ?')
 CALL_ID = "[A-Za-z0-9]{9}"  # as short as the strictest family wants it
 _BARE_WORD = re.compile(r'"[^"]*"?|\w+|\S')
+_LONGEST_LEAD = 40  # characters
 _LEAST_MARKER = 3  # characters of a marker that is text
 _AFTER_BARE_NAME = ("\n", "(", "{", ":")  # of a name that begins the answer
 _PARTS = re.compile("([\ue000\ue001])")
@@ -53,11 +54,13 @@ def derive_format(
     tokens: Collection[str],
     *,
     reasoning: ReasoningFormat | None = None,
+    lead: str = "",
     name: str = "derived",
     call_ids: CallIds = "openai",
 ) -> Format | None:
     """The format of the template behind `write`; None if its calls have no shape that formats know.
     `tokens`: the tokenizer's special tokens. `reasoning` before the calls is no part of them.
+    `lead`: what the template writes before the text of a turn without calls.
     """
     atoms = Atoms(tokens)
     for number in (3, 2, 1):
@@ -75,8 +78,29 @@ def derive_format(
         if shape is None:
             return None
         frame = _frame(regions, shape, turn, atoms)
-        return _format(frame, shape, atoms, name, call_ids)
+        format = _format(frame, shape, atoms, name, call_ids)
+        return format and _with_content(format, lead, turn.ending, reasoning, atoms)
     return None
+
+
+def _with_content(
+    format: Format, lead: str, ending: str, reasoning: ReasoningFormat | None, atoms: Atoms
+) -> Format:
+    """The format with what announces content, if content is announced."""
+    if reasoning is not None:
+        lead = lead.rpartition(text_of(reasoning.close))[2]
+    parts = atoms.split(lead.strip())
+    if not parts or (reasoning is not None and text_of(reasoning.open).strip() in lead):
+        return format
+    if not all(part in atoms.tokens for part in parts):
+        plain = not any(part in atoms.tokens for part in parts) and len(lead) <= _LONGEST_LEAD
+        return replace(format, content_lead=lead) if plain else format
+    opening = atoms.written(lead.strip())
+    closing = atoms.split(ending.strip())[:1]
+    silent = [opening]
+    if len(atoms.split(ending.strip())) > 1 and closing[0] in atoms.tokens:
+        silent.append(atoms.written(closing[0]))
+    return replace(format, content_opening=opening, silent=tuple(silent))
 
 
 def writes_ids(format: Format) -> bool:

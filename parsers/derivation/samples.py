@@ -41,6 +41,7 @@ class TurnWriter(Protocol):
 
 
 FIRST, SECOND = "first_key", "second_key"
+KEYS = (FIRST, SECOND)
 NAMES = ("probe_quartz", "probe_basalt", "probe_flint")
 _WORDS = (("marble", "granite"), ("sandstone", "obsidian"), ("limestone", "dolomite"))
 _TEXT = {"type": "string", "description": "A text."}

@@ -72,6 +72,7 @@ def choose_format(
         turns,
         special_ids,
         reasoning=reasoning,
+        lead=turns.frame[0],
         call_ids="mistral" if template.wants_short_call_ids else "openai",
     )
     alike = next((each for each in (*first, *others) if choice.report(each).reads), None)

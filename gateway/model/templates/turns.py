@@ -9,7 +9,7 @@ from typing import Any
 
 from formgate.gateway.model.chat_template import ChatTemplate, ChatTemplateError
 from formgate.parsers.derivation.atoms import Atoms
-from formgate.parsers.derivation.samples import TOOLS, Call, NotWritten, WrittenTurn
+from formgate.parsers.derivation.samples import KEYS, TOOLS, Call, NotWritten, WrittenTurn
 from formgate.parsers.derivation.thoughts import ThoughtfulTurn
 
 Message = dict[str, Any]
@@ -28,19 +28,9 @@ class TemplateTurns:
     def __init__(self, template: ChatTemplate, tokens: Collection[str]) -> None:
         self._template = template
         self._atoms = Atoms(tokens)
-        self._tools = [
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": "A probe.",
-                    "parameters": tool.parameters,
-                },
-            }
-            for tool in TOOLS
-        ]
         self._question = {"role": "user", "content": template.content("Which rock is it?")}
         self._turns: dict[str, WrittenTurn | NotWritten] = {}
+        self._tools: list[Any] | None = None
         self._prompt = self._prompt_text()
         self._lead, self._ending = self._frame()
 
@@ -126,7 +116,9 @@ class TemplateTurns:
         return self._template.render(messages, tools=self._tools, add_generation_prompt=prompt)
 
     def _prompt_text(self) -> str:
-        for prompt in (True, False):
+        """The prompt, with tools as rich as the template takes them."""
+        for tools, prompt in product((_tools(rich=True), _tools(rich=False), None), (True, False)):
+            self._tools = tools
             try:
                 return self._render([self._question], prompt=prompt)
             except ChatTemplateError:
@@ -150,3 +142,16 @@ def _agree(one: str, other: str) -> int:
     """How many characters at their start the texts have in common."""
     differ = (at for at, pair in enumerate(zip(one, other, strict=False)) if len(set(pair)) > 1)
     return next(differ, min(len(one), len(other)))
+
+
+def _tools(*, rich: bool) -> list[Any]:
+    """`rich`: with nested objects, of which some templates want fields that schemas rarely have."""
+    shown = []
+    for tool in TOOLS:
+        parameters: Any = tool.parameters
+        if not rich:
+            texts = {key: each for key, each in parameters["properties"].items() if key in KEYS}
+            parameters = {**parameters, "properties": texts}
+        function = {"name": tool.name, "description": "A probe.", "parameters": parameters}
+        shown.append({"type": "function", "function": function})
+    return shown

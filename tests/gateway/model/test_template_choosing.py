@@ -16,6 +16,9 @@ from formgate.gateway.server_config import ServerConfig
 from formgate.parsers.derivation.atoms import token_like
 from formgate.parsers.families.reasoning import DEEPSEEK_R1
 from formgate.parsers.families.registry import FORMATS, detect_tool_format
+from formgate.parsers.formats.format import Format
+from formgate.parsers.stream import OutputParser
+from formgate.parsers.text.events import ContentDelta, Piece, ToolCallStart
 from formgate.parsers.text.symbols import text_of
 
 FRAME = """\
@@ -153,6 +156,63 @@ def profile_logs(
     with caplog.at_level(logging.INFO):
         load_model_profile(model_dir, config, name="x", max_logprobs=5, tokenizer=given)
     return [(record.levelno, record.getMessage()) for record in caplog.records]
+
+
+ANNOUNCED = """\
+{%- for message in messages -%}
+<|turn|>{{ message.role }}
+{% if message.tool_calls -%}
+CALLS
+{%- elif message.role == 'assistant' -%}
+LEAD{{ message.content }}TAIL
+{%- else -%}{{ message.content }}{%- endif -%}
+<|end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}<|turn|>assistant
+PROMPT{%- endif -%}"""
+ARGUMENTS = "{{ call.function.arguments | tojson }}"
+
+
+def announced(call: str, lead: str, tail: str, prompt: str) -> tuple[FormatChoice, dict[str, int]]:
+    calls = f"{{%- for call in message.tool_calls -%}}{call}{{%- endfor -%}}"
+    source = ANNOUNCED.replace("CALLS", calls).replace("LEAD", lead).replace("TAIL", tail)
+    source = source.replace("PROMPT", prompt)
+    special_ids = {text: 300 + i for i, text in enumerate(token_like(source))}
+    return choose_format(ChatTemplate(source, {}), source, "", special_ids, None), special_ids
+
+
+def read(format: Format, special_ids: dict[str, int], pieces: list[Piece]) -> tuple[str, list[str]]:
+    """(content, names of the calls)"""
+    parser = OutputParser(
+        format, None, tools_enabled=True, reasoning_state="none", special_ids=special_ids
+    )
+    deltas = [*(delta for piece in pieces for delta in parser.feed([piece])), *parser.finish()]
+    content = "".join(delta.text for delta in deltas if isinstance(delta, ContentDelta))
+    return content, [delta.name for delta in deltas if isinstance(delta, ToolCallStart)]
+
+
+def test_tokens_that_announce_content_are_framing() -> None:
+    call = "<|ACTION|>{{ call.function.name }}<|ARGS|>" + ARGUMENTS + "<|END_ACTION|>"
+    choice, ids = announced(call, "<|SAY|>", "<|END_SAY|>", "")
+    assert choice.origin == "derived"
+    assert text_of(choice.format.content_opening) == "<|SAY|>"
+    said = [
+        Piece("<|SAY|>", ids["<|SAY|>"]),
+        Piece("Hi."),
+        Piece("<|END_SAY|>", ids["<|END_SAY|>"]),
+    ]
+    assert read(choice.format, ids, said) == ("Hi.", [])
+
+
+def test_a_prompt_may_hold_the_first_marker() -> None:
+    """As functionary's does: each message names its recipient, and `all` is the user."""
+    call = "{{ '>>>' + call.function.name + '\\n' }}" + ARGUMENTS
+    choice, ids = announced(call, "{{ '>>>all\\n' }}", "", ">>>")
+    assert choice.origin == "derived"
+    assert choice.format.bare
+    assert read(choice.format, ids, [Piece("all\n"), Piece("Hi.")]) == ("Hi.", [])
+    calls = [Piece('get_weather\n{"city": "Rome"}>>>add\n{"a": 1}')]
+    assert read(choice.format, ids, calls) == ("", ["get_weather", "add"])
 
 
 def test_the_log_says_which_format_is_used(
