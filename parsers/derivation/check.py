@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from formgate.parsers.derivation.atoms import Atoms, is_token_like
@@ -24,9 +25,10 @@ from formgate.parsers.derivation.samples import (
 )
 from formgate.parsers.derivation.writing import written_calls
 from formgate.parsers.formats.calls import Expected, Tolerated
-from formgate.parsers.formats.format import Format, ReasoningFormat, ReasoningState
+from formgate.parsers.formats.format import Format, ReasoningFormat, ReasoningState, ToolChoice
 from formgate.parsers.formats.keywords import KeywordArguments
 from formgate.parsers.formats.tagged import TaggedArguments
+from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.stream import OutputParser
 from formgate.parsers.text.events import (
     ContentDelta,
@@ -36,6 +38,7 @@ from formgate.parsers.text.events import (
     ToolCallStart,
 )
 from formgate.parsers.text.symbols import text_of
+from formgate.parsers.tree.nodes import json_object
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class Outcome:
     detail: str = ""
 
 
+_GRAMMAR = "a grammar for every request"
+
+
 @dataclass(frozen=True)
 class CheckReport:
     """`exact`: the format's grammar makes the very text that the template writes."""
@@ -59,13 +65,13 @@ class CheckReport:
     @property
     def reads(self) -> bool:
         """True if the template shows calls, and all that it shows come back."""
-        states = {outcome.state for outcome in self.outcomes if outcome.check in CHECKS}
+        states = {each.state for each in self.outcomes if each.check in (*CHECKS, _GRAMMAR)}
         return "ok" in states and "wrong" not in states
 
     @property
     def shown(self) -> bool:
         """True if the template shows any calls."""
-        return any(outcome.state != "not shown" for outcome in self.outcomes)
+        return any(each.state != "not shown" for each in self.outcomes if each.check in CHECKS)
 
 
 def check_format(
@@ -85,7 +91,34 @@ def check_format(
         outcomes.append(outcome)
     if reasoning is not None:
         outcomes.append(reader.outcome("a thought before", CHECKS["one call"], write, THOUGHT))
+    if (why := _without_grammar(format, reasoning, special_ids)) is not None:
+        outcomes.append(Outcome(_GRAMMAR, "wrong", why))
     return CheckReport(tuple(outcomes), _writes_the_same(format, write))
+
+
+def _without_grammar(
+    format: Format, reasoning: ReasoningFormat | None, special_ids: Mapping[str, int]
+) -> str | None:
+    """Why a request would have no grammar; None if each has one. A derived marker may not be what
+    patterns for free text need, and the time to find out is not that of a request.
+    """
+    states: tuple[ReasoningState, ...] = ("none",) if reasoning is None else ("optional", "open")
+    choices = (ToolChoice("auto"), ToolChoice("required"))
+    for state, choice, content in product(states, choices, (None, json_object())):
+        try:
+            answer_grammar(
+                format,
+                reasoning,
+                tools=TOOLS,
+                tool_choice=choice,
+                parallel=True,
+                content=content,
+                reasoning_state=state,
+                special_ids=special_ids,
+            )
+        except (AssertionError, ValueError) as error:
+            return f"{type(error).__name__} with thoughts {state} and {choice.mode} calls"
+    return None
 
 
 def _writes_the_same(format: Format, write: TurnWriter) -> bool:

@@ -5,8 +5,10 @@ cut, and what the grammar lets through is read back as the calls that it says.
 from __future__ import annotations
 
 import importlib
+import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,11 @@ from formgate.gateway.model.chat_template import ChatTemplate
 from formgate.gateway.model.templates.choosing import FormatChoice, choose_format
 from formgate.gateway.model.templates.turns import TemplateTurns
 from formgate.parsers.derivation.atoms import token_like
-from formgate.parsers.derivation.samples import CHECKS, TOOLS, Call, NotWritten
+from formgate.parsers.derivation.check import check_format
+from formgate.parsers.derivation.derive import derive_format
+from formgate.parsers.derivation.samples import CHECKS, TOOLS, Call, NotWritten, WrittenTurn
 from formgate.parsers.derivation.writing import written_calls
+from formgate.parsers.formats.calls import JsonArguments, Name
 from formgate.parsers.formats.format import Format, Tool, ToolChoice
 from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.stream import OutputParser
@@ -156,6 +161,30 @@ def test_what_its_tree_lets_through_is_parsed_back(
                 # A text may end without the line end that the format writes behind it.
                 assert spaceless(text).endswith(spaceless(again)), text
     assert calls_seen > 100
+
+
+def test_a_format_without_a_grammar_is_never_taken() -> None:
+    """Its marker's first character comes twice, so no pattern tells free text from it."""
+
+    def write(calls: Sequence[Call], thought: str = "") -> WrittenTurn:
+        return WrittenTurn(
+            "".join(f"abca:{call.name} {json.dumps(call.arguments)}\n" for call in calls)
+        )
+
+    good = Format(
+        name="good", marker=("xyz:",), call=(Name(), JsonArguments()), one_per_marker=True
+    )
+    bad = replace(good, marker=("abca:",))
+    assert not check_format(good, None, write, {}).reads
+    report = check_format(bad, None, write, {})
+    states = {outcome.check: outcome.state for outcome in report.outcomes}
+    assert states["one call"] == states["two calls"] == "ok"
+    assert states["a grammar for every request"] == "wrong"
+    assert not report.reads
+    derived = derive_format(write, [])
+    assert derived is not None
+    assert derived.marker == ("abc",)
+    assert check_format(derived, None, write, {}).reads
 
 
 @pytest.mark.parametrize("name", NAMES)
