@@ -53,6 +53,9 @@ ASKED = [
 ]
 
 
+VALIDATORS = {tool.name: jsonschema.Draft202012Validator(tool.schema) for tool in ASKED}
+
+
 @pytest.fixture(scope="module")
 def syntaxes() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
@@ -142,7 +145,7 @@ def test_what_its_tree_lets_through_is_parsed_back(
             reasoning_state="none",
             special_ids=special_ids,
         )
-        for _ in range(70):
+        for _ in range(50):
             pieces = streams.walk(tree, rng, None, False)
             parser = parser_of(format, special_ids, asked.allowed(ASKED))
             atoms = streams.characters(pieces)
@@ -150,8 +153,7 @@ def test_what_its_tree_lets_through_is_parsed_back(
             text = "".join(piece.text for piece in pieces)
             calls_seen += len(answer.calls)
             for called, arguments in answer.parsed_calls:
-                schema = next(tool.schema for tool in ASKED if tool.name == called)
-                jsonschema.validate(arguments, schema)
+                VALIDATORS[called].validate(arguments)
             if mode != "auto":
                 assert answer.calls, text
                 assert not answer.content, text
@@ -160,7 +162,7 @@ def test_what_its_tree_lets_through_is_parsed_back(
                 again = written_calls(format, made)
                 # A text may end without the line end that the format writes behind it.
                 assert spaceless(text).endswith(spaceless(again)), text
-    assert calls_seen > 100
+    assert calls_seen > 70
 
 
 def test_a_format_without_a_grammar_is_never_taken() -> None:
