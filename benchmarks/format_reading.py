@@ -159,6 +159,8 @@ MARKERS = {
     "qwen3_coder": "<tool_call>",
     "glm45": "<tool_call>",
     "generic": "<tool_call>",
+    "lfm2": "<|tool_call_start|>",
+    "gemma4": "<|tool_call>",
 }
 BARE = ("llama3_json", "pythonic", "xlam")
 THINK = {"deepseek_r1": ("<think>", "</think>"), "mistral": ("[THINK]", "[/THINK]")}
@@ -289,6 +291,12 @@ def _escaped(case: Case, written: str) -> str:
 def _calls(case: Case, text: str) -> list[tuple[str, Any]]:
     if case.format == "pythonic":
         return _python_calls(text.removeprefix(case.mark("<|python_start|>")))
+    if case.format == "lfm2":
+        end = case.mark("<|tool_call_end|>")
+        assert text.endswith(end), text
+        return _python_calls(text.removeprefix(case.mark("<|tool_call_start|>")).removesuffix(end))
+    if case.format == "gemma4":
+        return _marked_calls(case, text)
     if case.format in ("qwen3_coder", "glm45"):
         return _tagged_calls(case, text)
     syntax = SYNTAX[case.format]
@@ -348,6 +356,34 @@ def _joined(value: Any) -> Any:
     if isinstance(value, dict):
         return {_joined(key): _joined(item) for key, item in value.items()}
     return value
+
+
+def _marked_calls(case: Case, text: str) -> list[tuple[str, Any]]:
+    """Gemma's calls, as JSON: its texts are put between quotes, and so are its keys."""
+    opening, closing, quote = map(case.mark, ("<|tool_call>", "<tool_call|>", '<|"|>'))
+    made, at = [], 0
+    json_text = r'"(?:[^"\\]|\\.)*"'
+    parts = re.compile(
+        rf"{re.escape(quote)}(.*?){re.escape(quote)}|({json_text}\s*:?)|([A-Za-z_]\w*)(?=:)|(.)",
+        re.S,
+    )
+    while at < len(text):
+        assert text.startswith(f"{opening}call:", at), text[at:]
+        at += len(opening) + len("call:")
+        name_end = text.index("{", at)
+        name, at, written = text[at:name_end], name_end, ""
+        while not text.startswith(closing, at):
+            found = parts.match(text, at)
+            assert found, text[at:]
+            said, quoted, key, other = found.groups()
+            if said is not None:
+                written += json.dumps(said)
+            else:
+                written += quoted or (f'"{key}"' if key else other)
+            at = found.end()
+        at += len(closing)
+        made.append((name, json.loads(written, strict=False)))
+    return made
 
 
 def _tagged_calls(case: Case, text: str) -> list[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from formgate.gateway.model.conversation_rewriting import ConversationRenderer
 from formgate.gateway.model.prompts import template_message, template_tools
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
+from formgate.parsers.families.registry import FORMATS
 
 
 def said(role: str, text: Any, **fields: Any) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def main() -> int:
     count = 0
     for path in sorted(parser.parse_args().folder.glob("*.jinja")):
         named_tokens = {"bos_token": "<s>", "eos_token": "</s>"}
-        template = ChatTemplate(path.read_text(), named_tokens, tool_format="generic")
+        template = ChatTemplate(path.read_text(), named_tokens, tool_format=FORMATS["generic"])
         renderer = ConversationRenderer(template)
         for history, messages in HISTORIES.items():
             for name, tool in TOOLS.items():

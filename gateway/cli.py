@@ -1,6 +1,7 @@
 """`formgate serve`, `formgate --version`: parses the command line, finds the model and runs the
 server until a signal stops it. A failure that the user can mend prints one line and exits with 1.
 A signal before the server is ready, or a second signal, exits with 128 + its number.
+`formgate template` prints a report and starts nothing.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ from formgate.gateway.serving.listener import ListenError, bound
 from formgate.gateway.serving.lora_modules import adapter_sources, checked_lora_dir
 from formgate.gateway.serving.model_hub import ModelError, check_model_folder, resolve_model
 from formgate.gateway.serving.server import ServeError, run_server
+from formgate.gateway.serving.template_report import template_command
 
 T = TypeVar("T")
 
 USAGE = """usage: formgate serve [MODEL] [options]
+       formgate template MODEL_OR_FILE [--json]
        formgate --version
 
 Serves MODEL, a Hugging Face folder or hub name, over the OpenAI API;
 without MODEL, the small model that comes with formgate.
+`template` says how a model's chat template writes tool calls, and checks that they are read back.
 
 `formgate serve --help` lists the options.
 """
@@ -48,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     match words[:1]:
         case ["serve"]:
             return serve(parse_serve(words[1:], prog="formgate serve"))
+        case ["template"]:
+            return template_command(words[1:])
         case ["--version" | "-V" | "version"]:
             print(f"formgate {importlib.metadata.version('formgate')}")
             return 0

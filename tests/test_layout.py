@@ -102,6 +102,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("",),
     ),
     "parsers": (
+        ("derivation",),
         ("stream", "grammar"),
         ("families", "structural"),
         ("formats",),

@@ -5,7 +5,7 @@ transformers. It makes text; `prompts` prepares its input and encodes its output
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -15,6 +15,8 @@ import jinja2.meta
 from jinja2 import nodes
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from formgate.parsers.formats.format import Format
 
 
 class ChatTemplateError(ValueError):
@@ -29,7 +31,7 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, source: str, named_tokens: Mapping[str, str], *, tool_format: str | None = None
+        self, source: str, named_tokens: Mapping[str, str], *, tool_format: Format | None = None
     ) -> None:
         """`tool_format`: the format of the model's tool calls. With None, only the template renders
         tools, if it does at all."""
@@ -108,9 +110,14 @@ class ChatTemplate:
             return False
 
     def _wants_arguments_text(self) -> bool:
-        arguments = {"probe": "text"}
+        arguments = {"probe_key": "probe text"}
         wanted = json.dumps(arguments)
-        return wanted not in self._call(arguments) and wanted in self._call(wanted)
+        shown = self._call(arguments)
+        # Arguments that are written one by one are shown, too, unless it is Python's own way.
+        written = all(word in shown for word in ("probe_key", "probe text"))
+        if wanted in shown or (written and str(arguments) not in shown):
+            return False
+        return wanted in self._call(wanted)
 
     def _call(self, arguments: object) -> str:
         """The rendering of a conversation with one call, or '' if the template refuses it."""
@@ -130,8 +137,16 @@ class ChatTemplate:
             return ""
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Nothing given can be changed, but a template may append to lists, as it does to its own."""
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        appends = isinstance(obj, list) and attr == "append"
+        return appends or super().is_safe_attribute(obj, attr, value)
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Sandbox(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[_GenerationTag, jinja2.ext.loopcontrols],
@@ -162,8 +177,20 @@ def _tojson(
 ) -> str:
     """Plain JSON, where Jinja's own filter escapes HTML."""
     return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+        default=_listed,
     )
+
+
+def _listed(value: object) -> list[Any]:
+    """What Jinja's `map` and `select` give, as a list."""
+    if isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -13,11 +13,13 @@ from typing import Any
 
 from formgate.gateway.model.chat_template import ChatTemplate, ChatTemplateError
 from formgate.gateway.model.template_abilities import abilities_of
+from formgate.parsers.derivation.samples import Call
+from formgate.parsers.derivation.writing import written_calls
 from formgate.parsers.families.generic import (
     describe_calls,
     describe_result,
     describe_tools,
-    list_tools,
+    describe_tools_in,
 )
 
 logger = logging.getLogger(__name__)
@@ -98,14 +100,16 @@ class ConversationRenderer:
             shown: list[Any] = list(tools)
             if tools and shape == "text":
                 functions = [tool["function"] for tool in tools]
-                generic = self._template.tool_format in _EXPLAINED
-                described = describe_tools(functions) if generic else list_tools(functions)
-                steps.append(("tools are text", partial(self._with_system, described)))
+                steps.append(
+                    ("tools are text", partial(self._with_system, self._described(functions)))
+                )
                 shown = []
             elif shape == "filled":
                 shown = [_filled(tool) for tool in tools]
             if as_text:
                 steps.append(("tool calls and results are text", self._calls_as_text))
+            elif not can.parallel_calls:
+                steps.append(("each call is a turn of its own", _one_call_a_turn))
             if no_null:
                 steps.append(("no text is an empty text", self._without_null))
             if not can.calls_beside_text:
@@ -130,6 +134,30 @@ class ConversationRenderer:
                 changes.append("parameters have all their fields")
             yield changes, said, shown
 
+    def _described(self, functions: list[Any]) -> str:
+        format = self._template.tool_format
+        if format is None or format.name in _EXPLAINED:
+            return describe_tools(functions)
+        example = Call("function_name", {"parameter": "value"})
+        return describe_tools_in(functions, written_calls(format, [example]))
+
+    def _written(self, calls: Sequence[Any]) -> str:
+        """Past calls as the model writes them; in the generic syntax where that is not known."""
+        format = self._template.tool_format
+        said = [_call(call) for call in calls]
+        if format is None or format.name in _EXPLAINED:
+            return describe_calls(said)
+        made = []
+        for name, arguments in said:
+            try:
+                value = json.loads(arguments)
+            except ValueError:
+                return describe_calls(said)
+            if not isinstance(value, dict):
+                return describe_calls(said)
+            made.append(Call(name, value))
+        return written_calls(format, made)
+
     def _with_system(self, text: str, messages: Messages) -> Messages:
         if messages and messages[0]["role"] in _SYSTEM:
             first = messages[0]
@@ -150,7 +178,7 @@ class ConversationRenderer:
         if not calls:
             return message
         kept = {key: value for key, value in message.items() if key != "tool_calls"}
-        said = describe_calls([_call(call) for call in calls])
+        said = self._written(calls)
         text = "\n".join(filter(None, [_text(message), said]))
         return {**kept, "content": self._template.content(text)}
 
@@ -227,6 +255,31 @@ class ConversationRenderer:
 
     def _user(self, text: str) -> Message:
         return {"role": "user", "content": self._template.content(text)}
+
+
+def _one_call_a_turn(messages: Messages) -> Messages:
+    """Each call in a turn of its own, in front of its result."""
+    written: Messages = []
+    at = 0
+    while at < len(messages):
+        message = messages[at]
+        at += 1
+        calls = _calls(message)
+        if len(calls) < 2:
+            written.append(message)
+            continue
+        results = []
+        while at < len(messages) and messages[at]["role"] == "tool":
+            results.append(messages[at])
+            at += 1
+        for number, call in enumerate(calls):
+            text = message["content"] if number == 0 else None
+            written.append({**message, "content": text, "tool_calls": [call]})
+            last = number == len(calls) - 1
+            own = [each for each in results if last or each.get("tool_call_id") == call.get("id")]
+            written += own
+            results = [each for each in results if not any(each is one for one in own)]
+    return written
 
 
 def _text(message: Message) -> str:

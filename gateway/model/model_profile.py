@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +14,20 @@ from typing import Any, TypeVar
 
 from formgate.gateway.model.chat_template import ChatTemplate, ChatTemplateError
 from formgate.gateway.model.sampling import SamplingDefaults, load_sampling_defaults
+from formgate.gateway.model.templates.choosing import FormatChoice, choose_format, choose_reasoning
 from formgate.gateway.model.tokenizer import Tokenizer
 from formgate.gateway.model.tokenizer_folder import load_tokenizer
 from formgate.gateway.server_config import ServerConfig
 from formgate.parsers.families.registry import (
     FORMATS,
     REASONING,
-    detect_reasoning_format,
-    detect_tool_format,
     find_reasoning_format,
     find_tool_format,
 )
 from formgate.parsers.formats.format import Format, ReasoningFormat, custom_reasoning
 from formgate.parsers.text.symbols import text_of
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -60,19 +62,20 @@ def load_model_profile(
     tokenizer = tokenizer or load_tokenizer(tokenizer_dir or model_dir)
     source = _template_source(config.chat_template, tokenizer)
     model = _read_config(model_dir)
-    architecture = str(next(iter(model.get("architectures") or ()), ""))
-    tool_name = config.tool_call_parser or detect_tool_format(
-        source, architecture, tokenizer.special_ids
+    architecture = read_architecture(model_dir)
+    template = None if source is None else ChatTemplate(source, tokenizer.named_tokens)
+    reasoning = (
+        _reasoning_format(config.reasoning_parser)
+        if config.reasoning_parser
+        else choose_reasoning(template, source, architecture, tokenizer.special_ids)
     )
-    reasoning_name = config.reasoning_parser or detect_reasoning_format(
-        source, architecture, tokenizer.special_ids
+    tool_format = _tool_format(
+        config.tool_call_parser,
+        choose_format(template, source, architecture, tokenizer.special_ids, reasoning),
+        tokenizer,
     )
-    template = (
-        None
-        if source is None
-        else ChatTemplate(source, tokenizer.named_tokens, tool_format=tool_name)
-    )
-    reasoning = _reasoning_format(reasoning_name)
+    if template is not None:
+        template.tool_format = tool_format
     if reasoning is not None and template is not None and _prompt_decides(template, reasoning):
         reasoning = dataclasses.replace(reasoning, may_open=False)
     return ModelProfile(
@@ -80,12 +83,7 @@ def load_model_profile(
         tokenizer=tokenizer,
         chat_template=template,
         chat_template_kwargs=dict(config.default_chat_template_kwargs),
-        tool_format=_known(
-            find_tool_format(tool_name, tokenizer.special_ids),
-            "--tool-call-parser",
-            tool_name,
-            FORMATS,
-        ),
+        tool_format=tool_format,
         reasoning_format=reasoning,
         sampling_defaults=load_sampling_defaults(config.generation_config, model_dir),
         max_logprobs=max_logprobs,
@@ -95,6 +93,24 @@ def load_model_profile(
         show_cached_tokens=config.enable_prompt_tokens_details,
         fingerprint=_fingerprint(model, name),
     )
+
+
+def _tool_format(given: str | None, choice: FormatChoice, tokenizer: Tokenizer) -> Format:
+    """The format that the operator names, or the one that the template shows."""
+    chosen = choice.format.name
+    if given is not None:
+        known = find_tool_format(given, tokenizer.special_ids)
+        format = _known(known, "--tool-call-parser", given, FORMATS)
+        if choice.confirmed and format != choice.format:
+            logger.warning(
+                "--tool-call-parser %s is used, but the chat template shows the format %s.",
+                given,
+                chosen,
+            )
+        return format
+    log = logger.warning if choice.origin == "generic" else logger.info
+    log("The format of tool calls is %s (%s): %s.", chosen, choice.origin, choice.reason)
+    return choice.format
 
 
 def _prompt_decides(template: ChatTemplate, reasoning: ReasoningFormat) -> bool:
@@ -131,10 +147,8 @@ def _template_source(given: str | None, tokenizer: Tokenizer) -> str | None:
     return path.read_text(encoding="utf-8")
 
 
-def _reasoning_format(name: str | None) -> ReasoningFormat | None:
+def _reasoning_format(name: str) -> ReasoningFormat:
     """The format of this name, or with these two markers, separated by a comma."""
-    if name is None:
-        return None
     opening, comma, closing = name.partition(",")
     if comma:
         return custom_reasoning(opening.strip(), closing.strip())
@@ -151,6 +165,11 @@ def _read_config(model_dir: Path) -> dict[str, Any]:
     path = model_dir / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return config if isinstance(config, dict) else {}
+
+
+def read_architecture(model_dir: Path) -> str:
+    """The model's architecture, as its config.json says; empty if it says none."""
+    return str(next(iter(_read_config(model_dir).get("architectures") or ()), ""))
 
 
 def _fingerprint(model: Mapping[str, Any], name: str) -> str:

@@ -20,6 +20,7 @@ class Abilities:
     tools: bool
     calls: bool
     calls_beside_text: bool  # in the same turn
+    parallel_calls: bool  # several calls in one turn
     results: bool
     lone_results: bool  # tool results without a call
     system: bool
@@ -34,20 +35,29 @@ def abilities_of(template: ChatTemplate) -> Abilities:
     system, more = probe.said("system", "probe_system"), probe.said("system", "probe_more")
     result = {**probe.said("tool", "probe_result"), "tool_call_id": "probe1234", "name": "f"}
     call, silent_call = probe.call(None), probe.call("")
+    two_calls, silent_two = probe.call(None, "probe_other"), probe.call("", "probe_other")
+    both = [result, {**result, "tool_call_id": "probe1235"}]
+    called = probe.shows(
+        "probe_call",
+        [question, call],
+        [question, silent_call],
+        [question, call, result],
+        [question, silent_call, result],
+    )
+    together = probe.shows(
+        "probe_other",
+        [question, two_calls],
+        [question, silent_two],
+        [question, two_calls, *both],
+    )
     return Abilities(
         tools=probe.shows("probe_tool", [question], [system, question], tools=True) is True,
-        calls=probe.shows(
-            "probe_call",
-            [question, call],
-            [question, silent_call],
-            [question, call, result],
-            [question, silent_call, result],
-        )
-        is not False,
+        calls=called is not False,
         calls_beside_text=probe.shows(
             "probe_call", [question, probe.call("text")], [question, probe.call("text"), result]
         )
         is not False,
+        parallel_calls=bool(together) or called is not True,
         results=probe.shows(
             "probe_result", [question, call, result], [question, silent_call, result]
         )
@@ -75,14 +85,20 @@ class _Probe:
     def said(self, role: str, text: str) -> Message:
         return {"role": role, "content": self._template.content(text)}
 
-    def call(self, text: str | None) -> Message:
+    def call(self, text: str | None, *others: str) -> Message:
         arguments: Any = {"probe_argument": "probe value"}
         if self._template.wants_arguments_text:
             arguments = json.dumps(arguments)
-        function = {"name": "probe_call", "arguments": arguments}
-        call = {"id": "probe1234", "type": "function", "function": function}
+        calls = [
+            {
+                "id": f"probe123{4 + number}",
+                "type": "function",
+                "function": {"name": name, "arguments": arguments},
+            }
+            for number, name in enumerate(("probe_call", *others))
+        ]
         content = None if text is None else self._template.content(text)
-        return {"role": "assistant", "content": content, "tool_calls": [call]}
+        return {"role": "assistant", "content": content, "tool_calls": calls}
 
     def shows(
         self, wanted: str, *conversations: Sequence[Mapping[str, Any]], tools: bool = False

@@ -35,6 +35,17 @@ function's parameters:
 </tool_call>
 If no function is needed, answer in plain text and write no <tool_call>."""
 
+_SYNTAX = """
+To call functions, write nothing but the calls, in exactly this form, with arguments that fit the \
+functions' parameters:
+{example}
+If no function is needed, answer in plain text."""
+
+
+def describe_tools_in(functions: Sequence[dict[str, Any]], example: str) -> str:
+    """The list of tools, and an example of a call in the model's own syntax."""
+    return list_tools(functions) + _SYNTAX.replace("{example}", example)
+
 
 def describe_tools(functions: Sequence[dict[str, Any]]) -> str:
     """The list of tools and the syntax of a call, for the system turn. `functions` as in OpenAI's
@@ -44,7 +55,7 @@ def describe_tools(functions: Sequence[dict[str, Any]]) -> str:
 
 
 def list_tools(functions: Sequence[dict[str, Any]]) -> str:
-    """The list of tools only, for a model that knows how to write a call."""
+    """The list of tools only."""
     lines = [json.dumps(function, ensure_ascii=False) for function in functions]
     return _LIST.format(tools="\n".join(lines))
 

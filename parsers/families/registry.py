@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from formgate.parsers.families import json_families, reasoning, xml_families
+from formgate.parsers.families.gemma import GEMMA4
 from formgate.parsers.families.generic import GENERIC
-from formgate.parsers.families.pythonic import PYTHONIC
+from formgate.parsers.families.pythonic import LFM2, PYTHONIC
 from formgate.parsers.formats.format import Format, ReasoningFormat
 
 FORMATS: dict[str, Format] = {
@@ -30,6 +31,8 @@ FORMATS: dict[str, Format] = {
         json_families.PHI4_MINI_JSON,
         json_families.XLAM,
         json_families.HARMONY,
+        GEMMA4,
+        LFM2,
         GENERIC,
     )
 }
@@ -125,6 +128,9 @@ def detect_tool_format(
 
 # The order matters: a template may quote the syntax of another family.
 _BY_WORD = (
+    ("<|tool_call>call:", "gemma4"),
+    ("<|tool_call_start|>", "lfm2"),
+    ("<|tool_list_start|>", "lfm2"),
     ("<arg_key>", "glm45"),
     ("<function=", "qwen3_coder"),
     ("<|action_start|>", "internlm"),

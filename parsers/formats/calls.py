@@ -163,6 +163,22 @@ class NumberedName:
 
 
 @dataclass(frozen=True)
+class Label:
+    """A call's number or id, which matches `pattern`. The parser drops it: clients get ids of ours,
+    and the template writes those in the next turn.
+    """
+
+    pattern: str
+
+    def tree(self, tool: Tool, special_ids: SpecialIds) -> Node:
+        return nodes.regex(self.pattern)
+
+    def read(self, reader: Reader) -> Steps[bool]:
+        yield from reader.skip_whitespace()
+        return bool((yield from reader.name()))
+
+
+@dataclass(frozen=True)
 class Expected:
     """Literals that the grammar requires and the parser does not."""
 

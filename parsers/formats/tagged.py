@@ -14,6 +14,7 @@ from formgate.parsers.formats.format import SpecialIds, Tool
 from formgate.parsers.formats.literals import literals, through
 from formgate.parsers.formats.parameters import (
     Parameter,
+    branches,
     is_nullable_text,
     is_text,
     parameters_of,
@@ -28,13 +29,16 @@ from formgate.parsers.tree.nodes import Node
 
 Kind = Literal["text", "nullable", "structure", "other"]
 _OPENINGS = {"structure": "[{"}  # first characters of values that end by their own syntax
+_TEXT = {"type": "string"}
 _SYMBOL = re.compile(f"[{SYMBOL_RANGE}]")
 
 
 @dataclass(frozen=True)
 class TaggedArguments:
     """Each argument is `key_open KEY key_close value_open lead VALUE trail value_close between`.
-    `lead` and `trail` are a newline or empty.
+    `lead` and `trail` are a newline or empty. `text_open`: stands for `value_open` before a text,
+    so that the model says which values are texts. `after_key`: the key stands once more between
+    `value_close` and this, as in `<city>Rome</city>`.
     """
 
     key_open: tuple[Written, ...]
@@ -44,58 +48,94 @@ class TaggedArguments:
     trail: str = ""
     value_close: tuple[Written, ...] = ()
     between: str = "\n"
+    text_open: tuple[Written, ...] | None = None
+    after_key: tuple[Written, ...] | None = None
 
     def tree(self, tool: Tool, special_ids: SpecialIds) -> Node:
         return nodes.seq(
             argument if parameter.required else nodes.optional(argument)
-            for parameter in parameters_of(tool, r"[^<>\s]+")
+            for parameter in parameters_of(tool, r"[^<>\s\"]+")
             for argument in [self._argument(parameter, special_ids)]
         )
 
     def _argument(self, parameter: Parameter, special_ids: SpecialIds) -> Node:
         schema = parameter.schema
-        opening = (
-            *(*self.key_open, parameter.name, *self.key_close),
-            *(*self.value_open, self.lead),
-        )
-        close = literals((self.trail, *self.value_close), special_ids)
+        closing = self.closing(parameter.name)
+        close = literals((self.trail, *closing), special_ids)
         choices = text_choices(schema)
+        texts = [nodes.text(text) for text in choices or ()]
         kind = _kind(schema)
+        as_text = kind == "text" and parameter.value_node is None
         if parameter.value_node is not None:
             value = nodes.seq([parameter.value_node, *close])
-        elif choices is not None:
-            value = nodes.seq([nodes.choice([nodes.text(text) for text in choices]), *close])
+        elif texts:
+            value = nodes.seq([nodes.choice(texts), *close])
         elif kind == "text":
-            value = through(self.value_close, special_ids)
+            value = through(closing, special_ids)
         elif kind == "nullable":
-            null = nodes.seq([nodes.text("null"), *close])
-            value = nodes.choice([null, through(self.value_close, special_ids)])
+            value = nodes.seq([nodes.text("null"), *close])
+            if self.text_open is None:
+                value = nodes.choice([value, through(closing, special_ids)])
         else:
             value = nodes.seq([nodes.json_value(schema, pointer=parameter.pointer), *close])
-        return nodes.seq([*literals(opening, special_ids), value, nodes.text(self.between)])
+        value = nodes.seq([*self._opening(special_ids, as_text=as_text), value])
+        if self.text_open is not None and kind != "text" and _may_be_text(schema):
+            text = through(closing, special_ids)
+            value = nodes.choice(
+                [value, nodes.seq([*self._opening(special_ids, as_text=True), text])]
+            )
+        key = literals((*self.key_open, parameter.name, *self.key_close), special_ids)
+        return nodes.seq([*key, value, nodes.text(self.between)])
+
+    def _opening(self, special_ids: SpecialIds, *, as_text: bool) -> list[Node]:
+        opening = self.text_open if as_text and self.text_open is not None else self.value_open
+        return literals((*opening, self.lead), special_ids)
+
+    def closing(self, key: str) -> tuple[Written, ...]:
+        """What ends the value of `key`."""
+        if self.after_key is None:
+            return self.value_close
+        return (*self.value_close, key, *self.after_key)
 
     def read(self, reader: Reader) -> Steps[bool]:
         reader.arguments("{")
         separator = ""
         while True:
             yield from reader.skip_whitespace()
-            if not (yield from reader.accept(reader.alphabet.encode_literals(self.key_open))):
+            if not (yield from self._opens_key(reader)):
                 if reader.cut:
                     return False
                 break
             key = yield from self._key(reader)
             if key is None:
                 return False
-            yield from reader.accept_literals(self.value_open)
+            schema = _property(reader.schema, key)
+            if (yield from self._opens_text(reader)):
+                schema = _TEXT
+            else:
+                if self.text_open is not None and _kind(schema) != "structure":
+                    schema = True  # any JSON
+                yield from reader.accept_literals(self.value_open)
             if self.lead:
                 yield from reader.accept(self.lead)
             reader.arguments(f"{separator}{json.dumps(key, ensure_ascii=False)}: ")
             reader.commit()
-            if not (yield from self._value(reader, _property(reader.schema, key))):
+            close = reader.alphabet.encode_literals(self.closing(key))
+            if not (yield from self._value(reader, schema, close)):
                 return False
             separator = ", "
         reader.arguments("}")
         reader.commit()
+        return True
+
+    def _opens_key(self, reader: Reader) -> Steps[bool]:
+        """Consume `key_open`, if an argument comes next. A closing tag begins like a key's tag."""
+        held = reader.pos - reader.mark
+        if not (yield from reader.accept(reader.alphabet.encode_literals(self.key_open))):
+            return False
+        if self.after_key is not None and (yield from reader.peek()) in ("/", ""):
+            reader.pos = reader.mark + held
+            return False
         return True
 
     def _key(self, reader: Reader) -> Steps[str | None]:
@@ -108,7 +148,15 @@ class TaggedArguments:
         reader.pos = at + len(close)
         return key if key and not _SYMBOL.search(key) else None
 
-    def _value(self, reader: Reader, schema: Any) -> Steps[bool]:
+    def _opens_text(self, reader: Reader) -> Steps[bool]:
+        """Consume `text_open`, if it comes next."""
+        if self.text_open is None:
+            return False
+        yield from reader.skip_whitespace()
+        opening = reader.alphabet.encode_literals(self.text_open).lstrip(WHITESPACE)
+        return (yield from reader.accept(opening))
+
+    def _value(self, reader: Reader, schema: Any, close: str) -> Steps[bool]:
         kind = _kind(schema)
         opening = _OPENINGS.get(kind, "")
         if kind == "other" and _types(schema) == {"string"}:
@@ -118,11 +166,11 @@ class TaggedArguments:
             if (first := (yield from reader.peek())) and first in opening:
                 fits = yield from stream_literal(reader)
                 yield from reader.skip_whitespace()
-                return fits and (yield from self._close(reader))
+                return fits and (yield from self._close(reader, close))
         if kind == "text":
             reader.arguments('"')
             while True:
-                end, whole = self._text_end(reader)
+                end, whole = self._text_end(reader, close)
                 reader.arguments(json_inside(reader.text[reader.pos : end]))
                 reader.pos = end
                 reader.commit()
@@ -134,25 +182,24 @@ class TaggedArguments:
                 yield
             reader.arguments('"')
         else:
-            while not self._text_end(reader)[1]:
+            while not self._text_end(reader, close)[1]:
                 if reader.cut:
-                    end, _ = self._text_end(reader)
+                    end, _ = self._text_end(reader, close)
                     reader.arguments(_partial_json(reader.text[reader.pos : end], kind))
                     reader.drop()
                     return False
                 yield
-            end, _ = self._text_end(reader)
+            end, _ = self._text_end(reader, close)
             reader.arguments(_as_json(reader.text[reader.pos : end], schema))
             reader.pos = end
         reader.commit()
-        return (yield from self._close(reader))
+        return (yield from self._close(reader, close))
 
-    def _text_end(self, reader: Reader) -> tuple[int, bool]:
+    def _text_end(self, reader: Reader, close: str) -> tuple[int, bool]:
         """(end of the text that certainly belongs to the value, whether the value is complete).
         A special token also ends the value. A length limit does not, since a value cut short must
         not look complete.
         """
-        close = reader.alphabet.encode_literals(self.value_close)
         scanner = MarkerScanner([close])
         found = scanner.find(reader.text, reader.pos)
         special = _SYMBOL.search(reader.text, reader.pos)
@@ -171,10 +218,10 @@ class TaggedArguments:
             end -= len(self.trail)
         return end, True
 
-    def _close(self, reader: Reader) -> Steps[bool]:
+    def _close(self, reader: Reader, close: str) -> Steps[bool]:
         if self.trail:
             yield from reader.accept(self.trail)
-        if (yield from reader.accept(reader.alphabet.encode_literals(self.value_close))):
+        if (yield from reader.accept(close)):
             reader.commit()
             return True
         # Accept an unclosed value before another marker.
@@ -187,6 +234,11 @@ def _partial_json(text: str, kind: Kind) -> str:
     if kind == "nullable" and not "null".startswith(trimmed):
         return '"' + json_inside(text)
     return _SPELLINGS.get(trimmed, trimmed)
+
+
+def _may_be_text(schema: Any) -> bool:
+    """True if the schema allows every string."""
+    return schema is True or schema == {} or any(map(is_text, branches(schema)))
 
 
 def _kind(schema: Any) -> Kind:

@@ -8,9 +8,11 @@ import json
 import re
 
 from formgate.parsers.text.reader import Reader, Steps
+from formgate.parsers.text.scanner import MarkerScanner
 from formgate.parsers.text.symbols import SYMBOL_RANGE
 
 _MAX_DEPTH = 64
+_SPECIAL = re.compile(f"[{SYMBOL_RANGE}]")
 _WORD_END = re.compile(rf"[\s,:=(){{}}\[\]\"'{SYMBOL_RANGE}]")
 _WORDS = {
     **{"True": "true", "False": "false", "None": "null"},
@@ -29,16 +31,20 @@ def json_inside(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def stream_literal(reader: Reader, depth: int = 0) -> Steps[bool]:
-    """Read one value and emit it as arguments. False: malformed; the valid part is emitted."""
+def stream_literal(reader: Reader, depth: int = 0, *, quote: str = "") -> Steps[bool]:
+    """Read one value and emit it as arguments. False: malformed; the valid part is emitted.
+    `quote`: symbols that stand around texts, beside the quotes of Python and JSON.
+    """
     if depth > _MAX_DEPTH:
         return False
     yield from reader.skip_whitespace()
+    if quote and (yield from reader.accept(quote)):
+        return (yield from _quoted(reader, quote))
     first = yield from reader.peek()
     if first and first in "\"'":
         return (yield from _string(reader))
     if first in _CLOSERS:
-        return (yield from _container(reader, depth))
+        return (yield from _container(reader, depth, quote))
     word = yield from _word(reader)
     value = _WORDS.get(word, _number(word))
     if value is None:
@@ -48,7 +54,7 @@ def stream_literal(reader: Reader, depth: int = 0) -> Steps[bool]:
     return True
 
 
-def _container(reader: Reader, depth: int) -> Steps[bool]:
+def _container(reader: Reader, depth: int, quote: str) -> Steps[bool]:
     opening = yield from reader.peek()
     closer = _CLOSERS[opening]
     is_object = opening == "{"
@@ -61,9 +67,9 @@ def _container(reader: Reader, depth: int) -> Steps[bool]:
             return True
         reader.arguments(separator)
         reader.commit()
-        if is_object and not (yield from _key(reader)):
+        if is_object and not (yield from _key(reader, quote)):
             return False
-        if not (yield from stream_literal(reader, depth + 1)):
+        if not (yield from stream_literal(reader, depth + 1, quote=quote)):
             return False
         yield from reader.skip_whitespace()
         separator = ", "  # emitted with the next value, since a trailing comma is allowed
@@ -72,9 +78,12 @@ def _container(reader: Reader, depth: int) -> Steps[bool]:
         reader.commit()
 
 
-def _key(reader: Reader) -> Steps[bool]:
+def _key(reader: Reader, quote: str) -> Steps[bool]:
     first = yield from reader.peek()
-    if first and first in "\"'":
+    if quote and (yield from reader.accept(quote)):
+        if not (yield from _quoted(reader, quote)):
+            return False
+    elif first and first in "\"'":
         if not (yield from _string(reader)):
             return False
     else:
@@ -108,6 +117,26 @@ def _string(reader: Reader) -> Steps[bool]:
         if not (yield from _escape(reader)):
             return False
     return False
+
+
+def _quoted(reader: Reader, quote: str) -> Steps[bool]:
+    """Read a raw text up to `quote`. Another special token makes it malformed."""
+    _pass(reader, 0, '"')
+    scanner = MarkerScanner([quote])
+    while True:
+        found = scanner.find(reader.text, reader.pos)
+        end = found[0] if found else scanner.held_from(reader.text, reader.pos)
+        special = _SPECIAL.search(reader.text, reader.pos, end)
+        plain = reader.text[reader.pos : special.start() if special else end]
+        _pass(reader, len(plain), json_inside(plain))
+        if special:
+            return False
+        if found:
+            _pass(reader, len(quote), '"')
+            return True
+        if reader.ended:
+            return False
+        yield
 
 
 def _escape(reader: Reader) -> Steps[bool]:

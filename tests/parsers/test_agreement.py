@@ -82,7 +82,7 @@ CHOICES = [
     ToolChoice("auto", frozenset(("get", "a-b"))),
     ToolChoice("none"),
 ]
-INDIVIDUAL = {"pythonic", "qwen3_coder", "glm45"}  # arguments written one by one
+INDIVIDUAL = {"pythonic", "lfm2", "gemma4", "qwen3_coder", "glm45"}  # arguments written one by one
 
 
 def special_ids_of(name: str, thinks: str | None) -> dict[str, int]:
@@ -92,8 +92,11 @@ def special_ids_of(name: str, thinks: str | None) -> dict[str, int]:
 
 def read_by_other_means(name: str, text: str) -> list[tuple[str, Any]]:
     """The calls of formats whose trees do not hold the arguments as one JSON value."""
-    if name == "pythonic":
-        calls = text.rpartition("<|python_start|>")[2]
+    if name == "gemma4":
+        return _read_gemma(text)
+    if name in ("pythonic", "lfm2"):
+        start = "<|python_start|>" if name == "pythonic" else "<|tool_call_start|>"
+        calls = text.rpartition(start)[2].removesuffix("<|tool_call_end|>")
         calls = calls[calls.index("[") :]
         parsed = ast.parse(re.sub(r"\b(edit\.file|a-b)\(", _safe_name, calls), mode="eval").body
         assert isinstance(parsed, ast.List)
@@ -115,6 +118,31 @@ def read_by_other_means(name: str, text: str) -> list[tuple[str, Any]]:
     ):
         found = re.findall(r"<arg_key>(.*?)</arg_key>\n<arg_value>(.*?)</arg_value>\n", body, re.S)
         made.append((called, {k: _typed(called, k, v) for k, v in found}))
+    return made
+
+
+def _read_gemma(text: str) -> list[tuple[str, Any]]:
+    """Its texts and keys are put between quotes, then it is JSON."""
+    quote = '<|"|>'
+    parts = re.compile(
+        rf'{re.escape(quote)}(.*?){re.escape(quote)}|("(?:[^"\\]|\\.)*"\s*:?)|([A-Za-z_]\w*)(?=:)|(.)',
+        re.DOTALL,
+    )
+    made = []
+    at = text.find("<|tool_call>")
+    while at >= 0:
+        at += len("<|tool_call>call:")
+        end = text.index("{", at)
+        name, at, written = text[at:end], end, ""
+        while not text.startswith("<tool_call|>", at):
+            found = parts.match(text, at)
+            assert found is not None
+            said, quoted, key, other = found.groups()
+            written += json.dumps(said) if said is not None else quoted or ""
+            written += f'"{key}"' if key else other or ""
+            at = found.end()
+        made.append((name, json.loads(written)))
+        at = text.find("<|tool_call>", at)
     return made
 
 
@@ -292,7 +320,15 @@ def test_the_worst_model_there_is_makes_no_invalid_call(
     texts = {token: text for text, token in special_ids.items()}
     calls_made = finished = 0
     closings = [
-        close.encode() for close in ("</think>", "</parameter>", "</arg_value>", *texts.values())
+        close.encode()
+        for close in (
+            "</think>",
+            "</parameter>",
+            "</arg_value>",
+            '<|"|>',
+            "<tool_call|>",
+            *texts.values(),
+        )
     ]
     for mode in ("required", "auto", "named"):
         choice = ToolChoice.named("edit.file") if mode == "named" else ToolChoice(mode)  # type: ignore[arg-type]

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formgate.parsers.families.generic import describe_calls, describe_result, describe_tools
-from formgate.parsers.families.pythonic import KeywordArguments
 from formgate.parsers.families.registry import FORMATS
 from formgate.parsers.formats.format import Tool, ToolChoice, UnsupportedArguments
+from formgate.parsers.formats.keywords import KeywordArguments
 from formgate.parsers.formats.parameters import parameters_of
 from formgate.parsers.grammar import answer_grammar
 from formgate.parsers.text.scanner import JsonScanner, MarkerScanner

@@ -64,7 +64,7 @@ EDIT = (
     },
 )
 ALL = [WEATHER, NOW, EDIT]
-TRANSCODED = ("pythonic", "qwen3_coder", "glm45")
+TRANSCODED = ("pythonic", "lfm2", "gemma4", "qwen3_coder", "glm45")
 
 
 def dumped(value: Any) -> str:
@@ -77,6 +77,16 @@ def objects(calls: list[tuple[str, Any]], key: str = "arguments") -> list[str]:
 
 def raw(value: Any) -> str:
     return value if isinstance(value, str) else dumped(value)
+
+
+def gemma(value: Any) -> str:
+    if isinstance(value, str):
+        return f'<|"|>{value}<|"|>'
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{gemma(value[key])}" for key in sorted(value)) + "}"
+    if isinstance(value, list):
+        return f"[{','.join(map(gemma, value))}]"
+    return dumped(value)
 
 
 def write(format: str, calls: list[tuple[str, Any]]) -> str:
@@ -93,6 +103,13 @@ def write(format: str, calls: list[tuple[str, Any]]) -> str:
                 for name, arguments in calls
             ]
             return f"[{', '.join(written)}]"
+        case "lfm2":
+            return f"<|tool_call_start|>{write('pythonic', calls)}<|tool_call_end|>"
+        case "gemma4":
+            return "".join(
+                f"<|tool_call>call:{name}{gemma(arguments)}<tool_call|>"
+                for name, arguments in calls
+            )
         case "hermes" | "generic":
             return "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in objects(calls))
         case "deepseek_v3":

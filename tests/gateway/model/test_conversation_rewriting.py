@@ -14,6 +14,7 @@ from formgate.gateway.model.conversation_rewriting import renderer_of
 from formgate.gateway.model.prompts import template_message, template_tools
 from formgate.gateway.protocol.chat import ChatCompletionRequest
 from formgate.gateway.protocol.parse import parse_object
+from formgate.parsers.families.registry import FORMATS
 
 # No system turn, no tools, and user and assistant by turns, as Gemma 2's.
 STRICT = """
@@ -138,7 +139,7 @@ def rendered(template: ChatTemplate, messages: list[Any], tool: dict[str, Any] |
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_nothing_is_refused_and_nothing_is_left_out(name: str, tool: str) -> None:
-    template = ChatTemplate(TEMPLATES[name], {}, tool_format="generic")
+    template = ChatTemplate(TEMPLATES[name], {}, tool_format=FORMATS["generic"])
     for history, messages in HISTORIES.items():
         text = rendered(template, messages, TOOLS[tool])
         sent = json.dumps(messages)
@@ -148,7 +149,7 @@ def test_nothing_is_refused_and_nothing_is_left_out(name: str, tool: str) -> Non
 
 
 def test_what_can_be_said_stays_as_it_is() -> None:
-    template = ChatTemplate(DESCRIBED, {}, tool_format="generic")
+    template = ChatTemplate(DESCRIBED, {}, tool_format=FORMATS["generic"])
     tool = {"description": "d", "parameters": {"properties": {}}}
     assert rendered(template, [said("system", "sys1"), ASK, ASK], tool) == (
         "# get_weather: d\n<system>sys1<user>ask1<user>ask1"
@@ -156,7 +157,7 @@ def test_what_can_be_said_stays_as_it_is() -> None:
 
 
 def test_only_what_is_refused_is_written_in_other_words() -> None:
-    template = ChatTemplate(STRICT, {}, tool_format="generic")
+    template = ChatTemplate(STRICT, {}, tool_format=FORMATS["generic"])
     assert rendered(template, [ASK, said("assistant", "a"), ASK], None) == (
         "<user>ask1\n<assistant>a\n<user>ask1\n"
     )
@@ -170,11 +171,38 @@ def test_only_what_is_refused_is_written_in_other_words() -> None:
 
 
 def test_a_tool_that_is_not_shown_is_explained_where_calls_are_generic() -> None:
-    explained = rendered(ChatTemplate(SILENT, {}, tool_format="generic"), [ASK], {})
-    listed = rendered(ChatTemplate(SILENT, {}, tool_format="deepseek_v31"), [ASK], {})
+    explained = rendered(ChatTemplate(SILENT, {}, tool_format=FORMATS["generic"]), [ASK], {})
+    listed = rendered(ChatTemplate(SILENT, {}, tool_format=FORMATS["deepseek_v31"]), [ASK], {})
     alone = rendered(ChatTemplate(SILENT, {}), [ASK], {})
     assert "get_weather" in explained
     assert "<tool_call>" in explained
     assert "get_weather" in listed
     assert "<tool_call>" not in listed
     assert alone == "<user>ask1\n"
+
+
+ONE_CALL = """\
+{%- for m in messages -%}
+<{{ m.role }}>{{ m.content or '' }}
+{%- if m.tool_calls -%}
+call {{ m.tool_calls[0].function.name }} {{ m.tool_calls[0].id }}
+{%- endif -%}
+{%- if m.role == 'tool' %} of {{ m.tool_call_id }}{% endif -%}
+{%- endfor -%}"""
+
+
+def test_calls_that_a_template_shows_one_at_a_time_are_turns_of_their_own() -> None:
+    """gpt-oss' template shows the first call of a turn and drops the others in silence."""
+    results = [result("b", "res2"), result("a", "res1")]
+    text = rendered(ChatTemplate(ONE_CALL, {}), [ASK, call("a", "b"), *results, ASK], None)
+    assert text == (
+        "<user>ask1<assistant>call get_weather a<tool>res1 of a"
+        "<assistant>call get_weather b<tool>res2 of b<user>ask1"
+    )
+
+
+def test_calls_that_a_template_leaves_out_are_written_in_the_models_own_syntax() -> None:
+    template = ChatTemplate(SILENT, {}, tool_format=FORMATS["lfm2"])
+    text = rendered(template, [ASK, call("a"), result("a", "res1")], {})
+    assert "<|tool_call_start|>[get_weather(city='Rome')]<|tool_call_end|>" in text
+    assert "[function_name(parameter='value')]" in text
