@@ -87,6 +87,7 @@ class Engine:
             max_model_len=self.runner.max_model_len,
             policy=config.scheduling_policy,
             adapters=self.adapters.slots,
+            whole_prompts=self.runner.whole_prompts,
         )
         self.packer = StepPacker(
             max_num_seqs=config.max_num_seqs,

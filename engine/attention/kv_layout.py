@@ -23,6 +23,11 @@ class KVLayout(Protocol):
         """Bytes of one block in all layers together."""
         ...
 
+    @property
+    def whole_prompts(self) -> bool:
+        """True if a prompt costs less in one step than in chunks."""
+        ...
+
     def allocate(self, num_blocks: int, device: torch.device) -> list[LayerCache]:
         """One zeroed cache per layer. Uninitialized memory may hold NaN, which survives the masked
         value's multiplication by 0.
@@ -44,6 +49,10 @@ class HeadsLayout:
     def bytes_per_block(self) -> int:
         per_token = 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype.itemsize
         return self.block_size * per_token
+
+    @property
+    def whole_prompts(self) -> bool:
+        return False
 
     def allocate(self, num_blocks: int, device: torch.device) -> list[LayerCache]:
         shape = (num_blocks, self.block_size, self.num_kv_heads, self.head_dim)
@@ -70,6 +79,10 @@ class LatentLayout:
     @property
     def bytes_per_block(self) -> int:
         return self.block_size * self.num_layers * self.width * self.dtype.itemsize
+
+    @property
+    def whole_prompts(self) -> bool:
+        return True  # the expanded form, see `LatentAttention`
 
     def allocate(self, num_blocks: int, device: torch.device) -> list[LayerCache]:
         shape = (num_blocks, self.block_size, self.width)

@@ -150,6 +150,11 @@ class ModelRunner:
             self._cpu_threads.begin_step(leave_one=leave)
 
     @property
+    def whole_prompts(self) -> bool:
+        """See `KVLayout.whole_prompts`."""
+        return self._kv_layout.whole_prompts
+
+    @property
     def shapes(self) -> tuple[BatchShape, ...]:
         """The shapes that batches are padded to."""
         return self._static.shapes

@@ -63,8 +63,11 @@ class Scheduler:
         max_model_len: int,
         policy: Literal["fcfs", "priority"] = "fcfs",
         adapters: AdapterSlots | None = None,
+        whole_prompts: bool = False,
     ) -> None:
-        """`adapters`: None if no sequence has one."""
+        """`adapters`: None if no sequence has one. `whole_prompts`: a prompt that would not fit
+        behind another one waits for a step of its own, rather than to be cut.
+        """
         assert tables.pool.num_blocks >= tables.num_blocks_for(max_model_len)
         assert max_num_batched_tokens >= max_num_seqs > 0
         self.tables = tables
@@ -75,6 +78,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self._order = ORDERS[policy]
         self._adapters = adapters
+        self._whole_prompts = whole_prompts
         # Hashes of the blocks that the current step fills. A sequence with the same prefix is
         # admitted one step later, when the prefix cache has it.
         self._filling: set[bytes] = set()
@@ -176,7 +180,9 @@ class Scheduler:
             if self._is_being_filled(sequence, len(prefix)):
                 index += 1
                 continue
-            if not self._has_room_for(sequence, prefix):
+            if not self._has_room_for(sequence, prefix) or self._would_be_cut(
+                sequence, len(prefix), schedule
+            ):
                 return  # a shorter prompt must not overtake, or a long one would starve
             del self.waiting[index]
             if adapter is not None and self._adapters is not None:
@@ -203,6 +209,14 @@ class Scheduler:
         pool = self.tables.pool
         missing = self.tables.num_blocks_for(sequence.num_tokens) - len(prefix)
         return missing + len(self.running) <= pool.num_free - pool.num_free_among(prefix)
+
+    def _would_be_cut(self, sequence: Sequence, num_found: int, schedule: Schedule) -> bool:
+        """True if `whole_prompts` holds it back. A step without another prompt takes any."""
+        others = schedule.num_tokens - len(schedule.sequences)
+        if not self._whole_prompts or not others:
+            return False
+        missing = sequence.num_tokens - num_found * self.tables.block_size
+        return missing > self.max_num_batched_tokens - schedule.num_tokens
 
     def _is_being_filled(self, sequence: Sequence, num_found: int) -> bool:
         """True if the current step computes the block after its cached prefix."""

@@ -25,6 +25,7 @@ def make_scheduler(
     max_model_len: int = 64,
     policy: str = "fcfs",
     prefix_caching: bool = False,
+    whole_prompts: bool = False,
 ) -> Scheduler:
     tables = BlockTables(BlockPool(num_blocks), BLOCK_SIZE, prefix_caching=prefix_caching)
     return Scheduler(
@@ -33,6 +34,7 @@ def make_scheduler(
         max_num_batched_tokens=max_num_batched_tokens,
         max_model_len=max_model_len,
         policy=policy,
+        whole_prompts=whole_prompts,
     )
 
 
@@ -317,3 +319,26 @@ def test_random_traffic_always_ends(seed: int, prefix_caching: bool, policy: str
     assert not alive
     assert not scheduler.has_work
     assert scheduler.tables.pool.num_used == 0
+
+
+def test_whole_prompts_are_not_cut_for_another_one() -> None:
+    scheduler = make_scheduler(whole_prompts=True, max_num_batched_tokens=32, max_num_seqs=4)
+    running = add(scheduler, "decode", 3)
+    scheduler.advance(scheduler.schedule())
+    running.token_ids.append(1)
+    for name, prompt in (("a", 20), ("b", 15), ("c", 50), ("d", 4)):
+        add(scheduler, name, prompt)
+    seen = []
+    for _ in range(4):
+        schedule = scheduler.schedule()
+        seen.append({k: v for k, v in work_of(schedule).items() if k != "decode"})
+        scheduler.advance(schedule)
+        for sequence in scheduler.running:
+            if sequence.num_computed_tokens == sequence.num_tokens:
+                sequence.token_ids.append(1)
+    # `b` waits for a step without `a`; `c`, which fits no step, is cut; `d` does not overtake it.
+    assert seen[0] == {"a": 20}
+    assert seen[1] == {"a": 1, "b": 15}
+    assert seen[2]["c"] == 32 - 3
+    assert "d" not in seen[2]
+    assert seen[3]["c"] == 50 - 29
