@@ -110,7 +110,8 @@ def _expert_linear_kernel(
             matrix_rows = out_features
         matrix_row = expert.to(tl.int64) * matrix_rows + matrix_row
         weight_rows = weight_ptr + matrix_row * in_features
-        scale_rows = scales_ptr + matrix_row * num_scales
+        if SCALED:
+            scale_rows = scales_ptr + matrix_row * num_scales
         x_rows = x_ptr + row.to(tl.int64) * in_features
         acc = tl.zeros((OUTPUTS, ROWS), tl.float32)
         for base in range(0, in_features, INPUTS):
