@@ -19,6 +19,7 @@ GROUP = "formgate-peers"  # process-wide, as torch wants it
 ONE_SHOT_BYTES = 256 << 10
 TWO_SHOT_BYTES = 8 << 20
 ALIGNMENT = 16
+TYPES = (torch.bfloat16, torch.float32)  # that torch's operations sum
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class PeerMemory:
 
     def takes(self, x: torch.Tensor) -> bool:
         """Whether `all_reduce` is able to sum x, and the best way to."""
-        return x.nbytes <= TWO_SHOT_BYTES and x.nbytes % (ALIGNMENT * self.size) == 0
+        fits = x.nbytes <= TWO_SHOT_BYTES and x.nbytes % (ALIGNMENT * self.size) == 0
+        return fits and x.dtype in TYPES
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """The sum of x over the ranks, which replaces x or leaves it as it was. Every rank gets the
