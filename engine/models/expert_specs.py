@@ -21,6 +21,8 @@ def count_experts(fields: dict[str, Any], default: int) -> None:
         raise ConfigError(f"n_group is {groups}, which does not divide {count} experts")
     if top_groups > groups:
         raise ConfigError(f"topk_group is {top_groups}, more than the {groups} groups")
+    if fields["num_experts_per_tok"] is None:
+        raise ConfigError("num_experts_per_tok is null")
     available = count // groups * top_groups
     if fields["num_experts_per_tok"] > available:
         raise ConfigError(

@@ -93,6 +93,7 @@ _NULLABLE = frozenset(
     {name for name, value in COMMON_DEFAULTS.items() if value is None}
     | {"final_logit_softcapping", "attn_logit_softcapping", "q_lora_rank", "no_rope_layers"}
     | {"n_group", "topk_group", "n_shared_experts", "mlp_only_layers", "topk_method"}
+    | {"num_experts_per_tok"}
 )
 _MOST_LAYERS = 10_000  # more are a damaged file; each costs memory before its weights are missed
 _MOST = 2**40  # of any other count

@@ -5,10 +5,12 @@ read off the request. The real services and the real engine are tested in `tests
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -297,5 +299,9 @@ def start(model_folder: Path) -> Iterator[Callable[..., RunningServer]]:
     yield start
     for server in started:
         if server.process.poll() is None:
+            # A child that a failed test left stopped would hold the server's output open.
+            for child in server.children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
             server.process.kill()
             server.wait()

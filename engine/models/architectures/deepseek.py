@@ -57,6 +57,8 @@ class DeepseekV2ForCausalLM(CausalLM):
     def derive_fields(cls, fields: dict[str, Any]) -> None:
         super().derive_fields(fields)
         fields["head_dim"] = fields["qk_rope_head_dim"]  # which the rotary embedding turns
+        if fields["num_experts_per_tok"] is None:  # in files of models that have no such layer
+            fields["num_experts_per_tok"] = cls.defaults["num_experts_per_tok"]
         count_experts(fields, cls.num_experts)
 
     @classmethod

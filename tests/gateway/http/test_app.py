@@ -350,7 +350,7 @@ def test_each_response_is_counted_by_route_method_and_status(with_gateway: Run) 
         ]
         engine._max_in_flight = 0
         answers.append(await client.post(CHAT, json=HELLO))
-        app.state.gateway.shutdown.ask()
+        app.state.gateway.shutdown.draining.set()
         answers.append(await client.post(CHAT, json=HELLO))
         statuses = [answer.status_code for answer in answers]
         assert statuses == [

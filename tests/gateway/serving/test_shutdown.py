@@ -155,7 +155,15 @@ def test_answers_after_the_delay_are_finished_and_new_requests_refused(start: St
     stream = Stream(server.url, ENDLESS | {"max_tokens": 1000})
     os.kill(engine, signal.SIGSTOP)
     server.process.send_signal(signal.SIGTERM)
-    until(lambda: httpx.post(server.url + "/v1/chat/completions", json=CHAT).status_code == 503)
+
+    def is_refused() -> bool:
+        try:  # one that is taken waits for the engine
+            answer = httpx.post(server.url + "/v1/chat/completions", json=CHAT, timeout=1)
+        except httpx.ReadTimeout:
+            return False
+        return answer.status_code == 503
+
+    until(is_refused)
     os.kill(engine, signal.SIGCONT)
     assert stream.rest()[-1]["choices"][0]["finish_reason"] == "length"
     assert server.wait() == 0

@@ -89,4 +89,6 @@ def test_an_invalid_template_is_one_line(
 
 def test_a_model_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["template", "/no/such/model"]) == 2
-    assert capsys.readouterr().err == "formgate: error: /no/such/model is not a folder.\n"
+    assert capsys.readouterr().err == (
+        "formgate: error: /no/such/model is neither a folder nor a GGUF file.\n"
+    )
