@@ -13,7 +13,7 @@ from formgate.engine.adapter import AdapterError
 from formgate.engine.config import EngineConfig
 from formgate.engine.execution.leading_runner import start_runner
 from formgate.engine.faults import NO_VALID_TOKEN, conflicting_field, no_adapter, problem_with
-from formgate.engine.flight import Flight, readers_of
+from formgate.engine.flight import Flight, describe_prompt, readers_of
 from formgate.engine.hooks import (
     ConstraintFactory,
     ConstraintTooComplex,
@@ -27,7 +27,6 @@ from formgate.engine.messages import (
     EngineReady,
     EngineStats,
     Fault,
-    PositionLogprobs,
     StepOutputs,
     TokenOutput,
 )
@@ -330,7 +329,7 @@ class Engine:
             sequence.request_id, sequence.token_ids[sequence.num_prompt_tokens + emitted :]
         )
         if emitted == 0:
-            _describe_prompt(output, sequence)
+            describe_prompt(output, sequence)
         sequence.num_emitted_tokens = sequence.num_output_tokens
         if finish is not None:
             output.finish_reason, output.stop_token_id = finish.reason, finish.stop_token_id
@@ -390,12 +389,3 @@ class Engine:
         sequence.pending_rows = NO_ROWS
         sequence.constraint = None  # a launched step may still hold the sequence; fill no mask
         return self.scheduler.finish(sequence)
-
-
-def _describe_prompt(output: TokenOutput, sequence: Sequence) -> None:
-    output.num_cached_tokens = sequence.num_cached_tokens
-    if sequence.first_scheduled_time is not None:
-        output.queue_time = sequence.first_scheduled_time - sequence.arrival_time
-    if sequence.params.prompt_logprobs is not None:
-        nothing_before: list[PositionLogprobs | None] = [None]
-        output.prompt_logprobs = nothing_before + sequence.prompt_logprobs

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from formgate.engine.execution.runner import NOTHING_COMPUTED, Forward
+from formgate.engine.messages import PositionLogprobs, TokenOutput
 from formgate.engine.sampling.masks import StepMasks
 from formgate.engine.sampling.stage import Sampling
 from formgate.engine.sequence import Sequence
@@ -39,3 +40,13 @@ def readers_of(sequences: Iterable[Sequence]) -> list[Reader]:
             readers.append(Reader(sequence, range(row, row + count)))
             row += count
     return readers
+
+
+def describe_prompt(output: TokenOutput, sequence: Sequence) -> None:
+    """Put into the first output what only a prompt has."""
+    output.num_cached_tokens = sequence.num_cached_tokens
+    if sequence.first_scheduled_time is not None:
+        output.queue_time = sequence.first_scheduled_time - sequence.arrival_time
+    if sequence.params.prompt_logprobs is not None:
+        nothing_before: list[PositionLogprobs | None] = [None]
+        output.prompt_logprobs = nothing_before + sequence.prompt_logprobs
