@@ -21,6 +21,7 @@ class EngineConfig:
     max_model_len: int | None = None  # None: the model's own limit
     max_num_seqs: int = 256
     max_num_batched_tokens: int | None = None  # None: chosen by device
+    max_prompt_tokens: int = 2048  # of a step in which other sequences decode; 0: no limit
     gpu_memory_utilization: float = 0.9
     kv_cache_memory_bytes: int | None = None  # None: what the device has left (CPU: 1 GiB)
     block_size: int = 16

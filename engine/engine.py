@@ -87,6 +87,7 @@ class Engine:
             policy=config.scheduling_policy,
             adapters=self.adapters.slots,
             whole_prompts=self.runner.whole_prompts,
+            max_prompt_tokens=config.max_prompt_tokens,
         )
         self.packer = StepPacker(
             max_num_seqs=config.max_num_seqs,

@@ -14,6 +14,7 @@ from typing import Literal
 from formgate.engine.scheduling.adapter_slots import AdapterPass, AdapterSlots
 from formgate.engine.scheduling.block_tables import BlockTables
 from formgate.engine.sequence import Sequence, SequenceStatus
+from formgate.engine.step import SHORT_QUERY
 
 Order = tuple[int, float]  # the smallest is admitted first and preempted last
 
@@ -29,6 +30,7 @@ class Schedule:
 
     sequences: list[Sequence] = field(default_factory=list)
     num_tokens: int = 0
+    num_decode_tokens: int = 0  # of sequences that decode, forced tokens included
     num_preemptions: int = 0
     prefix_queries: int = 0  # prompt tokens looked up in the prefix cache
     prefix_hits: int = 0
@@ -38,11 +40,15 @@ class Schedule:
         sequence.num_scheduled_tokens = num_tokens
         self.sequences.append(sequence)
         self.num_tokens += num_tokens
+        if not _is_prompt(sequence):
+            self.num_decode_tokens += num_tokens
 
     def remove(self, sequence: Sequence) -> None:
         """Undo `add`, if there was one."""
         if sequence.num_scheduled_tokens:
             self.num_tokens -= sequence.num_scheduled_tokens
+            if not _is_prompt(sequence):
+                self.num_decode_tokens -= sequence.num_scheduled_tokens
             sequence.num_scheduled_tokens = 0
             self.sequences.remove(sequence)
 
@@ -64,9 +70,12 @@ class Scheduler:
         policy: Literal["fcfs", "priority"] = "fcfs",
         adapters: AdapterSlots | None = None,
         whole_prompts: bool = False,
+        max_prompt_tokens: int = 0,
     ) -> None:
         """`adapters`: None if no sequence has one. `whole_prompts`: a prompt that would not fit
-        behind another one waits for a step of its own, rather than to be cut.
+        behind another one waits for a step of its own, rather than to be cut. `max_prompt_tokens`:
+        of a step in which others decode, who all wait for it; 0: as many as fit. Whole prompts
+        have no such limit.
         """
         assert tables.pool.num_blocks >= tables.num_blocks_for(max_model_len)
         assert max_num_batched_tokens >= max_num_seqs > 0
@@ -79,6 +88,7 @@ class Scheduler:
         self._order = ORDERS[policy]
         self._adapters = adapters
         self._whole_prompts = whole_prompts
+        self._max_prompt_tokens = 0 if whole_prompts else max_prompt_tokens
         # Hashes of the blocks that the current step fills. A sequence with the same prefix is
         # admitted one step later, when the prefix cache has it.
         self._filling: set[bytes] = set()
@@ -155,6 +165,9 @@ class Scheduler:
 
     def _continue(self, sequence: Sequence, schedule: Schedule) -> None:
         num_tokens = self._chunk_of(sequence, schedule)
+        if self._max_prompt_tokens and _is_prompt(sequence) and self._next_has_room():
+            # Half of the step is for prompts that wait, or a long one would hold them up.
+            num_tokens = min(num_tokens, self._tokens_left(schedule, share=0.5))
         if num_tokens == 0 or self._ends_when_known(sequence):
             return
         end = sequence.num_computed_tokens + num_tokens
@@ -170,7 +183,7 @@ class Scheduler:
         adapters = AdapterPass(self._adapters) if self._adapters is not None else None
         while index < len(self.waiting) and len(self.running) < self.max_num_seqs:
             sequence = self.waiting[index]
-            if schedule.num_tokens == self.max_num_batched_tokens:
+            if not self._tokens_left(schedule):
                 return
             adapter = sequence.adapter
             if adapter is not None and adapters is not None and not adapters.may_run(adapter):
@@ -227,9 +240,22 @@ class Scheduler:
         return self.tables.hash_of(sequence, num_found) in self._filling
 
     def _chunk_of(self, sequence: Sequence, schedule: Schedule) -> int:
-        return min(
-            sequence.num_computable_tokens, self.max_num_batched_tokens - schedule.num_tokens
-        )
+        left = self.max_num_batched_tokens - schedule.num_tokens
+        if _is_prompt(sequence):
+            left = self._tokens_left(schedule)
+        return min(sequence.num_computable_tokens, left)
+
+    def _tokens_left(self, schedule: Schedule, share: float = 1.0) -> int:
+        """Prompt tokens that the step may still take, if its prompts have a share of all."""
+        most = self.max_num_batched_tokens
+        if self._max_prompt_tokens and schedule.num_decode_tokens:
+            most = min(most, schedule.num_decode_tokens + int(self._max_prompt_tokens * share))
+        return max(most - schedule.num_tokens, 0)
+
+    def _next_has_room(self) -> bool:
+        """True if the first in the queue would be admitted."""
+        free = len(self.running) < self.max_num_seqs
+        return bool(free and self.waiting and self._has_room_for(self.waiting[0], []))
 
     def _ends_when_known(self, sequence: Sequence) -> bool:
         """True if its pending token, whichever it is, reaches a length limit."""
@@ -274,3 +300,8 @@ class Scheduler:
 
 def _num_uncomputed(sequence: Sequence) -> int:
     return sequence.num_tokens - sequence.num_computed_tokens
+
+
+def _is_prompt(sequence: Sequence) -> bool:
+    """True if it computes more than a few tokens: a prompt, or one again after a preemption."""
+    return sequence.num_computable_tokens > SHORT_QUERY

@@ -37,6 +37,10 @@ ENGINE_FLAGS: Mapping[str, tuple[str, str]] = {
     ),
     "max_num_seqs": (MEMORY, "sequences that run at once"),
     "max_num_batched_tokens": (MEMORY, "most tokens in one step"),
+    "max_prompt_tokens": (
+        MEMORY,
+        "most prompt tokens in a step in which other answers wait for theirs (0: no limit)",
+    ),
     "gpu_memory_utilization": (MEMORY, "fraction of the GPU's memory to use, 0 to 1"),
     "kv_cache_memory_bytes": (MEMORY, "size of the KV cache, instead of the remaining memory"),
     "kv_cache_dtype": (MEMORY, "data type of cached keys and values"),

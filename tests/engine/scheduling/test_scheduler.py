@@ -26,6 +26,7 @@ def make_scheduler(
     policy: str = "fcfs",
     prefix_caching: bool = False,
     whole_prompts: bool = False,
+    max_prompt_tokens: int = 0,
 ) -> Scheduler:
     tables = BlockTables(BlockPool(num_blocks), BLOCK_SIZE, prefix_caching=prefix_caching)
     return Scheduler(
@@ -35,6 +36,7 @@ def make_scheduler(
         max_model_len=max_model_len,
         policy=policy,
         whole_prompts=whole_prompts,
+        max_prompt_tokens=max_prompt_tokens,
     )
 
 
@@ -342,3 +344,64 @@ def test_whole_prompts_are_not_cut_for_another_one() -> None:
     assert seen[2]["c"] == 32 - 3
     assert "d" not in seen[2]
     assert seen[3]["c"] == 50 - 29
+
+
+LIMITED = {"max_num_batched_tokens": 200, "max_model_len": 400, "num_blocks": 400}
+
+
+def test_prompts_are_short_while_others_decode() -> None:
+    scheduler = make_scheduler(max_prompt_tokens=40, **LIMITED)
+    decoding = add(scheduler, "decode", 3)
+    step(scheduler)
+    add(scheduler, "long", 100)
+    assert step(scheduler) == {"decode": 1, "long": 40}
+    assert step(scheduler) == {"decode": 1, "long": 40}
+    scheduler.finish(decoding)
+    add(scheduler, "next", 150)
+    assert step(scheduler) == {"long": 20, "next": 150}  # nobody waits for a token
+
+
+def test_a_long_prompt_leaves_half_of_the_step_to_those_that_wait() -> None:
+    scheduler = make_scheduler(max_prompt_tokens=40, **LIMITED)
+    add(scheduler, "decode", 3)
+    step(scheduler)
+    add(scheduler, "long", 300)
+    assert step(scheduler) == {"decode": 1, "long": 40}
+    add(scheduler, "short", 17)
+    add(scheduler, "other", 30)
+    assert step(scheduler) == {"decode": 1, "long": 20, "short": 17, "other": 3}
+    # What is shorter comes first.
+    assert step(scheduler) == {"decode": 1, "short": 1, "other": 27, "long": 13}
+
+
+def test_forced_tokens_are_no_prompt() -> None:
+    scheduler = make_scheduler(max_prompt_tokens=20, **LIMITED)
+    sequence = add(scheduler, "forced", 3)
+    step(scheduler)
+    sequence.token_ids += [5] * 10
+    add(scheduler, "long", 100)
+    assert step(scheduler) == {"forced": 11, "long": 20}
+
+
+def test_limits_of_a_step_change_no_order_and_lose_nobody() -> None:
+    """Random loads end, whatever the limit."""
+    for limit in (0, 17, 40):
+        rng = random.Random(limit)
+        scheduler = make_scheduler(max_prompt_tokens=limit, **LIMITED | {"num_blocks": 130})
+        left = {add(scheduler, str(i), rng.randint(1, 300)): rng.randint(1, 9) for i in range(20)}
+        for _ in range(2000):
+            schedule = scheduler.schedule()
+            catching_up = [s for s in schedule.sequences if s.catches_up]
+            prompts = schedule.num_tokens - schedule.num_decode_tokens
+            assert not (limit and schedule.num_decode_tokens) or prompts <= limit
+            scheduler.advance(schedule)
+            for sequence in catching_up:
+                sequence.token_ids.append(1)
+                left[sequence] -= 1
+                if not left[sequence]:
+                    scheduler.finish(sequence)
+                    del left[sequence]
+            scheduler.check_integrity()
+            if not left:
+                break
+        assert not left
