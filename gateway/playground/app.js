@@ -13,6 +13,7 @@ import { keep, kept } from "./store.js";
 let messages = []; // of the finished turns, as the API has them
 let running = null; // the AbortController of the answer that is being made
 
+const narrow = matchMedia("(max-width: 820px)"); // as in style.css
 const prompt = byId("prompt");
 const turns = byId("turns");
 const schema = new SchemaEditor(byId("schema"), byId("verdict"));
@@ -31,6 +32,7 @@ function notice(text) {
 function show(element) {
   turns.append(element);
   turns.scrollTop = turns.scrollHeight;
+  if (narrow.matches) element.scrollIntoView({ block: "start" }); // there the page scrolls, not the turns
 }
 
 function setRunning(controller) {
@@ -62,7 +64,9 @@ function ask() {
   if (!body) return;
   history.add(text, settings);
   show(el("article", { class: "turn question" }, el("h2", {}, "You"), el("div", { class: "text" }, text)));
-  prompt.value = "";
+  // Without earlier turns one tries the same prompt again and again.
+  if (settings.earlier) prompt.value = "";
+  else prompt.select();
   // What was not answered is no part of the conversation, and can be sent again.
   answer(body, asked, settings, () => { prompt.value ||= text; });
 }
@@ -177,8 +181,9 @@ function prepare() {
     prompt.focus();
   });
   byId("copy-request").addEventListener("click", () => {
-    const next = { role: "user", content: prompt.value.trim() };
-    const body = bodyFor(readSettings(), [...messages, next]);
+    const text = prompt.value.trim();
+    const conversation = text || !messages.length ? [...messages, { role: "user", content: text }] : messages;
+    const body = bodyFor(readSettings(), conversation);
     if (body) showCode(body);
   });
   listModels();

@@ -34,7 +34,7 @@ export class MaskView {
     const legend = el("p", { class: "legend" },
       "the mask took away 0 % ", scale, " 100 %   ", el("span", { class: "forced" }, "forced"),
       ": one token was left");
-    this.element = el("div", { class: "mask" }, this.tokens, this.facts, legend);
+    this.element = el("div", { class: "mask", hidden: true }, this.tokens, this.facts, legend);
   }
 
   add(entries) {
@@ -48,6 +48,7 @@ export class MaskView {
       return span;
     });
     this.entries.push(...entries);
+    this.element.hidden = this.entries.length === 0;
     this.tokens.append(...spans);
   }
 

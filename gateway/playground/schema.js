@@ -58,9 +58,10 @@ export class SchemaEditor {
       parts.push(el("p", { class: "hint" }, `An instance, the shortest (${shortest.tokens} tokens):`),
         el("pre", { class: "instance" }, shortest.text));
     }
-    if (keywords.length) {
-      parts.push(el("details", { open: true }, el("summary", {}, `${keywords.length} keywords`),
-        ...keywords.map((keyword) => this.row(keyword))));
+    const others = keywords.filter(({ pointer }) => pointer !== refused?.pointer);
+    if (others.length) {
+      parts.push(el("details", { open: true }, el("summary", {}, `${others.length} keywords`),
+        ...others.map((keyword) => this.row(keyword))));
     }
     this.show(supported ? "supported" : "refused", ...parts);
   }
