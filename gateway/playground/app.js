@@ -154,7 +154,7 @@ function prepare() {
     const now = document.documentElement.dataset.theme;
     setTheme(THEMES[(THEMES.indexOf(now) + 1) % THEMES.length]);
   });
-  byId("key").value = kept("key", "");
+  byId("key").value = String(kept("key", ""));
   setKey(byId("key").value);
   const tryKey = whenQuiet(listModels, 400);
   byId("key").addEventListener("input", () => {

@@ -3,6 +3,7 @@
 import { byId, el } from "./dom.js";
 import { keep, kept } from "./store.js";
 
+const MODES = ["text", "schema", "tools", "regex", "grammar"];
 const MOST = 20;
 const MOST_CHARS = 20_000; // of one entry
 
@@ -10,7 +11,10 @@ export class History {
   // `onChoose({prompt, settings})`: the reader wants a request again.
   constructor(onChoose) {
     this.onChoose = onChoose;
-    this.entries = kept("history", []);
+    // Another version of the page may have kept something else.
+    const found = kept("history", []);
+    this.entries = (Array.isArray(found) ? found : []).filter(({ prompt, settings }) =>
+      typeof prompt === "string" && MODES.includes(settings?.mode));
     byId("forget").addEventListener("click", () => {
       this.entries = [];
       this.save();

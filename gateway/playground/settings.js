@@ -28,10 +28,10 @@ export function writeSettings(settings) {
   document.querySelector(`input[name=mode][value="${CSS.escape(settings.mode)}"]`).checked = true;
   byId("tools").value = settings.tools;
   listChoices();
-  for (const [name, id] of Object.entries(TEXTS)) byId(id).value = settings[name];
-  for (const [name, id] of Object.entries(SWITCHES)) byId(id).checked = settings[name];
-  for (const { name } of SAMPLING) byId(`s-${name}`).value = settings.sampling[name] ?? "";
-  byId("s-stop").value = (settings.sampling.stop ?? []).join("\n");
+  for (const [name, id] of Object.entries(TEXTS)) byId(id).value = settings[name] ?? "";
+  for (const [name, id] of Object.entries(SWITCHES)) byId(id).checked = settings[name] === true;
+  for (const { name } of SAMPLING) byId(`s-${name}`).value = settings.sampling?.[name] ?? "";
+  byId("s-stop").value = (settings.sampling?.stop ?? []).join("\n");
   showMode();
 }
 
