@@ -14,6 +14,7 @@ import pytest
 
 from tests.browser.conftest import Server, StartServer
 from tests.browser.page import Playground
+from tests.serving.test_adapters import make_adapter
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 expect = sync_api.expect
@@ -194,6 +195,42 @@ def test_python_literals_are_the_values(play: Playground, text: str) -> None:
     write = """async (value) =>
         (await import("/playground/snippets.js")).pythonLiteral(value)"""
     assert ast.literal_eval(play.page.evaluate(write, json.loads(text))) == json.loads(text)
+
+
+def test_an_adapter_is_chosen_by_its_name(
+    context: Any, start_server: StartServer, tmp_path: Path
+) -> None:
+    adapter = make_adapter(tmp_path / "a", 4, 4)
+    server = start_server("--enable-lora", "--lora-modules", f"other={adapter}")
+    play = Playground(context, server)
+    play.wait_for_models()
+    play.page.locator("#model").select_option(label="other (adapter)")
+    play.send()
+    assert play.sent()["model"] == "other"
+    assert {chunk["model"] for chunk in play.received()} == {"other"}
+    play.page.reload()
+    play.wait_for_models()
+    expect(play.page.locator("#model")).to_have_value("other")
+
+
+def test_light_and_dark_follow_the_system_and_the_button(play: Playground) -> None:
+    page, ground = play.page, "getComputedStyle(document.body).backgroundColor"
+    page.emulate_media(color_scheme="light")
+    light = page.evaluate(ground)
+    page.emulate_media(color_scheme="dark")
+    dark = page.evaluate(ground)
+    assert light != dark
+    seen = []
+    for _ in range(3):
+        page.get_by_role("button", name="Theme").click()
+        seen.append(page.evaluate(ground))
+    assert seen == [light, dark, dark]  # light, dark, and as the system has it
+
+
+def test_every_field_has_a_name(play: Playground) -> None:
+    nameless = """() => [...document.querySelectorAll("input, select, textarea")]
+        .filter((field) => !field.labels.length && !field.ariaLabel).map((field) => field.id)"""
+    assert play.page.evaluate(nameless) == []
 
 
 def test_the_page_is_small(context: Any, server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,12 @@ def test_every_module_and_style_that_is_asked_for_exists() -> None:
         for tag in re.findall(r'byId\("([\w-]+)"\)', source):
             known = f'id="{tag}"' in (playground.FOLDER / "index.html").read_text(encoding="utf-8")
             assert known or tag.startswith("s-"), (path.name, tag)
+
+
+def test_a_wheel_holds_every_file() -> None:
+    pyproject = Path(__file__).parents[3] / "pyproject.toml"
+    listed = tomllib.loads(pyproject.read_text())["tool"]["setuptools"]["package-data"]
+    patterns = listed["formgate.gateway.playground"]
+    others = {path for path in playground.FOLDER.iterdir() if path.is_file()} - set(FILES)
+    assert {path.name for path in others} == {"__init__.py"}
+    assert all(any(path.match(pattern) for pattern in patterns) for path in FILES)
