@@ -10,13 +10,20 @@ PYTEST_PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 CLIENTS := .venv-clients
 AGENTS := .agents
 
-.PHONY: serve test test-clients agents test-agents test-gpu check format links clean
+.PHONY: serve test test-browser test-clients agents test-agents test-gpu check format links clean
 
 serve: $(VENV)/.installed
 	$(BIN)/formgate serve $(MODEL) $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_PARALLEL) $(ARGS)
+
+# The playground in a real browser: the system's Chromium, or Playwright's where that can be had.
+# SCREENSHOTS=docs/images keeps its pictures there.
+test-browser: $(VENV)/.installed-browser
+	@[ -n "$$(which chromium chromium-browser google-chrome)" ] || \
+		$(BIN)/python -m playwright install chromium || true
+	SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/browser -W ignore $(ARGS)
 
 # The client libraries that people call a server with, against a real one. They have an environment
 # of their own: they want much that the server does not, and each its own versions.
@@ -66,6 +73,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --progress-bar on -e ".[dev]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --progress-bar on -e ".[dev,browser]"
+	@touch $@
 
 $(CLIENTS)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(CLIENTS)

@@ -77,6 +77,9 @@ class ServerConfig:
         default=False,
         metadata=about(HTTP, "require a key for /metrics, /docs and /openapi.json too"),
     )
+    disable_playground: bool = field(
+        default=False, metadata=about(HTTP, "do not serve the page at / and /playground")
+    )
     root_path: str = field(
         default="", metadata=about(HTTP, "path prefix that a reverse proxy strips")
     )

@@ -35,6 +35,7 @@ from formgate.gateway.http.routes import (
     generation,
     health,
     models,
+    playground,
     responses,
     schema_check,
     tokenization,
@@ -102,6 +103,7 @@ def create_app(state: GatewayState) -> FastAPI:
     )
     app.state.gateway = state
     routes = list(app.routes)
+    page = () if config.disable_playground else (playground,)
     for module in (
         generation,
         responses,
@@ -112,6 +114,7 @@ def create_app(state: GatewayState) -> FastAPI:
         schema_check,
         health,
         docs,
+        *page,
     ):
         app.include_router(module.router)
         routes += module.router.routes
@@ -124,6 +127,8 @@ def create_app(state: GatewayState) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
     if config.api_key:
         app.open_paths = OPEN - INSIGHTS if config.protect_metrics else OPEN
+        if page:
+            app.open_paths |= playground.PATHS
         app.add_middleware(ApiKeys, keys=config.api_key, open_paths=app.open_paths)
     app.add_middleware(
         CORSMiddleware,

@@ -188,9 +188,10 @@ class _FirstProcess:
 
     def _announce(self, ready: EngineReady) -> None:
         url = url_of(self._launch.listener, self._launch.config)
+        page = "" if self._launch.config.disable_playground else f"playground at {url}/playground, "
         say(
             f"formgate ready: {url} — model {self._models.default} — "
-            f"{ready.max_model_len} tokens context, docs at {url}/docs"
+            f"{ready.max_model_len} tokens context, {page}docs at {url}/docs"
         )
 
 

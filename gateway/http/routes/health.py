@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from formgate.gateway.http.routes import playground
 from formgate.gateway.http.state import GatewayState, state_of
 
 router = APIRouter(tags=["server"])
@@ -55,13 +56,20 @@ async def metrics(state: State) -> Response:
 
 
 @router.get("/", include_in_schema=False)
-async def root(state: State) -> PlainTextResponse:
+async def root(request: Request, state: State) -> Response:
+    """The playground for a browser, and for all others a few lines."""
+    shown = not state.config.disable_playground
+    if shown and playground.asks_for_a_page(request):
+        return playground.file_response(playground.INDEX, Vary="Accept")
+    invitation = "GET  /playground           a page to try it on\n" if shown else ""
     return PlainTextResponse(
         f"formgate {importlib.metadata.version('formgate')}, serving {state.models.default}\n\n"
         "POST /v1/chat/completions  the OpenAI API (base_url ends in /v1)\n"
         "POST /v1/responses         its newer form, nothing stored\n"
         "POST /v1/messages          the Anthropic API (base_url without /v1)\n"
         "GET  /docs                 every endpoint, to read and to try\n"
+        f"{invitation}"
         "GET  /metrics              Prometheus\n"
-        "GET  /health               200 when ready\n"
+        "GET  /health               200 when ready\n",
+        headers={"Vary": "Accept"},
     )

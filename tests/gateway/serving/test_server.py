@@ -26,7 +26,8 @@ def is_running(process_id: int) -> bool:
 def test_it_says_where_it_is_answers_and_stops_cleanly(start: Start) -> None:
     server = start("--served-model-name", "name")
     assert (server.model, server.max_model_len) == ("name", "2048")
-    assert server.lines[-1].rstrip().endswith(f"docs at {server.url}/docs")
+    pages = f"playground at {server.url}/playground, docs at {server.url}/docs"
+    assert server.lines[-1].rstrip().endswith(pages)
     (engine,) = server.children()
     assert httpx.get(server.url + "/health").status_code == 200
     answer = httpx.post(server.url + "/v1/chat/completions", json=CHAT | {"max_tokens": 3})
