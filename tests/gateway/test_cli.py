@@ -166,7 +166,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"formgate {importlib.metadata.version('formgate')}\n"
     assert cli.main([]) == 0
-    assert "formgate serve [MODEL]" in capsys.readouterr().out
+    assert "  serve [MODEL] " in capsys.readouterr().out
     assert cli.main(["server"]) == 2
     assert "unknown command server" in capsys.readouterr().err
 

@@ -1,0 +1,17 @@
+"""Calls the command that the first word names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+Name = Literal["check"]
+
+
+def run_command(name: Name, words: Sequence[str]) -> int:
+    """The exit code of command `name`. It imports that command alone."""
+    match name:
+        case "check":
+            from formgate.gateway.commands.check import check_command
+
+            return check_command(words)
