@@ -42,6 +42,7 @@ USAGE = """usage: formgate COMMAND ...
   check SCHEMA [--json]          say how each keyword of a JSON Schema is enforced
   template MODEL_OR_FILE [--json]
                                  say how a chat template writes tool calls, and read them back
+  doctor [MODEL] [options]       find what would keep `serve` from running here, and what to do
   --version
 
 MODEL is a Hugging Face folder or hub name, or a GGUF file.
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return serve(parse_serve(words[1:], prog="formgate serve"))
         case ["template", *_]:
             return template_command(words[1:])
-        case ["check" as name, *_]:
+        case ["check" | "doctor" as name, *_]:
             # Late: a server needs none of them.
             from formgate.gateway.commands.dispatch import run_command
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-Name = Literal["check"]
+Name = Literal["check", "doctor"]
 
 
 def run_command(name: Name, words: Sequence[str]) -> int:
@@ -15,3 +15,7 @@ def run_command(name: Name, words: Sequence[str]) -> int:
             from formgate.gateway.commands.check import check_command
 
             return check_command(words)
+        case "doctor":
+            from formgate.gateway.commands.doctor import doctor_command
+
+            return doctor_command(words)
