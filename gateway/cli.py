@@ -39,6 +39,7 @@ USAGE = """usage: formgate COMMAND ...
 
   serve [MODEL] [options]        serve MODEL over the OpenAI and Anthropic APIs; without MODEL,
                                  the small model that comes with formgate
+  chat [URL|MODEL] [options]     talk in the terminal to a running server, or to one it starts
   check SCHEMA [--json]          say how each keyword of a JSON Schema is enforced
   template MODEL_OR_FILE [--json]
                                  say how a chat template writes tool calls, and read them back
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return serve(parse_serve(words[1:], prog="formgate serve"))
         case ["template", *_]:
             return template_command(words[1:])
-        case ["check" | "doctor" as name, *_]:
+        case ["check" | "doctor" | "chat" as name, *_]:
             # Late: a server needs none of them.
             from formgate.gateway.commands.dispatch import run_command
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-Name = Literal["check", "doctor"]
+Name = Literal["check", "doctor", "chat"]
 
 
 def run_command(name: Name, words: Sequence[str]) -> int:
@@ -19,3 +19,7 @@ def run_command(name: Name, words: Sequence[str]) -> int:
             from formgate.gateway.commands.doctor import doctor_command
 
             return doctor_command(words)
+        case "chat":
+            from formgate.gateway.commands.chat import chat_command
+
+            return chat_command(words)
