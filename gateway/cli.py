@@ -44,6 +44,7 @@ USAGE = """usage: formgate COMMAND ...
   template MODEL_OR_FILE [--json]
                                  say how a chat template writes tool calls, and read them back
   doctor [MODEL] [options]       find what would keep `serve` from running here, and what to do
+  bench URL [options]            measure a server at rising concurrency
   --version
 
 MODEL is a Hugging Face folder or hub name, or a GGUF file.
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return serve(parse_serve(words[1:], prog="formgate serve"))
         case ["template", *_]:
             return template_command(words[1:])
-        case ["check" | "doctor" | "chat" as name, *_]:
+        case ["check" | "doctor" | "chat" | "bench" as name, *_]:
             # Late: a server needs none of them.
             from formgate.gateway.commands.dispatch import run_command
 

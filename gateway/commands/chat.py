@@ -30,16 +30,18 @@ HINT = "/clear forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops a
 
 def chat_command(words: Sequence[str]) -> int:
     """Talk until the input ends. 0, or 1 if an answer failed; 2: no server, or a bad file."""
-    options, flags = _parser().parse_known_args(words)
+    options, rest = _parser().parse_known_args(words)
+    url = next((word for word in rest if word.startswith(("http://", "https://"))), None)
+    rest = [word for word in rest if word != url]
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     try:
         body = _body(options)
-        if options.target is None or "://" not in options.target:
+        if url is None:
             print("formgate: starting a server ...", file=sys.stderr)
         with (
-            server_at(options.target, flags) as url,
+            server_at(url, rest) as base,
             httpx.Client(
-                base_url=url, headers=headers_of(options.api_key), timeout=TIMEOUT
+                base_url=base, headers=headers_of(options.api_key), timeout=TIMEOUT
             ) as client,
         ):
             body["model"] = options.model or first_model(client)
@@ -56,15 +58,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="formgate chat",
         allow_abbrev=False,
         usage="formgate chat [URL|MODEL] [options] [options of `formgate serve`]",
-        description="A chat in the terminal, with a running server or one that it starts.",
-        epilog="Without URL, the options of `formgate serve` are for the server that it starts. "
-        + HINT,
-    )
-    parser.add_argument(
-        "target",
-        nargs="?",
-        metavar="URL|MODEL",
-        help="a server of OpenAI's API, or a model to serve (default: the embedded one)",
+        description="A chat in the terminal: with the server of OpenAI's API at URL, or with one "
+        "that it starts for MODEL (the embedded one if none is named).",
+        epilog=f"Other options go to the server that it starts. {HINT}",
     )
     parser.add_argument("--schema", metavar="FILE", help="a JSON Schema that each answer satisfies")
     parser.add_argument("--tools", metavar="FILE", help="a JSON list of tools, as in a request")

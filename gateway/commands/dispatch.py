@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-Name = Literal["check", "doctor", "chat"]
+Name = Literal["check", "doctor", "chat", "bench"]
 
 
 def run_command(name: Name, words: Sequence[str]) -> int:
@@ -23,3 +23,7 @@ def run_command(name: Name, words: Sequence[str]) -> int:
             from formgate.gateway.commands.chat import chat_command
 
             return chat_command(words)
+        case "bench":
+            from formgate.gateway.commands.bench import bench_command
+
+            return bench_command(words)

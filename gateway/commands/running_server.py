@@ -20,34 +20,40 @@ STOP_SECONDS = 40.0  # --shutdown-timeout and the engine's end
 
 
 @contextlib.contextmanager
-def server_at(target: str | None, flags: Sequence[str] = ()) -> Iterator[str]:
-    """The URL of a server: `target`, if it is one, else that of `formgate serve TARGET FLAGS...`,
-    which ends with the block. Raises InputError.
+def server_at(url: str | None, words: Sequence[str]) -> Iterator[str]:
+    """The URL of a server: `url`, or without one that of `formgate serve WORDS...`, which ends with
+    the block. Raises InputError.
     """
-    if target is not None and target.startswith(("http://", "https://")):
-        if flags:
-            raise InputError(f"{flags[0]} is for a server that is started here, not for {target}.")
-        yield target.rstrip("/").removesuffix("/v1")
+    if url is not None:
+        if words:
+            raise InputError(f"{words[0]} is for a server that is started here, not for {url}.")
+        yield url.rstrip("/").removesuffix("/v1")
         return
-    command = [sys.executable, "-m", "formgate.gateway", *([target] if target else [])]
     quiet = ["--host", "127.0.0.1", "--port", "0", "--log-level", "warning"]
     # A session of its own: Ctrl-C ends an answer, not the server.
     process = subprocess.Popen(
-        [*command, *quiet, *flags],
+        [sys.executable, "-m", "formgate.gateway", *words, *quiet],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=os.environ,
     )
+    assert process.stdout is not None
+    # What it prints after its ready line must not fill the pipe.
+    rest = threading.Thread(target=process.stdout.read, daemon=True)
     try:
-        yield _ready_url(process)
+        url = _ready_url(process)
+        rest.start()
+        yield url
     finally:
         process.terminate()
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
+        if rest.ident is not None:
+            rest.join(5.0)  # a process that it left behind may keep the pipe open
+        process.stdout.close()
 
 
 def _ready_url(process: subprocess.Popen[str]) -> str:
@@ -55,10 +61,8 @@ def _ready_url(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     for line in process.stdout:
         if (ready := READY.match(line)) is not None:
-            # What it prints from now on must not fill the pipe.
-            threading.Thread(target=process.stdout.read, daemon=True).start()
             return ready[1]
-    raise InputError(f"The server has ended with exit code {process.wait()}.")  # it said why
+    raise InputError(f"the server has ended with exit code {process.wait()}.")  # it said why
 
 
 def headers_of(api_key: str | None) -> dict[str, str]:
