@@ -11,7 +11,7 @@ from html import escape
 from formgate.gateway.commands.bench_load import Level
 
 WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 34, 44
 COLOURS = ("#2f6fde", "#c8553d", "#3a9d6e")
 STYLE = """
 :root { color-scheme: light dark; }
@@ -20,7 +20,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto
 h1 { font-size: 1.4rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .3rem; }
 svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: currentColor; }
 .grid { stroke: currentColor; stroke-opacity: .15; } .table { overflow-x: auto; }
-table { border-collapse: collapse; } td, th { padding: .25rem .6rem; text-align: right;
+table { border-collapse: collapse; white-space: nowrap; font-size: .85rem; }
+td, th { padding: .25rem .6rem; text-align: right;
   border-bottom: 1px solid color-mix(in srgb, currentColor 15%, transparent); }
 .failed { color: #c8553d; }
 """
@@ -95,8 +96,8 @@ def plot(title: str, xs: Sequence[int], series: Series) -> str:
             for x, y, level, value in points
         )
         x = LEFT + 8 + 60 * number
-        parts.append(f'<rect x="{x}" y="{TOP}" width="10" height="10" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 15}" y="{TOP + 9}">{escape(name)}</text>')
+        parts.append(f'<rect x="{x}" y="6" width="10" height="10" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 15}" y="15">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>"])
 
 
