@@ -16,6 +16,7 @@ import pytest
 import yaml
 from fastapi.routing import APIRoute
 
+from formgate.gateway.cli import USAGE
 from formgate.gateway.http.routes.health import router as health_routes
 from formgate.gateway.metrics import Metrics
 from formgate.gateway.serving.flags import CommandLine, parse_serve
@@ -252,6 +253,19 @@ def test_systemd_knows_each_line_of_the_unit(tmp_path: Path) -> None:
     )
     ours = [line for line in verified.stderr.splitlines() if "formgate.service" in line]
     assert not ours
+
+
+def test_issue_templates_ask_for_commands_that_exist() -> None:
+    folder = ROOT / ".github" / "ISSUE_TEMPLATE"
+    forms = [parsed(path)[0] for path in folder.glob("*.yml") if path.stem != "config"]
+    assert len(forms) >= 3
+    for form in forms:
+        assert form.keys() >= {"name", "description", "body"}
+        ids = [part["id"] for part in form["body"]]
+        assert len(ids) == len(set(ids))
+    labels = " ".join(part["attributes"]["label"] for form in forms for part in form["body"])
+    for name in re.findall(r"`formgate ([a-z]+)", labels):
+        assert re.search(rf"^  {name} ", USAGE, re.MULTILINE), name
 
 
 def test_the_pages_commands_are_real() -> None:
