@@ -15,7 +15,9 @@ COPY embedded embedded
 RUN /opt/formgate/bin/pip install --no-cache-dir .
 
 FROM python:3.12-slim
-# Triton builds its launchers with the C compiler at run time.
+# Triton builds its launchers with the C compiler at run time. Debian keeps one version of each
+# package, so a pinned one would fail to install later.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/* \
