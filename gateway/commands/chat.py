@@ -116,21 +116,29 @@ class Chat:
                 import readline  # noqa: F401 - `input` edits lines with it
             self.console.print(f"{self.body['model']} at {self.client.base_url}", style="bold")
             self.console.print(HINT, style="dim")
-        while (line := self._read("> ")) not in (None, "/exit"):
+        while (line := self._line()) not in (None, "/exit"):
             if line == "/clear":
                 self._forget()
             elif line:
                 self._turn(line)
         return 1 if self.failed else 0
 
+    def _line(self) -> str | None:
+        """As `_read`. Ctrl-C drops the line: it may have been meant for an answer that is done."""
+        try:
+            return self._read("> ")
+        except KeyboardInterrupt:
+            self._write("\n")
+            return ""
+
     def _forget(self) -> None:
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
 
     def _read(self, prompt: str) -> str | None:
-        """A line without its end; None at the end of the input, and on Ctrl-C."""
+        """A line without its end; None at the end of the input."""
         try:
             return input(prompt if sys.stdin.isatty() else "").strip()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return None
 
     def _turn(self, line: str) -> None:
@@ -141,6 +149,9 @@ class Chat:
             while (answer := self._answer()).calls:
                 results = [self._result_of(call) for call in answer.calls.values()]
                 self.messages.extend(results)
+        except KeyboardInterrupt:  # instead of a tool's result
+            self._write("\n")
+            del self.messages[before:]
         except (StreamError, httpx.HTTPError, InputError) as error:
             del self.messages[before:]
             self.failed = True

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import pty
+import select
+import subprocess
 import sys
+import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +95,46 @@ def test_a_server_of_its_own(chat: Chat) -> None:
     code, _, err = chat([], "http://127.0.0.1:1", "--max-model-len", "512")
     assert code == 2
     assert "--max-model-len is for a server that is started here" in err
+
+
+def read_until(terminal: int, mark: bytes) -> bytes:
+    got = b""
+    deadline = time.monotonic() + 60
+    while mark not in got:
+        assert time.monotonic() < deadline, got
+        if select.select([terminal], [], [], 0.2)[0]:
+            got += os.read(terminal, 4096)
+    return got
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_chat(server: Any, tmp_path: Path) -> None:
+    numbers = {"type": "array", "items": {"type": "integer"}, "minItems": 300}
+    schema = json_file(tmp_path / "numbers.json", numbers)
+    code = "import sys; from formgate.gateway import cli; sys.exit(cli.main())"
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "chat", server.url, "--schema", schema],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=lambda: (os.setsid(), fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)),
+    )
+    try:
+        read_until(ours, b"> ")
+        os.write(ours, b"Count.\n")
+        read_until(ours, b"[")
+        os.write(ours, b"\x03")  # the terminal makes it a signal
+        assert b"]" not in read_until(ours, b"> ")
+        os.write(ours, b"\x03")  # at the prompt it drops the line
+        read_until(ours, b"> ")
+        os.write(ours, b"/exit\n")
+        assert process.wait(60) == 0
+        server.wait_until_idle()  # the server has noticed
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_the_bench_counts_what_the_server_counts(
