@@ -1,7 +1,10 @@
-# docker build -t formgate . && docker run --gpus all -p 8000:8000 formgate --model MODEL
-# The entry point takes the flags of `formgate serve`; without --model it serves the embedded one.
-FROM python:3.12-slim
-WORKDIR /opt/formgate
+# For NVIDIA GPUs; deploy/cpu.Dockerfile is the smaller image for a CPU.
+#   docker build -t formgate .
+#   docker run --gpus all --ipc=host -p 8000:8000 -v formgate-cache:/cache formgate MODEL
+# The arguments are those of `formgate serve`; without a model it serves the embedded one.
+FROM python:3.12-slim AS build
+RUN python -m venv /opt/formgate
+WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY gateway gateway
 COPY constrain constrain
@@ -9,10 +12,31 @@ COPY parsers parsers
 COPY engine engine
 COPY kernels kernels
 COPY embedded embedded
-# Triton builds its launcher with the C compiler at run time.
+RUN /opt/formgate/bin/pip install --no-cache-dir .
+
+FROM python:3.12-slim
+# Triton builds its launchers with the C compiler at run time. Debian keeps one version of each
+# package, so a pinned one would fail to install later.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/* \
-    && pip install --no-cache-dir .
+    && useradd --uid 10001 --create-home formgate \
+    && install -d -o formgate -g formgate /cache
+COPY --from=build /opt/formgate /opt/formgate
+# Downloads and compiled kernels outlive the container in the volume.
+ENV PATH=/opt/formgate/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HF_HOME=/cache/huggingface \
+    TRITON_CACHE_DIR=/cache/triton \
+    XDG_CACHE_HOME=/cache
+USER 10001:10001
+WORKDIR /home/formgate
+VOLUME /cache
 EXPOSE 8000
-ENTRYPOINT ["python", "-m", "formgate.gateway", "--host", "0.0.0.0"]
+STOPSIGNAL SIGTERM
+# A model may take minutes to download and load.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15m --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+# As process 1 formgate is its own init: it reaps orphans and passes signals on.
+ENTRYPOINT ["formgate", "serve", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,7 +1,7 @@
 """`formgate serve`, `formgate --version`: parses the command line, finds the model and runs the
 server until a signal stops it. A failure that the user can mend prints one line and exits with 1.
 A signal before the server is ready, or a second signal, exits with 128 + its number.
-`formgate template` prints a report and starts nothing.
+`formgate template` prints a report and starts nothing. The other commands are in `commands/`.
 """
 
 from __future__ import annotations
@@ -35,29 +35,39 @@ from formgate.gateway.serving.template_report import template_command
 
 T = TypeVar("T")
 
-USAGE = """usage: formgate serve [MODEL] [options]
-       formgate template MODEL_OR_FILE [--json]
-       formgate --version
+USAGE = """usage: formgate COMMAND ...
 
-Serves MODEL, a Hugging Face folder or hub name, over the OpenAI API;
-without MODEL, the small model that comes with formgate.
-`template` says how a model's chat template writes tool calls, and checks that they are read back.
+  serve [MODEL] [options]        serve MODEL over the OpenAI and Anthropic APIs; without MODEL,
+                                 the small model that comes with formgate
+  chat [URL|MODEL] [options]     talk in the terminal to a running server, or to one it starts
+  check SCHEMA [--json]          say how each keyword of a JSON Schema is enforced
+  template MODEL_OR_FILE [--json]
+                                 say how a chat template writes tool calls, and read them back
+  doctor [MODEL] [options]       find what would keep `serve` from running here, and what to do
+  bench URL [options]            measure a server at rising concurrency
+  --version
 
-`formgate serve --help` lists the options.
+MODEL is a Hugging Face folder or hub name, or a GGUF file.
+`formgate COMMAND --help` lists a command's options.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
-    match words[:1]:
-        case ["serve"]:
+    match words:
+        case ["serve", *_]:
             return serve(parse_serve(words[1:], prog="formgate serve"))
-        case ["template"]:
+        case ["template", *_]:
             return template_command(words[1:])
-        case ["--version" | "-V" | "version"]:
+        case ["check" | "doctor" | "chat" | "bench" as name, *_]:
+            # Late: a server needs none of them.
+            from formgate.gateway.commands.dispatch import run_command
+
+            return run_command(name, words[1:])
+        case ["--version" | "-V" | "version", *_]:
             print(f"formgate {importlib.metadata.version('formgate')}")
             return 0
-        case [] | ["--help" | "-h" | "help"]:
+        case [] | ["--help" | "-h" | "help", *_]:
             print(USAGE, end="")
             return 0
         case _:

@@ -79,6 +79,7 @@ LEVELS: dict[str, tuple[tuple[str, ...], ...]] = {
     "gateway": (
         ("entry",),
         ("library", "cli"),
+        ("commands",),
         ("serving",),
         ("http",),
         ("apis",),

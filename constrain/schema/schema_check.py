@@ -55,7 +55,8 @@ def _refusal(node: SchemaNode, keyword: str) -> ConstraintError:
     if not SHAPE_TESTS[entry.shape](node.schema[keyword]):
         why = f"its value must be {entry.shape.value}"
         return ConstraintError.at(path, why, code="invalid_schema", keyword=keyword)
-    return ConstraintError.at(path, f"it is not enforced. {entry.note}", keyword=keyword)
+    why = f"it is not enforced. {entry.note}".rstrip(". ")  # the message ends with a period
+    return ConstraintError.at(path, why, keyword=keyword)
 
 
 def _kind(value: Any) -> str:

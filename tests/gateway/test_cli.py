@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -166,9 +169,29 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"formgate {importlib.metadata.version('formgate')}\n"
     assert cli.main([]) == 0
-    assert "formgate serve [MODEL]" in capsys.readouterr().out
+    assert "  serve [MODEL] " in capsys.readouterr().out
     assert cli.main(["server"]) == 2
     assert "unknown command server" in capsys.readouterr().err
+
+
+def test_a_server_imports_no_other_command() -> None:
+    code = (
+        "import sys, formgate.gateway.cli, formgate.gateway.serving.server\n"
+        "print([name for name in sys.modules if name.startswith('formgate.gateway.commands')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["serve", "chat", "check", "template", "doctor", "bench"])
+def test_the_help_lists_each_command_and_each_has_its_own(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["--help"])
+    assert f"\n  {name} " in capsys.readouterr().out
+    with contextlib.suppress(SystemExit):
+        assert cli.main([name, "--help"]) == 0
+    assert f"usage: formgate {name}" in capsys.readouterr().out
 
 
 def one_line_error(capsys: pytest.CaptureFixture[str]) -> str:

@@ -1,0 +1,3 @@
+"""The commands beside `serve`: check a schema, examine a machine, chat, and measure a server. Each
+is imported only when it is called.
+"""
