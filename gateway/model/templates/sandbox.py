@@ -18,7 +18,7 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # Of one rendering. A conversation of 10,000 messages takes some 100,000 passes.
-MAX_STEPS = 2_000_000  # passes of loops, calls and filters: about a second
+MAX_STEPS = 1_000_000  # passes of loops, calls and filters: half a second
 MAX_TEXT = 1 << 26  # characters of one text
 MAX_MADE = 1 << 29  # characters of all texts, kept or not
 MAX_SECONDS = 5.0  # of the thread's CPU time, for the few steps that are long ones
