@@ -31,6 +31,7 @@ _LLAMA3 = {
 }
 # The models whose attention is scaled by hidden_size / heads instead of head_dim, by their layers.
 _SCALED_BY_WIDTH = {"gemma2": 46, "gemma3": 62}  # both 27B
+_MOST = 1 << 31  # of any size
 _END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
@@ -58,7 +59,7 @@ def gguf_config(header: GGUFHeader) -> dict[str, Any]:
 
 def _sizes(header: GGUFHeader, name: str) -> dict[str, Any]:
     heads = _of_every_layer(header, f"{name}.attention.head_count")
-    hidden = header.require(f"{name}.embedding_length", int)
+    hidden = _of_every_layer(header, f"{name}.embedding_length")
     embeddings = header.tensors.get("token_embd.weight")
     if embeddings is None or len(embeddings.shape) != 2:
         raise _error(header, "has no matrix token_embd.weight")
@@ -68,11 +69,11 @@ def _sizes(header: GGUFHeader, name: str) -> dict[str, Any]:
         "vocab_size": embeddings.shape[0],
         "hidden_size": hidden,
         "intermediate_size": _of_every_layer(header, f"{name}.feed_forward_length"),
-        "num_hidden_layers": header.require(f"{name}.block_count", int),
+        "num_hidden_layers": _of_every_layer(header, f"{name}.block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": _of_every_layer(header, f"{name}.attention.head_count_kv", heads),
         "head_dim": header.get(f"{name}.attention.key_length", int, hidden // max(heads, 1)),
-        "max_position_embeddings": header.require(f"{name}.context_length", int),
+        "max_position_embeddings": _of_every_layer(header, f"{name}.context_length"),
         "rms_norm_eps": header.require(f"{name}.attention.layer_norm_rms_epsilon", float),
         "tie_word_embeddings": "output.weight" not in header.tensors,
         "attention_bias": "blk.0.attn_q.bias" in header.tensors,
@@ -132,6 +133,8 @@ def _llama3_scaling(header: GGUFHeader, theta: float) -> dict[str, Any]:
     turns = _LLAMA3["original_max_position_embeddings"] / (2 * math.pi * theta**exponents)
     low, high = _LLAMA3["low_freq_factor"], _LLAMA3["high_freq_factor"]
     blend = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    if not (np.isfinite(factors) & (factors > 0)).all():
+        raise _error(header, f"has {ROPE_FACTORS} of an unknown rope scaling")
     expected = 1.0 / ((1 - blend) / largest + blend)
     if not np.allclose(factors, expected, rtol=1e-3):
         raise _error(header, f"has {ROPE_FACTORS} of an unknown rope scaling")
@@ -140,7 +143,7 @@ def _llama3_scaling(header: GGUFHeader, theta: float) -> dict[str, Any]:
 
 def _gemma(header: GGUFHeader, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     by_width = fields["num_hidden_layers"] == _SCALED_BY_WIDTH[name]
-    width = fields["hidden_size"] // fields["num_attention_heads"]
+    width = fields["hidden_size"] // max(fields["num_attention_heads"], 1)
     found: dict[str, Any] = {
         "sliding_window": header.require(f"{name}.attention.sliding_window", int),
         "query_pre_attn_scalar": width if by_width else fields["head_dim"],
@@ -161,10 +164,16 @@ def _of_every_layer(header: GGUFHeader, key: str, default: int | None = None) ->
     if value is None:
         raise _error(header, f"has no {key}")
     if isinstance(value, int):
-        return value
+        return _size(header, key, value)
     if len(set(value)) != 1:
         raise _error(header, f"has layers that differ in {key}")
-    return int(value[0])
+    return _size(header, key, value[0])
+
+
+def _size(header: GGUFHeader, key: str, value: int | float) -> int:
+    if not isinstance(value, int) or not 0 <= value <= _MOST:
+        raise _error(header, f"has {key} {value}, which is no size")
+    return value
 
 
 def _dtype(header: GGUFHeader) -> str:

@@ -25,6 +25,7 @@ MOST_ITEMS = 1 << 23  # of all arrays together
 MOST_DIMENSIONS = 4
 MOST_NAME_BYTES = 1024
 DEFAULT_ALIGNMENT = 32
+MOST_MESSAGE = 1000  # characters of an error
 
 _FLOAT32, _BOOL, _STRING, _ARRAY = 6, 7, 8, 9
 # Kind of a value -> (struct format, bytes).
@@ -68,7 +69,16 @@ TYPES: Mapping[int, StorageType] = {
 
 
 class GGUFError(ValueError):
-    """The file cannot be used. The message is one line that begins with its name."""
+    """The file cannot be used. The message is one line that begins with its name. Texts of the file
+    are escaped in it: they may hold line ends and a terminal's commands.
+    """
+
+    def __init__(self, message: str) -> None:
+        shown = "".join(
+            one if one.isprintable() else one.encode("unicode_escape").decode()
+            for one in message[:MOST_MESSAGE]
+        )
+        super().__init__(shown)
 
 
 @dataclass(frozen=True, slots=True)

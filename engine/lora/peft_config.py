@@ -34,21 +34,37 @@ CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 SPECIAL = frozenset("^$*+?()[]{}|\\")
 
 
+class Pattern:
+    """Numbers for modules, each by the end of its name. A look-up takes as long as the module's
+    name is, however many names a file lists: it holds the interpreter's lock beside the steps.
+    """
+
+    def __init__(self, numbers: Mapping[str, float]) -> None:
+        self._found = {name: (at, value) for at, (name, value) in enumerate(numbers.items())}
+
+    def of(self, module: str, default: float) -> float:
+        """The number of the first listed name that the module's ends with, at a dot."""
+        parts = module.split(".")
+        ends = (".".join(parts[at:]) for at in range(len(parts)))
+        found = [self._found[end] for end in ends if end in self._found]
+        return min(found)[1] if found else default
+
+
 @dataclass(frozen=True, slots=True)
 class PeftConfig:
     rank: int
     alpha: float
     rslora: bool  # https://arxiv.org/abs/2312.03732
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
+    rank_pattern: Pattern
+    alpha_pattern: Pattern
 
     def rank_of(self, module: str) -> int:
         """`module`: its name in the checkpoint."""
-        return int(_of_pattern(self.rank_pattern, module, self.rank))
+        return int(self.rank_pattern.of(module, self.rank))
 
     def scale_of(self, module: str, rank: int) -> float:
         """The factor of B @ A."""
-        alpha = _of_pattern(self.alpha_pattern, module, self.alpha)
+        alpha = self.alpha_pattern.of(module, self.alpha)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
@@ -79,7 +95,9 @@ def read_peft_config(folder: Path) -> PeftConfig:
     for name, value in ranks.items():
         if not _is_rank(value):
             raise AdapterError(f"{where}rank_pattern: {_shown(value)} of {_shown(name)} is no rank")
-    return PeftConfig(rank, float(alpha), bool(fields.get("use_rslora")), ranks, alphas)
+    return PeftConfig(
+        rank, float(alpha), bool(fields.get("use_rslora")), Pattern(ranks), Pattern(alphas)
+    )
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -116,14 +134,6 @@ def _pattern(fields: Mapping[str, Any], name: str, where: str) -> dict[str, Any]
         if not _is_number(value):
             raise AdapterError(f"{where}{name}: {_shown(value)} of {_shown(key)} is no number")
     return given
-
-
-def _of_pattern(pattern: Mapping[str, float], module: str, default: float) -> float:
-    """The number of the first name that the module's ends with, at a dot."""
-    for name, value in pattern.items():
-        if module == name or module.endswith(f".{name}"):
-            return value
-    return default
 
 
 def _is_number(value: Any) -> bool:

@@ -24,6 +24,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLED_FILES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 PREFIX = "base_model.model."  # PEFT's wrappers around the model
 DTYPES = ("F32", "F16", "BF16")
+# Of the largest models it has 1 MB. Reading one holds the interpreter's lock: no step runs.
+MAX_HEADER_BYTES = 8 << 20
 HASHED_BYTES = 8 << 20  # hashed by one thread at a time
 DIGEST_SIZE = 16  # bytes
 
@@ -68,7 +70,7 @@ class PeftReader:
         with _opened(path) as file:
             modules = _modules_of(file, path)
             ranks = self._ranks(file, path, modules, config)
-            weights = self._weights(file, modules, config, ranks)
+            weights = self._weights(file, path, modules, config, ranks)
         return HostAdapter(tuple(ranks), weights, self._content(ranks, weights))
 
     def _ranks(
@@ -109,7 +111,12 @@ class PeftReader:
         return ranks
 
     def _weights(
-        self, file: Any, modules: dict[str, _Module], config: PeftConfig, ranks: list[int]
+        self,
+        file: Any,
+        path: Path,
+        modules: dict[str, _Module],
+        config: PeftConfig,
+        ranks: list[int],
     ) -> torch.Tensor:
         sizes = self.targets.whole_sizes()
         layout = Layout.of(ranks, sizes)
@@ -117,7 +124,14 @@ class PeftReader:
         for name, module in modules.items():
             a, b = file.get_tensor(module.a), file.get_tensor(module.b)
             rank = a.shape[0]
-            b = b.float() * config.scale_of(name, rank)
+            a, b = a.to(self.dtype), (b.float() * config.scale_of(name, rank)).to(self.dtype)
+            for side, matrix in (("A", a), ("B", b)):
+                if not matrix.isfinite().all():
+                    # Every answer would end as the server's own fault.
+                    raise AdapterError(
+                        f"{path}: {PREFIX}{name}.lora_{side}.weight, scaled, holds numbers that "
+                        f"{str(self.dtype).removeprefix('torch.')} does not: NaN or infinity"
+                    )
             first = 0  # output of `b`
             for index in self.targets.find(name):
                 inputs, outputs = sizes[index]
@@ -165,11 +179,23 @@ def _modules_of(file: Any, path: Path) -> dict[str, _Module]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
+        _check_header(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except (SafetensorError, OSError) as error:
         logger.warning("%s cannot be read: %s", path, " ".join(str(error).split()))
         raise AdapterError(f"{path} is damaged or cannot be read") from error
+
+
+def _check_header(path: Path) -> None:
+    """Raises AdapterError for a header too long to read; its length comes first in the file."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MAX_HEADER_BYTES:
+        raise AdapterError(
+            f"{path} is damaged or cannot be read: its header has {length} bytes, of which at most "
+            f"{MAX_HEADER_BYTES} are read"
+        )
 
 
 def _missing(folder: Path) -> str:

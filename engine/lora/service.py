@@ -53,10 +53,9 @@ class AdapterService:
             try:
                 library.load(source)
             except AdapterError as error:
-                problem = f"--lora-modules: {source.name}: {error}"
                 if not config.skip_bad_adapters:
-                    raise AdapterError(problem) from error
-                logger.error("%s", problem)
+                    raise AdapterError(f"--lora-modules: {source.name}: {error}") from error
+                logger.error("the adapter %s is lost: %s", source.name, error)
 
     @property
     def is_changing(self) -> bool:

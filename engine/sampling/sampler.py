@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Sequence as ReadSequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -18,6 +19,7 @@ from formgate.engine.devices import to_device, to_host
 from formgate.engine.messages import PositionLogprobs, TokenTrace
 from formgate.engine.sampling.logprobs import Logprobs, compute_logprobs
 from formgate.engine.sampling.penalties import Penalties, TokenCounts, is_penalized
+from formgate.engine.sampling.request_bias import BatchBias, RequestBias, has_bias
 from formgate.engine.sampling.trace import Traces, launch_traces
 from formgate.engine.sequence import Sequence
 from formgate.kernels.apply_bitmask import apply_bitmask
@@ -69,10 +71,10 @@ class _Plan:
     """The sampling parameters of a batch as tensors; reused while the batch has the same rows."""
 
     sequences: list[Sequence]
-    static_rows: torch.Tensor | None = None  # int64 [m]
-    static_bias: torch.Tensor | None = None  # float32 [m, vocab]
+    bias: BatchBias | None = None
     penalties: Penalties | None = None
-    bad_word_rows: list[int] = field(default_factory=list)  # with words of several tokens
+    # Rows with bad words of several tokens.
+    bad_words: list[tuple[int, RequestBias]] = field(default_factory=list)
     min_token_rows: list[int] = field(default_factory=list)
     logprob_rows: list[int] = field(default_factory=list)
     num_top: list[int] = field(default_factory=list)
@@ -103,6 +105,7 @@ class Sampler:
         self.device = device
         self._generator = torch.Generator().manual_seed(seed)
         self._counts = TokenCounts(vocab_size, device)
+        self._biases: WeakKeyDictionary[Sequence, RequestBias] = WeakKeyDictionary()
         self._plan = _Plan([])
 
     def warm_up(self, logits: torch.Tensor, bitmask: torch.Tensor) -> None:
@@ -177,14 +180,12 @@ class Sampler:
 
     def _apply_bias_and_penalties(self, logits: torch.Tensor, plan: _Plan) -> None:
         """Apply every change of the logits that precedes the mask."""
-        if plan.static_rows is not None and plan.static_bias is not None:
-            logits.index_add_(0, plan.static_rows, plan.static_bias)
+        if plan.bias is not None:
+            plan.bias.apply(logits)
         banned = [
-            (row, word[-1])
-            for row in plan.bad_word_rows
-            for word in plan.sequences[row].params.bad_words
-            if len(word) > 1 and word[-1] < self.vocab_size
-            if _output_ends_with(plan.sequences[row], word[:-1])
+            (row, token_id)
+            for row, request in plan.bad_words
+            for token_id in request.banned_after(plan.sequences[row])
         ]
         if banned:
             rows, tokens = self._index(banned).unbind(1)
@@ -236,15 +237,15 @@ class Sampler:
 
     def _make_plan(self, sequences: list[Sequence]) -> _Plan:
         plan = _Plan(sequences)
-        biased: list[int] = []
+        biased: list[tuple[int, RequestBias]] = []
         penalized: list[int] = []
         for row, sequence in enumerate(sequences):
             params = sequence.params
-            has_short_word = any(len(word) == 1 for word in params.bad_words)
-            if params.logit_bias or params.allowed_token_ids is not None or has_short_word:
-                biased.append(row)
-            if any(len(word) > 1 for word in params.bad_words):
-                plan.bad_word_rows.append(row)
+            if has_bias(params):
+                request = self._bias_of(sequence)
+                biased.append((row, request))
+                if request.endings:
+                    plan.bad_words.append((row, request))
             if is_penalized(params):
                 penalized.append(row)
             if params.min_tokens > sequence.num_output_tokens:
@@ -257,9 +258,7 @@ class Sampler:
             if params.temperature > 0.0 and params.seed is not None:
                 plan.seeded_rows.append(row)
         if biased:
-            plan.static_rows = self._index(biased)
-            biases = [self._static_bias(sequences[row]) for row in biased]
-            plan.static_bias = to_device(torch.stack(biases), self.device)
+            plan.bias = BatchBias.of(biased, self.device)
         if penalized:
             plan.penalties = Penalties(penalized, sequences, self.device)
         if plan.logprob_rows:
@@ -280,22 +279,11 @@ class Sampler:
         if any(p.min_p > 0.0 for p in drawn):
             plan.min_p = self._numbers([p.min_p for p in params])
 
-    def _static_bias(self, sequence: Sequence) -> torch.Tensor:
-        """float32 [vocab] on the CPU: logit_bias, and -inf for excluded tokens. Ids past the
-        vocabulary are ignored.
-        """
-        params = sequence.params
-        bias = torch.zeros(self.vocab_size)
-        if params.allowed_token_ids is not None:
-            bias.fill_(-math.inf)
-            bias[[t for t in params.allowed_token_ids if t < self.vocab_size]] = 0.0
-        for token_id, value in (params.logit_bias or {}).items():
-            if token_id < self.vocab_size:
-                bias[token_id] += value
-        for word in params.bad_words:
-            if len(word) == 1 and word[0] < self.vocab_size:
-                bias[word[0]] = -math.inf
-        return bias
+    def _bias_of(self, sequence: Sequence) -> RequestBias:
+        known = self._biases.get(sequence)
+        if known is None:
+            known = self._biases[sequence] = RequestBias.of(sequence.params, self.vocab_size)
+        return known
 
     def _index(self, numbers: list[int] | list[tuple[int, int]] | None) -> torch.Tensor:
         return to_device(torch.tensor(numbers, dtype=torch.int64), self.device)
@@ -308,10 +296,3 @@ def _seeded_uniform(seed: int, num_output_tokens: int) -> float:
     """A number in [0, 1) that depends on no batch, device or preemption."""
     digest = hashlib.blake2b(f"{seed}:{num_output_tokens}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 40) * 2.0**-24
-
-
-def _output_ends_with(sequence: Sequence, tokens: tuple[int, ...]) -> bool:
-    return (
-        sequence.num_output_tokens >= len(tokens)
-        and tuple(sequence.token_ids[-len(tokens) :]) == tokens
-    )

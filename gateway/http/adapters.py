@@ -15,6 +15,7 @@ from formgate.gateway.served_models import ServedModels, wrong_adapter_name
 from formgate.gateway.server_config import ServerConfig
 
 CONFIG_FILE = "adapter_config.json"
+_NO_NAMES = frozenset({"", ".", ".."})  # parts of a path; an absolute one begins with an empty part
 
 
 class AdapterAccess:
@@ -106,8 +107,12 @@ class AdapterAccess:
 
 
 def adapter_in(root: Path, name: str) -> Path | None:
-    """The folder `name` of `root` if it holds an adapter; None also if it lies outside `root`."""
-    if wrong_adapter_name(name) is not None:
+    """The folder `name` of `root` if it holds an adapter; None also if it lies outside `root`.
+
+    Of the many ways to write a path, only the plain one is a name: each name that a client finds
+    is an entry of its own, which stays.
+    """
+    if wrong_adapter_name(name) is not None or _NO_NAMES & {*name.split("/")}:
         return None
     try:
         root = root.resolve()

@@ -14,13 +14,22 @@ import jinja2.ext
 import jinja2.meta
 from jinja2 import nodes
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from formgate.gateway.model.templates.sandbox import (
+    BoundedSandbox,
+    TemplateTooCostly,
+    bounded,
+    rendered,
+)
 from formgate.parsers.formats.format import Format
 
 
 class ChatTemplateError(ValueError):
     """The template refused its input or is invalid."""
+
+
+class CostlyTemplateError(ChatTemplateError):
+    """The template takes more time or memory than any conversation may."""
 
 
 class ChatTemplate:
@@ -39,8 +48,9 @@ class ChatTemplate:
         self.tool_format = tool_format
         try:
             environment = _environment()
-            self._template = environment.from_string(source)
-            unknown = jinja2.meta.find_undeclared_variables(environment.parse(source))
+            with bounded():  # what is constant is computed now
+                self._template = environment.from_string(source)
+                unknown = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateError as error:
             raise ChatTemplateError(f"the chat template is not valid Jinja: {error}") from error
         # Firefunction's template takes the tools as text, named `functions`, and the time.
@@ -75,7 +85,9 @@ class ChatTemplate:
         if self._wants_time:
             variables.setdefault("datetime", _strftime_now("%b %d %Y %H:%M:%S"))
         try:
-            return self._template.render(variables)
+            return rendered(self._template, variables)
+        except TemplateTooCostly as error:
+            raise CostlyTemplateError(f"it cannot be rendered: {error}") from error
         except jinja2.TemplateError as error:
             raise ChatTemplateError(str(error)) from error
         except Exception as error:
@@ -93,6 +105,8 @@ class ChatTemplate:
         probe = "probe text"
         try:
             return probe not in self.render([{"role": "user", "content": probe}])
+        except CostlyTemplateError as error:  # each further probe would take as long
+            raise ChatTemplateError(f"the chat template is refused: {error}") from error
         except ChatTemplateError:
             pass
         try:
@@ -137,21 +151,14 @@ class ChatTemplate:
             return ""
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Nothing given can be changed, but a template may append to lists, as it does to its own."""
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        appends = isinstance(obj, list) and attr == "append"
-        return appends or super().is_safe_attribute(obj, attr, value)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = _Sandbox(
+def _environment() -> BoundedSandbox:
+    environment = BoundedSandbox(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=[_GenerationTag, jinja2.ext.loopcontrols],
     )
     environment.filters["tojson"] = _tojson
+    environment.bound_filters()
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment

@@ -4,6 +4,7 @@ are known: byte-level BPE ("gpt2"), whose splitting rule has a name, and sentenc
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,9 @@ _OTHER_NAMES = {
 _WHOLE_PARTS = ("llama-bpe", "tekken")
 _BEGINS_BY_DEFAULT = ("llama-bpe", "tekken")
 
-_LONGEST_PIECE = 1024  # characters; a longer one is a damaged file's
+# Characters. Longer pieces are a damaged file's; the largest published vocabularies have 2,000,000.
+_LONGEST_PIECE = 128
+_MOST_PIECE_CHARS = 1 << 24
 
 _NAMED = {
     "bos_token": "bos_token_id",
@@ -71,7 +74,7 @@ def gguf_tokenizer(header: GGUFHeader) -> tuple[dict[str, Any], dict[str, Any]]:
     tokens: list[str] = header.require("tokenizer.ggml.tokens", list)
     if not all(isinstance(token, str) for token in tokens):
         raise GGUFError(f"{header.path.name}: tokenizer.ggml.tokens are not strings")
-    kinds = header.metadata.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
+    kinds = header.get("tokenizer.ggml.token_type", (array, list)) or [_NORMAL] * len(tokens)
     if len(kinds) != len(tokens):
         raise GGUFError(f"{header.path.name} has {len(kinds)} token types for {len(tokens)} tokens")
     model = header.require("tokenizer.ggml.model", str)
@@ -152,9 +155,14 @@ def _begins_by_default(header: GGUFHeader) -> bool:
 def _sentencepiece(
     header: GGUFHeader, vocab: dict[str, int], tokens: Sequence[str]
 ) -> dict[str, Any]:
-    scores = header.metadata.get("tokenizer.ggml.scores")
+    scores = header.get("tokenizer.ggml.scores", array)
     if scores is None or len(scores) != len(tokens):
         raise GGUFError(f"{header.path.name} has no tokenizer.ggml.scores for all tokens")
+    if sum(map(len, vocab)) > _MOST_PIECE_CHARS:
+        raise GGUFError(
+            f"{header.path.name}: tokenizer.ggml.tokens have more than {_MOST_PIECE_CHARS} "
+            "characters"
+        )
     spaced = header.get("tokenizer.ggml.add_space_prefix", bool, True)
     marks: list[dict[str, Any]] = [
         {"type": "Replace", "pattern": {"String": " "}, "content": SPACE_MARK}

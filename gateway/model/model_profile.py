@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from formgate.gateway.model.chat_template import ChatTemplate, ChatTemplateError
+from formgate.gateway.model.conversation_rewriting import renderer_of
 from formgate.gateway.model.sampling import SamplingDefaults, load_sampling_defaults
 from formgate.gateway.model.templates.choosing import FormatChoice, choose_format, choose_reasoning
 from formgate.gateway.model.tokenizer import Tokenizer
@@ -76,6 +77,7 @@ def load_model_profile(
     )
     if template is not None:
         template.tool_format = tool_format
+        renderer_of(template)  # probes the template, which no request has to wait for
     if reasoning is not None and template is not None and _prompt_decides(template, reasoning):
         reasoning = dataclasses.replace(reasoning, may_open=False)
     return ModelProfile(

@@ -7,7 +7,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from formgate.engine.adapter import AdapterSource
 from formgate.engine.messages import (
     AdapterInfo,
     AdaptersChanged,
@@ -46,19 +48,18 @@ class AdapterDesk:
         if waiting is not None and not waiting.done():
             waiting.set_result(change.error)
 
-    def engine_ready(self, adapters: Sequence[AdapterInfo], *, restore: bool) -> None:
-        """An engine has started with these. With `restore`, it is told what the last one had been
-        told since its own start.
-        """
-        before = dict(self.known)
+    def engine_ready(self, adapters: Sequence[AdapterInfo]) -> None:
+        """An engine has started with these."""
         self._set(adapters)
-        if not restore or not before:
-            return
-        for name in self.known.keys() - before.keys():
-            self._send(UnloadAdapter("", name))
-        for name, info in before.items():
-            if self.known.get(name) != info:
-                self._send(LoadAdapter("", name, info.path, info.base_model_name, replace=True))
+
+    def sources(self) -> tuple[AdapterSource, ...]:
+        """What the next engine has to load to serve the same names. They are part of its start: a
+        name is never unknown for a while, nor lost with an engine that dies while it reads them.
+        """
+        return tuple(
+            AdapterSource(name, Path(info.path), info.base_model_name)
+            for name, info in self.known.items()
+        )
 
     def engine_ended(self) -> None:
         for waiting in self._waiting.values():

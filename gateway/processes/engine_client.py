@@ -104,6 +104,7 @@ class EngineClient:
             timeout=timeout,
             on_progress=on_progress,
             on_restart=metrics.engine_restarting,
+            adapters=self.adapters.sources,
         )
         self._events: asyncio.Task[None] | None = None
         self._stopping = False
@@ -279,8 +280,7 @@ class EngineClient:
             max_loras=self._config.adapter_slots,
         )
         self._commands = commands
-        # One client tells a new engine what the last one had been told.
-        self.adapters.engine_ready(ready.adapters, restore=self._client == 0)
+        self.adapters.engine_ready(ready.adapters)
         self.ready = ready
         was_ready, self.state = self.state == "ready", "ready"
         assert self._first_ready is not None

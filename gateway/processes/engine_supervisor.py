@@ -16,6 +16,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from formgate.engine.adapter import AdapterSource
 from formgate.engine.config import EngineConfig
 from formgate.engine.messages import (
     AdaptersChanged,
@@ -83,8 +84,10 @@ class EngineSupervisor:
         timeout: float = ENGINE_TIMEOUT,
         on_progress: Callable[[LoadProgress], None] | None = None,
         on_restart: Callable[[], None] | None = None,
+        adapters: Callable[[], tuple[AdapterSource, ...]] | None = None,
     ) -> None:
-        """`timeout`: see ProcessWatchdog. `more_clients`: (command, event) addresses of the other
+        """`timeout`: see ProcessWatchdog. `adapters`: those that an engine that is started again
+        has to load; None: the config's. `more_clients`: (command, event) addresses of the other
         processes that the engine serves. `on_restart` is called after a ready engine exits."""
         self._user = user
         self._config = config
@@ -94,6 +97,7 @@ class EngineSupervisor:
         self._timeout = timeout
         self._on_progress = on_progress
         self._on_restart = on_restart
+        self._adapters = adapters
         self._was_ready = False  # the current process
 
     async def run(self) -> None:
@@ -110,7 +114,8 @@ class EngineSupervisor:
                     raise EngineStartError(failure)
                 first = False
                 # What has become of an adapter must not keep the model from its clients.
-                self._config = replace(self._config, skip_bad_adapters=True)
+                adapters = self._config.adapters if self._adapters is None else self._adapters()
+                self._config = replace(self._config, adapters=adapters, skip_bad_adapters=True)
                 delay = (
                     FIRST_RESTART_DELAY if self._was_ready else min(2 * delay, MAX_RESTART_DELAY)
                 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from formgate.gateway.errors import bad_request
 from formgate.gateway.protocol.content_constraint import (
@@ -96,9 +97,7 @@ def _unknown_constraints(body: Body, at: str) -> Iterator[tuple[str, str]]:
         if value is None or is_tag or is_schema:
             continue
         if not at and name in _WRAPPERS and isinstance(value, dict):
-            for inner in value:
-                if body.constraint_names.fullmatch(inner) and value[inner] is not None:
-                    yield f"{name}.{inner}", inner
+            yield from _wrapped_constraints(body, value, name)
             continue
         if isinstance(body, StructuredOutputs):
             refused = name not in _TOLERATED
@@ -119,6 +118,14 @@ def _unknown_constraints(body: Body, at: str) -> Iterator[tuple[str, str]]:
                     break
                 if name != "tools" or getattr(item, "type", None) in _FUNCTIONS:
                     yield from _unknown_constraints(item, f"{here}[{i}]")
+
+
+def _wrapped_constraints(body: Body, wrapped: dict[str, Any], at: str) -> Iterator[tuple[str, str]]:
+    for inner, value in wrapped.items():
+        if body.constraint_names.fullmatch(inner) and value is not None:
+            yield f"{at}.{inner}", inner
+        elif inner in _WRAPPERS and isinstance(value, dict):
+            yield from _wrapped_constraints(body, value, f"{at}.{inner}")
 
 
 def _structured_outputs(request: GenerationRequest) -> list[ContentConstraint]:

@@ -24,9 +24,12 @@ class ToolNames:
             if name in taken:
                 continue
             plain = _OTHER.sub("_", name)
-            if plain in taken:
-                suffix = "_" + hashlib.sha256(name.encode()).hexdigest()[:8]
-                plain = plain[: _MAX_CHARS - len(suffix)] + suffix
+            short = plain
+            digest = name.encode()
+            while plain in taken:  # a tool may be named as another's suffix makes it, too
+                digest = hashlib.sha256(digest).digest()
+                suffix = "_" + digest.hex()[:8]
+                plain = short[: _MAX_CHARS - len(suffix)] + suffix
             taken.add(plain)
             self._written[name] = plain
         self._given = {plain: name for name, plain in self._written.items()}

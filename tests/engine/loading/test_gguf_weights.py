@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,12 @@ def test_what_is_not_computed_is_refused(tmp_path: Path) -> None:
     assert "different lengths" in refused(**{"llama.attention.value_length": 8})
     assert "layers that differ" in refused(**{"llama.attention.head_count_kv": [2, 1, 2]})
     assert "holds a str" in refused(**{"llama.embedding_length": "wide"})
+    for key in ("attention.head_count", "embedding_length", "block_count", "context_length"):
+        for wrong in (3_000_000_000, [math.nan], [2.0]):
+            message = refused(**{f"llama.{key}": wrong})
+            assert f"llama.{key}" in message
+    zeros = np.zeros(8, np.float32)
+    assert "unknown rope scaling" in refused(tensors={"rope_freqs.weight": zeros})
     factors = np.linspace(1, 9, 8, dtype=np.float32)
     assert "unknown rope scaling" in refused(tensors={"rope_freqs.weight": factors})
     assert "no matrix token_embd.weight" in refused(drop=("token_embd.weight",))

@@ -5,6 +5,7 @@ at the start and while others run.
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from formgate.engine.adapter import AdapterError, AdapterSource
 from formgate.engine.loading.weights import load_model_config
+from formgate.engine.lora.peft_config import Pattern
 from formgate.engine.lora.peft_folder import PeftReader
 from formgate.engine.lora.targets import Targets
 from formgate.engine.messages import LoadAdapter
@@ -54,7 +56,26 @@ def put(name: str, *shape: int, dtype=torch.float32):
     return weights(lambda tensors: tensors.update({name: torch.zeros(shape, dtype=dtype)}))
 
 
+def long_header(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes((20 << 20).to_bytes(8, "little") + b"{" + b" " * ((20 << 20) - 2) + b"}")
+
+
+def fill(value: float, dtype=torch.float32):
+    name = f"{Q}.lora_B.weight"
+    return weights(
+        lambda tensors: tensors.update({name: torch.full(tensors[name].shape, value, dtype=dtype)})
+    )
+
+
 BAD = {
+    "a long header": (long_header, "its header has 20971520 bytes"),
+    "nan": (fill(math.nan), "self_attn.q_proj.lora_B.weight, scaled, holds numbers that float32"),
+    "infinity": (fill(-math.inf), "does not: NaN or infinity"),
+    "too large when scaled": (
+        lambda folder: (fill(3e38)(folder), config(lora_alpha=1e6)(folder)),
+        "lora_B.weight, scaled, holds numbers that float32 does not",
+    ),
     "no config": (lambda f: (f / "adapter_config.json").unlink(), "no adapter_config.json"),
     "no weights": (
         lambda f: (f / "adapter_model.safetensors").unlink(),
@@ -135,6 +156,17 @@ def test_what_is_refused(reader, make_adapter, spoil, message) -> None:
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 500
+
+
+def test_many_patterns_cost_nothing() -> None:
+    """The first listed name decides, however many there are and wherever it stands."""
+    listed = {f"m{number}": 1.0 for number in range(50_000)} | {"x.q": 2.0, "q": 3.0, "a.x.q": 4.0}
+    pattern = Pattern(listed)
+    assert [pattern.of("a.x.q", 9.0) for _ in range(50_000)] == [2.0] * 50_000
+    assert pattern.of("b.q", 9.0) == 3.0
+    assert pattern.of("q", 9.0) == 3.0
+    assert pattern.of("aq", 9.0) == 9.0
+    assert pattern.of("m7.weight", 9.0) == 9.0
 
 
 def test_a_path_that_is_no_folder(reader, tmp_path) -> None:

@@ -1,4 +1,5 @@
 import math
+import random
 
 import pytest
 import torch
@@ -129,6 +130,41 @@ def test_bad_words():
     assert choose(word, values, output=(11, 12)) == 8
     assert choose(word, values, output=(12, 11)) == 7
     assert choose(word, values, prompt=(1, 5)) == 7  # the prompt's tokens begin no word
+
+
+def test_what_requests_change_does_not_depend_on_the_batch():
+    """Rows with every mix of allowed tokens, bias and bad words, against plain arithmetic, while
+    rows come and go."""
+    generator = random.Random(0)
+    sampler, rows = make_sampler(), []
+    for number in range(60):
+        fields, output = {}, [generator.randrange(VOCAB) for _ in range(number % 5)]
+        tokens = [generator.randrange(VOCAB + 9) for _ in range(12)]
+        if number % 2:
+            fields["allowed_token_ids"] = (*range(20), *tokens, tokens[0])
+        if number % 3:
+            fields["logit_bias"] = {token: generator.uniform(-3, 3) for token in tokens}
+        if number % 4:
+            words = [(*output[-length:], tokens[length]) for length in range(number % 5)]
+            fields["bad_words"] = (*words, (tokens[5],), (tokens[5],), (1, 2, 3, 4, 5, 6))
+        rows.append(sequence(output=output, **fields))
+    for _ in range(4):
+        generator.shuffle(rows)
+        batch = rows[:40]
+        logits = torch.randn(len(batch), PADDED, generator=torch.Generator().manual_seed(1))
+        expected = []
+        for row, one in zip(logits[:, :VOCAB].clone(), batch, strict=True):
+            params = one.params
+            for token, value in (params.logit_bias or {}).items():
+                if token < VOCAB:
+                    row[token] += value
+            for token in range(VOCAB):
+                output = (*one.token_ids[one.num_prompt_tokens :], token)
+                ends_a_word = any(output[-len(word) :] == word for word in params.bad_words)
+                if ends_a_word or token not in (params.allowed_token_ids or range(VOCAB)):
+                    row[token] = -math.inf
+            expected.append(int(row.argmax()))
+        assert sampler.sample(logits, batch).token_ids == expected
 
 
 def test_repetition_penalty_sees_prompt_and_output():

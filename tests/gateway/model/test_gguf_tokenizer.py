@@ -221,6 +221,12 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "types": (lambda m: m["tokenizer.ggml.token_type"].pop(), "token types for"),
     "numbers": (lambda m: m.update({"tokenizer.ggml.tokens": [1, 2]}), "holds a array"),
     "eos": (lambda m: m.update({"tokenizer.ggml.eos_token_id": 9999}), "is 9999, which is none"),
+    "types of no list": (lambda m: m.update({"tokenizer.ggml.token_type": 3}), "holds a int"),
+    "scores of no list": (
+        lambda m: m.update({"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": 3}),
+        "tokenizer.ggml.scores holds a int",
+    ),
+    "terminal": (lambda m: m.update({"tokenizer.ggml.model": "\n\x1b[31m"}), r"\n\x1b[31m"),
     "scores": (lambda m: m.update({"tokenizer.ggml.model": "llama"}), "no tokenizer.ggml.scores"),
 }
 
@@ -234,3 +240,15 @@ def test_a_bad_tokenizer_is_one_line(name: str, tmp_path: Path) -> None:
         read(tmp_path, metadata)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_pieces_whose_cuts_take_for_ever_are_refused(tmp_path: Path) -> None:
+    tokens = ["a" * length for length in range(1, 6000)]
+    metadata = {
+        "general.architecture": "llama",
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [0.0] * len(tokens),
+    }
+    with pytest.raises(GGUFError, match="have more than 16777216 characters"):
+        read(tmp_path, metadata)

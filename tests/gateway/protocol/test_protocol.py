@@ -150,6 +150,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"format": "json", "ebnf": "root ::= x"}, "format"),
     ({"format": "yaml"}, "format"),
     ({"extra_body": {"top_k": 3, "guided_json": {}}}, "extra_body.guided_json"),
+    (
+        {"extra_body": {"extra_body": {"options": {"guided_json": {}}}}},
+        "extra_body.extra_body.options.guided_json",
+    ),
     ({"sampling_params": {"regex": "a"}}, "sampling_params.regex"),
     ({"grammar_lazy": True, "grammar": "root ::= x"}, "grammar_lazy"),
     ({"response_format": {"type": "json"}}, "response_format.value"),
