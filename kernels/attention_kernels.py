@@ -261,8 +261,8 @@ def combine_kernel(
     SPLITS: tl.constexpr,
     SINKS: tl.constexpr,
 ) -> None:
-    """Grid (num_seqs * TILE_TOKENS, heads): combines the partial results of a row's splits, and joins
-    the head's sink.
+    """Grid (num_seqs * TILE_TOKENS, heads): combines the partial results of a row's splits, and
+    joins the head's sink.
     """
     seq_row = tl.program_id(0)
     head = tl.program_id(1)

@@ -4,6 +4,7 @@ unpacked in registers.
 
 import torch
 
+from formgate.kernels.experts.gate import PLAIN_GATE, Gate, gated_tile
 from formgate.kernels.experts.quantized_weights import PackedExperts
 from formgate.kernels.experts.sort_by_expert import SortedPairs
 from formgate.kernels.jit import tl, triton
@@ -18,6 +19,7 @@ def _packed_expert_kernel(
     x_ptr,
     words_ptr,
     groups_ptr,
+    bias_ptr,
     out_ptr,
     pairs_ptr,
     ends_ptr,
@@ -27,6 +29,9 @@ def _packed_expert_kernel(
     out_features,
     num_groups,
     GATED: tl.constexpr,
+    BIASED: tl.constexpr,
+    ALPHA: tl.constexpr,
+    LIMIT: tl.constexpr,
     TOP_K: tl.constexpr,
     BITS: tl.constexpr,
     SCALE_BFLOAT16: tl.constexpr,
@@ -86,10 +91,10 @@ def _packed_expert_kernel(
                     values = pair_values(pairs, of_group >> 16, BITS, TYPE, BFLOAT16, NATIVE)
                     product = tl.dot(values, x, product, input_precision="ieee")
                 acc += product * scales_of(of_group, SCALE_BFLOAT16)[:, None]
+        if BIASED:
+            acc += tl.load(bias_ptr + expert * matrix_rows + matrix_row).to(tl.float32)[:, None]
         if GATED:
-            halves = tl.permute(tl.reshape(acc, (2, TILE, ROWS)), (1, 2, 0))
-            gate, up = tl.split(halves)
-            acc = gate / (1.0 + tl.exp(-gate)) * up
+            acc = gated_tile(acc, TILE, ROWS, ALPHA, LIMIT)
         outputs = tl.program_id(1) * TILE + tl.arange(0, TILE)
         tl.store(
             out_ptr + at.to(tl.int64)[None, :] * out_features + outputs[:, None],
@@ -99,7 +104,14 @@ def _packed_expert_kernel(
 
 
 def packed_expert_linear_triton(
-    x: torch.Tensor, weights: PackedExperts, order: SortedPairs, *, top_k: int, gated: bool
+    x: torch.Tensor,
+    weights: PackedExperts,
+    order: SortedPairs,
+    *,
+    top_k: int,
+    gated: bool,
+    bias: torch.Tensor | None = None,
+    gate: Gate = PLAIN_GATE,
 ) -> torch.Tensor:
     """As `expert_linear_ref`, for float16 or bfloat16; rows of no expert are not written."""
     num_experts, matrix_rows, in_features = weights.shape
@@ -109,6 +121,7 @@ def packed_expert_linear_triton(
     assert x.dtype in (torch.float16, torch.bfloat16)
     assert x.shape == (num_pairs // top_k if gated else num_pairs, in_features)
     assert order.ends.shape == (num_experts,)
+    assert bias is None or (bias.shape == (num_experts, matrix_rows) and bias.is_contiguous())
     out_features = matrix_rows // (2 if gated else 1)
     out = torch.empty((num_pairs, out_features), dtype=x.dtype, device=x.device)
     if not num_pairs:
@@ -119,6 +132,7 @@ def packed_expert_linear_triton(
         x,
         weights.words,
         weights.groups.view(torch.int32),
+        bias,
         out,
         order.pairs,
         order.ends,
@@ -128,6 +142,9 @@ def packed_expert_linear_triton(
         out_features,
         weights.groups.shape[1],
         GATED=gated,
+        BIASED=bias is not None,
+        ALPHA=gate.alpha,
+        LIMIT=gate.limit,
         TOP_K=top_k,
         BITS=weights.bits,
         SCALE_BFLOAT16=weights.groups.dtype is torch.bfloat16,

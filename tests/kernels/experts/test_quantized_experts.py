@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from formgate.kernels.experts.expert_linear import expert_linear_ref, expert_linear_triton
+from formgate.kernels.experts.gate import PLAIN_GATE, Gate
 from formgate.kernels.experts.quantized_weights import (
     ExpertWeights,
     PackedExperts,
@@ -46,17 +47,20 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize("make", WEIGHTS.values(), ids=WEIGHTS.keys())
-@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize(
+    ("gated", "gate"), [(True, PLAIN_GATE), (True, Gate(1.702, 7.0)), (False, PLAIN_GATE)]
+)
 @pytest.mark.parametrize("block", [16, 64])
-def test_against_dense_weights(device, assert_close, make, gated, block) -> None:
+def test_against_dense_weights(device, assert_close, make, gated, gate, block) -> None:
     weights: ExpertWeights = make(device)
     experts = torch.stack([torch.randperm(EXPERTS)[:2] for _ in range(30)]).int().to(device)
     order = sort_by_expert_ref(experts, EXPERTS, block)
     x = torch.randn(30 if gated else 60, INPUTS, device=device).bfloat16() / 16
-    args = {"top_k": 2, "gated": gated}
+    bias = torch.randn(EXPERTS, OUTPUTS, device=device).bfloat16()
+    args = {"top_k": 2, "gated": gated, "bias": bias, "gate": gate}
     found = expert_linear_triton(x, weights, order, **args)
     dense = dense_weights(weights, torch.float64)
-    exact = expert_linear_ref(x.double(), dense, order, **args)
+    exact = expert_linear_ref(x.double(), dense, order, **args | {"bias": bias.double()})
     assert_close(found, exact, torch.bfloat16, float(exact.abs().max()))
     assert_close(
         expert_linear_ref(x, weights, order, **args),
