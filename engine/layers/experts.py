@@ -12,7 +12,7 @@ from formgate.engine.layers.linear import PADDED_TO, ReplicatedLinear
 from formgate.engine.layers.mlp import GatedMLP
 from formgate.engine.layers.parallel import Slice
 from formgate.engine.layers.parameter import Loaded, WeightParameter, WeightShapeError, read
-from formgate.engine.layers.quantized.expert_weights import stack_experts
+from formgate.engine.layers.quantized.expert_weights import features_together, stack_experts
 from formgate.engine.layers.storage import (
     DenseMethod,
     LinearMethod,
@@ -192,7 +192,12 @@ class Experts(Layer):
         super().__init__()
         parallel = placement.parallel
         self.top_k = spec.choice.top_k
-        inner = Slice.padded(spec.intermediate_size, parallel, multiple=PADDED_TO)
+        # All experts are stored as the first one is.
+        first = placement.inside(0)
+        up_method = first.inside("gate_up_proj").linear_method
+        down_method = first.inside("down_proj").linear_method
+        unit = features_together(down_method)
+        inner = Slice.padded(spec.intermediate_size, parallel, multiple=PADDED_TO, unit=unit)
         self.held = range(spec.num_experts)
         if placement.expert_parallel:
             inner = Slice.whole(spec.intermediate_size)
@@ -201,14 +206,11 @@ class Experts(Layer):
         outer = Slice.whole(hidden_size)
         up = LinearPart(outer, {"gate": inner, "up": inner}, placement.dtype, placement.device)
         down = LinearPart(inner, {"out": outer}, placement.dtype, placement.device)
-        # All experts are stored as the first one is.
-        method = placement.inside(0).inside("gate_up_proj").linear_method
-        self.gate_up_proj = ExpertLinear(up, self.held, spec, method, gated=True, adds_bias=True)
-        method = placement.inside(0).inside("down_proj").linear_method
+        self.gate_up_proj = ExpertLinear(up, self.held, spec, up_method, gated=True, adds_bias=True)
         # Without expert parallelism the ranks' products of a token are summed, and its bias once.
         adds_bias = placement.expert_parallel or parallel.rank == 0
         self.down_proj = ExpertLinear(
-            down, self.held, spec, method, gated=False, adds_bias=adds_bias
+            down, self.held, spec, down_method, gated=False, adds_bias=adds_bias
         )
 
     def forward(

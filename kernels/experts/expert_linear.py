@@ -11,6 +11,7 @@ from formgate.kernels.experts.gate import PLAIN_GATE, Gate, gated_ref, gated_til
 from formgate.kernels.experts.packed_expert_linear import packed_expert_linear_triton
 from formgate.kernels.experts.quantized_weights import (
     ExpertWeights,
+    Mxfp4Experts,
     PackedExperts,
     ScaledExperts,
     dense_weights,
@@ -176,7 +177,7 @@ def expert_linear_triton(
     gate: Gate = PLAIN_GATE,
 ) -> torch.Tensor:
     """As `expert_linear_ref`; rows of no expert are not written."""
-    if isinstance(weights, PackedExperts):
+    if isinstance(weights, PackedExperts | Mxfp4Experts):
         return packed_expert_linear_triton(
             x, weights, order, top_k=top_k, gated=gated, bias=bias, gate=gate
         )
@@ -262,6 +263,8 @@ def expert_linear(
         return expert_linear_ref(x, weights, order, top_k=top_k, gated=gated, bias=bias, gate=gate)
     plain = bias is None and gate == PLAIN_GATE
     many = order.pairs.numel() > MAX_PAIRS and x.dtype is torch.bfloat16
+    if isinstance(weights, Mxfp4Experts) and (many or x.dtype is torch.float32):
+        weights = dense_weights(weights, x.dtype)  # its unpacking would be repeated by each block
     if many and plain and _has_grouped(x):
         return expert_linear_grouped(x, weights, order, top_k=top_k, gated=gated)
     return expert_linear_triton(x, weights, order, top_k=top_k, gated=gated, bias=bias, gate=gate)
