@@ -281,14 +281,15 @@ def combine_kernel(
             sink = tl.load(sinks_ptr + head) * 1.4426950408889634
             highest = tl.maximum(highest, sink)
         shares = tl.exp2(log_totals - highest)
-        total = tl.sum(shares, axis=0)
-        if SINKS:
-            total += tl.exp2(sink - highest)
         partial = tl.load(
             partial_ptr + parts[:, None] * HEAD_DIM + dims[None, :],
             mask=inside[None, :],
             other=0.0,
         )
-        out = tl.sum(partial * shares[:, None], axis=0) / total
+        out = tl.sum(partial * shares[:, None], axis=0)
+        total = tl.sum(shares, axis=0)
+        if SINKS:
+            total += tl.exp2(sink - highest)
+        out = out / total
         out_row = (start + token).to(tl.int64) * NUM_HEADS + head
         tl.store(out_ptr + out_row * HEAD_DIM + dims, out.to(out_ptr.dtype.element_ty), mask=inside)

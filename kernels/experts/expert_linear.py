@@ -7,6 +7,7 @@ docs/performance.md.
 import torch
 import torch.nn.functional as F
 
+from formgate.kernels.experts.finish_rows import finish_rows
 from formgate.kernels.experts.gate import PLAIN_GATE, Gate, gated_ref, gated_tile
 from formgate.kernels.experts.packed_expert_linear import packed_expert_linear_triton
 from formgate.kernels.experts.quantized_weights import (
@@ -177,6 +178,8 @@ def expert_linear_triton(
     gate: Gate = PLAIN_GATE,
 ) -> torch.Tensor:
     """As `expert_linear_ref`; rows of no expert are not written."""
+    if isinstance(weights, Mxfp4Experts) and x.dtype is torch.float32:
+        weights = dense_weights(weights, x.dtype)
     if isinstance(weights, PackedExperts | Mxfp4Experts):
         return packed_expert_linear_triton(
             x, weights, order, top_k=top_k, gated=gated, bias=bias, gate=gate
@@ -230,15 +233,22 @@ def expert_linear_triton(
 
 
 def expert_linear_grouped(
-    x: torch.Tensor, weights: ExpertWeights, order: SortedPairs, *, top_k: int, gated: bool
+    x: torch.Tensor,
+    weights: ExpertWeights,
+    order: SortedPairs,
+    *,
+    top_k: int,
+    gated: bool,
+    bias: torch.Tensor | None = None,
+    gate: Gate = PLAIN_GATE,
 ) -> torch.Tensor:
-    """As `expert_linear_ref` without biases and with the plain gate, by torch's grouped product;
-    rows of no expert are garbage.
-    """
+    """As `expert_linear_ref`, by torch's grouped product; rows of no expert are garbage."""
     rows = x[(order.pairs // top_k).long()] if gated else x
     matrices = dense_weights(weights, x.dtype)
     product = F.grouped_mm(rows, matrices.transpose(1, 2), offs=order.ends)
-    return silu_and_mul(product) if gated else product
+    if bias is None and gate == PLAIN_GATE:
+        return silu_and_mul(product) if gated else product
+    return finish_rows(product, order.ends, bias, gated=gated, gate=gate)
 
 
 def _has_grouped(x: torch.Tensor) -> bool:
@@ -259,12 +269,9 @@ def expert_linear(
     """On CUDA the Triton kernel, or the grouped product for many rows; `expert_linear_ref`
     elsewhere.
     """
-    if not x.is_cuda:
-        return expert_linear_ref(x, weights, order, top_k=top_k, gated=gated, bias=bias, gate=gate)
-    plain = bias is None and gate == PLAIN_GATE
-    many = order.pairs.numel() > MAX_PAIRS and x.dtype is torch.bfloat16
-    if isinstance(weights, Mxfp4Experts) and (many or x.dtype is torch.float32):
-        weights = dense_weights(weights, x.dtype)  # its unpacking would be repeated by each block
-    if many and plain and _has_grouped(x):
-        return expert_linear_grouped(x, weights, order, top_k=top_k, gated=gated)
-    return expert_linear_triton(x, weights, order, top_k=top_k, gated=gated, bias=bias, gate=gate)
+    product = expert_linear_ref
+    if x.is_cuda:
+        many = order.pairs.numel() > MAX_PAIRS and x.dtype is torch.bfloat16
+        grouped = many and _has_grouped(x)
+        product = expert_linear_grouped if grouped else expert_linear_triton
+    return product(x, weights, order, top_k=top_k, gated=gated, bias=bias, gate=gate)

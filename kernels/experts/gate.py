@@ -1,14 +1,13 @@
-"""The gate between the two products of an expert, in registers of the first."""
+"""The gate between the two products of an expert."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from formgate.kernels.jit import tl, triton
 
-__all__ = ["PLAIN_GATE", "Gate", "gated_ref", "gated_tile"]
+__all__ = ["PLAIN_GATE", "Gate", "gated_ref", "gated_tile", "gated_values"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +35,22 @@ def gated_ref(product: torch.Tensor, gate: Gate) -> torch.Tensor:
 
 
 @triton.jit
-def gated_tile(
-    acc, TILE: tl.constexpr, ROWS: tl.constexpr, ALPHA: tl.constexpr, LIMIT: tl.constexpr
-) -> Any:
-    """acc [2 * TILE, ROWS], gates first, then ups -> [TILE, ROWS]"""
-    halves = tl.permute(tl.reshape(acc, (2, TILE, ROWS)), (1, 2, 0))
-    gate, up = tl.split(halves)
+def gated_values(gate, up, ALPHA: tl.constexpr, LIMIT: tl.constexpr) -> tl.tensor:
+    """float32, of one shape"""
     if LIMIT > 0.0:
         gate = tl.minimum(gate, LIMIT)
         up = tl.minimum(tl.maximum(up, -LIMIT), LIMIT) + 1.0
-        return gate / (1.0 + tl.exp(-ALPHA * gate)) * up
+        out = gate / (1.0 + tl.exp(-ALPHA * gate)) * up
     else:
-        return gate / (1.0 + tl.exp(-gate)) * up
+        out = gate / (1.0 + tl.exp(-gate)) * up
+    return out
+
+
+@triton.jit
+def gated_tile(
+    acc, TILE: tl.constexpr, ROWS: tl.constexpr, ALPHA: tl.constexpr, LIMIT: tl.constexpr
+) -> tl.tensor:
+    """acc [2 * TILE, ROWS], gates first, then ups -> [TILE, ROWS]"""
+    halves = tl.permute(tl.reshape(acc, (2, TILE, ROWS)), (1, 2, 0))
+    gate, up = tl.split(halves)
+    return gated_values(gate, up, ALPHA, LIMIT)

@@ -14,6 +14,7 @@ from formgate.kernels.experts.expert_linear import (
     expert_linear_ref,
     expert_linear_triton,
 )
+from formgate.kernels.experts.finish_rows import finish_rows_ref, finish_rows_triton
 from formgate.kernels.experts.gate import PLAIN_GATE, Gate, gated_ref
 from formgate.kernels.experts.sort_by_expert import (
     sort_by_expert,
@@ -151,6 +152,32 @@ def test_the_grouped_product(device, assert_close, case) -> None:
     down = torch.randn(number, 88, 48, device=device).bfloat16()
     exact = expert_linear_ref(rows.double(), down.double(), order, **args)
     assert_close(expert_linear_grouped(rows, down, order, **args), exact, torch.bfloat16, 48**0.5)
+
+
+@cases
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("gate", [PLAIN_GATE, CLAMPED], ids=["plain", "clamped"])
+@pytest.mark.parametrize("finish", [finish_rows_ref, finish_rows_triton])
+def test_what_follows_the_grouped_product(device, assert_close, case, gated, gate, finish) -> None:
+    """With the product it is the layer's product with biases and gates."""
+    experts, number = case(device)
+    order = sort_by_expert(experts, number - 1, 16, 1)  # the first expert is another rank's
+    top_k, held = experts.shape[1], int(order.ends[-1])
+    x = torch.randn(len(experts) if gated else experts.numel(), 40, device=device)
+    weight = torch.randn(number - 1, 2 * 48, 40, device=device)
+    bias = 9 * torch.randn(number - 1, 2 * 48, device=device)
+    args = {"top_k": top_k, "gated": gated}
+    exact = expert_linear_ref(
+        x.double(), weight.double(), order, bias=bias.double(), gate=gate, **args
+    )
+    rows = x[(order.pairs // top_k).long()] if gated else x
+    owners = torch.searchsorted(
+        order.ends, torch.arange(held, device=device, dtype=torch.int32), right=True
+    )
+    product = torch.zeros(len(rows), 2 * 48, device=device)
+    product[:held] = torch.einsum("noi,ni->no", weight[owners], rows[:held])
+    out = finish(product, order.ends, bias, gated=gated, gate=gate)
+    assert_close(out[:held], exact[:held], torch.float32, 90.0)
 
 
 @pytest.mark.parametrize("shared", [False, True])
