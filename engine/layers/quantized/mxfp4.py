@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from formgate.engine.errors import EngineStartError
 from formgate.engine.layers.parameter import WeightParameter
 from formgate.engine.layers.quantized.grouped import random_words
 from formgate.engine.layers.storage import LinearPart, StoredTensor
@@ -22,6 +23,12 @@ class Mxfp4Format:
     group: int = GROUP
 
     def parameters(self, part: LinearPart) -> dict[str, WeightParameter]:
+        """Raises EngineStartError if the inputs are no whole groups."""
+        if part.inputs.full % self.group:
+            raise EngineStartError(
+                f"MXFP4 stores groups of {self.group} inputs, but the config gives a matrix "
+                f"{part.inputs.full} of them"
+            )
         groups = part.inputs.length // self.group
         stored = [
             StoredTensor(

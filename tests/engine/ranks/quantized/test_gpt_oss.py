@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GptOssConfig
 
+from formgate.engine.errors import EngineStartError
 from formgate.engine.layers.quantized import expert_weights
 from formgate.engine.layers.quantized.config import read_quantization
 from formgate.engine.layers.storage import DenseMethod
@@ -106,6 +107,14 @@ def test_a_lost_tensor_is_named(twins, tmp_path: Path, engine_of) -> None:
     (tmp_path / "config.json").write_text((quantized / "config.json").read_text())
     with pytest.raises(WeightsError, match=lost):
         engine_of(tmp_path)
+
+
+def test_inputs_that_are_no_whole_groups(twins, tmp_path: Path, engine_of) -> None:
+    quantized, _ = twins
+    config = json.loads((quantized / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 150}))
+    with pytest.raises(EngineStartError, match=r"groups of 32 inputs, .* 150 of them"):
+        engine_of(tmp_path, load_format="dummy")
 
 
 def test_which_modules_are_quantized() -> None:
