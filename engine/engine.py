@@ -62,11 +62,9 @@ class Engine:
         progress: Progress,
         on_lost_rank: Callable[[str], None] | None = None,
     ) -> None:
-        """Load the model. Raises EngineStartError, WeightsError, UnsupportedModelError or
-        AdapterError.
+        """Raises EngineStartError, WeightsError, UnsupportedModelError or AdapterError.
 
-        `on_lost_rank`: called in a thread if another rank is gone and `step`, which may wait for
-        it for ever, is not left soon.
+        `on_lost_rank`: called in a thread if another rank is gone and `step` may wait for ever.
         """
         self.config = config
         self.runner = start_runner(config, progress=progress, on_lost=on_lost_rank)
@@ -76,8 +74,9 @@ class Engine:
             self.runner.close(in_order=False)
             raise
         self.pool = BlockPool(self.runner.num_blocks)
+        window = self.runner.spec.sliding_window
         tables = BlockTables(
-            self.pool, config.block_size, prefix_caching=config.enable_prefix_caching
+            self.pool, config.block_size, prefix_caching=config.enable_prefix_caching, window=window
         )
         self.scheduler = Scheduler(
             tables,

@@ -49,6 +49,7 @@ class Sequence:
 
     status: SequenceStatus = SequenceStatus.NEW
     block_table: list[int] = field(default_factory=list)
+    num_unreached_blocks: int = 0  # leading ones that no window reaches any more: released
     block_hashes: list[bytes] = field(default_factory=list)  # of the full blocks, as far as known
     num_computed_tokens: int = 0  # tokens whose keys and values are in the cache
     num_scheduled_tokens: int = 0  # query tokens in the current step
@@ -63,6 +64,11 @@ class Sequence:
     def adapter_content(self) -> str | None:
         """Hash of the adapter's weights; part of every block's hash."""
         return None if self.adapter is None else self.adapter.content
+
+    @property
+    def held_blocks(self) -> list[int]:
+        """The blocks that the sequence has a reference on."""
+        return self.block_table[self.num_unreached_blocks :]
 
     @property
     def num_tokens(self) -> int:

@@ -92,6 +92,7 @@ def attend_kernel(
     block_tables_ptr,
     query_start_ptr,
     context_lens_ptr,
+    sinks_ptr,
     query_stride,
     query_head_stride,
     table_stride,
@@ -105,6 +106,7 @@ def attend_kernel(
     BLOCK_SIZE: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
+    SINKS: tl.constexpr,  # with splits, `combine_kernel` joins them
     TILE_TOKENS: tl.constexpr,
     ROWS: tl.constexpr,  # rows of a tile: TILE_TOKENS * GROUP, padded
     KEYS: tl.constexpr,
@@ -218,6 +220,12 @@ def attend_kernel(
             MASKED=True,
         )
 
+        if SINKS and SPLITS == 1:
+            sink = tl.load(sinks_ptr + heads, mask=row_inside, other=0.0) * 1.4426950408889634
+            shift = tl.maximum(highest, sink)
+            fade = tl.exp2(highest - shift)
+            acc *= fade[:, None]
+            total = total * fade + tl.exp2(sink - shift)
         nothing_seen = total == 0.0
         acc = acc / tl.where(nothing_seen, 1.0, total)[:, None]
         out_inside = row_inside[:, None] & dim_inside[None, :]
@@ -244,14 +252,18 @@ def combine_kernel(
     partial_log_ptr,  # float32 [num_seqs * TILE_TOKENS, num_heads, SPLITS], to base 2
     out_ptr,
     query_start_ptr,
+    sinks_ptr,
     longest_query,
     NUM_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     TILE_TOKENS: tl.constexpr,
     DIMS: tl.constexpr,
     SPLITS: tl.constexpr,
+    SINKS: tl.constexpr,
 ) -> None:
-    """Grid (num_seqs * TILE_TOKENS, heads): combines the partial results of a row's splits."""
+    """Grid (num_seqs * TILE_TOKENS, heads): combines the partial results of a row's splits, and
+    joins the head's sink.
+    """
     seq_row = tl.program_id(0)
     head = tl.program_id(1)
     seq = seq_row // TILE_TOKENS
@@ -264,12 +276,20 @@ def combine_kernel(
         inside = dims < HEAD_DIM
         parts = (seq_row.to(tl.int64) * NUM_HEADS + head) * SPLITS + splits
         log_totals = tl.load(partial_log_ptr + parts)
-        shares = tl.exp2(log_totals - tl.max(log_totals, axis=0))
+        highest = tl.max(log_totals, axis=0)
+        if SINKS:
+            sink = tl.load(sinks_ptr + head) * 1.4426950408889634
+            highest = tl.maximum(highest, sink)
+        shares = tl.exp2(log_totals - highest)
         partial = tl.load(
             partial_ptr + parts[:, None] * HEAD_DIM + dims[None, :],
             mask=inside[None, :],
             other=0.0,
         )
-        out = tl.sum(partial * shares[:, None], axis=0) / tl.sum(shares, axis=0)
+        out = tl.sum(partial * shares[:, None], axis=0)
+        total = tl.sum(shares, axis=0)
+        if SINKS:
+            total += tl.exp2(sink - highest)
+        out = out / total
         out_row = (start + token).to(tl.int64) * NUM_HEADS + head
         tl.store(out_ptr + out_row * HEAD_DIM + dims, out.to(out_ptr.dtype.element_ty), mask=inside)

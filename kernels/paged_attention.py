@@ -1,9 +1,11 @@
 """Causal attention over the paged KV cache (PagedAttention, arXiv:2309.06180) for ragged batches:
-decode, chunked prefill and forced tokens; grouped-query heads, sliding window, soft-capped scores.
+decode, chunked prefill and forced tokens; grouped-query heads, sliding window, soft-capped scores,
+attention sinks.
 
 Query token `j` of a sequence with `q` query tokens and `c` context tokens sits at position
 `c - q + j` and attends to keys `0 .. c - q + j`, or the last `sliding_window` of them if it is not
-0.
+0. A head's sink is one more score of its softmax, with a value of 0: it takes weight from the keys
+(gpt-oss, arXiv:2508.10925; the idea is that of StreamingLLM, arXiv:2309.17453).
 """
 
 from typing import Any
@@ -43,6 +45,7 @@ def paged_attention_triton(
     scale: float,
     sliding_window: int = 0,
     logit_softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,
     num_splits: int | None = None,
 ) -> torch.Tensor:
     """Arguments as for `paged_attention`. Grids depend only on shapes and on the two maxima, and
@@ -69,6 +72,7 @@ def paged_attention_triton(
         assert integers.stride(-1) == 1
     assert query_start.shape == (num_seqs + 1,)
     assert block_tables.shape[0] == num_seqs
+    assert sinks is None or (sinks.shape == (num_heads,) and sinks.dtype == torch.float32)
 
     out = torch.empty((n, num_heads, head_dim), dtype=query.dtype, device=query.device)
     if n == 0:
@@ -87,9 +91,10 @@ def paged_attention_triton(
         "BLOCK_SIZE": block_size,
         "WINDOW": sliding_window,
         "SOFTCAP": logit_softcap,
+        "SINKS": sinks is not None,
         "DIMS": dims,
     }
-    tensors = (block_tables, query_start, context_lens)
+    tensors = (block_tables, query_start, context_lens, sinks)
     strides = (query.stride(0), query.stride(1), block_tables.stride(0), num_seqs)
 
     if not all_short:
@@ -157,12 +162,14 @@ def paged_attention_triton(
             partial_log,
             out,
             query_start,
+            sinks,
             short_query,
             NUM_HEADS=num_heads,
             HEAD_DIM=head_dim,
             TILE_TOKENS=short_query,
             DIMS=dims,
             SPLITS=num_splits,
+            SINKS=sinks is not None,
             num_warps=4,
         )
     return out
@@ -198,6 +205,7 @@ def paged_attention(
     scale: float,
     sliding_window: int = 0,
     logit_softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,  # float32 [num_heads]
     plans: dict[int, ReferencePlan] | None = None,
 ) -> torch.Tensor:
     """Returns [n, num_heads, head_dim], by Triton on CUDA and `paged_attention_ref` elsewhere.
@@ -218,5 +226,6 @@ def paged_attention(
         scale=scale,
         sliding_window=sliding_window,
         logit_softcap=logit_softcap,
+        sinks=sinks,
         **kept,
     )

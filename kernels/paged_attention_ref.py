@@ -58,6 +58,7 @@ def paged_attention_ref(
     scale: float,
     sliding_window: int = 0,
     logit_softcap: float = 0.0,
+    sinks: torch.Tensor | None = None,  # float32 [num_heads]
     plans: dict[int, ReferencePlan] | None = None,
 ) -> torch.Tensor:
     """Returns [n, num_heads, head_dim]. Reads the lengths on the host and ignores the two maxima,
@@ -73,23 +74,29 @@ def paged_attention_ref(
             context_lens,
             block_size=key_cache.shape[1],
             window=sliding_window,
-            always_masked=bool(logit_softcap),
+            always_masked=bool(logit_softcap) or sinks is not None,
         )
         if plans is not None:
             plans[sliding_window] = plan
     if len(plan.groups) == 1 and not plan.chunks and plan.groups[0].tokens is None:
-        return _decode(query, key_cache, value_cache, plan.groups[0], scale, logit_softcap)
+        return _decode(query, key_cache, value_cache, plan.groups[0], scale, logit_softcap, sinks)
     out = torch.empty_like(query)
     for group in plan.groups:
         part = query if group.tokens is None else query.index_select(0, group.tokens)
-        attended = _decode(part, key_cache, value_cache, group, scale, logit_softcap)
+        attended = _decode(part, key_cache, value_cache, group, scale, logit_softcap, sinks)
         if group.tokens is None:
             out.copy_(attended)
         else:
             out.index_copy_(0, group.tokens, attended)
     for chunk in plan.chunks:
         out[chunk.start : chunk.end] = _prefill(
-            query[chunk.start : chunk.end], key_cache, value_cache, chunk, scale, logit_softcap
+            query[chunk.start : chunk.end],
+            key_cache,
+            value_cache,
+            chunk,
+            scale,
+            logit_softcap,
+            sinks,
         )
     return out
 
@@ -218,6 +225,7 @@ def _decode(
     group: DecodeGroup,
     scale: float,
     softcap: float,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """Attention of one query token per sequence. Keys of several KV heads form one row, and a query
     is a row that is zero outside its own KV head: one product of full rows multiplies zeros, but is
@@ -248,7 +256,8 @@ def _decode(
             scores = torch.baddbmm(group.penalty, spread, part.transpose(1, 2))
         else:
             scores = torch.bmm(spread, part.transpose(1, 2))
-        all_weights.append(scores.softmax(-1))
+        of_heads = None if sinks is None else sinks[low * heads : (low + size) * heads, None]
+        all_weights.append(_softmax(scores, of_heads))
     del keys  # frees its memory, which the values then find in the CPU's cache
 
     values = _gather(value_cache, group.blocks, num_seqs)
@@ -279,6 +288,7 @@ def _prefill(
     chunk: PrefillChunk,
     scale: float,
     softcap: float,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     query_len, _, head_dim = query.shape
     num_kv_heads = key_cache.shape[2]
@@ -286,7 +296,7 @@ def _prefill(
     keys = _gather(key_cache, chunk.blocks, 1)[:, : chunk.num_keys].transpose(1, 2)
     values = _gather(value_cache, chunk.blocks, 1)[:, : chunk.num_keys].transpose(1, 2)
     queries = query.float().transpose(0, 1)  # [num_heads, query_len, head_dim]
-    if not softcap:
+    if not softcap and sinks is None:
         out = F.scaled_dot_product_attention(
             queries.unsqueeze(0),
             keys,
@@ -300,10 +310,22 @@ def _prefill(
         assert chunk.visible is not None
         grouped = queries.reshape(num_kv_heads, -1, query_len, head_dim)
         scores = torch.matmul(grouped, keys.transpose(2, 3).squeeze(0).unsqueeze(1)).mul_(scale)
-        scores = scores.div_(softcap).tanh_().mul_(softcap)
+        if softcap:
+            scores = scores.div_(softcap).tanh_().mul_(softcap)
         scores = scores.masked_fill_(~chunk.visible, float("-inf"))
-        out = torch.matmul(scores.softmax(-1), values.squeeze(0).unsqueeze(1)).flatten(0, 1)
+        of_heads = None if sinks is None else sinks.view(num_kv_heads, -1, 1, 1)
+        weights = _softmax(scores, of_heads)
+        out = torch.matmul(weights, values.squeeze(0).unsqueeze(1)).flatten(0, 1)
     return out.transpose(0, 1).to(query.dtype)
+
+
+def _softmax(scores: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
+    """Over the last dimension, with the sink of each row as one more score."""
+    if sinks is None:
+        return scores.softmax(-1)
+    # The sink comes first: at the end, its place in the sum would depend on the padding.
+    sinks = sinks.expand(*scores.shape[:-1], 1)
+    return torch.cat([sinks, scores], dim=-1).softmax(-1)[..., 1:]
 
 
 def _gather(cache: torch.Tensor, tables: torch.Tensor, num_seqs: int) -> torch.Tensor:

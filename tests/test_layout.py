@@ -212,6 +212,7 @@ LONGER_FUNCTIONS = {
     ("kernels/attention_kernels.py", "attend_kernel"): "one kernel",
     ("kernels/experts/choose_experts.py", "_choose_experts_kernel"): "one kernel",
     ("kernels/experts/expert_linear.py", "_expert_linear_kernel"): "one kernel",
+    ("kernels/experts/expert_linear.py", "expert_linear_triton"): "a kernel's grid and arguments",
     ("kernels/experts/packed_expert_linear.py", "_packed_expert_kernel"): "one kernel",
     ("kernels/latent_attention.py", "_latent_kernel"): "one kernel",
     ("kernels/latent_attention.py", "_launch"): "a kernel's grid and arguments",

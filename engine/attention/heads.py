@@ -19,6 +19,7 @@ class PagedAttention(Layer):
 
     `sliding_window`: number of keys that a token attends to, itself included; 0: all.
     `softcap`: caps scores as `softcap * tanh(score / softcap)`; 0: off.
+    `sinks`: float32 [num_heads], one more score of each head's softmax, with a value of 0.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class PagedAttention(Layer):
         scale: float,
         sliding_window: int = 0,
         softcap: float = 0.0,
+        sinks: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads  # query heads of this rank
@@ -36,6 +38,7 @@ class PagedAttention(Layer):
         self.scale = scale
         self.sliding_window = sliding_window
         self.softcap = softcap
+        self.sinks = sinks
 
     def store(
         self,
@@ -82,6 +85,7 @@ class PagedAttention(Layer):
             scale=self.scale,
             sliding_window=self.sliding_window,
             logit_softcap=self.softcap,
+            sinks=self.sinks,
             plans=metadata.plans,
         )
         return attended

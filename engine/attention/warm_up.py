@@ -30,10 +30,11 @@ def attention_tasks(
     device: torch.device,
 ) -> Iterator[Task]:
     """One launch for each kernel variant of prompts and of decoding in `shapes`."""
-    kinds: dict[tuple[float, int, float], PagedAttention] = {}
+    kinds: dict[tuple[float, int, float, bool], PagedAttention] = {}
     for layer in model.modules():
         if isinstance(layer, PagedAttention):
-            kinds[layer.scale, layer.sliding_window, layer.softcap] = layer
+            kind = (layer.scale, layer.sliding_window, layer.softcap, layer.sinks is not None)
+            kinds[kind] = layer
     batches = [(1, prompt) for prompt in PROMPTS if prompt <= max_context_len]
     # Mixed batches need no other variant: rows of one token are split as in decode batches, and
     # longer rows use the tiles of prompts.

@@ -92,13 +92,17 @@ class Slice:
         return cls(full, parallel.rank * length, length)
 
     @classmethod
-    def padded(cls, full: int, parallel: TensorParallel, *, multiple: int = 1) -> Slice:
+    def padded(
+        cls, full: int, parallel: TensorParallel, *, multiple: int = 1, unit: int = 1
+    ) -> Slice:
         """An equal share of any number of features; the last ranks may hold padding. If the ranks
-        do not divide the features, each share is a multiple of `multiple`.
+        do not divide the features, each share is a multiple of `multiple`; it always is one of
+        `unit`.
         """
         length = -(-full // parallel.size)
         if full % parallel.size:
             length = -(-length // multiple) * multiple
+        length = -(-length // unit) * unit
         return cls(full, min(parallel.rank * length, full), length)
 
     @property

@@ -70,6 +70,7 @@ _KINDS: Mapping[str, str] = {
             *("rope_local_base_freq", "embedding_multiplier", "attention_multiplier"),
             *("residual_multiplier", "logits_scaling", "logit_scale", "query_pre_attn_scalar"),
             *("final_logit_softcapping", "attn_logit_softcapping", "routed_scaling_factor"),
+            *("swiglu_alpha", "swiglu_limit"),
         ),
         _NUMBER,
     ),

@@ -22,6 +22,7 @@ from formgate.engine.models.architectures.gemma3 import (
     Gemma3ForConditionalGeneration,
 )
 from formgate.engine.models.architectures.glm4_moe import Glm4MoeForCausalLM
+from formgate.engine.models.architectures.gpt_oss import GptOssForCausalLM
 from formgate.engine.models.architectures.granite import GraniteForCausalLM
 from formgate.engine.models.architectures.llama import LlamaForCausalLM
 from formgate.engine.models.architectures.mistral import MistralForCausalLM
@@ -58,6 +59,7 @@ ARCHITECTURES: dict[str, type[CausalLM]] = {
         Qwen2MoeForCausalLM,
         Qwen3MoeForCausalLM,
         Glm4MoeForCausalLM,
+        GptOssForCausalLM,
     )
 }
 

@@ -17,8 +17,9 @@ from formgate.engine.layers.layer import Layer
 from formgate.engine.layers.linear import QKVLinear, RowLinear
 from formgate.engine.layers.norm import HeadsNorm, RMSNorm
 from formgate.engine.layers.parallel import Slice, TensorParallel
+from formgate.engine.layers.parameter import WeightParameter
 from formgate.engine.layers.rotary import Rotary
-from formgate.engine.layers.storage import Placement
+from formgate.engine.layers.storage import LinearPart, Placement, StoredTensor
 from formgate.engine.models.forward_batch import ForwardBatch
 from formgate.engine.models.spec import DecoderSpec
 from formgate.engine.step import BatchShape
@@ -56,12 +57,20 @@ class SelfAttention(Layer):
             self.query_width, self.key_width = outputs["q"].length, outputs["k"].length
             self.q_norm = HeadsNorm(outputs["q"], spec.norm_eps, placement)
             self.k_norm = HeadsNorm(outputs["k"], spec.norm_eps, placement)
+        self.sinks: WeightParameter | None = None
+        if spec.attention_sinks:
+            heads = Slice.of_heads(spec.num_heads, 1, placement.parallel)
+            part = LinearPart(Slice.whole(1), {"out": heads}, torch.float32, placement.device)
+            shape = (heads.length,)
+            stored = StoredTensor("sinks", shape, part.dtype, output_dim=0, input_dim=None)
+            self.sinks = stored.parameter(part)
         self.attention = PagedAttention(
             rotary,
             num_heads=self.num_heads,
             scale=spec.attention_scale or spec.head_dim**-0.5,
             sliding_window=spec.window_of(layer),
             softcap=spec.attention_softcap,
+            sinks=None if self.sinks is None else self.sinks.data,
         )
 
     def forward(

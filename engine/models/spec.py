@@ -49,6 +49,7 @@ class DecoderSpec:
     attention_scale: float | None = None  # None: head_dim ** -0.5
     attention_softcap: float = 0.0
     logits_softcap: float = 0.0
+    attention_sinks: bool = False  # each head has a logit that no key has
     sliding_windows: tuple[int, ...] = ()  # per layer, 0 is full attention; empty: all full
     layer_ropes: tuple[RopeSpec, ...] = ()  # per layer; empty: all have `rope`
     latent: LatentShape | None = None  # of latent attention; None: keys and values by heads

@@ -16,15 +16,20 @@ from formgate.engine.sequence import Sequence
 #   |  prefix cache  |  that filled them, then   |  other sequences  |  current step         |
 #   |                |  shared with others       |                   |                       |
 #
-# The sequence holds a reference on all of them from admission to release. A full block is never
+# The sequence holds a reference on all of them from admission to release, except for those that a
+# window has passed (`drop_unreached`). A full block is never
 # written again, so sharing needs no copy. (*) at least: a hash may be computed before its block is.
 
 
 class BlockTables:
-    def __init__(self, pool: BlockPool, block_size: int, *, prefix_caching: bool) -> None:
+    def __init__(
+        self, pool: BlockPool, block_size: int, *, prefix_caching: bool, window: int = 0
+    ) -> None:
+        """`window`: keys that a token attends to in every layer, itself included; 0: all."""
         self.pool = pool
         self.block_size = block_size
         self.prefix_caching = prefix_caching
+        self.window = window
 
     def num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
@@ -107,9 +112,28 @@ class BlockTables:
             )
         sequence.num_published_blocks = max(filled, sequence.num_published_blocks)
 
+    def drop_unreached(self, sequence: Sequence) -> None:
+        """Release the blocks that the window of no token to come reaches. The prefix cache still
+        finds them. In their places the table names a block that the sequence holds, as kernels may
+        read keys that they mask.
+        """
+        if not self.window:
+            return
+        first_key = sequence.num_computed_tokens - self.window + 1  # of the next token
+        first_key = min(first_key, len(sequence.token_ids))  # no block without its pending token
+        reached = min(first_key // self.block_size, len(sequence.block_table) - 1)
+        if reached <= sequence.num_unreached_blocks:
+            return
+        table = sequence.block_table
+        self.pool.release(table[sequence.num_unreached_blocks : reached])
+        # A new list, because the packer assumes that a list it has seen only grows.
+        sequence.block_table = [table[reached]] * reached + table[reached:]
+        sequence.num_unreached_blocks = reached
+
     def release(self, sequence: Sequence) -> list[int]:
         """Release all blocks. Returns those that became free; the prefix cache still finds them."""
-        freed = self.pool.release(sequence.block_table)
+        freed = self.pool.release(sequence.held_blocks)
+        sequence.num_unreached_blocks = 0
         # A new list, because the packer assumes that a list it has seen only grows.
         sequence.block_table = []
         sequence.num_computed_tokens = 0

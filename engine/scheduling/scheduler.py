@@ -137,6 +137,7 @@ class Scheduler:
             sequence.num_computed_tokens += sequence.num_scheduled_tokens
             sequence.num_scheduled_tokens = 0
             self.tables.cache_computed(sequence)
+            self.tables.drop_unreached(sequence)
 
     def finish(self, sequence: Sequence) -> list[int]:
         """Remove a sequence in any state. Returns the blocks that became free."""
@@ -161,7 +162,7 @@ class Scheduler:
         if self._adapters is not None:
             slots = [s.adapter_slot for s in self.running if s.adapter is not None]
             self._adapters.check_integrity(slots)
-        self.tables.pool.check_integrity(s.block_table for s in self.running)
+        self.tables.pool.check_integrity(s.held_blocks for s in self.running)
 
     def _continue(self, sequence: Sequence, schedule: Schedule) -> None:
         num_tokens = self._chunk_of(sequence, schedule)

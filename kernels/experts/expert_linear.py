@@ -7,9 +7,12 @@ docs/performance.md.
 import torch
 import torch.nn.functional as F
 
+from formgate.kernels.experts.finish_rows import finish_rows
+from formgate.kernels.experts.gate import PLAIN_GATE, Gate, gated_ref, gated_tile
 from formgate.kernels.experts.packed_expert_linear import packed_expert_linear_triton
 from formgate.kernels.experts.quantized_weights import (
     ExpertWeights,
+    Mxfp4Experts,
     PackedExperts,
     ScaledExperts,
     dense_weights,
@@ -45,12 +48,15 @@ def expert_linear_ref(
     *,
     top_k: int,
     gated: bool,
+    bias: torch.Tensor | None = None,
+    gate: Gate = PLAIN_GATE,
 ) -> torch.Tensor:
     """Row i of the result belongs to position i of `order`.
 
     With `gated`, x [n, in] holds tokens, weights [num_experts, 2 * out, in] gates and then ups, and
-    the result silu(gate) * up [n * top_k, out]. Otherwise x [n * top_k, in] is by position and
-    weights [num_experts, out, in]. Rows of no expert are 0.
+    the result is what `gate` makes of them [n * top_k, out]. Otherwise x [n * top_k, in] is by
+    position and weights [num_experts, out, in]. `bias` [num_experts, weights.shape[1]] is added to
+    the products, before the gate. Rows of no expert are 0.
     """
     pairs = order.pairs.long()
     rows = x[pairs // top_k] if gated else x
@@ -58,10 +64,10 @@ def expert_linear_ref(
     start = 0
     for expert, end in enumerate(order.ends.tolist()):
         if end > start:
-            product = F.linear(rows[start:end], matrix_of(weights, expert, x.dtype))
+            of_expert = None if bias is None else bias[expert].to(x.dtype)
+            product = F.linear(rows[start:end], matrix_of(weights, expert, x.dtype), of_expert)
             if gated:
-                gate, up = product.float().chunk(2, dim=-1)
-                product = (F.silu(gate) * up).to(x.dtype)
+                product = gated_ref(product, gate).to(x.dtype)
             out[start:end] = product
         start = end
     return out
@@ -72,6 +78,7 @@ def _expert_linear_kernel(
     x_ptr,
     weight_ptr,
     scales_ptr,
+    bias_ptr,
     out_ptr,
     pairs_ptr,
     ends_ptr,
@@ -83,6 +90,9 @@ def _expert_linear_kernel(
     GATED: tl.constexpr,
     SCALED: tl.constexpr,
     COLUMNS: tl.constexpr,
+    BIASED: tl.constexpr,
+    ALPHA: tl.constexpr,
+    LIMIT: tl.constexpr,
     TOP_K: tl.constexpr,
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
@@ -136,10 +146,10 @@ def _expert_linear_kernel(
                 acc = tl.dot(weight, x, acc, input_precision="ieee")
         if SCALED and not COLUMNS:
             acc *= tl.load(scale_rows)[:, None]
+        if BIASED:
+            acc += tl.load(bias_ptr + matrix_row).to(tl.float32)[:, None]
         if GATED:
-            halves = tl.permute(tl.reshape(acc, (2, TILE, ROWS)), (1, 2, 0))
-            gate, up = tl.split(halves)
-            acc = gate / (1.0 + tl.exp(-gate)) * up
+            acc = gated_tile(acc, TILE, ROWS, ALPHA, LIMIT)
         outputs = tl.program_id(1) * TILE + tl.arange(0, TILE)
         tl.store(
             out_ptr + at.to(tl.int64)[None, :] * out_features + outputs[:, None],
@@ -164,10 +174,16 @@ def expert_linear_triton(
     *,
     top_k: int,
     gated: bool,
+    bias: torch.Tensor | None = None,
+    gate: Gate = PLAIN_GATE,
 ) -> torch.Tensor:
     """As `expert_linear_ref`; rows of no expert are not written."""
-    if isinstance(weights, PackedExperts):
-        return packed_expert_linear_triton(x, weights, order, top_k=top_k, gated=gated)
+    if isinstance(weights, Mxfp4Experts) and x.dtype is torch.float32:
+        weights = dense_weights(weights, x.dtype)
+    if isinstance(weights, PackedExperts | Mxfp4Experts):
+        return packed_expert_linear_triton(
+            x, weights, order, top_k=top_k, gated=gated, bias=bias, gate=gate
+        )
     num_experts, matrix_rows, in_features = weights.shape
     num_pairs = order.pairs.numel()
     assert x.is_contiguous()
@@ -179,6 +195,7 @@ def expert_linear_triton(
     assert scales is None or scales.is_contiguous()
     assert x.shape == (num_pairs // top_k if gated else num_pairs, in_features)
     assert order.ends.shape == (num_experts,)
+    assert bias is None or (bias.shape == (num_experts, matrix_rows) and bias.is_contiguous())
     out_features = matrix_rows // (2 if gated else 1)
     out = torch.empty((num_pairs, out_features), dtype=x.dtype, device=x.device)
     options = _tiles(order.block)
@@ -193,6 +210,7 @@ def expert_linear_triton(
             x,
             matrices,
             scales,
+            bias,
             out,
             order.pairs,
             order.ends,
@@ -204,6 +222,9 @@ def expert_linear_triton(
             GATED=gated,
             SCALED=scaled,
             COLUMNS=columns,
+            BIASED=bias is not None,
+            ALPHA=gate.alpha,
+            LIMIT=gate.limit,
             TOP_K=top_k,
             ROWS=order.block,
             **options,
@@ -218,12 +239,16 @@ def expert_linear_grouped(
     *,
     top_k: int,
     gated: bool,
+    bias: torch.Tensor | None = None,
+    gate: Gate = PLAIN_GATE,
 ) -> torch.Tensor:
     """As `expert_linear_ref`, by torch's grouped product; rows of no expert are garbage."""
     rows = x[(order.pairs // top_k).long()] if gated else x
     matrices = dense_weights(weights, x.dtype)
     product = F.grouped_mm(rows, matrices.transpose(1, 2), offs=order.ends)
-    return silu_and_mul(product) if gated else product
+    if bias is None and gate == PLAIN_GATE:
+        return silu_and_mul(product) if gated else product
+    return finish_rows(product, order.ends, bias, gated=gated, gate=gate)
 
 
 def _has_grouped(x: torch.Tensor) -> bool:
@@ -238,6 +263,8 @@ def expert_linear(
     *,
     top_k: int,
     gated: bool,
+    bias: torch.Tensor | None = None,
+    gate: Gate = PLAIN_GATE,
 ) -> torch.Tensor:
     """On CUDA the Triton kernel, or the grouped product for many rows; `expert_linear_ref`
     elsewhere.
@@ -245,5 +272,6 @@ def expert_linear(
     product = expert_linear_ref
     if x.is_cuda:
         many = order.pairs.numel() > MAX_PAIRS and x.dtype is torch.bfloat16
-        product = expert_linear_grouped if many and _has_grouped(x) else expert_linear_triton
-    return product(x, weights, order, top_k=top_k, gated=gated)
+        grouped = many and _has_grouped(x)
+        product = expert_linear_grouped if grouped else expert_linear_triton
+    return product(x, weights, order, top_k=top_k, gated=gated, bias=bias, gate=gate)

@@ -1,9 +1,17 @@
-"""Rows of one expert with its matrix of 4 or 8 bits: `expert_linear` over packed weights, which are
-unpacked in registers.
+"""Rows of one expert with its matrix of 4 or 8 bits, integers or MXFP4: `expert_linear` over packed
+weights, which are unpacked in registers.
 """
 
 import torch
 
+from formgate.kernels.experts.gate import PLAIN_GATE, Gate, gated_tile
+from formgate.kernels.experts.mxfp4 import (
+    BLOCK,
+    GROUP,
+    Mxfp4Experts,
+    e2m1_pairs,
+    e8m0_scales,
+)
 from formgate.kernels.experts.quantized_weights import PackedExperts
 from formgate.kernels.experts.sort_by_expert import SortedPairs
 from formgate.kernels.jit import tl, triton
@@ -18,6 +26,7 @@ def _packed_expert_kernel(
     x_ptr,
     words_ptr,
     groups_ptr,
+    bias_ptr,
     out_ptr,
     pairs_ptr,
     ends_ptr,
@@ -27,8 +36,12 @@ def _packed_expert_kernel(
     out_features,
     num_groups,
     GATED: tl.constexpr,
+    BIASED: tl.constexpr,
+    ALPHA: tl.constexpr,
+    LIMIT: tl.constexpr,
     TOP_K: tl.constexpr,
     BITS: tl.constexpr,
+    MXFP4: tl.constexpr,
     SCALE_BFLOAT16: tl.constexpr,
     PLANES_PER_GROUP: tl.constexpr,
     BLOCKS_PER_GROUP: tl.constexpr,
@@ -75,6 +88,7 @@ def _packed_expert_kernel(
                     # The last block may end in padding, which has no group.
                     group = tl.minimum(block * (PLANES // PLANES_PER_GROUP) + part, num_groups - 1)
                 of_group = tl.load(group_ptr + group * matrix_rows)
+                scales = e8m0_scales(of_group) if MXFP4 else scales_of(of_group, SCALE_BFLOAT16)
                 product = tl.zeros((OUTPUTS, ROWS), tl.float32)
                 for within in tl.static_range(PLANES_PER_GROUP):
                     inputs = base + within * PLANE + tl.arange(0, PLANE)
@@ -83,13 +97,16 @@ def _packed_expert_kernel(
                         inside = inside & (inputs < in_features)[:, None]
                     x = tl.load(x_rows + inputs[:, None], mask=inside, other=0.0)
                     pairs = (words >> (BITS * (part * PLANES_PER_GROUP + within))) & MASK
-                    values = pair_values(pairs, of_group >> 16, BITS, TYPE, BFLOAT16, NATIVE)
+                    if MXFP4:
+                        values = e2m1_pairs(pairs, TYPE, BFLOAT16, NATIVE)
+                    else:
+                        values = pair_values(pairs, of_group >> 16, BITS, TYPE, BFLOAT16, NATIVE)
                     product = tl.dot(values, x, product, input_precision="ieee")
-                acc += product * scales_of(of_group, SCALE_BFLOAT16)[:, None]
+                acc += product * scales[:, None]
+        if BIASED:
+            acc += tl.load(bias_ptr + expert * matrix_rows + matrix_row).to(tl.float32)[:, None]
         if GATED:
-            halves = tl.permute(tl.reshape(acc, (2, TILE, ROWS)), (1, 2, 0))
-            gate, up = tl.split(halves)
-            acc = gate / (1.0 + tl.exp(-gate)) * up
+            acc = gated_tile(acc, TILE, ROWS, ALPHA, LIMIT)
         outputs = tl.program_id(1) * TILE + tl.arange(0, TILE)
         tl.store(
             out_ptr + at.to(tl.int64)[None, :] * out_features + outputs[:, None],
@@ -98,27 +115,54 @@ def _packed_expert_kernel(
         )
 
 
+def _layout(weights: PackedExperts | Mxfp4Experts) -> tuple[torch.Tensor, dict[str, int]]:
+    """What the kernel reads of each group, and how groups lie in the words."""
+    if isinstance(weights, Mxfp4Experts):
+        block, group_size, bits = BLOCK, GROUP, 4
+        groups, bfloat16 = weights.scales, False
+    else:
+        one = weights.of(0)
+        block, group_size, bits = one.block, one.group_size, weights.bits
+        groups, bfloat16 = weights.groups.view(torch.int32), weights.groups.dtype is torch.bfloat16
+    return groups, {
+        "BITS": bits,
+        "SCALE_BFLOAT16": bfloat16,
+        "PLANES_PER_GROUP": min(block, group_size) // PLANE,
+        "BLOCKS_PER_GROUP": max(block, group_size) // block,
+        "WHOLE_BLOCKS": weights.in_features % block == 0,
+    }
+
+
 def packed_expert_linear_triton(
-    x: torch.Tensor, weights: PackedExperts, order: SortedPairs, *, top_k: int, gated: bool
+    x: torch.Tensor,
+    weights: PackedExperts | Mxfp4Experts,
+    order: SortedPairs,
+    *,
+    top_k: int,
+    gated: bool,
+    bias: torch.Tensor | None = None,
+    gate: Gate = PLAIN_GATE,
 ) -> torch.Tensor:
     """As `expert_linear_ref`, for float16 or bfloat16; rows of no expert are not written."""
     num_experts, matrix_rows, in_features = weights.shape
     num_pairs = order.pairs.numel()
-    one = weights.of(0)
     assert x.is_contiguous()
     assert x.dtype in (torch.float16, torch.bfloat16)
     assert x.shape == (num_pairs // top_k if gated else num_pairs, in_features)
     assert order.ends.shape == (num_experts,)
+    assert bias is None or (bias.shape == (num_experts, matrix_rows) and bias.is_contiguous())
     out_features = matrix_rows // (2 if gated else 1)
     out = torch.empty((num_pairs, out_features), dtype=x.dtype, device=x.device)
     if not num_pairs:
         return out
+    groups, layout = _layout(weights)
     outputs, warps = (64, 4) if order.block <= 32 else (128, 8)
     tile = outputs // (2 if gated else 1)
     _packed_expert_kernel[(order.block_experts.numel(), triton.cdiv(out_features, tile))](
         x,
         weights.words,
-        weights.groups.view(torch.int32),
+        groups,
+        bias,
         out,
         order.pairs,
         order.ends,
@@ -126,14 +170,14 @@ def packed_expert_linear_triton(
         order.block_starts,
         in_features,
         out_features,
-        weights.groups.shape[1],
+        groups.shape[1],
         GATED=gated,
+        BIASED=bias is not None,
+        ALPHA=gate.alpha,
+        LIMIT=gate.limit,
         TOP_K=top_k,
-        BITS=weights.bits,
-        SCALE_BFLOAT16=weights.groups.dtype is torch.bfloat16,
-        PLANES_PER_GROUP=min(one.block, one.group_size) // PLANE,
-        BLOCKS_PER_GROUP=max(one.block, one.group_size) // one.block,
-        WHOLE_BLOCKS=in_features % one.block == 0,
+        MXFP4=isinstance(weights, Mxfp4Experts),
+        **layout,
         ROWS=order.block,
         OUTPUTS=outputs,
         WORDS=WORDS,

@@ -4,9 +4,17 @@ from dataclasses import dataclass
 
 import torch
 
+from formgate.kernels.experts.mxfp4 import Mxfp4Experts
 from formgate.kernels.quantized.packed_weight import PackedWeight, unpack_ref, unpack_triton
 
-__all__ = ["ExpertWeights", "PackedExperts", "ScaledExperts", "dense_weights", "matrix_of"]
+__all__ = [
+    "ExpertWeights",
+    "Mxfp4Experts",
+    "PackedExperts",
+    "ScaledExperts",
+    "dense_weights",
+    "matrix_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ class PackedExperts:
         return unpack(self.of(expert), dtype)
 
 
-ExpertWeights = torch.Tensor | ScaledExperts | PackedExperts
+ExpertWeights = torch.Tensor | ScaledExperts | PackedExperts | Mxfp4Experts
 
 
 def matrix_of(weights: ExpertWeights, expert: int, dtype: torch.dtype) -> torch.Tensor:
@@ -64,7 +72,7 @@ def matrix_of(weights: ExpertWeights, expert: int, dtype: torch.dtype) -> torch.
 def dense_weights(weights: ExpertWeights, dtype: torch.dtype) -> torch.Tensor:
     """[num_experts, out_features, in_features]"""
     match weights:
-        case ScaledExperts():
+        case ScaledExperts() | Mxfp4Experts():
             return weights.dense(slice(None), dtype)
         case PackedExperts():
             return torch.stack([weights.dense(e, dtype) for e in range(weights.shape[0])])

@@ -69,7 +69,7 @@ class Case:
             **options,
         )
 
-    def dense(self, sliding_window=0, logit_softcap=0.0):
+    def dense(self, sliding_window=0, logit_softcap=0.0, sinks=None):
         """Token by token and head by head, in float64."""
         out = torch.zeros(self.query.shape, dtype=torch.float64, device=self.query.device)
         first = 0
@@ -88,7 +88,11 @@ class Case:
                     scores = keys[seen, kv_head] @ query * self.scale
                     if logit_softcap:
                         scores = torch.tanh(scores / logit_softcap) * logit_softcap
-                    out[first + j, head] = scores.softmax(0) @ values[seen, kv_head]
+                    weights = scores.softmax(0)
+                    if sinks is not None:
+                        extra = sinks[head].double().exp()
+                        weights = scores.exp() / (scores.exp().sum() + extra)
+                    out[first + j, head] = weights @ values[seen, kv_head]
             first += query_len
         return out
 
@@ -138,6 +142,21 @@ def test_shapes(device, assert_close, name, heads, kv_heads, head_dim, block):
 def test_sliding_window_and_softcap(device, assert_close, name, lengths, options):
     case = Case(device, lengths, heads=6, kv_heads=2, head_dim=16)
     assert_close(case.run(IMPLEMENTATIONS[name], **options), case.dense(**options), torch.float32)
+
+
+@implementations
+@pytest.mark.parametrize("lengths", [DECODE, SHORT, MIXED], ids=["decode", "short", "mixed"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"sliding_window": 7}, {"sliding_window": 20, "logit_softcap": 0.5}],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_sinks(device, assert_close, name, lengths, options, dtype):
+    """From a sink that takes nothing to one that takes nearly all; splits join it once."""
+    case = Case(device, lengths, heads=6, kv_heads=2, head_dim=16, dtype=dtype)
+    options = {**options, "sinks": torch.linspace(-80.0, 9.0, 6, device=device)}
+    assert_close(case.run(IMPLEMENTATIONS[name], **options), case.dense(**options), dtype)
 
 
 @implementations

@@ -21,6 +21,7 @@ from formgate.engine.layers.quantized.eight_bit import (
 )
 from formgate.engine.layers.quantized.gptq import GptqFormat, is_quantized
 from formgate.engine.layers.quantized.grouped import GroupedFormat, GroupedMethod
+from formgate.engine.layers.quantized.mxfp4 import Mxfp4Format
 from formgate.engine.layers.storage import LinearMethod
 
 # Module of a checkpoint -> its format; None: not quantized.
@@ -114,10 +115,19 @@ def _unknown(what: str) -> EngineStartError:
 
 def named_in(modules: Sequence[str] | None) -> Callable[[str], bool]:
     """Whether a module's name holds one of these, as transformers reads `modules_to_not_convert`:
-    a whole run of its parts.
+    a whole run of its parts, where `*` is any part.
     """
-    parts = [f".{module.strip('.')}." for module in modules or ()]
-    return lambda name: any(part in f".{name}." for part in parts)
+    runs = [module.strip(".").split(".") for module in modules or ()]
+
+    def named(name: str) -> bool:
+        parts = name.split(".")
+        return any(
+            all(wanted in ("*", part) for wanted, part in zip(run, parts[start:], strict=False))
+            for run in runs
+            for start in range(len(parts) - len(run) + 1)
+        )
+
+    return named
 
 
 def _awq(config: Mapping[str, Any]) -> tuple[Choose, frozenset[str]]:
@@ -151,6 +161,14 @@ def _fp8(config: Mapping[str, Any]) -> tuple[Choose, frozenset[str]]:
     return lambda name: None if left(name) else stored, UNNEEDED
 
 
+def _mxfp4(config: Mapping[str, Any]) -> tuple[Choose, frozenset[str]]:
+    """Experts alone are quantized."""
+    stored, left = Mxfp4Format(), named_in(config.get("modules_to_not_convert"))
+    return (
+        lambda name: stored if "experts" in name.split(".") and not left(name) else None
+    ), frozenset()
+
+
 def has_float8(device: torch.device) -> bool:
     """True if the GPU multiplies float8 (Ada, Hopper and later)."""
     return torch.cuda.get_device_capability(device) >= (8, 9)
@@ -161,6 +179,7 @@ SCHEMES: dict[str, Callable[[Mapping[str, Any]], tuple[Choose, frozenset[str]]]]
     "gptq": _gptq,
     "compressed-tensors": _compressed_tensors,
     "fp8": _fp8,
+    "mxfp4": _mxfp4,
 }
 # vLLM's names of its kernels, too.
 ALIASES = {

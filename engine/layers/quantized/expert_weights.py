@@ -9,7 +9,9 @@ import torch
 from formgate.engine.layers.quantized.dequantized import DequantizedMethod
 from formgate.engine.layers.quantized.eight_bit import BlockFormat, EightBitMethod
 from formgate.engine.layers.quantized.grouped import GroupedMethod, in_equal_groups
+from formgate.engine.layers.quantized.mxfp4 import Mxfp4Format
 from formgate.engine.layers.storage import LinearMethod
+from formgate.kernels.experts.mxfp4 import Mxfp4Experts, pack_mxfp4
 from formgate.kernels.experts.quantized_weights import (
     ExpertWeights,
     PackedExperts,
@@ -42,8 +44,20 @@ def stack_experts(
             scales = torch.stack([tensors["weight_scale_inv"] for tensors in experts])
             if columns & (columns - 1) == 0:
                 return ScaledExperts(values, scales, columns)
+        case DequantizedMethod(format=Mxfp4Format()) if on_gpu(experts):
+            packed4 = [pack_mxfp4(tensors["blocks"], tensors["scales"]) for tensors in experts]
+            words, scales = (torch.stack(parts) for parts in zip(*packed4, strict=True))
+            return Mxfp4Experts(words, scales)
     assert isinstance(method, DequantizedMethod | EightBitMethod | GroupedMethod)
     return torch.stack([method.format.dequantize(tensors).to(dtype) for tensors in experts])
+
+
+def features_together(method: LinearMethod) -> int:
+    """Number of neighbouring inputs that the ranks must not cut, and that may be padded to."""
+    match method:
+        case DequantizedMethod(format=Mxfp4Format(group=group)):
+            return group
+    return 1
 
 
 def on_gpu(experts: list[Tensors]) -> bool:

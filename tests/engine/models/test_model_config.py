@@ -36,6 +36,7 @@ MODEL_TYPES = {
     "Qwen2MoeForCausalLM": "qwen2_moe",
     "Qwen3MoeForCausalLM": "qwen3_moe",
     "Glm4MoeForCausalLM": "glm4_moe",
+    "GptOssForCausalLM": "gpt_oss",
 }
 SCALED = {"rope_type": "linear", "factor": 4.0}
 LLAMA3 = {
@@ -85,6 +86,7 @@ DIFFERS = {
     ("MixtralForCausalLM", "no_groups"): "null is refused there",
     ("Qwen3MoeForCausalLM", "no_groups"): "null is refused there",
     ("Glm4MoeForCausalLM", "no_groups"): "null is refused there",
+    ("GptOssForCausalLM", "no_groups"): "null is refused there",
     ("Gemma2ForCausalLM", "no_groups"): "null is refused there",
     ("Gemma3ForCausalLM", "no_groups"): "null is refused there",
     ("Gemma3ForConditionalGeneration", "no_groups"): "null is refused there",

@@ -15,6 +15,10 @@ from transformers import (
     Qwen2Config,
 )
 
+from formgate.engine.layers.experts import ExpertLinear
+from formgate.engine.layers.parallel import TensorParallel
+from formgate.engine.layers.quantized.config import read_quantization
+from formgate.engine.layers.storage import DenseMethod
 from formgate.engine.loading.weights import load_model_config
 from formgate.engine.models.registry import ARCHITECTURES, build_model, model_spec
 from formgate.engine.models.spec import UnsupportedModelError
@@ -140,6 +144,86 @@ def test_published_configs_give_the_published_size(name: str, tmp_path: Path) ->
     assert model.spec.rope.theta == published["rope_theta"]
     assert spec.max_position == (131072 if name in kinds else published["max_position_embeddings"])
     assert spec.sliding_window == (4096 if name.startswith("Mistral") else 0)
+
+
+GPT_OSS_20B = {
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "attention_bias": True,
+    "eos_token_id": 200002,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "hidden_size": 2880,
+    "initial_context_length": 4096,
+    "intermediate_size": 2880,
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 8,
+    "num_local_experts": 32,
+    "quantization_config": {
+        "modules_to_not_convert": [
+            "model.layers.*.self_attn",
+            "model.layers.*.mlp.router",
+            "model.embed_tokens",
+            "lm_head",
+        ],
+        "quant_method": "mxfp4",
+    },
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "rope_type": "yarn",
+        "truncate": False,
+    },
+    "rope_theta": 150000,
+    "sliding_window": 128,
+    "swiglu_limit": 7.0,
+    "tie_word_embeddings": False,
+    "vocab_size": 201088,
+}
+
+
+def test_gpt_oss_as_published(tmp_path: Path) -> None:
+    """Its size (20.91 billion parameters, arXiv:2508.10925, table 1), and its tensors in MXFP4."""
+    (tmp_path / "config.json").write_text(json.dumps(GPT_OSS_20B))
+    config = load_model_config(tmp_path)
+    meta = torch.device("meta")
+    dense = DenseMethod()
+    model = build_model(config, torch.bfloat16, meta)
+    experts = [layer for layer in model.modules() if isinstance(layer, ExpertLinear)]
+    tensors = [part for layer in experts for one in layer.parts for part in one.values()]
+    total = sum(tensor.numel() for tensor in (*model.parameters(), *tensors))
+    assert round(total / 1e9, 2) == 20.91
+    assert model.spec.window_of(0) == 128
+    assert model.spec.window_of(1) == 0
+    assert not model.spec.rope.truncate
+    assert model_spec(config).max_position == 131072
+    quantization = read_quantization(
+        config.quantization_config, None, dense=dense, dtype=torch.bfloat16, device=meta
+    )
+    model = build_model(
+        config, torch.bfloat16, meta, parallel=TensorParallel(1, 4), quantization=quantization
+    )
+    mlp = model.get_submodule("model.layers.3.mlp.experts")
+    shapes = {
+        name: [tuple(tensor.shape) for tensor in getattr(mlp, name).parts[31].values()]
+        for name in ("gate_up_proj", "down_proj")
+    }
+    # A quarter of 2880 inner features is 22.5 groups, so that each rank holds up to 23.
+    assert shapes["gate_up_proj"] == [(2 * 736, 90, 16), (2 * 736, 90), (2 * 736,)]
+    assert shapes["down_proj"] == [(2880, 23, 16), (2880, 23), (2880,)]
+    for name in ("gate_up_proj_blocks", "down_proj_scales", "gate_up_proj_bias"):
+        checkpoint = f"model.layers.3.mlp.experts.{name}"
+        target = model.parameter_of(checkpoint)
+        assert target is not None
+        assert target[0] in dict(model.named_parameters())
+        assert model.checkpoint_name_of(*target) == checkpoint
 
 
 def test_model_spec_says_what_the_cache_needs() -> None:

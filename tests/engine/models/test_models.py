@@ -25,6 +25,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     Glm4MoeConfig,
+    GptOssConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
@@ -209,6 +210,15 @@ CASES: dict[str, Callable[[], PreTrainedConfig]] = {
         num_experts_per_tok=3,
         moe_intermediate_size=40,
         routed_scaling_factor=2.5,
+    ),
+    "gpt_oss": lambda: GptOssConfig(
+        **SHAPE,
+        head_dim=32,
+        num_local_experts=5,
+        num_experts_per_tok=3,
+        sliding_window=6,
+        swiglu_limit=1.5,  # so that it cuts
+        rope_parameters={**YARN_ROPE, "rope_theta": 150000.0, "truncate": False},
     ),
 }
 

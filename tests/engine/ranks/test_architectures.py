@@ -17,6 +17,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     Glm4MoeConfig,
+    GptOssConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
@@ -109,6 +110,9 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
         **SHAPE | LATENT | EXPERTS, q_lora_rank=24, n_group=4, topk_group=2
     ),
     "glm4_moe": lambda: Glm4MoeConfig(**SHAPE | EXPERTS, head_dim=16, use_qk_norm=True),
+    "gpt_oss": lambda: GptOssConfig(
+        **SHAPE, head_dim=16, num_local_experts=5, num_experts_per_tok=3, sliding_window=6
+    ),
 }
 PROMPTS = [[5, 9, 3], [17, *range(60, 90)], [100, 7, 8, 9, 11, 12]]
 
@@ -164,7 +168,7 @@ def test_ranks_answer_what_one_rank_does(name: str, tmp_path: Path, threads, eng
         assert_same(answers(engine_of(tmp_path, tensor_parallel_size=size)), expected)
 
 
-@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3, experts"])
+@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3, experts", "gpt_oss"])
 def test_ranks_with_whole_experts(name: str, tmp_path: Path, threads, engine_of) -> None:
     save_random(CONFIGS[name](), tmp_path)  # of five experts, one rank of two holds three
     expected = answers(engine_of(tmp_path))

@@ -226,6 +226,35 @@ def test_prompt_logprobs_look_nothing_up() -> None:
     assert compute(tables, wanting) == 0
 
 
+@pytest.mark.parametrize("prefix_caching", [False, True])
+def test_a_window_keeps_what_it_reaches(prefix_caching: bool) -> None:
+    pool = BlockPool(12)
+    tables = BlockTables(pool, BLOCK_SIZE, prefix_caching=prefix_caching, window=6)
+    sequence = make_sequence(list(range(40)))
+    seen: dict[int, int] = {}  # by index, the block that was written
+    for computed in range(1, 41):
+        tables.grow(sequence, computed)
+        seen[(computed - 1) // BLOCK_SIZE] = sequence.block_table[-1]
+        sequence.num_computed_tokens = computed
+        tables.cache_computed(sequence)
+        tables.drop_unreached(sequence)
+        pool.check_integrity([sequence.held_blocks])
+        assert set(sequence.block_table) <= set(sequence.held_blocks)
+        for key in range(max(computed - 5, 0), computed):  # with itself, the next token's window
+            assert sequence.block_table[key // BLOCK_SIZE] == seen[key // BLOCK_SIZE]
+        assert len(sequence.held_blocks) <= 3
+    found = tables.find_prefix(make_sequence(list(range(40))))
+    assert len(found) == (9 if prefix_caching else 0)
+    other = make_sequence(list(range(40)))
+    tables.share(other, found)
+    tables.drop_unreached(other)
+    pool.check_integrity([sequence.held_blocks, other.held_blocks])
+    for one in (sequence, other):
+        tables.release(one)
+    pool.check_integrity([])
+    assert pool.num_used == 0
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_random_life_keeps_every_block_owned(seed: int) -> None:
     rng = random.Random(seed)

@@ -27,8 +27,11 @@ def make_scheduler(
     prefix_caching: bool = False,
     whole_prompts: bool = False,
     max_prompt_tokens: int = 0,
+    window: int = 0,
 ) -> Scheduler:
-    tables = BlockTables(BlockPool(num_blocks), BLOCK_SIZE, prefix_caching=prefix_caching)
+    tables = BlockTables(
+        BlockPool(num_blocks), BLOCK_SIZE, prefix_caching=prefix_caching, window=window
+    )
     return Scheduler(
         tables,
         max_num_seqs=max_num_seqs,
@@ -287,8 +290,11 @@ def test_a_preempted_sequence_finds_its_own_blocks() -> None:
 
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
 @pytest.mark.parametrize("prefix_caching", [False, True])
+@pytest.mark.parametrize("window", [0, 1, 9])
 @pytest.mark.parametrize("seed", range(8))
-def test_random_traffic_always_ends(seed: int, prefix_caching: bool, policy: str) -> None:
+def test_random_traffic_always_ends(
+    seed: int, window: int, prefix_caching: bool, policy: str
+) -> None:
     rng = random.Random(seed)
     scheduler = make_scheduler(
         num_blocks=10,
@@ -297,6 +303,7 @@ def test_random_traffic_always_ends(seed: int, prefix_caching: bool, policy: str
         max_num_batched_tokens=rng.randint(6, 24),
         policy=policy,
         prefix_caching=prefix_caching,
+        window=window,
     )
     alive: dict[Sequence, int] = {}
     num_added = 0

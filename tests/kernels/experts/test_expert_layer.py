@@ -1,6 +1,7 @@
 """Sorting by expert, the grouped products and their sum, alone and one after the other."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from formgate.kernels.experts.expert_linear import (
     expert_linear_ref,
     expert_linear_triton,
 )
+from formgate.kernels.experts.finish_rows import finish_rows_ref, finish_rows_triton
+from formgate.kernels.experts.gate import PLAIN_GATE, Gate, gated_ref
 from formgate.kernels.experts.sort_by_expert import (
     sort_by_expert,
     sort_by_expert_ref,
@@ -86,6 +89,43 @@ def test_products_against_their_reference(device, assert_close, case, dtype) -> 
     )
 
 
+CLAMPED = Gate(alpha=1.702, limit=7.0)
+
+
+@cases
+@pytest.mark.parametrize("gate", [PLAIN_GATE, CLAMPED], ids=["plain", "clamped"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_biases_and_gates(device, assert_close, case, gate, dtype) -> None:
+    experts, number = case(device)
+    top_k = experts.shape[1]
+    order = sort_by_expert(experts, number, 16)
+    x = torch.randn(len(experts), 40, device=device).to(dtype)
+    gate_up = torch.randn(number, 2 * 50, 40, device=device).to(dtype)
+    bias = 9 * torch.randn(number, 2 * 50, device=device).to(dtype)
+    args = {"top_k": top_k, "gated": True, "gate": gate}
+    exact = expert_linear_ref(x.double(), gate_up.double(), order, bias=bias.double(), **args)
+    assert_close(expert_linear_triton(x, gate_up, order, bias=bias, **args), exact, dtype, 90.0)
+    down = torch.randn(number, 72, 40, device=device).to(dtype)
+    rows = torch.randn(experts.numel(), 40, device=device).to(dtype)
+    args = {"top_k": top_k, "gated": False, "bias": bias[:, :72].contiguous()}
+    out = expert_linear_triton(rows, down, order, **args)
+    owners = torch.repeat_interleave(
+        torch.arange(number, device=device), order.ends.diff(prepend=order.ends.new_zeros(1))
+    )
+    for row, owner in enumerate(owners.tolist()):
+        wanted = down[owner].double() @ rows[row].double() + bias[owner, :72].double()
+        assert_close(out[row], wanted, dtype, 30.0)
+
+
+def test_the_clamped_gate_is_its_definition() -> None:
+    gates = torch.tensor([-20.0, -1.0, 0.0, 6.5, 7.0, 50.0], dtype=torch.float64)
+    ups = torch.tensor([3.0, -9.0, 8.0, -7.5, 0.0, 100.0], dtype=torch.float64)
+    found = gated_ref(torch.cat([gates, ups]).unsqueeze(0), CLAMPED)[0]
+    for gate, up, one in zip(gates.tolist(), ups.tolist(), found.tolist(), strict=True):
+        gate, up = min(gate, 7.0), min(max(up, -7.0), 7.0)
+        assert one == pytest.approx((up + 1) * gate / (1 + math.exp(-1.702 * gate)))
+
+
 @pytest.mark.parametrize("block", [16, 32, 64, 128])
 @pytest.mark.parametrize("gated", [True, False])
 def test_every_block_size(device, assert_close, block, gated) -> None:
@@ -112,6 +152,32 @@ def test_the_grouped_product(device, assert_close, case) -> None:
     down = torch.randn(number, 88, 48, device=device).bfloat16()
     exact = expert_linear_ref(rows.double(), down.double(), order, **args)
     assert_close(expert_linear_grouped(rows, down, order, **args), exact, torch.bfloat16, 48**0.5)
+
+
+@cases
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("gate", [PLAIN_GATE, CLAMPED], ids=["plain", "clamped"])
+@pytest.mark.parametrize("finish", [finish_rows_ref, finish_rows_triton])
+def test_what_follows_the_grouped_product(device, assert_close, case, gated, gate, finish) -> None:
+    """With the product it is the layer's product with biases and gates."""
+    experts, number = case(device)
+    order = sort_by_expert(experts, number - 1, 16, 1)  # the first expert is another rank's
+    top_k, held = experts.shape[1], int(order.ends[-1])
+    x = torch.randn(len(experts) if gated else experts.numel(), 40, device=device)
+    weight = torch.randn(number - 1, 2 * 48, 40, device=device)
+    bias = 9 * torch.randn(number - 1, 2 * 48, device=device)
+    args = {"top_k": top_k, "gated": gated}
+    exact = expert_linear_ref(
+        x.double(), weight.double(), order, bias=bias.double(), gate=gate, **args
+    )
+    rows = x[(order.pairs // top_k).long()] if gated else x
+    owners = torch.searchsorted(
+        order.ends, torch.arange(held, device=device, dtype=torch.int32), right=True
+    )
+    product = torch.zeros(len(rows), 2 * 48, device=device)
+    product[:held] = torch.einsum("noi,ni->no", weight[owners], rows[:held])
+    out = finish(product, order.ends, bias, gated=gated, gate=gate)
+    assert_close(out[:held], exact[:held], torch.float32, 90.0)
 
 
 @pytest.mark.parametrize("shared", [False, True])
