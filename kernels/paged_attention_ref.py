@@ -1,5 +1,6 @@
 """Paged attention in plain torch: the reference for the kernel's tests, and the implementation on
-CPUs. Decode rows are computed together, prefill chunks one at a time.
+CPUs. Decode rows and prefill chunks are computed one at a time, straight from the cache where their
+blocks lie in order. Soft-capped decode rows are computed together.
 """
 
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
+from formgate.kernels.decode_rows import DecodeRows, can_decode_rows, decode_rows, plan_rows
 
 HEADS_TOGETHER = 4
 # Most masked keys that a group of decode rows is padded with; more cost as much as another call.
@@ -43,6 +46,7 @@ class ReferencePlan:
 
     groups: tuple[DecodeGroup, ...]
     chunks: tuple[PrefillChunk, ...]
+    rows: DecodeRows | None = None  # None: decode rows are in groups
 
 
 def paged_attention_ref(
@@ -75,19 +79,27 @@ def paged_attention_ref(
             block_size=key_cache.shape[1],
             window=sliding_window,
             always_masked=bool(logit_softcap) or sinks is not None,
+            singly=not logit_softcap and sinks is None and can_decode_rows(query, key_cache),
         )
         if plans is not None:
             plans[sliding_window] = plan
+    if plan.rows is not None and len(plan.rows.rows) == query.shape[0]:
+        attended = decode_rows(query, key_cache, value_cache, plan.rows, scale)
+        return attended[0] if len(attended) == 1 else torch.cat(attended)
     if len(plan.groups) == 1 and not plan.chunks and plan.groups[0].tokens is None:
         return _decode(query, key_cache, value_cache, plan.groups[0], scale, logit_softcap, sinks)
     out = torch.empty_like(query)
     for group in plan.groups:
         part = query if group.tokens is None else query.index_select(0, group.tokens)
-        attended = _decode(part, key_cache, value_cache, group, scale, logit_softcap, sinks)
+        together = _decode(part, key_cache, value_cache, group, scale, logit_softcap, sinks)
         if group.tokens is None:
-            out.copy_(attended)
+            out.copy_(together)
         else:
-            out.index_copy_(0, group.tokens, attended)
+            out.index_copy_(0, group.tokens, together)
+    if plan.rows is not None:
+        attended = decode_rows(query, key_cache, value_cache, plan.rows, scale)
+        for row, one in zip(plan.rows.rows, attended, strict=True):
+            out[row.token] = one[0]
     for chunk in plan.chunks:
         out[chunk.start : chunk.end] = _prefill(
             query[chunk.start : chunk.end],
@@ -109,8 +121,11 @@ def plan_attention(
     block_size: int,
     window: int,
     always_masked: bool,
+    singly: bool,
 ) -> ReferencePlan:
-    """`always_masked`: build an explicit mask even for a plain causal chunk."""
+    """`always_masked`: build an explicit mask even for a plain causal chunk. `singly`: plan decode
+    rows one by one, not in groups.
+    """
     contexts: list[int] = context_lens.tolist()
     starts: list[int] = query_start.tolist()
     decoded: list[int] = []
@@ -125,6 +140,12 @@ def plan_attention(
                     start, end, block_tables[seq], context, block_size, window, always_masked
                 )
             )
+    if singly:
+        places = [
+            (starts[seq], contexts[seq], block_tables[seq]) for seq in decoded if contexts[seq]
+        ]
+        rows = plan_rows(places, block_size, window) if places else None
+        return ReferencePlan((), tuple(chunks), rows)
     groups: list[DecodeGroup] = []
     for seqs in _similar(decoded, contexts):
         all_in_order = len(seqs) == len(contexts) == starts[-1]
