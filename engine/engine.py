@@ -199,9 +199,7 @@ class Engine:
             assert self.pool.num_used == 0, f"{self.pool.num_used} blocks are in use"
 
     def close(self, *, in_order: bool = True) -> None:
-        """Stop the threads that build constraints, and the other ranks; kill these if not
-        `in_order`.
-        """
+        """Stop building constraints, and the other ranks; these are killed if not `in_order`."""
         self.builder.close()
         self.adapters.close()
         self.runner.close(in_order=in_order)
