@@ -84,8 +84,8 @@ def paged_attention_ref(
         if plans is not None:
             plans[sliding_window] = plan
     if plan.rows is not None and len(plan.rows.rows) == query.shape[0]:
-        attended = decode_rows(query, key_cache, value_cache, plan.rows, scale)
-        return attended[0] if len(attended) == 1 else torch.cat(attended)
+        rows = decode_rows(query, key_cache, value_cache, plan.rows, scale)
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
     if len(plan.groups) == 1 and not plan.chunks and plan.groups[0].tokens is None:
         return _decode(query, key_cache, value_cache, plan.groups[0], scale, logit_softcap, sinks)
     out = torch.empty_like(query)
@@ -97,19 +97,13 @@ def paged_attention_ref(
         else:
             out.index_copy_(0, group.tokens, together)
     if plan.rows is not None:
-        attended = decode_rows(query, key_cache, value_cache, plan.rows, scale)
-        for row, one in zip(plan.rows.rows, attended, strict=True):
+        rows = decode_rows(query, key_cache, value_cache, plan.rows, scale)
+        for row, one in zip(plan.rows.rows, rows, strict=True):
             out[row.token] = one[0]
     for chunk in plan.chunks:
-        out[chunk.start : chunk.end] = _prefill(
-            query[chunk.start : chunk.end],
-            key_cache,
-            value_cache,
-            chunk,
-            scale,
-            logit_softcap,
-            sinks,
-        )
+        part = query[chunk.start : chunk.end]
+        attended = _prefill(part, key_cache, value_cache, chunk, scale, logit_softcap, sinks)
+        out[chunk.start : chunk.end] = attended
     return out
 
 
