@@ -343,12 +343,14 @@ def _launch(
             partial_log,
             out,
             query_start,
+            None,
             longest,
             NUM_HEADS=num_heads,
             HEAD_DIM=latent_dim,
             TILE_TOKENS=tile_tokens,
             DIMS=latent_dims,
             SPLITS=splits,
+            SINKS=False,
             num_warps=8,
         )
 

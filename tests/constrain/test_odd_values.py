@@ -126,6 +126,12 @@ def _odd_character(one: str, r: Random) -> str:
     return r.choice([way for way in ways if way is not None])
 
 
+def plain_number(value: float) -> str:
+    """As a mask writes a constant: 0.0 as 0."""
+    value = value or abs(value)
+    return json.dumps(int(value) if float(value).is_integer() else value)
+
+
 def odd_number(value: float, r: Random) -> str:
     text = json.dumps(value)
     if "e" in text or "." in text:
@@ -141,7 +147,7 @@ def spelled(value: Any, r: Random | None) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, int | float):
-        return json.dumps(value or abs(value)) if r is None else odd_number(value, r)
+        return plain_number(value) if r is None else odd_number(value, r)
     if isinstance(value, list):
         return f"[{', '.join(spelled(one, r) for one in value)}]"
     members = [(spelled(name, r), spelled(one, r)) for name, one in value.items()]

@@ -75,8 +75,6 @@ def test_blocks_are_cleared_on_every_rank(threads, make_engine) -> None:
     caches = [driver.engine.runner.kv_caches, *(runner.kv_caches for runner in threads)]
     for tensor in (tensor for cache in caches for layer in cache for tensor in layer):
         tensor.fill_(torch.nan)
-    failed = driver.generate([5, 6, 7, 8, 9])
-    assert failed.finish_reason == "error"
     driver.engine.runner.clear_blocks(range(driver.engine.runner.num_blocks))
     assert driver.generate([5, 6, 7]).token_ids == answer
     for tensor in (tensor for cache in caches for layer in cache for tensor in layer):
