@@ -65,7 +65,9 @@ def schemas(draw: st.DrawFn) -> dict[str, Any]:
     members = {name: draw(part) for name in names}
     required = draw(st.lists(st.sampled_from(names), max_size=2, unique=True))
     if kind == "pattern":
-        pattern = draw(st.sampled_from(["^.$", "^[^a]*$", r"^\w+$", r"^\s", r"\\", "^\\u0000"]))
+        # No class on which Python and ECMA-262 differ, as `validate_json` is Python's.
+        patterns = ["^.$", "^[^a]*$", "^[A-Za-z0-9_]+$", "^ ", r"\\", "^\\u0000"]
+        pattern = draw(st.sampled_from(patterns))
         return {
             "type": "object",
             "patternProperties": {pattern: draw(part)},
@@ -193,7 +195,7 @@ def test_a_spelling_that_passes_is_valid(masks, schema: Any, pool: list[Any], se
         fault = wrong(text, schema)
         if masks.accepts(tree, text):
             assert fault is None, (text, fault)
-        if wrong(plain, schema) is None:
+        if isinstance(value, str) and wrong(plain, schema) is None:
             # llguidance's own rules escape DEL, ours do not.
             ways = {plain, plain.replace("\x7f", "\\u007f")}
             assert any(masks.accepts(tree, way) for way in ways), plain
