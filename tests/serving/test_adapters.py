@@ -70,6 +70,16 @@ def post(server: Any, path: str, body: dict[str, Any], key: str = "none") -> htt
     return httpx.post(server.url + path, json=body, headers=headers, timeout=120)
 
 
+def until_all_know(server: Any, name: str, known: bool) -> None:
+    """Until each HTTP process says so, on a connection of its own: 20 in a row."""
+    deadline, in_a_row = time.monotonic() + 60, 0
+    while in_a_row < 20:
+        assert time.monotonic() < deadline
+        listed = httpx.get(f"{server.url}/v1/models", headers={"Authorization": "Bearer k"})
+        right = (name in [one["id"] for one in listed.json()["data"]]) == known
+        in_a_row = in_a_row + 1 if right else 0
+
+
 def test_adapters_by_name(serve: Callable[..., Any], folders: dict[str, Path]) -> None:
     """In every API, at once, and told apart by the metrics."""
     module = json.dumps({"name": "b", "path": str(folders["b"]), "base_model_name": "base"})
@@ -156,6 +166,7 @@ def test_clients_load_and_unload(
         200,
         "Success: LoRA adapter 'x' added successfully.",
     )
+    until_all_know(server, "x", True)  # the other process hears of it a moment later
     first = chat(client, "x")
     base = httpx.get(f"{server.url}/v1/models", headers={"Authorization": "Bearer k"})
     assert [one["id"] for one in base.json()["data"]][1:] == ["a", "x"]
@@ -200,6 +211,7 @@ def test_clients_load_and_unload(
             time.sleep(0.2)
     gone = post(server, "/v1/unload_lora_adapter", {"lora_name": "x"}, "k")
     assert gone.text == "Success: LoRA adapter 'x' removed successfully."
+    until_all_know(server, "x", False)
     for _ in range(6):  # in either process
         with pytest.raises(NotFoundError):
             chat(client, "x")
