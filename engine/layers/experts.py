@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from formgate.engine.errors import EngineStartError
 from formgate.engine.layers.layer import Layer
 from formgate.engine.layers.linear import PADDED_TO, ReplicatedLinear
 from formgate.engine.layers.mlp import GatedMLP
@@ -200,9 +201,17 @@ class Experts(Layer):
         inner = Slice.padded(spec.intermediate_size, parallel, multiple=PADDED_TO, unit=unit)
         self.held = range(spec.num_experts)
         if placement.expert_parallel:
+            if spec.num_experts < parallel.size:
+                raise EngineStartError(
+                    f"--enable-expert-parallel: {parallel.size} ranks cannot share out "
+                    f"{spec.num_experts} experts"
+                )
             inner = Slice.whole(spec.intermediate_size)
-            share = -(-spec.num_experts // parallel.size)
-            self.held = self.held[parallel.rank * share :][:share]
+            first_held, end = (
+                spec.num_experts * rank // parallel.size
+                for rank in (parallel.rank, parallel.rank + 1)
+            )
+            self.held = range(first_held, end)
         outer = Slice.whole(hidden_size)
         up = LinearPart(outer, {"gate": inner, "up": inner}, placement.dtype, placement.device)
         down = LinearPart(inner, {"out": outer}, placement.dtype, placement.device)
@@ -235,7 +244,8 @@ class MixtureOfExperts(Layer):
         self, hidden_size: int, spec: ExpertsSpec, activation: str, placement: Placement
     ) -> None:
         super().__init__()
-        assert activation == "silu", activation
+        if activation != "silu":
+            raise EngineStartError(f"experts with the activation {activation!r} are not supported")
         self.parallel = placement.parallel
         self.gate = Router(hidden_size, spec, placement)
         self.experts = Experts(hidden_size, spec, placement.inside("experts"))
