@@ -285,7 +285,5 @@ class CausalLM(Layer):
             shard = output or None
         parts = {here: theirs for theirs, here in self.renamed_parts.items()}
         path = [parts.get(part, part) for part in path]
-        for theirs, target in self.renamed.items():
-            if target == (module, shard):
-                module = theirs
-        return ".".join((*path, module, tensor))
+        names = (theirs for theirs, target in self.renamed.items() if target == (module, shard))
+        return ".".join((*path, next(names, module), tensor))

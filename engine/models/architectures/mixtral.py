@@ -16,10 +16,10 @@ from formgate.kernels.experts.choose_experts import Choice
 
 class MixtralForCausalLM(CausalLM):
     renamed: ClassVar[Mapping[str, tuple[str, str | None]]] = {
-        **CausalLM.renamed,
         "w1": ("gate_up_proj", "gate"),
         "w3": ("gate_up_proj", "up"),
         "w2": ("down_proj", None),
+        **CausalLM.renamed,
     }
     renamed_parts: ClassVar[Mapping[str, str]] = {"block_sparse_moe": "mlp"}
 

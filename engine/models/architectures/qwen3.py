@@ -1,4 +1,6 @@
-"""Qwen3: query and key are normalized per head."""
+"""Qwen3: as Qwen2, but query and key are normalized per head, and have biases if the config says
+so.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +8,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from formgate.engine.models.decoder import CausalLM
-from formgate.engine.models.model_config import ModelConfig, window_above
-from formgate.engine.models.spec import DecoderSpec, windows_by_layer_type
+from formgate.engine.models.architectures.qwen2 import Qwen2ForCausalLM
+from formgate.engine.models.model_config import ModelConfig
+from formgate.engine.models.spec import DecoderSpec
 
 
-class Qwen3ForCausalLM(CausalLM):
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "vocab_size": 151936,
-        "intermediate_size": 22016,
-        "num_key_value_heads": 32,
-        "max_position_embeddings": 32768,
-        "use_sliding_window": False,
-        "sliding_window": 4096,
-        "max_window_layers": 28,
-        "head_dim": 128,
-    }
-
-    @classmethod
-    def derive_fields(cls, fields: dict[str, Any]) -> None:
-        super().derive_fields(fields)
-        window_above(fields)
+class Qwen3ForCausalLM(Qwen2ForCausalLM):
+    defaults: ClassVar[Mapping[str, Any]] = {**Qwen2ForCausalLM.defaults, "head_dim": 128}
 
     @classmethod
     def read_spec(cls, config: ModelConfig) -> DecoderSpec:
@@ -35,5 +23,4 @@ class Qwen3ForCausalLM(CausalLM):
             qkv_bias=config.attention_bias,
             output_bias=config.attention_bias,
             query_key_norm="head",
-            sliding_windows=windows_by_layer_type(config),
         )
