@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 from openai import OpenAI
+
+from tests.local_server import free_port
 
 START_TIMEOUT = 300.0
 
@@ -51,12 +52,6 @@ class Server:
         while sum(map(self.metric, names)) > 0:
             assert time.monotonic() < deadline, "requests are left over"
             time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start_server(log: Path, *arguments: str) -> Server:

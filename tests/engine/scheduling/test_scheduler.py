@@ -2,83 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 
 import pytest
 
-from formgate.engine.sampling_params import SamplingParams
-from formgate.engine.scheduling.block_pool import BlockPool
-from formgate.engine.scheduling.block_tables import BlockTables
-from formgate.engine.scheduling.scheduler import Schedule, Scheduler
 from formgate.engine.sequence import Sequence, SequenceStatus
-
-BLOCK_SIZE = 4
-ARRIVALS = itertools.count()
-
-
-def make_scheduler(
-    *,
-    num_blocks: int = 64,
-    max_num_seqs: int = 8,
-    max_num_batched_tokens: int = 32,
-    max_model_len: int = 64,
-    policy: str = "fcfs",
-    prefix_caching: bool = False,
-    whole_prompts: bool = False,
-    max_prompt_tokens: int = 0,
-    window: int = 0,
-) -> Scheduler:
-    tables = BlockTables(
-        BlockPool(num_blocks), BLOCK_SIZE, prefix_caching=prefix_caching, window=window
-    )
-    return Scheduler(
-        tables,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_model_len=max_model_len,
-        policy=policy,
-        whole_prompts=whole_prompts,
-        max_prompt_tokens=max_prompt_tokens,
-    )
-
-
-def make_sequence(name: str, prompt: int | list[int], *, priority: int = 0) -> Sequence:
-    token_ids = list(range(1000, 1000 + prompt)) if isinstance(prompt, int) else list(prompt)
-    return Sequence(
-        name,
-        token_ids,
-        len(token_ids),
-        SamplingParams(),
-        priority=priority,
-        arrival_time=float(next(ARRIVALS)),
-    )
-
-
-def add(scheduler: Scheduler, name: str, prompt: int | list[int], **fields) -> Sequence:
-    sequence = make_sequence(name, prompt, **fields)
-    scheduler.add(sequence)
-    return sequence
-
-
-def work_of(schedule: Schedule) -> dict[str, int]:
-    return {s.request_id: s.num_scheduled_tokens for s in schedule.sequences}
-
-
-def step(scheduler: Scheduler) -> dict[str, int]:
-    schedule = scheduler.schedule()
-    work = work_of(schedule)
-    assert sum(work.values()) == schedule.num_tokens <= scheduler.max_num_batched_tokens
-    assert len(work) <= scheduler.max_num_seqs
-    catching_up = [s for s in schedule.sequences if s.catches_up]
-    for sequence in schedule.sequences:
-        end = sequence.num_computed_tokens + sequence.num_scheduled_tokens
-        assert len(sequence.block_table) * BLOCK_SIZE >= end
-    scheduler.advance(schedule)
-    for sequence in catching_up:
-        sequence.token_ids.append(1)
-    scheduler.check_integrity()
-    return work
+from tests.engine.scheduling.stepping import (
+    add,
+    make_scheduler,
+    step,
+    work_of,
+)
 
 
 def test_prompts_then_one_token_each() -> None:
@@ -328,87 +262,3 @@ def test_random_traffic_always_ends(
     assert not alive
     assert not scheduler.has_work
     assert scheduler.tables.pool.num_used == 0
-
-
-def test_whole_prompts_are_not_cut_for_another_one() -> None:
-    scheduler = make_scheduler(whole_prompts=True, max_num_batched_tokens=32, max_num_seqs=4)
-    running = add(scheduler, "decode", 3)
-    scheduler.advance(scheduler.schedule())
-    running.token_ids.append(1)
-    for name, prompt in (("a", 20), ("b", 15), ("c", 50), ("d", 4)):
-        add(scheduler, name, prompt)
-    seen = []
-    for _ in range(4):
-        schedule = scheduler.schedule()
-        seen.append({k: v for k, v in work_of(schedule).items() if k != "decode"})
-        scheduler.advance(schedule)
-        for sequence in scheduler.running:
-            if sequence.num_computed_tokens == sequence.num_tokens:
-                sequence.token_ids.append(1)
-    # `b` waits for a step without `a`; `c`, which fits no step, is cut; `d` does not overtake it.
-    assert seen[0] == {"a": 20}
-    assert seen[1] == {"a": 1, "b": 15}
-    assert seen[2]["c"] == 32 - 3
-    assert "d" not in seen[2]
-    assert seen[3]["c"] == 50 - 29
-
-
-LIMITED = {"max_num_batched_tokens": 200, "max_model_len": 400, "num_blocks": 400}
-
-
-def test_prompts_are_short_while_others_decode() -> None:
-    scheduler = make_scheduler(max_prompt_tokens=40, **LIMITED)
-    decoding = add(scheduler, "decode", 3)
-    step(scheduler)
-    add(scheduler, "long", 100)
-    assert step(scheduler) == {"decode": 1, "long": 40}
-    assert step(scheduler) == {"decode": 1, "long": 40}
-    scheduler.finish(decoding)
-    add(scheduler, "next", 150)
-    assert step(scheduler) == {"long": 20, "next": 150}  # nobody waits for a token
-
-
-def test_a_long_prompt_leaves_half_of_the_step_to_those_that_wait() -> None:
-    scheduler = make_scheduler(max_prompt_tokens=40, **LIMITED)
-    add(scheduler, "decode", 3)
-    step(scheduler)
-    add(scheduler, "long", 300)
-    assert step(scheduler) == {"decode": 1, "long": 40}
-    add(scheduler, "short", 17)
-    add(scheduler, "other", 30)
-    assert step(scheduler) == {"decode": 1, "long": 20, "short": 17, "other": 3}
-    # What is shorter comes first.
-    assert step(scheduler) == {"decode": 1, "short": 1, "other": 27, "long": 13}
-
-
-def test_forced_tokens_are_no_prompt() -> None:
-    scheduler = make_scheduler(max_prompt_tokens=20, **LIMITED)
-    sequence = add(scheduler, "forced", 3)
-    step(scheduler)
-    sequence.token_ids += [5] * 10
-    add(scheduler, "long", 100)
-    assert step(scheduler) == {"forced": 11, "long": 20}
-
-
-def test_limits_of_a_step_change_no_order_and_lose_nobody() -> None:
-    """Random loads end, whatever the limit."""
-    for limit in (0, 17, 40):
-        rng = random.Random(limit)
-        scheduler = make_scheduler(max_prompt_tokens=limit, **LIMITED | {"num_blocks": 130})
-        left = {add(scheduler, str(i), rng.randint(1, 300)): rng.randint(1, 9) for i in range(20)}
-        for _ in range(2000):
-            schedule = scheduler.schedule()
-            catching_up = [s for s in schedule.sequences if s.catches_up]
-            prompts = schedule.num_tokens - schedule.num_decode_tokens
-            assert not (limit and schedule.num_decode_tokens) or prompts <= limit
-            scheduler.advance(schedule)
-            for sequence in catching_up:
-                sequence.token_ids.append(1)
-                left[sequence] -= 1
-                if not left[sequence]:
-                    scheduler.finish(sequence)
-                    del left[sequence]
-            scheduler.check_integrity()
-            if not left:
-                break
-        assert not left

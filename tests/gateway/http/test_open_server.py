@@ -20,6 +20,7 @@ import pytest
 
 from formgate.gateway.server_config import ServerConfig
 from formgate.gateway.serving.listener import ListenError, bound
+from tests.local_server import free_port
 
 PROGRAM = Path(__file__).parents[1].joinpath("scripted_server.py")
 CHAT = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0}
@@ -76,12 +77,6 @@ class Server:
     def stop(self) -> None:
         self.process.kill()  # the engine does not outlive it
         self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 Start = Callable[..., Server]

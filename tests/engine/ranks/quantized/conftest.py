@@ -17,21 +17,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 from formgate.engine.engine import Engine
 from formgate.engine.messages import AddRequest
 from formgate.engine.sampling_params import SamplingParams
+from tests.engine.ranks.quantized.tiny_llama import SHAPE
 
 GROUP = 32
 PROMPTS = [[5, 9, 3], [17, *range(60, 90)], [100, 7, 8, 9, 11, 12]]
-SHAPE = {
-    "vocab_size": 131,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "initializer_range": 0.3,
-}
 Tensors = dict[str, torch.Tensor]
 
 

@@ -12,19 +12,8 @@ from formgate.engine.layers.quantized.config import Quantization
 from formgate.engine.layers.quantized.dequantized import DequantizedMethod
 from formgate.engine.layers.quantized.eight_bit import EightBitFormat, EightBitMethod
 from formgate.engine.layers.quantized.grouped import GroupedFormat, GroupedMethod
+from tests.engine.ranks.quantized.tiny_llama import SHAPE
 
-SHAPE = {
-    "vocab_size": 131,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "initializer_range": 0.3,
-}
 CONFIGS: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(**SHAPE, num_local_experts=5, sliding_window=None),
     "qwen2_moe": Qwen2MoeConfig(
